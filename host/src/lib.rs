@@ -1,0 +1,10 @@
+//! tidegate: a WebAssembly plugin host for event handlers, with a durable log and order per key.
+//!
+//! The modules stand in the order an event passes through them; `ARCHITECTURE.md` at the root of
+//! the repository tells the story.
+
+pub mod clock;
+pub mod effects;
+pub mod event;
+pub mod limits;
+pub mod log;

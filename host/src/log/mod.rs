@@ -1,0 +1,3 @@
+//! The durable log: the only truth of a bus.
+
+pub mod record;
