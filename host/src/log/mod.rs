@@ -1,3 +1,5 @@
 //! The durable log: the only truth of a bus.
 
+pub mod dedup;
+pub mod heads;
 pub mod record;
