@@ -2,4 +2,5 @@
 
 pub mod dedup;
 pub mod heads;
+pub mod index;
 pub mod record;

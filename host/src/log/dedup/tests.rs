@@ -100,6 +100,21 @@ fn an_entry_takes_at_most_24_bytes_and_a_burst_is_given_back() {
     assert!(dedup.memory_bytes() < 200_000, "{} bytes", dedup.memory_bytes());
 }
 
+#[test]
+fn a_refill_keeps_the_newest_and_says_how_far_they_reach() {
+    let dedup = Dedup::new(DAY_MS, 2);
+    let fed: Result<(), &str> = dedup.refill(|take| {
+        (1..=4).for_each(|n| {
+            take(DedupEntry { hash: IdHash(n), position: Position(n), time_ms: n * 10_000 });
+        });
+        Err("the file ends early")
+    });
+    assert_eq!(fed, Err("the file ends early"));
+    assert_eq!(dedup.lookup(IdHash(2)), at(&[]));
+    assert_eq!(dedup.lookup(IdHash(3)), at(&[3]));
+    assert_eq!(dedup.window(50_000), DedupWindow { ms: 50_000 - 20_999, count: 2 });
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     Insert { hash: u64, gap: u64, pause_ms: u64 },
@@ -168,6 +183,15 @@ proptest! {
                     .filter(|(entry, _)| entry.hash.0 == hash).map(|(entry, _)| entry.position).collect();
                 prop_assert_eq!(dedup.lookup(IdHash(hash)), expected);
             }
+        }
+        let refilled = Dedup::new(window_ms, count_max);
+        let fed: Result<(), ()> = refilled.refill(|take| {
+            model.entries.iter().for_each(|(entry, _)| take(*entry));
+            Ok(())
+        });
+        prop_assert_eq!(fed, Ok(()));
+        for hash in 0..12 {
+            prop_assert_eq!(refilled.lookup(IdHash(hash)), dedup.lookup(IdHash(hash)));
         }
         let mut held = Vec::new();
         dedup.for_each(|entry| held.push(entry));
