@@ -5,6 +5,7 @@
 //! checkpoint plus the fold of what follows.
 
 pub mod ledger;
+pub mod slots;
 pub mod values;
 
 pub use ledger::{Activation, At, AttemptState, DeadLetter, Instance, Ledger};
