@@ -146,6 +146,12 @@ impl MemoryLog {
         Ok(())
     }
 
+    /// Wall time in milliseconds since the Unix epoch: a memory bus has no clock of its own.
+    #[must_use]
+    pub fn now_ms(&self) -> u64 {
+        self.clock.wall_ms()
+    }
+
     /// Adds a consumer: events above its low mark are kept for it.
     pub fn add_consumer(&self, instance: InstanceId, low: LowMark) {
         self.ring().consumers.insert(instance, low);

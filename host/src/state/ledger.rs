@@ -127,9 +127,23 @@ pub struct Ledger {
     forwarded: HashMap<String, Position>,
     /// By target bus: the last position meant for there.
     outbound: HashMap<String, Position>,
+    /// By event type.
+    types: HashMap<String, TypeCount>,
     /// Records that made no sense where they stood.
     ignored: u64,
 }
+
+/// How often a type was seen.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TypeCount {
+    /// Public events of it.
+    pub count: u64,
+    /// Log time of the last one.
+    pub last_ms: u64,
+}
+
+/// Types counted of one bus: who invents a type per event gets no count for the later ones.
+const TYPES_MAX: usize = 10_000;
 
 impl Ledger {
     /// The plugin with this identity.
@@ -182,6 +196,24 @@ impl Ledger {
     #[must_use]
     pub fn ignored(&self) -> u64 {
         self.ignored
+    }
+
+    /// Event types seen, in no order.
+    pub fn types(&self) -> impl Iterator<Item = (&str, TypeCount)> {
+        self.types.iter().map(|(kind, count)| (kind.as_str(), *count))
+    }
+
+    /// Takes a public event.
+    pub fn apply_event(&mut self, kind: &str, recorded_ms: u64) {
+        if !self.types.contains_key(kind) {
+            if self.types.len() >= TYPES_MAX {
+                return;
+            }
+            self.types.insert(kind.to_owned(), TypeCount::default());
+        }
+        let Some(seen) = self.types.get_mut(kind) else { return };
+        seen.count += 1;
+        seen.last_ms = recorded_ms;
     }
 
     /// Takes an event that is on its way to another bus.
