@@ -152,6 +152,12 @@ impl MemoryLog {
         self.clock.wall_ms()
     }
 
+    /// Events the ring holds.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.options.capacity
+    }
+
     /// Adds a consumer: events above its low mark are kept for it.
     pub fn add_consumer(&self, instance: InstanceId, low: LowMark) {
         self.ring().consumers.insert(instance, low);

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::effects::OutcomeKind;
 use crate::event::{CommitNumber, Digest, Generation, InstanceId, Key, Position};
-use crate::log::record::{Control, ControlRecord};
+use crate::log::record::{Control, ControlRecord, DeadLetterRecord};
 
 /// Where in the log a record stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -92,6 +92,10 @@ pub struct DeadLetter {
     pub attempts: u32,
     /// The first line of why.
     pub reason: String,
+    /// Log time of the first attempt.
+    pub first_ms: u64,
+    /// The module that failed.
+    pub module: Digest,
     /// Where the completion stands.
     pub at: At,
 }
@@ -111,8 +115,8 @@ pub struct Completed<'a> {
     pub attempt: u32,
     /// How it ended.
     pub outcome: OutcomeKind,
-    /// Why it was given up; none: it was not.
-    pub dead: Option<&'a str>,
+    /// Set where it was given up.
+    pub dead: Option<&'a DeadLetterRecord>,
 }
 
 /// See the module.
@@ -242,7 +246,7 @@ impl Ledger {
         if let Some(count) = instance.outcomes.get_mut(done.outcome as usize) {
             *count += 1;
         }
-        if let Some(reason) = done.dead {
+        if let Some(dead) = done.dead {
             self.last_dead_letter += 1;
             let letter = DeadLetter {
                 id: self.last_dead_letter,
@@ -251,7 +255,9 @@ impl Ledger {
                 key: done.key.and_then(|key| Key::new(key).ok()),
                 outcome: done.outcome,
                 attempts: done.attempt,
-                reason: reason.lines().next().unwrap_or_default().chars().take(200).collect(),
+                reason: dead.reason.lines().next().unwrap_or_default().chars().take(200).collect(),
+                first_ms: dead.first_ms,
+                module: dead.module,
                 at,
             };
             self.dead_letters.insert(letter.id, letter);
