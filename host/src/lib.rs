@@ -3,8 +3,11 @@
 //! The modules stand in the order an event passes through them; `ARCHITECTURE.md` at the root of
 //! the repository tells the story.
 
+pub mod bus;
 pub mod clock;
 pub mod effects;
 pub mod event;
 pub mod limits;
 pub mod log;
+pub mod metrics;
+pub mod state;
