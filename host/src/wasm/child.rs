@@ -19,6 +19,7 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
+use std::sync::Mutex;
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant};
 
@@ -196,15 +197,24 @@ fn judge(status: ExitStatus, said: &[u8], limits: &CompileLimits, identity: Dige
         let error = error.or_else(|| other.then_some(ChildError::OtherExecutable));
         return Ended { description: report.description, error };
     }
+    if status.success() {
+        let nothing = "it reported nothing; is it this host's executable?";
+        return ChildError::Io(std::io::Error::other(nothing)).into();
+    }
     let said = String::from_utf8_lossy(said);
-    // On stable Rust a failed allocation can only abort, with this sentence of the standard
-    // library: there is no type to match.
-    if said.contains("memory allocation of") {
+    if is_out_of_memory(&said) {
         return ChildError::Compile(CompileError::OutOfMemory).into();
     }
     let end: Vec<&str> = said.lines().filter(|line| !line.is_empty()).rev().take(3).collect();
     let said = end.into_iter().rev().collect::<Vec<_>>().join(" / ");
     ChildError::Crashed { status, said }.into()
+}
+
+/// Whether the last words of a child were about memory. Text, because a failed allocation has no
+/// type: the standard library aborts with the first sentence, Cranelift's collections panic with
+/// the second. Only the words for the author depend on it: the module is not loaded either way.
+fn is_out_of_memory(said: &str) -> bool {
+    said.contains("memory allocation of") || said.contains("out of memory")
 }
 
 fn cpu_seconds(time: Duration) -> u64 {
@@ -217,10 +227,20 @@ fn cpu_seconds(time: Duration) -> u64 {
 /// Exits with 0 once a report is written, whatever it says; with 1 where it cannot be.
 #[must_use]
 pub fn run_compile_child() -> ExitCode {
-    // What a panicking compiler prints is for its maintainers; the parent wants a report.
-    std::panic::set_hook(Box::new(|_| ()));
-    let (description, error) =
-        std::panic::catch_unwind(child).unwrap_or_else(|_| (None, Some(CompileError::Panicked)));
+    static SAID: Mutex<String> = Mutex::new(String::new());
+    std::panic::set_hook(Box::new(|panic| {
+        if let Ok(mut said) = SAID.lock() {
+            *said = panic.to_string().replace('\n', " ");
+        }
+    }));
+    let (description, error) = std::panic::catch_unwind(child).unwrap_or_else(|_| {
+        let said = SAID.lock().map(|said| said.clone()).unwrap_or_default();
+        let memory = is_out_of_memory(&said);
+        (
+            None,
+            Some(if memory { CompileError::OutOfMemory } else { CompileError::Panicked { said } }),
+        )
+    });
     let identity = Engine::new(&compile_config()).map(|engine| code_identity(&engine));
     let Ok(identity) = identity else { return ExitCode::FAILURE };
     let report = Report { identity, description, error };

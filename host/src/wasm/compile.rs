@@ -128,8 +128,11 @@ pub enum CompileError {
     #[error("out of memory")]
     OutOfMemory,
     /// The compiler hit one of its own assertions.
-    #[error("the compiler panicked")]
-    Panicked,
+    #[error("the compiler panicked: {said}")]
+    Panicked {
+        /// What it said, and where.
+        said: String,
+    },
     /// The compiling child could not do its work.
     #[error("{why}")]
     Child {

@@ -1,5 +1,6 @@
 //! Modules for tests, written here as text.
 
+use wit_component::{StringEncoding, embed_component_metadata};
 use wit_parser::{Resolve, UnresolvedPackageGroup};
 
 /// A component that exports a handler and imports `context`.
@@ -32,48 +33,20 @@ pub(crate) fn binary(text: &str) -> Vec<u8> {
 /// `more` goes into the module.
 pub(crate) fn typed_core(more: &str) -> Vec<u8> {
     let text = format!(
-        r#"(module
+        r##"(module
           (import "tidegate:plugin/context@0.1.0" "now-ms" (func (result i64)))
           {more}
           (memory (export "memory") 1)
           (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32) i32.const 1024)
-          (func (export "tidegate:plugin/handler@0.1.0\#handle") (param i32) (result i32)
-            i32.const 2048))"#
-    )
-    .replace("\\#", "#");
+          (func (export "tidegate:plugin/handler@0.1.0#handle") (param i32) (result i32)
+            i32.const 2048))"##
+    );
     let mut module = binary(&text);
-    let mut section = section_name("component-type:reactor");
-    section.extend(component_types());
-    module.push(0);
-    leb(&mut module, section.len());
-    module.extend(section);
-    module
-}
-
-fn component_types() -> Vec<u8> {
-    let text = include_str!("../../../wit/plugin.wit");
+    let plugin = include_str!("../../../wit/plugin.wit");
     let mut resolve = Resolve::default();
-    let group = UnresolvedPackageGroup::parse("plugin.wit", text).unwrap();
+    let group = UnresolvedPackageGroup::parse("plugin.wit", plugin).unwrap();
     let package = resolve.push_group(group).unwrap();
     let world = resolve.select_world(&[package], Some("reactor")).unwrap();
-    let encoding = wit_component::StringEncoding::UTF8;
-    wit_component::metadata::encode(&resolve, world, encoding, None).unwrap()
-}
-
-fn section_name(name: &str) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    leb(&mut bytes, name.len());
-    bytes.extend(name.as_bytes());
-    bytes
-}
-
-fn leb(out: &mut Vec<u8>, mut value: usize) {
-    loop {
-        let low = u8::try_from(value & 0x7f).unwrap();
-        value >>= 7;
-        if value == 0 {
-            return out.push(low);
-        }
-        out.push(low | 0x80);
-    }
+    embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8).unwrap();
+    module
 }

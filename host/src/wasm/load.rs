@@ -322,9 +322,7 @@ pub(super) fn outcome(ended: Ended, limits: &CompileLimits) -> Result<Descriptio
         ChildError::Compile(CompileError::OutOfMemory) => {
             LoadError::OutOfMemory { limit: limits.memory_bytes }
         }
-        ChildError::Compile(CompileError::Panicked) => {
-            LoadError::Crashed { how: CompileError::Panicked.to_string() }
-        }
+        ChildError::Compile(CompileError::Panicked { said }) => LoadError::Crashed { how: said },
         ChildError::Compile(CompileError::Child { why }) => LoadError::Compiler { why },
         ChildError::TimedOut => LoadError::TimedOut { limit: limits.time },
         ChildError::CodeTooLarge { .. } => Refusal::Unsupported { why: error.to_string() }.into(),
