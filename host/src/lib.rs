@@ -11,3 +11,4 @@ pub mod limits;
 pub mod log;
 pub mod metrics;
 pub mod state;
+pub mod wasm;
