@@ -4,7 +4,9 @@
 //! the repository tells the story.
 
 pub mod clock;
+pub mod config;
 pub mod effects;
 pub mod event;
 pub mod limits;
 pub mod log;
+pub mod plugin;
