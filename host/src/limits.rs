@@ -58,7 +58,17 @@ pub const WAITING_MAX: u32 = 100_000_000;
 pub const SHADOW_MAX: u32 = 1_000_000;
 /// What `retry.attempts-fault` of a manifest may be.
 pub const ATTEMPTS_FAULT_MAX: u32 = 1000;
-/// Bytes of a manifest or configuration file.
+/// What `http.body-max` of the configuration may be.
+pub const BODY_MAX: ByteSize = ByteSize::gib(1);
+/// What `compile.module-max` of the configuration may be.
+pub const MODULE_MAX: ByteSize = ByteSize::gib(1);
+/// Buses of one host.
+pub const BUSES_MAX: usize = 64;
+/// What `dedup-max` of a durable bus may be.
+pub const DEDUP_IDS_MAX: u64 = 1_000_000_000;
+/// What `capacity` of a memory bus may be.
+pub const BUS_CAPACITY_MAX: u32 = 16 * 1024 * 1024;
+/// Bytes of a manifest.
 pub const MANIFEST_BYTES_MAX: usize = 256 * 1024;
 /// Events of one published batch.
 pub const BATCH_EVENTS_MAX: usize = 10_000;

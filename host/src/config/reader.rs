@@ -151,6 +151,10 @@ impl Document {
         self.origins.insert(key.to_owned(), label);
     }
 
+    pub(crate) fn has_origin(&self, key: &str) -> bool {
+        self.origins.contains_key(key)
+    }
+
     pub(crate) fn root(&self, table: Table) -> Section<'_> {
         Section { document: self, path: String::new(), table }
     }
@@ -206,9 +210,9 @@ impl<'d> Section<'d> {
         self.document.push(&key, fault);
     }
 
-    /// Reports that something about `name` does not go together.
-    pub(crate) fn rule(&self, name: &str, sentence: impl Into<String>) {
-        self.document.push(&self.key(name), Fault::Rule { sentence: sentence.into() });
+    /// Reports that values do not go together.
+    pub(crate) fn rule(&self, sentence: impl Into<String>) {
+        self.document.push(&self.path, Fault::Rule { sentence: sentence.into() });
     }
 
     /// A table below; empty where there is none.

@@ -68,6 +68,22 @@ impl Grants {
     }
 }
 
+impl Grants {
+    /// What is asked for here and not fully covered by `allowed`: the key and the entry.
+    #[must_use]
+    pub fn without(&self, allowed: &Self) -> Vec<(&'static str, String)> {
+        let granted = self.intersect(allowed);
+        let hosts = self.http.iter().filter(|asked| !granted.http.contains(asked));
+        let variables = self.env.iter().filter(|asked| !granted.env.contains(asked));
+        let secrets = self.secrets.iter().filter(|asked| !granted.secrets.contains(asked));
+        hosts
+            .map(|host| ("grants.http", host.to_string()))
+            .chain(variables.map(|name| ("grants.env", name.0.clone())))
+            .chain(secrets.map(|name| ("grants.secrets", name.0.clone())))
+            .collect()
+    }
+}
+
 impl HostPattern {
     /// Whether a request to `url` is covered.
     #[must_use]

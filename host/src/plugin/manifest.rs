@@ -281,7 +281,6 @@ fn read(root: &mut Section<'_>) -> Manifest {
     };
     if manifest.grants.is_outbound() && manifest.subscribe.start.is_none() {
         root.rule(
-            "subscribe",
             "a plugin with an outbound grant must write `start`: `subscribe.start` is \"earliest\" \
              (old events cause requests too), \"latest\", a position or an RFC 3339 time",
         );
@@ -304,7 +303,7 @@ fn read_module(root: &mut Section<'_>) -> Option<String> {
 fn read_subscription(mut section: Section<'_>) -> Subscription {
     let bus = section.text("bus");
     if let Some(invalid) = bus.as_deref().and_then(|name| check_name(name).err()) {
-        section.rule("bus", format!("`subscribe.bus`: {invalid}"));
+        section.rule(format!("`subscribe.bus`: {invalid}"));
     }
     Subscription {
         bus,
@@ -384,10 +383,9 @@ fn read_retry(mut section: Section<'_>) -> Retry {
     };
     if retry.backoff > retry.backoff_max {
         let (first, longest) = (retry.backoff, retry.backoff_max);
-        section.rule(
-            "backoff-max",
-            format!("`retry.backoff` is \"{first}\", over `retry.backoff-max` of \"{longest}\""),
-        );
+        section.rule(format!(
+            "`retry.backoff` is \"{first}\", over `retry.backoff-max` of \"{longest}\""
+        ));
     }
     retry
 }
