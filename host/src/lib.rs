@@ -5,6 +5,7 @@
 
 pub mod bus;
 pub mod clock;
+pub mod config;
 pub mod effects;
 pub mod event;
 pub mod limits;
@@ -12,3 +13,4 @@ pub mod log;
 pub mod metrics;
 pub mod state;
 pub mod wasm;
+pub mod plugin;
