@@ -8,3 +8,4 @@ pub mod effects;
 pub mod event;
 pub mod limits;
 pub mod log;
+pub mod schedule;
