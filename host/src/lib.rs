@@ -14,3 +14,4 @@ pub mod metrics;
 pub mod state;
 pub mod wasm;
 pub mod plugin;
+pub mod schedule;
