@@ -4,6 +4,7 @@
 //! the repository tells the story.
 
 pub mod bus;
+pub mod api;
 pub mod clock;
 pub mod config;
 pub mod effects;
