@@ -3,8 +3,8 @@
 //! The modules stand in the order an event passes through them; `ARCHITECTURE.md` at the root of
 //! the repository tells the story.
 
-pub mod bus;
 pub mod api;
+pub mod bus;
 pub mod clock;
 pub mod config;
 pub mod effects;
@@ -12,7 +12,7 @@ pub mod event;
 pub mod limits;
 pub mod log;
 pub mod metrics;
-pub mod state;
-pub mod wasm;
 pub mod plugin;
 pub mod schedule;
+pub mod state;
+pub mod wasm;

@@ -445,8 +445,11 @@ impl World {
 
 fn logged() -> impl Strategy<Value = Logged> {
     let keys = prop_oneof![1 => Just(None), 4 => (0_u8..4).prop_map(Some)];
-    (keys, 1_usize..20, prop::bool::weighted(0.9))
-        .prop_map(|(key, weight, matches)| Logged { key, weight, matches })
+    (keys, 1_usize..20, prop::bool::weighted(0.9)).prop_map(|(key, weight, matches)| Logged {
+        key,
+        weight,
+        matches,
+    })
 }
 
 proptest! {
