@@ -2,6 +2,7 @@
 
 pub mod codec;
 pub mod dedup;
+pub mod disk;
 pub mod frame;
 pub mod heads;
 pub mod index;

@@ -202,12 +202,6 @@ impl<'a> EventRef<'a> {
         fields.close().map(drop)
     }
 
-    /// Hash of (source, id): see [`super::id_hash`].
-    #[must_use]
-    pub fn id_hash(&self) -> u64 {
-        super::id_hash(self.source, self.id)
-    }
-
     /// The event, owned. `data` is what to hold on to as its payload: a slice of the frame's bytes.
     ///
     /// # Errors

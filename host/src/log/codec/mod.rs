@@ -175,18 +175,6 @@ pub enum EncodeError {
     },
 }
 
-/// Hash of an event's identity, (source, id): what the dedup table and the index files hold. A hit
-/// is verified against the stored event; so nothing rests on it but speed.
-#[must_use]
-pub fn id_hash(source: &str, id: &str) -> u64 {
-    let mut hash = xxhash_rust::xxh3::Xxh3Default::new();
-    hash.update(source.as_bytes());
-    // No text holds this byte, so that ("a", "bc") is not ("ab", "c").
-    hash.update(&[0xff]);
-    hash.update(id.as_bytes());
-    hash.digest()
-}
-
 /// The digest of a payload that stands in a record's prefix.
 #[must_use]
 pub fn payload_digest(payload: &[u8]) -> [u8; PREFIX_DIGEST_BYTES] {
