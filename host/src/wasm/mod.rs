@@ -8,6 +8,7 @@ pub mod engine;
 pub mod load;
 pub mod recognise;
 pub mod refusal;
+pub mod report;
 pub mod shape;
 
 #[cfg(test)]
