@@ -68,6 +68,8 @@ pub const BUSES_MAX: usize = 64;
 pub const DEDUP_IDS_MAX: u64 = 1_000_000_000;
 /// What `capacity` of a memory bus may be.
 pub const BUS_CAPACITY_MAX: u32 = 16 * 1024 * 1024;
+/// Changes of the plugins folder that wait to be taken.
+pub const PLUGIN_CHANGES_MAX: usize = 64;
 /// Bytes of a manifest.
 pub const MANIFEST_BYTES_MAX: usize = 256 * 1024;
 /// Events of one published batch.

@@ -1,15 +1,23 @@
 //! Plugins as files: what a manifest says, what lies in the plugins folder, what a change of it
 //! means. Running them is the business of others.
 
+pub mod file;
+pub mod folder;
 pub mod grants;
+pub mod identity;
 pub mod manifest;
 pub mod pattern;
+pub mod source;
 pub mod subscription;
+mod tracker;
+pub mod watch;
 
 pub use grants::{Grants, HostPattern};
 pub use manifest::{Instance, Limits, Manifest, OnFailure, OnReject, Retry, Run};
 pub use pattern::{SourcePattern, TypePattern};
+pub use source::Source;
 pub use subscription::{DEFAULT_BUS, Start, Subscription};
+pub use watch::{Change, WatchOptions, Watcher};
 
 /// Bytes of a plugin's or bus's name.
 pub const NAME_BYTES_MAX: usize = 63;
