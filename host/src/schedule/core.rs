@@ -31,10 +31,10 @@ use hashbrown::{DefaultHashBuilder, HashTable};
 use slab::Slab;
 
 pub use self::drain::{Drain, Refill};
-pub use self::hold::{KeyView, Restored};
 use self::fifo::Nodes;
-use self::lane::{Lane, Phase, Waiting};
+pub use self::hold::{KeyView, Restored};
 pub use self::lane::{Deferred, Until};
+use self::lane::{Lane, Phase, Waiting};
 use crate::event::{Key, Position};
 
 /// How much one plugin may have in memory and waiting.
@@ -434,8 +434,7 @@ impl<T> KeyScheduler<T> {
         } else if let Some(head) = self.nodes.pop(&mut lane.queue) {
             self.in_flight -= 1;
             self.in_flight_bytes -= head.weight;
-            lane.waiting =
-                Some(Waiting { position: head.position, attempt: 2, first_ms, until });
+            lane.waiting = Some(Waiting { position: head.position, attempt: 2, first_ms, until });
         }
         self.shed(id, 0);
     }

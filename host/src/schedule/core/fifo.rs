@@ -48,7 +48,6 @@ impl<T> Nodes<T> {
         Self(Slab::new())
     }
 
-
     pub(super) fn push(&mut self, fifo: &mut Fifo, queued: Queued<T>) {
         let id = self.0.insert(Node { queued, next: 0 });
         if fifo.is_empty() {

@@ -1,7 +1,7 @@
 //! What operators do to keys, and what a restart brings back.
 
-use super::lane::{Deferred, Lane, Phase, Until, Waiting};
 use super::KeyScheduler;
+use super::lane::{Deferred, Lane, Phase, Until, Waiting};
 use crate::event::{Key, Position};
 
 /// A waiting event as the state store has it.

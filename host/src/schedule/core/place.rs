@@ -13,7 +13,8 @@ pub(super) const DRAIN_CHUNK: usize = 256;
 impl<T> KeyScheduler<T> {
     pub(super) fn find(&self, key: &Key) -> Option<usize> {
         let hash = self.hasher.hash_one(key.as_str());
-        let same = |id: &usize| self.lanes.get(*id).is_some_and(|lane| lane.key.as_ref() == Some(key));
+        let same =
+            |id: &usize| self.lanes.get(*id).is_some_and(|lane| lane.key.as_ref() == Some(key));
         self.by_key.find(hash, same).copied()
     }
 
