@@ -152,6 +152,8 @@ pub struct Cursor {
     pub deferred: usize,
     /// Deferred events, about.
     pub deferred_events: u64,
+    /// Whether some of them are being searched for, or about to be.
+    pub draining: bool,
 }
 
 /// The scheduler of one plugin. `T` is what an event carries.
@@ -272,6 +274,14 @@ impl<T> KeyScheduler<T> {
         count.saturating_sub(self.in_flight + self.reserved)
     }
 
+    /// Whether a quarter of the bounds is free for new events: enough to hand over a batch.
+    #[must_use]
+    pub const fn is_roomy(&self) -> bool {
+        let Bounds { in_flight_count_max: count, in_flight_bytes_max: bytes, .. } = self.bounds;
+        let few = self.in_flight == 0 || self.in_flight_bytes <= bytes - bytes / 4;
+        few && self.has_room() && self.room() >= count / 4
+    }
+
     /// Notes that everything up to `position` was offered, or is not for this plugin.
     pub fn scanned(&mut self, position: Position) {
         self.scanned = self.scanned.max(position);
@@ -343,6 +353,12 @@ impl<T> KeyScheduler<T> {
         }
     }
 
+    /// The bounds in force.
+    #[must_use]
+    pub const fn bounds(&self) -> Bounds {
+        self.bounds
+    }
+
     /// Whether more lanes wait than `waiting_max`.
     #[must_use]
     pub const fn is_over(&self) -> bool {
@@ -394,6 +410,7 @@ impl<T> KeyScheduler<T> {
             waiting: self.waiting,
             deferred: self.behind.len(),
             deferred_events: self.deferred_events,
+            draining: self.drains_wanted + self.reserved > 0,
         }
     }
 

@@ -236,7 +236,9 @@ impl World {
         let drain = self.drains.swap_remove(index % self.drains.len());
         let name: u8 = drain.key.as_str()[1..].parse().unwrap();
         let owned: BTreeSet<u64> = self.owned.iter().map(|(_, p)| *p).collect();
-        let found = self.open_of(name, drain.from.0, drain.to.0);
+        // A driver may read on past what it was asked for: that is not to count.
+        let end = if how % 6 == 5 { self.log.len() as u64 } else { drain.to.0 };
+        let found = self.open_of(name, drain.from.0, end);
         let limit = match how % 6 {
             0 => 0,
             1 => 1,
@@ -245,7 +247,7 @@ impl World {
         };
         let chunk: Vec<u64> = found.iter().copied().take(limit).collect();
         let reached = match chunk.last() {
-            _ if chunk.len() == found.len() && limit > 0 => drain.to,
+            _ if chunk.len() == found.len() && limit > 0 => Position(end),
             Some(last) => Position(*last),
             None => Position(drain.from.0 - 1),
         };
@@ -402,6 +404,10 @@ impl World {
         assert!(cursor.in_flight_bytes <= most, "{cursor:?}");
         assert_eq!(cursor.waiting, self.waiting());
         assert_eq!(cursor.running, self.owned.len());
+        for (_, lane) in self.sched.lanes.iter().filter(|(_, lane)| lane.waits()) {
+            let running = usize::from(lane.is_running() && lane.waiting.is_none());
+            assert_eq!(lane.queue.len(), running, "a waiting key has events in memory");
+        }
         assert!(cursor.deferred > 0 || cursor.deferred_events == 0, "{cursor:?}");
     }
 
