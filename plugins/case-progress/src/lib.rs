@@ -60,10 +60,7 @@ mod tests {
         let data: Vec<_> = milestones.iter().map(|e| String::from_utf8_lossy(&e.data)).collect();
         assert_eq!(
             data,
-            [
-                r#"{"count":10,"last":"permit.checked"}"#,
-                r#"{"count":20,"last":"permit.checked"}"#
-            ]
+            [r#"{"count":10,"last":"permit.checked"}"#, r#"{"count":20,"last":"permit.checked"}"#]
         );
         assert_eq!(milestones[0].kind, "case.milestone");
         assert_eq!(milestones[0].key.as_deref(), Some("a"));
