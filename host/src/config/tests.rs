@@ -1,5 +1,7 @@
 use std::path::Path;
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::plugin::Manifest;
 
@@ -237,4 +239,11 @@ fn a_plugin_cannot_subscribe_to_a_bus_that_is_not_there() {
         error.to_string(),
         "`subscribe.bus` is `live`, which is not configured; there is `main`. Add `[buses.live]`"
     );
+}
+
+proptest! {
+    #[test]
+    fn no_text_makes_loading_panic(text in "(plugins|data|buses|http|)[\\[\\]a-z.=\"0-9\n {}-]{0,40}") {
+        let _ = Setup::new(&text).load();
+    }
 }

@@ -96,6 +96,12 @@ impl Stamp {
         }
     }
 
+    /// A stamp like no other with another `version`.
+    #[cfg(test)]
+    pub(super) fn of_version(version: u64, modified_ns: i128) -> Self {
+        Self { size_bytes: version, modified_ns, changed_ns: 0, device: 0, inode: 0 }
+    }
+
     /// Whether it is the same file, though maybe with other content.
     #[must_use]
     pub fn is_same_file(&self, other: &Self) -> bool {
@@ -155,13 +161,22 @@ pub fn scan(folder: &Path) -> io::Result<Scan> {
     for (path, name) in &folders {
         found.extend(read_folder(name, path));
     }
-    // A name that is no plugin's may be anything: `Cargo.toml` for one.
-    for (name, path) in lone.into_iter().filter(|(name, _)| check_name(name).is_ok()) {
+    for (name, path) in lone.into_iter().filter(|(name, path)| is_manifest(name, path)) {
         let why = format!("there is no module for this manifest: `{name}.wasm` or `{name}.wat`");
         found.push(Found::Skipped { path, why });
     }
     found.sort_by(|a, b| a.path().cmp(b.path()));
     Ok(Scan { found, folders: folders.into_keys().collect() })
+}
+
+/// Whether a file without a module is meant to be a manifest. It may be anything else: `Cargo.toml`
+/// or `deny.toml` for two.
+fn is_manifest(name: &str, path: &Path) -> bool {
+    let read = |stamped: Stamped| {
+        read_regular(&stamped.path, &stamped.stamp, limits::MANIFEST_BYTES_MAX as u64).ok()
+    };
+    let text = || stamped(path).ok().and_then(read).and_then(|bytes| String::from_utf8(bytes).ok());
+    check_name(name).is_ok() && text().is_some_and(|text| Manifest::parse(name, &text).is_ok())
 }
 
 /// The entries of the plugins folder by what they could be; paths with names.
@@ -282,7 +297,11 @@ fn read_folder(name: &str, path: &Path) -> Option<Found> {
         Ok(listed) => listed,
         Err(error) => {
             let why = format!("the folder cannot be read: {error}");
-            return Some(Found::Skipped { path: path.to_owned(), why });
+            let (name, path) = (name.to_owned(), path.to_owned());
+            let is_name = check_name(&name).is_ok();
+            // A plugin that runs from there keeps running.
+            let broken = |name, path, why| Found::Broken { name, path, why };
+            return is_name.then(|| broken(name, path, why));
         }
     };
     if modules.is_empty() && manifest.is_none() {

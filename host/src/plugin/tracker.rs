@@ -43,8 +43,8 @@ pub(crate) struct Tracker {
 #[derive(Debug)]
 struct Seen {
     found: Found,
-    /// When it was first seen as it is now.
-    since: Duration,
+    /// When it is going to have stood still for long enough.
+    settles_at: Duration,
     state: State,
 }
 
@@ -52,6 +52,10 @@ impl Seen {
     /// Whether it could be a plugin, as opposed to a folder or file that is none.
     fn is_candidate(&self) -> bool {
         matches!(self.found, Found::Source(_) | Found::Broken { .. })
+    }
+
+    fn has_settled(&self, now: Duration) -> bool {
+        now >= self.settles_at
     }
 }
 
@@ -133,7 +137,7 @@ impl Tracker {
     /// When to look again at the latest; none: nothing is waiting.
     pub(crate) fn next_due(&self) -> Option<Duration> {
         let waiting = self.seen.values().filter(|seen| seen.state != State::Done);
-        waiting.map(|seen| seen.since + self.settle).min()
+        waiting.map(|seen| seen.settles_at).min()
     }
 
     /// Takes the result of [`Step::Read`]; none: the files changed meanwhile.
@@ -145,7 +149,7 @@ impl Tracker {
     ) -> Option<Change> {
         let seen = self.seen.get_mut(&files.path)?;
         let Some(result) = result else {
-            seen.since = now;
+            seen.settles_at = now + self.settle;
             return None;
         };
         seen.state = State::Done;
@@ -187,19 +191,15 @@ impl Tracker {
                 continue;
             }
             let old = old_ns.is_some_and(|old_ns| was_written_before(&found, old_ns));
-            let since = if old { now.saturating_sub(self.settle) } else { now };
+            let settles_at = if old { now } else { now + self.settle };
             let path = found.path().to_owned();
-            self.seen.insert(path, Seen { found, since, state: State::Fresh });
+            self.seen.insert(path, Seen { found, settles_at, state: State::Fresh });
         }
         for (path, seen) in &mut self.seen {
             if !paths.contains(path) && seen.state != State::Gone {
-                (seen.state, seen.since) = (State::Gone, now);
+                (seen.state, seen.settles_at) = (State::Gone, now + self.settle);
             }
         }
-    }
-
-    fn has_settled(&self, now: Duration, seen: &Seen) -> bool {
-        now >= seen.since + self.settle
     }
 
     /// Plugins that the host knows and the first scan does not.
@@ -214,12 +214,10 @@ impl Tracker {
     }
 
     fn tell_gone(&mut self, now: Duration, steps: &mut Vec<Step>) {
-        let settle = self.settle;
-        let has_settled = |seen: &Seen| now >= seen.since + settle;
-        self.seen.retain(|_, seen| seen.state != State::Gone || !has_settled(seen));
+        self.seen.retain(|_, seen| seen.state != State::Gone || !seen.has_settled(now));
         let seen = &self.seen;
         self.holders.retain(|_, path| {
-            seen.get(path).is_some_and(|seen| seen.is_candidate() || !has_settled(seen))
+            seen.get(path).is_some_and(|seen| seen.is_candidate() || !seen.has_settled(now))
         });
         let there: BTreeSet<&str> = self.candidates().map(|(name, ..)| name).collect();
         let gone = self.told.keys().chain(self.known.keys()).filter(|name| {
@@ -238,7 +236,7 @@ impl Tracker {
         let settled_skips: Vec<(PathBuf, String)> = self
             .seen
             .values_mut()
-            .filter(|seen| seen.state == State::Fresh && now >= seen.since + self.settle)
+            .filter(|seen| seen.state == State::Fresh && seen.has_settled(now))
             .filter_map(|seen| match &seen.found {
                 Found::Skipped { path, why } => {
                     seen.state = State::Done;
@@ -300,7 +298,7 @@ impl Tracker {
         let settled: Vec<(PathBuf, Found)> = self
             .candidates()
             .filter(|(candidate, _, seen)| *candidate == name && seen.state == State::Fresh)
-            .filter(|(_, _, seen)| self.has_settled(now, seen))
+            .filter(|(_, _, seen)| seen.has_settled(now))
             .map(|(_, path, seen)| (path.to_owned(), seen.found.clone()))
             .collect();
         for (path, found) in settled {
@@ -345,7 +343,7 @@ impl Tracker {
             if candidate != name || seen.state == State::Gone {
                 continue;
             }
-            if !self.has_settled(now, seen) {
+            if !seen.has_settled(now) {
                 return Vec::new();
             }
             paths.push(path.to_owned());
@@ -383,3 +381,6 @@ fn was_written_before(found: &Found, old_ns: i128) -> bool {
     files.module.stamp.modified_ns < old_ns
         && manifest.is_none_or(|manifest| manifest.stamp.modified_ns < old_ns)
 }
+
+#[cfg(test)]
+mod tests;

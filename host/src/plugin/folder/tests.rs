@@ -72,6 +72,7 @@ fn a_source_folder_without_a_module_is_unbuilt_and_others_are_none_of_our_busine
         ("b/plugin.toml", "module = \"b.wasm\""),
         ("Shared_Code/src/lib.rs", ""),
         ("Cargo.toml", "[workspace]"),
+        ("rustfmt.toml", "max_width = 100"),
         (".hidden.wasm", ""),
         ("a.wasm.part", ""),
     ];

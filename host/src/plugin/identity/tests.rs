@@ -79,6 +79,12 @@ fn a_present_file_means_what_the_registered_plugins_make_of_it() {
         ("new", vec![], present("a", "m"), register("a")),
         ("unchanged", vec![("a", registered(1, "m"))], present("a", "m"), keep("m")),
         ("changed", vec![("a", registered(1, "m"))], present("a", "n"), reload("n")),
+        (
+            "paused",
+            vec![("a", Registered { paused: true, ..registered(1, "m") })],
+            present("a", "n"),
+            reload("n"),
+        ),
         ("back as it was", vec![("a", removed(1, "m"))], present("a", "m"), keep("m")),
         ("back changed", vec![("a", removed(1, "m"))], present("a", "n"), reload("n")),
         ("never activated", vec![("a", never_activated)], present("a", "m"), reload("m")),
