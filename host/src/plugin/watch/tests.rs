@@ -23,6 +23,8 @@ impl Watched {
             write(&folder.path().join("plugins").join(path), text);
         }
         let mut options = WatchOptions::new(folder.path().join("plugins"), 1024);
+        // Looking now and then would make up for a notification that was missed.
+        options.poll = DEADLINE * 2;
         options.known = known
             .iter()
             .map(|(name, text)| ((*name).to_owned(), Digest::of(text.as_bytes())))
