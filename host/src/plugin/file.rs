@@ -65,3 +65,50 @@ pub fn read_regular(path: &Path, stamp: &Stamp, bytes_max: u64) -> Result<Vec<u8
         Err(ReadError::Changed)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    fn stamp(path: &Path) -> Stamp {
+        Stamp::of(&std::fs::metadata(path).unwrap())
+    }
+
+    #[test]
+    fn only_the_version_that_was_seen_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.wasm");
+        std::fs::write(&path, "first").unwrap();
+        let first = stamp(&path);
+        assert_eq!(read_regular(&path, &first, 5).unwrap(), b"first");
+        std::fs::write(&path, "second").unwrap();
+        assert!(matches!(read_regular(&path, &first, 10), Err(ReadError::Changed)));
+        std::fs::remove_file(&path).unwrap();
+        assert!(matches!(read_regular(&path, &first, 10), Err(ReadError::Changed)));
+    }
+
+    #[test]
+    fn a_file_over_the_limit_is_not_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.wasm");
+        std::fs::write(&path, "12345").unwrap();
+        let error = read_regular(&path, &stamp(&path), 4).unwrap_err();
+        assert_eq!(error.to_string(), "has 5 bytes; at most 4 are allowed");
+    }
+
+    #[test]
+    fn a_fifo_a_link_and_a_folder_are_not_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        std::fs::write(path("real"), "x").unwrap();
+        let real = stamp(&path("real"));
+        symlink(path("real"), path("link")).unwrap();
+        rustix::fs::mkfifoat(rustix::fs::CWD, path("fifo"), Mode::RWXU).unwrap();
+        for irregular in [path("link"), path("fifo"), folder.path().to_owned()] {
+            let error = read_regular(&irregular, &real, 10).unwrap_err();
+            assert!(matches!(error, ReadError::Irregular), "{}: {error}", irregular.display());
+        }
+    }
+}
