@@ -12,10 +12,10 @@
 //! | privileges | none gained by `exec`; killed when its parent dies |
 //!
 //! stdin is the module; stdout takes the machine code; stderr takes one JSON [`Report`]. All three
-//! are files or pipes of the parent, so the child opens nothing itself.
+//! come from the parent, so the child opens nothing itself.
 
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{Read, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
@@ -130,25 +130,22 @@ fn run(
         .arg(limits.module_bytes_max.to_string())
         .env_clear()
         .current_dir("/")
-        .stdin(input(wasm)?)
+        .stdin(Stdio::piped())
         .stdout(out.try_clone()?)
         .stderr(Stdio::piped())
         .spawn()?;
-    let ended = wait(&mut child, deadline);
-    if ended.is_err() {
-        // Gone already or killed now: either way it must not stay as a zombie.
-        let _ = child.kill();
-        let _ = child.wait();
-    }
-    ended
-}
-
-/// The module as a file that has no name, read from its start.
-fn input(wasm: &[u8]) -> std::io::Result<File> {
-    let mut file = tempfile::tempfile()?;
-    file.write_all(wasm)?;
-    file.seek(SeekFrom::Start(0))?;
-    Ok(file)
+    let input = child.stdin.take();
+    std::thread::scope(|scope| {
+        // The child may stop reading at any time, and be killed: the write fails then, and ends.
+        scope.spawn(move || input.map(|mut input| input.write_all(wasm)));
+        let ended = wait(&mut child, deadline);
+        if ended.is_err() {
+            // Gone already or killed now: either way it must not stay as a zombie.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        ended
+    })
 }
 
 /// Waits for the report and the end of the child.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinError;
 use wasmtime::component::Component;
 use wasmtime::{Engine, Module};
@@ -210,17 +210,33 @@ impl Loader {
         let compiles = Arc::clone(&self.0.compiles);
         let permit = compiles.acquire_owned().await.map_err(|_| LoadError::ShuttingDown)?;
         let inner = Arc::clone(&self.0);
-        // One thread from spawn to wait: the child is killed with the thread that started it.
-        let compiled = tokio::task::spawn_blocking(move || {
+        on_own_thread(move || {
             let loaded = inner.load_compiled(&wasm, digest);
             drop(permit);
             loaded
-        });
-        compiled.await.map_err(|error| ended(&error))?
+        })
+        .await
     }
 }
 
-/// A blocking thread that gave no answer: the runtime is going down, or there is a bug below.
+/// Runs a compile on a thread of its own. Not on the runtime's blocking threads: their shutdown
+/// would wait for it, while this thread ends with the process, and its child with it.
+async fn on_own_thread(
+    work: impl FnOnce() -> Result<Loaded, LoadError> + Send + 'static,
+) -> Result<Loaded, LoadError> {
+    let (sender, receiver) = oneshot::channel();
+    // Where nobody waits any more, the cache has the code all the same.
+    let thread = move || drop(sender.send(work()));
+    std::thread::Builder::new()
+        .name("compile".to_owned())
+        .spawn(thread)
+        .map_err(|error| LoadError::Compiler { why: error.to_string() })?;
+    receiver
+        .await
+        .unwrap_or_else(|_| Err(LoadError::Crashed { how: "the loader panicked".to_owned() }))
+}
+
+/// A look at the cache that gave no answer: the runtime is going down, or there is a bug below.
 fn ended(error: &JoinError) -> LoadError {
     if error.is_cancelled() {
         LoadError::ShuttingDown
