@@ -17,7 +17,7 @@ pub use control::Seal;
 pub use decode::{CommitRef, Commits, RawRecord, RecordRef, Records};
 pub use effect::{CallRef, CommitMeta, CompletionRef, ResponseRef, StateRef, TimerRef};
 pub use encode::{Encoded, EventSlot};
-pub use event::{EventRef, Pairs};
+pub use event::{AddresseeRef, EventRef, OriginRef, Pairs};
 pub use header::{FLAG_SEAL, FRAME_ALIGN, FRAME_BYTES_MAX, HEADER_BYTES, Header, Salt, chain};
 
 use super::pack::PackError;

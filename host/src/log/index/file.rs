@@ -4,78 +4,57 @@
 //! nothing while nobody asks. A lookup of a key that the segment does not hold mostly reads one page.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use super::encode::{HEADER_BYTES, Header, MAGIC, Section, VERSION, prefix_of, salt};
-use super::page::{CONTENT_BYTES, PAGE_BYTES, PageReader, PageSalt, ReadAt};
+use super::page::PageReader;
 use super::row::{
-    CompletionRow, EventRow, GroupRow, IdRow, MarkRow, TypeRow, addressee_of, emitter_of, u16_at,
+    CompletionRow, EventRow, GroupRow, IdRow, MarkRow, TypeRow, addressee_of, emitter_of,
 };
-use super::sections::explain;
+use super::sections::PagedFile;
 use super::{
     CompletionEntry, FrameMark, IndexEntry, IndexError, SegmentSpan, TypeStat, completion_hash,
     filter,
 };
 use crate::event::{CommitNumber, Generation, InstanceId, KeyHash, KeySequence, Position};
 use crate::log::dedup::{DedupEntry, IdHash};
+use crate::log::disk::Disk;
 use crate::log::heads::Head;
 
 /// An index file, open for lookups. Blocking; any number of threads may ask at once.
+#[derive(Debug)]
 pub struct IndexFile {
-    pub(super) path: PathBuf,
-    pub(super) source: Box<dyn ReadAt + Send + Sync>,
-    pub(super) file_bytes: u64,
-    pub(super) salt: PageSalt,
+    pub(super) file: PagedFile,
     pub(super) header: Header,
 }
 
-impl fmt::Debug for IndexFile {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("IndexFile").field("path", &self.path).finish_non_exhaustive()
-    }
-}
-
-pub(super) type Pages<'a> = PageReader<'a, dyn ReadAt + Send + Sync>;
-
 impl IndexFile {
-    /// Opens the index of one segment of one log and checks its header.
-    pub(super) fn from_source(
+    /// Opens the index file of one segment of one log and checks its header; none: it is not there.
+    /// Whether it fits the segment's content is to be seen from [`IndexFile::span`].
+    ///
+    /// # Errors
+    /// It cannot be read, is damaged, or was written by a newer host.
+    pub fn open(
+        disk: &dyn Disk,
         path: &Path,
-        source: Box<dyn ReadAt + Send + Sync>,
-        file_bytes: u64,
         log_id: &[u8; 16],
         segment: u32,
-    ) -> Result<Self, IndexError> {
-        let damaged = |offset, why| IndexError::Damaged { path: path.to_owned(), offset, why };
-        if file_bytes == 0 || !file_bytes.is_multiple_of(PAGE_BYTES as u64) {
-            return Err(damaged(file_bytes, "the length is not a multiple of the page"));
-        }
-        let mut start = [0; 16];
-        let read = source.read_at(0, &mut start);
-        read.map_err(|source| IndexError::Io { path: path.to_owned(), source })?;
-        if !start.starts_with(&MAGIC) {
-            return Err(damaged(0, "the file does not start as an index"));
-        }
-        let found = u16_at(&start, 8);
-        if found != VERSION {
-            return Err(IndexError::Version { path: path.to_owned(), found, supported: VERSION });
-        }
+    ) -> Result<Option<Self>, IndexError> {
         let salt = salt(log_id, segment);
-        let mut content = Vec::with_capacity(HEADER_BYTES);
-        let mut pages = PageReader::new(&*source, salt, file_bytes);
-        pages.read(0..HEADER_BYTES as u64, &mut content).map_err(|e| explain(path, e))?;
-        let header = Header::read(&content).ok_or_else(|| damaged(0, "the header is malformed"))?;
-        let content_bytes = file_bytes / PAGE_BYTES as u64 * CONTENT_BYTES as u64;
+        let Some(file) = PagedFile::open(disk, path, salt, &MAGIC, VERSION)? else {
+            return Ok(None);
+        };
+        let content = file.content(&mut file.pages(), 0..HEADER_BYTES as u64)?;
+        let header = Header::read(&content).ok_or_else(|| file.malformed(0))?;
         let fits = |(offset, len): &(u64, u64)| {
-            offset.checked_add(*len).is_some_and(|end| end <= content_bytes)
+            offset.checked_add(*len).is_some_and(|end| end <= file.content_bytes())
         };
         if !header.sections.iter().all(fits) {
-            return Err(damaged(0, "a section lies outside the file"));
+            return Err(file.malformed(0));
         }
-        Ok(Self { path: path.to_owned(), source, file_bytes, salt, header })
+        Ok(Some(Self { file, header }))
     }
 
     /// What the segment spans, and the content it was built from.
@@ -87,7 +66,7 @@ impl IndexFile {
     /// Where the file is.
     #[must_use]
     pub fn path(&self) -> &Path {
-        &self.path
+        &self.file.path
     }
 
     /// Reads and checks every page.
@@ -95,15 +74,7 @@ impl IndexFile {
     /// # Errors
     /// [`IndexError::Damaged`] for the first page that is not what was written.
     pub fn verify(&self) -> Result<(), IndexError> {
-        let mut pages = self.pages().sequential();
-        let mut content = Vec::new();
-        for page in 0..self.file_bytes / PAGE_BYTES as u64 {
-            let start = page * CONTENT_BYTES as u64;
-            content.clear();
-            let range = start..start + CONTENT_BYTES as u64;
-            pages.read(range, &mut content).map_err(|e| explain(&self.path, e))?;
-        }
-        Ok(())
+        self.file.verify()
     }
 
     /// Events of a key with `after < position <= until`, ascending, at most `limit`; private ones
@@ -118,7 +89,7 @@ impl IndexFile {
         until: Position,
         limit: usize,
     ) -> Result<Vec<IndexEntry>, IndexError> {
-        let mut pages = self.pages();
+        let mut pages = self.file.pages();
         let (prefixes, groups) = (Section::KeyPrefixes, Section::KeyGroups);
         let Some(members) = self.group(&mut pages, prefixes, groups, key.0)? else {
             return Ok(Vec::new());
@@ -164,7 +135,7 @@ impl IndexFile {
         until: CommitNumber,
         limit: usize,
     ) -> Result<Vec<CompletionEntry>, IndexError> {
-        let mut pages = self.pages();
+        let mut pages = self.file.pages();
         let hash = completion_hash(instance, key);
         let (prefixes, groups) = (Section::CompletionPrefixes, Section::CompletionGroups);
         let Some(members) = self.group(&mut pages, prefixes, groups, hash)? else {
@@ -197,7 +168,7 @@ impl IndexFile {
         until: Position,
         limit: usize,
     ) -> Result<Vec<Position>, IndexError> {
-        let mut pages = self.pages();
+        let mut pages = self.file.pages();
         let (mut low, mut high) = (0, self.count::<TypeRow>(Section::Types));
         while low < high {
             let middle = low.midpoint(high);
@@ -215,7 +186,7 @@ impl IndexFile {
 
     fn positions_of(
         &self,
-        pages: &mut Pages<'_>,
+        pages: &mut PageReader<'_>,
         row: &TypeRow,
         after: Position,
         until: Position,
@@ -240,7 +211,7 @@ impl IndexFile {
     /// [`IndexError::Io`], [`IndexError::Damaged`].
     pub fn types(&self) -> Result<Vec<TypeStat>, IndexError> {
         let base = self.header.span.base;
-        let (mut stats, mut names) = (Vec::new(), self.pages());
+        let (mut stats, mut names) = (Vec::new(), self.file.pages());
         self.for_each::<TypeRow>(Section::Types, |row| {
             stats.push(TypeStat {
                 kind: self.name_of(&mut names, &row)?.into(),
@@ -290,7 +261,7 @@ impl IndexFile {
             first_position: base.position(row.position),
             time_ms: row.time_ms,
         };
-        let mut pages = self.pages();
+        let mut pages = self.file.pages();
         let all = 0..self.count::<MarkRow>(Section::Marks);
         let count =
             self.search::<MarkRow>(&mut pages, Section::Marks, all, |row| holds(&mark(row)))?;
@@ -339,7 +310,7 @@ impl IndexFile {
     /// The numbers of the entries of a hash.
     fn group(
         &self,
-        pages: &mut Pages<'_>,
+        pages: &mut PageReader<'_>,
         prefixes: Section,
         groups: Section,
         hash: u128,
@@ -347,7 +318,7 @@ impl IndexFile {
         let (start, len) = self.place(Section::Filter);
         let Some(block) = filter::block_offset(hash, len) else { return Ok(None) };
         let block = start + block..start + block + filter::BLOCK_BYTES as u64;
-        if !filter::may_hold(hash, &self.content(pages, block)?) {
+        if !filter::may_hold(hash, &self.file.content(pages, block)?) {
             return Ok(None);
         }
         let count = self.count::<u32>(prefixes).saturating_sub(1).max(1);
@@ -362,19 +333,19 @@ impl IndexFile {
     }
 
     fn type_name(&self, number: u32) -> Result<Arc<str>, IndexError> {
-        let mut pages = self.pages();
+        let mut pages = self.file.pages();
         let row = self.row::<TypeRow>(&mut pages, Section::Types, u64::from(number))?;
         Ok(self.name_of(&mut pages, &row)?.into())
     }
 
-    fn name_of(&self, pages: &mut Pages<'_>, row: &TypeRow) -> Result<String, IndexError> {
+    fn name_of(&self, pages: &mut PageReader<'_>, row: &TypeRow) -> Result<String, IndexError> {
         let (start, len) = self.place(Section::TypeNames);
         let from = u64::from(row.name_offset);
         let range = from..from + u64::from(row.name_bytes);
         if range.end > len {
-            return Err(self.malformed(start));
+            return Err(self.file.malformed(start));
         }
-        let name = self.content(pages, start + range.start..start + range.end)?;
-        String::from_utf8(name).map_err(|_| self.malformed(start + from))
+        let name = self.file.content(pages, start + range.start..start + range.end)?;
+        String::from_utf8(name).map_err(|_| self.file.malformed(start + from))
     }
 }

@@ -11,6 +11,7 @@
 mod builder;
 mod encode;
 mod file;
+mod fill;
 mod filter;
 mod groups;
 mod page;
@@ -24,8 +25,9 @@ use std::sync::Arc;
 
 pub use builder::SegmentIndexBuilder;
 pub use file::IndexFile;
+pub use fill::{FillError, dedup_id};
 pub use set::{FramePlace, LogIndex};
-pub use snapshot::HeadsMark;
+pub use snapshot::{HeadsFile, HeadsMark};
 
 use super::dedup::IdHash;
 use crate::event::{CommitNumber, Generation, InstanceId, KeyHash, KeySequence, Position};

@@ -6,6 +6,8 @@
 
 use std::ops::Range;
 
+use crate::log::disk::{DiskFile, read_up_to};
+
 /// Bytes of a page on disk.
 pub(super) const PAGE_BYTES: usize = 4096;
 /// Bytes of content in a page.
@@ -58,14 +60,9 @@ pub(super) enum PageError {
     Damaged(u64),
 }
 
-/// Reads a file's bytes at an offset, filling the buffer.
-pub(super) trait ReadAt {
-    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> std::io::Result<()>;
-}
-
 /// Reads the content of a paged file; remembers the pages it read last.
-pub(super) struct PageReader<'a, R: ReadAt + ?Sized> {
-    source: &'a R,
+pub(super) struct PageReader<'a> {
+    source: &'a dyn DiskFile,
     salt: PageSalt,
     /// Pages that the file has.
     pages: u64,
@@ -75,9 +72,9 @@ pub(super) struct PageReader<'a, R: ReadAt + ?Sized> {
     ahead: usize,
 }
 
-impl<'a, R: ReadAt + ?Sized> PageReader<'a, R> {
+impl<'a> PageReader<'a> {
     /// For lookups: reads what is asked for and no more.
-    pub(super) fn new(source: &'a R, salt: PageSalt, file_bytes: u64) -> Self {
+    pub(super) fn new(source: &'a dyn DiskFile, salt: PageSalt, file_bytes: u64) -> Self {
         let pages = file_bytes / PAGE_BYTES as u64;
         Self { source, salt, pages, held: Vec::new(), held_first: 0, ahead: PAGE_BYTES }
     }
@@ -112,12 +109,9 @@ impl<'a, R: ReadAt + ?Sized> PageReader<'a, R> {
         }
         if self.held_range(page).is_none() {
             let left = usize::try_from((self.pages - page).saturating_mul(PAGE_BYTES as u64));
-            self.held.resize(self.ahead.min(left.unwrap_or(usize::MAX)), 0);
+            let bytes = self.ahead.min(left.unwrap_or(usize::MAX));
+            self.held = read_up_to(self.source, start, bytes).map_err(PageError::Io)?;
             self.held_first = page;
-            if let Err(error) = self.source.read_at(start, &mut self.held) {
-                self.held.clear();
-                return Err(PageError::Io(error));
-            }
         }
         let bytes = self.held_range(page).and_then(|range| self.held.get(range));
         let content = bytes.and_then(|bytes| self.salt.open(page, bytes));

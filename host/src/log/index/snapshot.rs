@@ -5,20 +5,19 @@
 //! gathering the heads anew gives the same. Identities are not in it: the index files have them in a
 //! form that is as fast to read.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::IndexError;
-use super::page::{CONTENT_BYTES, PAGE_BYTES, PageReader, PageSalt, ReadAt};
-use super::row::{Row, u16_at, u64_at};
-use super::sections::explain;
+use super::page::PageSalt;
+use super::row::{Row, u64_at};
+use super::sections::PagedFile;
 use crate::event::{CommitNumber, KeyHash, KeySequence, Position};
+use crate::log::disk::Disk;
 use crate::log::heads::{Head, Heads};
 
 const MAGIC: [u8; 8] = *b"TIDEHED\0";
 const VERSION: u16 = 1;
 const HEADER_BYTES: usize = 80;
-/// Rows read at once.
-const ROWS_AT_ONCE: u64 = 4096;
 
 /// The end of the log that a snapshot of its key heads stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,11 +31,9 @@ pub struct HeadsMark {
 }
 
 /// A snapshot file that fits its log, not yet read.
-pub(super) struct HeadsFile {
-    path: PathBuf,
-    source: Box<dyn ReadAt + Send + Sync>,
-    file_bytes: u64,
-    salt: PageSalt,
+#[derive(Debug)]
+pub struct HeadsFile {
+    file: PagedFile,
     count: u64,
 }
 
@@ -61,8 +58,7 @@ fn salt(mark: &HeadsMark) -> PageSalt {
     PageSalt::new(b"tidegate heads", &mark.log_id, mark.commit.0)
 }
 
-/// The bytes of a snapshot of all heads.
-pub(super) fn encode(mark: &HeadsMark, heads: &Heads) -> Vec<u8> {
+fn encode(mark: &HeadsMark, heads: &Heads) -> Vec<u8> {
     let mut rows = Vec::with_capacity(heads.len() * <(KeyHash, Head)>::BYTES);
     let mut count = 0_u64;
     heads.for_each(|key, head| {
@@ -82,68 +78,53 @@ pub(super) fn encode(mark: &HeadsMark, heads: &Heads) -> Vec<u8> {
 }
 
 impl HeadsFile {
-    /// Opens a snapshot; none: it stands for another log or another end of it.
-    pub(super) fn from_source(
+    /// Opens a snapshot; none: it is not there, or stands for another log or another end of it.
+    ///
+    /// # Errors
+    /// It cannot be read, is damaged, or was written by a newer host: the heads are to be gathered
+    /// from the segments' indexes then.
+    pub fn open(
+        disk: &dyn Disk,
         path: &Path,
-        source: Box<dyn ReadAt + Send + Sync>,
-        file_bytes: u64,
         mark: &HeadsMark,
     ) -> Result<Option<Self>, IndexError> {
-        let damaged = |offset, why| IndexError::Damaged { path: path.to_owned(), offset, why };
-        if file_bytes == 0 || !file_bytes.is_multiple_of(PAGE_BYTES as u64) {
-            return Err(damaged(file_bytes, "the length is not a multiple of the page"));
-        }
+        let Some(file) = PagedFile::open(disk, path, salt(mark), &MAGIC, VERSION)? else {
+            return Ok(None);
+        };
         // Before the checksum, which is salted with the mark: another mark is no damage.
-        let mut raw = [0; HEADER_BYTES];
-        let read = source.read_at(0, &mut raw);
-        read.map_err(|source| IndexError::Io { path: path.to_owned(), source })?;
-        if !raw.starts_with(&MAGIC) {
-            return Err(damaged(0, "the file does not start as a snapshot of key heads"));
-        }
-        let found = u16_at(&raw, 8);
-        if found != VERSION {
-            return Err(IndexError::Version { path: path.to_owned(), found, supported: VERSION });
-        }
-        let commit = CommitNumber(u64_at(&raw, 32));
+        let raw = file.raw_start(HEADER_BYTES)?;
         let fits = raw.get(16..32) == Some(&mark.log_id[..])
-            && commit == mark.commit
+            && u64_at(&raw, 32) == mark.commit.0
             && raw.get(40..72) == Some(&mark.chain[..]);
         if !fits {
             return Ok(None);
         }
-        let salt = salt(mark);
-        let mut pages = PageReader::new(&*source, salt, file_bytes);
-        let mut header = Vec::with_capacity(HEADER_BYTES);
-        pages.read(0..HEADER_BYTES as u64, &mut header).map_err(|e| explain(path, e))?;
+        let header = file.content(&mut file.pages(), 0..HEADER_BYTES as u64)?;
         let count = u64_at(&header, 72);
-        let content_bytes = file_bytes / PAGE_BYTES as u64 * CONTENT_BYTES as u64;
         let rows_bytes = count.checked_mul(<(KeyHash, Head)>::BYTES as u64);
-        if rows_bytes.is_none_or(|bytes| bytes > content_bytes - HEADER_BYTES as u64) {
-            return Err(damaged(0, "the heads lie outside the file"));
+        if rows_bytes.is_none_or(|bytes| bytes > file.content_bytes() - HEADER_BYTES as u64) {
+            return Err(file.malformed(0));
         }
-        Ok(Some(Self { path: path.to_owned(), source, file_bytes, salt, count }))
+        Ok(Some(Self { file, count }))
+    }
+
+    /// The bytes of a snapshot file of all heads.
+    #[must_use]
+    pub fn encode(mark: &HeadsMark, heads: &Heads) -> Vec<u8> {
+        encode(mark, heads)
     }
 
     /// Puts all heads into a table.
-    pub(super) fn load(&self, heads: &Heads) -> Result<(), IndexError> {
+    ///
+    /// # Errors
+    /// It cannot be read or is damaged; heads may be missing then.
+    pub fn load(&self, heads: &Heads) -> Result<(), IndexError> {
         heads.reserve(usize::try_from(self.count).unwrap_or_default());
-        let width = <(KeyHash, Head)>::BYTES as u64;
-        let mut pages = PageReader::new(&*self.source, self.salt, self.file_bytes).sequential();
         heads.refill(|take| {
-            let (mut content, mut at) = (Vec::new(), 0);
-            while at < self.count {
-                let end = self.count.min(at + ROWS_AT_ONCE);
-                content.clear();
-                let start = HEADER_BYTES as u64;
-                let range = start + at * width..start + end * width;
-                pages.read(range, &mut content).map_err(|e| explain(&self.path, e))?;
-                for row in content.chunks_exact(<(KeyHash, Head)>::BYTES) {
-                    let (key, head) = Row::read(row);
-                    take(key, head);
-                }
-                at = end;
-            }
-            Ok(())
+            self.file.for_each(HEADER_BYTES as u64, self.count, |(key, head)| {
+                take(key, head);
+                Ok(())
+            })
         })
     }
 }
@@ -151,6 +132,7 @@ impl HeadsFile {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::log::disk::sim::SimDisk;
 
     const MARK: HeadsMark = HeadsMark { log_id: [9; 16], commit: CommitNumber(77), chain: [5; 32] };
 
@@ -164,8 +146,9 @@ mod tests {
     }
 
     fn open(bytes: &[u8], mark: &HeadsMark) -> Result<Option<HeadsFile>, IndexError> {
-        let source = Box::new(bytes.to_vec());
-        HeadsFile::from_source(Path::new("heads"), source, bytes.len() as u64, mark)
+        let (disk, path) = (SimDisk::new(), Path::new("heads"));
+        disk.create_new(path).unwrap().write_at(bytes, 0).unwrap();
+        HeadsFile::open(&disk, path, mark)
     }
 
     #[test]

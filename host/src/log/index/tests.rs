@@ -3,18 +3,10 @@ use std::path::Path;
 
 use proptest::prelude::*;
 
-use super::page::ReadAt;
 use super::*;
+use crate::log::disk::Disk;
+use crate::log::disk::sim::SimDisk;
 use crate::log::heads::Head;
-
-impl ReadAt for Vec<u8> {
-    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> std::io::Result<()> {
-        let start = offset as usize;
-        let from = self.get(start..start + buffer.len());
-        buffer.copy_from_slice(from.ok_or(std::io::ErrorKind::UnexpectedEof)?);
-        Ok(())
-    }
-}
 
 const LOG_ID: [u8; 16] = [9; 16];
 const SEAL: SegmentSeal = SegmentSeal { bytes: 12_345, chain: [3; 32] };
@@ -29,13 +21,18 @@ fn base() -> SegmentBase {
     }
 }
 
-fn open(bytes: Vec<u8>) -> Result<IndexFile, IndexError> {
-    let len = bytes.len() as u64;
-    IndexFile::from_source(Path::new("4.idx"), Box::new(bytes), len, &LOG_ID, 4)
+fn open_as(bytes: &[u8], log_id: [u8; 16], segment: u32) -> Result<IndexFile, IndexError> {
+    let (disk, path) = (SimDisk::new(), Path::new("4.idx"));
+    disk.create_new(path).unwrap().write_at(bytes, 0).unwrap();
+    IndexFile::open(&disk, path, &log_id, segment).map(Option::unwrap)
+}
+
+fn open(bytes: &[u8]) -> Result<IndexFile, IndexError> {
+    open_as(bytes, LOG_ID, 4)
 }
 
 fn sealed(builder: &SegmentIndexBuilder) -> IndexFile {
-    open(builder.encode(SEAL).unwrap()).unwrap()
+    open(&builder.encode(SEAL).unwrap()).unwrap()
 }
 
 fn event(position: u64, kind: &str, key: Option<&str>, sequence: u64) -> EventToIndex<'static> {
@@ -305,7 +302,7 @@ fn every_flipped_byte_is_found() {
     for at in 0..bytes.len() {
         let mut damaged = bytes.clone();
         damaged[at] ^= 0x10;
-        let found = open(damaged).and_then(|file| file.verify());
+        let found = open(&damaged).and_then(|file| file.verify());
         match found {
             Err(IndexError::Damaged { offset, .. }) => {
                 assert_eq!(offset, at as u64 / 4096 * 4096, "byte {at}");
@@ -315,7 +312,7 @@ fn every_flipped_byte_is_found() {
         }
     }
     for cut in [1, 100, 4096, 5000] {
-        let found = open(bytes[..bytes.len() - cut].to_vec()).and_then(|file| file.verify());
+        let found = open(&bytes[..bytes.len() - cut]).and_then(|file| file.verify());
         assert!(matches!(found, Err(IndexError::Damaged { .. })), "cut {cut}: {found:?}");
     }
 }
@@ -323,10 +320,8 @@ fn every_flipped_byte_is_found() {
 #[test]
 fn the_index_of_another_segment_or_log_is_not_taken() {
     let bytes = SegmentIndexBuilder::new(base()).encode(SEAL).unwrap();
-    let len = bytes.len() as u64;
     for (log_id, segment) in [(LOG_ID, 5), ([8; 16], 4)] {
-        let source = Box::new(bytes.clone());
-        let found = IndexFile::from_source(Path::new("x"), source, len, &log_id, segment);
+        let found = open_as(&bytes, log_id, segment);
         assert!(matches!(found, Err(IndexError::Damaged { offset: 0, .. })));
     }
 }
