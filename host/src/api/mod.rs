@@ -13,6 +13,8 @@ mod io;
 mod params;
 mod routes;
 mod server;
+#[cfg(test)]
+mod tests;
 pub mod view;
 
 pub use server::{BindError, Server, ServerHandle, ServerOptions};

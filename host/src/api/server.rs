@@ -115,6 +115,12 @@ impl ServerHandle {
     pub fn drain(&self) {
         self.0.draining.store(true, Ordering::Relaxed);
     }
+
+    /// Streams that may still be opened.
+    #[must_use]
+    pub fn streams_free(&self) -> usize {
+        self.0.streams.available_permits()
+    }
 }
 
 impl Server {

@@ -181,5 +181,6 @@ fn invalid(field: &str, why: impl Into<String>) -> InvalidEvent {
 fn json_error(error: &serde_json::Error) -> BadEvent {
     let text = error.to_string();
     let why = text.split(" at line ").next().unwrap_or(&text).to_owned();
-    BadEvent::Json { line: error.line(), column: error.column(), why }
+    // The parser says 0 where it has read nothing yet.
+    BadEvent::Json { line: error.line().max(1), column: error.column().max(1), why }
 }

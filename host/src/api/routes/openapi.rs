@@ -15,7 +15,7 @@ use crate::api::errors::ErrorBody;
     info(
         title = "tidegate",
         description = "Events in, events out, and everything about the plugins in between.\n\n\
-            Every answer that is not a success has the body `Error`, with a stable `code`.",
+            Every answer that is not a success has the body `ErrorBody`, with a stable `code`.",
         license(name = "Apache-2.0", identifier = "Apache-2.0"),
     ),
     tags(
@@ -24,6 +24,7 @@ use crate::api::errors::ErrorBody;
         (name = "dead letters", description = "What could not be handled"),
         (name = "host", description = "How the host is"),
     ),
+    components(schemas(ErrorBody)),
     modifiers(&Bearer),
 )]
 pub(in crate::api) struct Document;
