@@ -3,6 +3,8 @@
 //! The modules stand in the order an event passes through them; `ARCHITECTURE.md` at the root of
 //! the repository tells the story.
 
+pub mod build;
+pub mod cli;
 pub mod clock;
 pub mod effects;
 pub mod event;
