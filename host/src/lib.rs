@@ -5,6 +5,7 @@
 
 pub mod api;
 pub mod bus;
+pub mod build;
 pub mod cli;
 pub mod clock;
 pub mod config;
