@@ -4,8 +4,8 @@
 //! the repository tells the story.
 
 pub mod api;
-pub mod bus;
 pub mod build;
+pub mod bus;
 pub mod cli;
 pub mod clock;
 pub mod config;

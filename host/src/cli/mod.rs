@@ -1,7 +1,7 @@
 //! The commands: arguments in, one call each, text or JSON out.
 
-pub mod check;
 pub mod build;
+pub mod check;
 pub mod new;
 
 /// How a command prints.

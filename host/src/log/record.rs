@@ -76,7 +76,7 @@ pub struct AttemptRecord {
     /// The input event.
     pub position: Position,
     /// Its key.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<Key>,
     /// Number of the attempt that failed, from 1.
     pub attempt: u32,
