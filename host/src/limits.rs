@@ -36,6 +36,10 @@ pub const REASON_BYTES_MAX: usize = 4 * 1024;
 pub const LOG_LINE_BYTES_MAX: usize = 8 * 1024;
 /// Log lines kept of one delivery.
 pub const LOG_LINES_MAX: usize = 256;
+/// Bytes kept of a guest's call stack.
+pub const BACKTRACE_BYTES_MAX: usize = 8 * 1024;
+/// Bytes of state a stdio module can be handed: it gets all that its key has.
+pub const STDIO_STATE_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Longest delay a guest may ask for.
 pub const RETRY_AFTER_MS_MAX: u64 = 30 * 24 * 60 * 60 * 1000;
 /// What `limits.memory` of a manifest may be: all that a 32-bit guest can address.
@@ -72,6 +76,12 @@ pub const BUS_CAPACITY_MAX: u32 = 16 * 1024 * 1024;
 pub const PLUGIN_CHANGES_MAX: usize = 64;
 /// Bytes of a manifest.
 pub const MANIFEST_BYTES_MAX: usize = 256 * 1024;
+/// State writes, timer changes and calls of one delivery, each: what their bytes alone do not bound.
+pub const EFFECTS_MAX: usize = 10_000;
+/// Bytes of the URL of a call.
+pub const URL_BYTES_MAX: usize = 8 * 1024;
+/// Longest time one attempt of a call may take.
+pub const CALL_TIMEOUT_MS_MAX: u32 = 60_000;
 /// Events of one published batch.
 pub const BATCH_EVENTS_MAX: usize = 10_000;
 /// Bytes of one commit group, unless a single commit is larger.
