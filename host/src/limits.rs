@@ -42,6 +42,12 @@ pub const BACKTRACE_BYTES_MAX: usize = 8 * 1024;
 pub const STDIO_STATE_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Longest delay a guest may ask for.
 pub const RETRY_AFTER_MS_MAX: u64 = 30 * 24 * 60 * 60 * 1000;
+/// State writes, timer changes and calls of one delivery, each: what their bytes alone do not bound.
+pub const EFFECTS_MAX: usize = 10_000;
+/// Bytes of the URL of a call.
+pub const URL_BYTES_MAX: usize = 8 * 1024;
+/// Longest time one attempt of a call may take.
+pub const CALL_TIMEOUT_MS_MAX: u32 = 60_000;
 /// What `limits.memory` of a manifest may be: all that a 32-bit guest can address.
 pub const GUEST_MEMORY_MAX: ByteSize = ByteSize::gib(4);
 /// What `limits.timeout` of a manifest may be.
