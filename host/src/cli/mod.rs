@@ -1,8 +1,27 @@
 //! The commands: arguments in, one call each, text or JSON out.
+//!
+//! Exit codes: 0 done, 1 failed, 2 the command line makes no sense. What went wrong goes to standard
+//! error and says what to do next.
 
 pub mod build;
 pub mod check;
+pub mod client;
+pub mod dead_letters;
+pub mod events;
 pub mod new;
+pub mod out;
+pub mod plugins;
+pub mod publish;
+pub mod state;
+pub mod status;
+mod table;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+use client::{Client, ConnectArgs};
+use out::Out;
 
 /// How a command prints.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -12,4 +31,130 @@ pub enum Output {
     Text,
     /// One document, or one object a line for streams.
     Json,
+}
+
+/// A WebAssembly plugin host for event handlers, with a durable log and order per key.
+#[derive(Debug, Parser)]
+#[command(name = "tidegate", version, propagate_version = true, max_term_width = 100)]
+pub struct Cli {
+    /// How to print
+    #[arg(long, global = true, value_enum, default_value = "text")]
+    pub output: Output,
+
+    #[command(flatten)]
+    connect: ConnectArgs,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What there is to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make a plugin project
+    New(new::NewArgs),
+    /// Build plugins from source
+    Build(build::BuildArgs),
+    /// Say what a module is, and what it would be granted
+    Check(check::CheckArgs),
+    /// Show buses, plugins, lag, parked keys and disk on one screen
+    Status,
+    /// Publish one event, or a file of them
+    Publish(Box<publish::PublishArgs>),
+    /// Read events
+    #[command(subcommand)]
+    Events(events::EventsCommand),
+    /// See which types of event there are
+    #[command(subcommand)]
+    Types(status::TypesCommand),
+    /// See and operate plugins
+    #[command(subcommand)]
+    Plugins(plugins::PluginsCommand),
+    /// Read the state of a plugin
+    #[command(subcommand)]
+    State(state::StateCommand),
+    /// See deliveries that were given up
+    #[command(name = "dead-letters", subcommand)]
+    DeadLetters(dead_letters::DeadLettersCommand),
+    /// See buses
+    #[command(subcommand)]
+    Buses(status::BusesCommand),
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Reads the arguments of the process and runs what they say.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(&cli, &mut Out::stdout()) {
+        Ok(code) => code,
+        Err(error) => out::failed(&error),
+    }
+}
+
+/// Runs one command.
+///
+/// # Errors
+/// Whatever stops it; [`out::failed`] says it and picks the exit code.
+pub fn run(cli: &Cli, out: &mut Out) -> anyhow::Result<ExitCode> {
+    let output = cli.output;
+    let client = || Client::new(&cli.connect);
+    match &cli.command {
+        Command::New(args) => return new::run(args, output),
+        Command::Build(args) => return build::run(args, output),
+        Command::Check(args) => return check::run(args, output),
+        Command::Status => status::status(&client()?, output, out)?,
+        Command::Publish(args) => return publish::run(&client()?, args, output, out),
+        Command::Events(command) => events::run(&client()?, command, output, out)?,
+        Command::Types(command) => status::types(&client()?, command, output, out)?,
+        Command::Plugins(command) => plugins::run(&client()?, command, output, out)?,
+        Command::State(command) => state::run(&client()?, command, output, out)?,
+        Command::DeadLetters(command) => dead_letters::run(&client()?, command, output, out)?,
+        Command::Buses(command) => status::buses(&client()?, command, output, out)?,
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(*shell, &mut Cli::command(), "tidegate", &mut script);
+            out.bytes(&script)?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_tree_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_wrong_command_line_is_a_usage_error() {
+        for line in [
+            "tidegate",
+            "tidegate publish",
+            "tidegate publish a.b --batch f",
+            "tidegate publish a.b --data 1 --file f",
+            "tidegate state get p",
+            "tidegate events get one",
+            "tidegate --output yaml status",
+        ] {
+            let error = Cli::try_parse_from(line.split(' ')).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{line}");
+        }
+        for line in [
+            "tidegate publish --batch -",
+            "tidegate publish a.b --key k --attr x=1 --attr y=2 --expected-sequence 0",
+            "tidegate events tail --type a.* --output json --url http://h:1",
+            "tidegate plugins rename old new",
+            "tidegate completions bash",
+        ] {
+            assert!(Cli::try_parse_from(line.split(' ')).is_ok(), "{line}");
+        }
+    }
 }

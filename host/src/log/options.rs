@@ -1,0 +1,50 @@
+//! How a log is opened: bounds, windows, and the operator's word on a clock that went back.
+
+use crate::limits;
+
+/// What [`super::Log::open`] takes beside the folder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogOptions {
+    /// Bytes of a segment; one commit may make it larger.
+    pub segment_bytes: u64,
+    /// How long a published identity is remembered, milliseconds.
+    pub dedup_window_ms: u64,
+    /// How many identities are remembered.
+    pub dedup_max: usize,
+    /// Bytes of recent frames kept in memory.
+    pub tail_bytes: usize,
+    /// Free bytes on the disk below which nothing is published.
+    pub watermark_ingest_bytes: u64,
+    /// Free bytes on the disk below which effects are refused too; below the one for ingest.
+    pub watermark_effects_bytes: u64,
+    /// Bytes checked before the log opens; the rest is checked in the background.
+    pub check_first_bytes: u64,
+    /// What to do if the wall clock is far behind the log.
+    pub clock_gap: ClockGap,
+}
+
+/// What to do at start if the wall clock is further behind the last log time than
+/// [`limits::CLOCK_GAP_MS_MAX`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ClockGap {
+    /// Refuse to open.
+    #[default]
+    Refuse,
+    /// Open; log time goes on from where it was.
+    Accept,
+}
+
+impl Default for LogOptions {
+    fn default() -> Self {
+        Self {
+            segment_bytes: 256 << 20,
+            dedup_window_ms: 24 * 60 * 60 * 1000,
+            dedup_max: 10_000_000,
+            tail_bytes: limits::TAIL_BYTES_MAX,
+            watermark_ingest_bytes: 64 << 20,
+            watermark_effects_bytes: 16 << 20,
+            check_first_bytes: 256 << 20,
+            clock_gap: ClockGap::Refuse,
+        }
+    }
+}
