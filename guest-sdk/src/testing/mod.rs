@@ -101,6 +101,7 @@ impl Host {
     }
 
     /// Delivers one event. Its effects are kept where it succeeds, and dropped where it fails.
+    #[must_use = "a failure is only seen in the effects: end with `.expect_ok()`"]
     pub fn deliver(
         &mut self,
         handler: impl Fn(&Event) -> Outcome,

@@ -111,7 +111,10 @@ impl Effects {
     /// # Panics
     /// Where it failed, with its reason and its log.
     #[track_caller]
-    #[must_use = "use the effects, or end the line with a semicolon and `let _ =`"]
+    #[allow(
+        clippy::must_use_candidate,
+        reason = "to see that it succeeded can be all a test wants"
+    )]
     pub fn expect_ok(self) -> Self {
         assert_eq!(self.outcome, Verdict::Ok, "the delivery failed; its log: {:#?}", self.logs);
         self

@@ -18,7 +18,7 @@ fn count(_: &Event) -> Outcome {
 fn state_is_kept_per_key() {
     let mut host = Host::new();
     for key in ["a", "b", "a"] {
-        let _ = host.deliver(count, event("x.happened").key(key)).expect_ok();
+        host.deliver(count, event("x.happened").key(key)).expect_ok();
     }
     assert_eq!(host.state::<u64>("a", "events"), Some(2));
     assert_eq!(host.state::<u64>("b", "events"), Some(1));
@@ -69,7 +69,7 @@ fn reads_see_own_writes_and_listing_pages_through() {
 fn ttl_counts_from_the_input() {
     let mut host = Host::new();
     let set = |_: &Event| Ok(state::set_for("x", &1, Duration::from_secs(1))?);
-    let _ = host.deliver(set, event("x.asked").key("k")).expect_ok();
+    host.deliver(set, event("x.asked").key("k")).expect_ok();
     host.advance(Duration::from_millis(999));
     assert_eq!(host.state::<u32>("k", "x"), Some(1));
     host.advance(Duration::from_millis(1));
@@ -118,7 +118,7 @@ fn malformed_arguments_are_refused() {
         assert!(matches!(calls::request("c", "GET", "/x").send(""), Err(Error::Invalid(_))));
         Ok(())
     };
-    let _ = Host::new().deliver(handle, event("x.asked")).expect_ok();
+    Host::new().deliver(handle, event("x.asked")).expect_ok();
 }
 
 #[test]
@@ -137,7 +137,7 @@ fn context_is_deterministic() {
     for _ in 0..2 {
         let mut host = Host::new().with_config("currency", "EUR").with_config("limit", "3");
         let asked = event("x.asked").attribute("correlationid", "c-1");
-        let _ = host.deliver(handle, asked).expect_ok();
+        host.deliver(handle, asked).expect_ok();
     }
     let seen = seen.take();
     assert_eq!(seen[0], seen[1]);
@@ -189,7 +189,7 @@ fn queries_read_across_keys_and_have_no_effects() {
         assert_eq!(keys::list("").count(), 0);
         Ok(())
     };
-    let _ = host.deliver(in_handler, event("x.asked")).expect_ok();
+    host.deliver(in_handler, event("x.asked")).expect_ok();
 }
 
 #[test]
@@ -216,5 +216,5 @@ fn samples_are_read_as_cloud_events() {
         assert_eq!(crate::attributes(), [("trace".to_owned(), "7".to_owned())]);
         Ok::<(), Failure>(())
     };
-    let _ = Host::new().deliver(handle, Input::cloud_event(sample)).expect_ok();
+    Host::new().deliver(handle, Input::cloud_event(sample)).expect_ok();
 }

@@ -31,6 +31,8 @@ struct Metadata {
 
 #[derive(Deserialize)]
 struct Package {
+    /// Unlike the name never ambiguous, whatever else stands in the lock file.
+    id: String,
     name: String,
     manifest_path: PathBuf,
     targets: Vec<Target>,
@@ -45,7 +47,7 @@ struct Target {
 /// What to ask cargo for.
 #[derive(Debug, PartialEq, Eq)]
 struct Plan {
-    package: String,
+    package_id: String,
     triple: &'static str,
     /// `--lib`, or `--bin` and its name.
     which: Vec<String>,
@@ -75,7 +77,7 @@ pub(super) fn build(
     let mut command = cargo(&plugin.dir);
     command
         .args(["build", "--release", "--message-format=json-render-diagnostics"])
-        .args(["--package", &plan.package, "--target", plan.triple])
+        .args(["--package", &plan.package_id, "--target", plan.triple])
         .args(&plan.which)
         .arg("--target-dir")
         .arg(target)
@@ -100,7 +102,7 @@ fn plan(manifest: &Path, metadata: &Metadata) -> Result<Plan, BuildError> {
     };
     if let Some(library) = of_kind("cdylib").next() {
         return Ok(Plan {
-            package: package.name.clone(),
+            package_id: package.id.clone(),
             triple: "wasm32-unknown-unknown",
             which: vec!["--lib".to_owned()],
             file: format!("{}.wasm", library.name.replace('-', "_")),
@@ -109,7 +111,7 @@ fn plan(manifest: &Path, metadata: &Metadata) -> Result<Plan, BuildError> {
     let program = of_kind("bin").find(|target| target.name == package.name);
     let program = program.or_else(|| of_kind("bin").next()).ok_or_else(no_module)?;
     Ok(Plan {
-        package: package.name.clone(),
+        package_id: package.id.clone(),
         triple: "wasm32-wasip1",
         which: vec!["--bin".to_owned(), program.name.clone()],
         file: format!("{}.wasm", program.name),
@@ -275,7 +277,7 @@ mod tests {
 
     fn planned(targets: &str) -> Result<Plan, BuildError> {
         let json = format!(
-            r#"{{"packages":[{{"name":"my-plugin","manifest_path":"/p/Cargo.toml","targets":[{targets}]}}]}}"#
+            r#"{{"packages":[{{"id":"path+file:///p#1","name":"my-plugin","manifest_path":"/p/Cargo.toml","targets":[{targets}]}}]}}"#
         );
         let metadata: Metadata = serde_json::from_str(&json).unwrap();
         plan(Path::new("/p/Cargo.toml"), &metadata)
