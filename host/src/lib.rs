@@ -4,6 +4,7 @@
 //! the repository tells the story.
 
 pub mod bus;
+pub mod cli;
 pub mod clock;
 pub mod effects;
 pub mod event;

@@ -1,0 +1,13 @@
+//! The commands: arguments in, one call each, text or JSON out.
+
+pub mod log;
+
+/// How a command prints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum Output {
+    /// For people.
+    #[default]
+    Text,
+    /// One document, or one object a line for streams.
+    Json,
+}
