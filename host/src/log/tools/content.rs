@@ -6,6 +6,7 @@ use super::damage::Span;
 use crate::event::KeyHash;
 use crate::log::codec::{CommitRef, DecodeError, EventRef, RecordRef, payload_digest};
 use crate::log::frame::Frame;
+use crate::log::heads::Heads;
 
 /// Checks frames in the order of the log.
 #[derive(Debug, Default)]
@@ -30,6 +31,13 @@ impl ContentCheck {
     /// Something before is damaged: key sequences are not known any more.
     pub(super) fn doubt(&mut self) {
         self.is_doubtful = true;
+    }
+
+    /// Whether these are the heads of all keys read so far.
+    pub(super) fn agrees(&self, heads: &Heads) -> bool {
+        let mut sequenced = self.sequences.iter().filter(|(_, sequence)| **sequence > 0);
+        heads.len() == sequenced.clone().count()
+            && sequenced.all(|(key, last)| heads.get(*key).is_some_and(|h| h.sequence.0 == *last))
     }
 
     /// What is wrong with a frame; mostly nothing.

@@ -11,6 +11,10 @@ use super::ToolError;
 use crate::log::codec::{FRAME_ALIGN, HEADER_BYTES, Header, Salt};
 use crate::log::disk::{Disk, DiskFile, LockError, LockGuard, publish_file, read_up_to};
 
+/// Folder of the segments in a bus folder.
+const SEGMENTS_DIR: &str = "log";
+/// Folder of the index files in a bus folder.
+const INDEX_DIR: &str = "index";
 /// Bytes read at once.
 const WINDOW_BYTES: u64 = 1024 * 1024;
 const ALIGN: u64 = FRAME_ALIGN as u64;
@@ -64,22 +68,21 @@ impl<'d> BusFiles<'d> {
 
     fn open(disk: &'d dyn Disk, buses: &Path, name: String) -> Result<Self, ToolError> {
         let dir = buses.join(&name);
-        let log = dir.join("log");
+        let log = dir.join(SEGMENTS_DIR);
         let lock = match disk.lock(&log) {
             Ok(lock) => Some(lock),
             Err(LockError::Io { source, .. }) if is_read_only(&source) => None,
             Err(LockError::Io { source, .. }) => return Err(io_error(&log, source)),
             Err(LockError::Held { pid, .. }) => return Err(ToolError::Locked { bus: name, pid }),
         };
-        Ok(Self { disk, name, log, index: dir.join("index"), _lock: lock })
+        Ok(Self { disk, name, log, index: dir.join(INDEX_DIR), _lock: lock })
     }
 
     /// Its segment files in their order. Other files are not looked at.
     pub(super) fn segments(&self) -> Result<Vec<SegmentFile>, ToolError> {
         let mut segments = Vec::new();
         for name in self.disk.list(&self.log).map_err(|source| io_error(&self.log, source))? {
-            let stem = name.strip_suffix(".seg").filter(|stem| stem.len() == 10);
-            if let Some(number) = stem.and_then(|stem| stem.parse().ok()) {
+            if let Some(number) = segment_number(&name) {
                 let path = self.log.join(&name);
                 let opened = self.disk.open_read(&path);
                 let file = opened.map_err(|source| io_error(&path, source))?;
@@ -111,6 +114,11 @@ impl<'d> BusFiles<'d> {
         self.index.join(format!("{segment:010}.idx"))
     }
 
+    /// Where the snapshot of key heads is.
+    pub(super) fn heads_path(&self) -> PathBuf {
+        self.index.join("heads")
+    }
+
     /// Puts the index file of a segment in place.
     pub(super) fn publish_index(&self, segment: u32, bytes: &[u8]) -> Result<(), ToolError> {
         let path = self.index_path(segment);
@@ -129,6 +137,12 @@ impl<'d> BusFiles<'d> {
     }
 }
 
+/// The number of a segment by its file name; none: the file is something else.
+fn segment_number(name: &str) -> Option<u32> {
+    let digits = name.strip_suffix(".seg").filter(|digits| digits.len() == 10)?;
+    digits.bytes().all(|digit| digit.is_ascii_digit()).then(|| digits.parse().ok())?
+}
+
 /// Directories with a log, by name. None are seen where the disk is not the system's.
 fn bus_names(buses: &Path) -> io::Result<Vec<String>> {
     let entries = match fs::read_dir(buses) {
@@ -138,7 +152,7 @@ fn bus_names(buses: &Path) -> io::Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in entries {
         let entry = entry?;
-        if entry.path().join("log").is_dir() {
+        if entry.path().join(SEGMENTS_DIR).is_dir() {
             names.push(entry.file_name().to_string_lossy().into_owned());
         }
     }

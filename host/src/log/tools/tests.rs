@@ -1,9 +1,14 @@
 use std::path::{Path, PathBuf};
 
-use super::sample::{BUS, Writer, closed_log, data, event, index_path, ingest, put, segment_path};
+use super::sample::{
+    BUS, LOG_ID, Writer, closed_log, data, event, index_path, ingest, put, segment_path,
+};
 use super::*;
-use crate::log::disk::Disk;
+use crate::event::{KeyHash, KeySequence, Position};
 use crate::log::disk::sim::SimDisk;
+use crate::log::disk::{Disk, publish_file};
+use crate::log::heads::{Head, Heads};
+use crate::log::index::{HeadsFile, HeadsMark};
 
 /// [`closed_log`] with its index files.
 fn indexed_log() -> (SimDisk, Vec<Vec<usize>>) {
@@ -141,6 +146,46 @@ fn an_unsealed_segment_with_zeros_behind_it_is_how_a_killed_host_leaves_it() {
     disk.damage(&segment_path(3), |bytes| bytes[end + 50_000] = 1);
     let torn = LogEnd::Torn { offset: end as u64, bytes: 100_000 };
     assert_eq!(verified(&disk).end, torn);
+}
+
+#[test]
+fn a_segment_claimed_ahead_is_no_part_of_the_log() {
+    let (disk, frames) = closed_log();
+    put(&disk, &segment_path(4), &[0; 50_000]);
+    let report = verified(&disk);
+    assert_eq!((report.damages.len(), report.end), (0, LogEnd::Sealed));
+    disk.damage(&segment_path(3), |bytes| bytes.truncate(frames[2][3]));
+    let report = verified(&disk);
+    assert_eq!((report.damages.len(), report.end), (0, LogEnd::Open));
+}
+
+#[test]
+fn a_zeroed_last_segment_is_damage_where_an_index_knows_it() {
+    let (disk, _) = indexed_log();
+    disk.damage(&segment_path(3), |bytes| bytes.fill(0));
+    let report = verified(&disk);
+    let [damage] = &report.damages[..] else { panic!("{report}") };
+    assert_eq!((&damage.file, damage.offset), (&segment_path(3), 0));
+    assert_eq!(damage.commits, Some(Span { first: 9, last: Some(12) }));
+}
+
+#[test]
+fn a_snapshot_of_heads_is_held_against_the_log() {
+    let (disk, mut writer) = (SimDisk::new(), Writer::new());
+    writer.frame(&[ingest(&[event(1, Some("a")), event(2, Some("a"))])], &[&["a", "a"]]);
+    put(&disk, &segment_path(1), &writer.seal(true).0);
+    let commit = crate::event::CommitNumber(1);
+    let mark = HeadsMark { log_id: LOG_ID, commit, chain: writer.next.chain };
+    let path = Path::new("/data/buses/main/index/heads");
+    for (sequence, damages) in [(2, 0), (1, 1)] {
+        let heads = Heads::new();
+        let head = Head { sequence: KeySequence(sequence), position: Position(2) };
+        heads.advance(KeyHash::of("a"), head);
+        publish_file(&disk, path, &HeadsFile::encode(&mark, &heads)).unwrap();
+        assert_eq!(verified(&disk).damages.len(), damages);
+    }
+    disk.damage(path, |bytes| bytes[100] ^= 1);
+    assert_eq!(found(&verified(&disk))[0].0, path);
 }
 
 #[test]

@@ -14,7 +14,10 @@ use crate::event::CommitNumber;
 use crate::log::dedup::IdHasher;
 use crate::log::disk::Disk;
 use crate::log::frame::Frame;
-use crate::log::index::{IndexError, IndexFile, SegmentBase, SegmentIndexBuilder, SegmentSeal};
+use crate::log::heads::Heads;
+use crate::log::index::{
+    HeadsFile, HeadsMark, IndexError, IndexFile, SegmentBase, SegmentIndexBuilder, SegmentSeal,
+};
 
 /// Damages listed in full; the rest is counted.
 const DAMAGES_LISTED_MAX: usize = 1000;
@@ -100,9 +103,11 @@ fn verify_bus(files: &BusFiles<'_>) -> Result<BusVerified, ToolError> {
         ids: IdHasher::new(&log_id),
         content: ContentCheck::default(),
         segment: None,
+        chain: None,
         report,
     };
     walk(log_id, &segments, &mut |met| verifier.meet(met))?;
+    verifier.heads()?;
     verifier.report.erased_payloads = verifier.content.erased;
     Ok(verifier.report)
 }
@@ -113,6 +118,8 @@ struct Verifier<'f> {
     ids: IdHasher,
     content: ContentCheck,
     segment: Option<SegmentState>,
+    /// Chain at the end of the log, where that is a seal.
+    chain: Option<[u8; 32]>,
     report: BusVerified,
 }
 
@@ -182,7 +189,10 @@ impl Verifier<'_> {
     }
 
     fn end(&mut self, end: &SegmentEnd) -> Result<(), ToolError> {
-        self.report.end = end.end;
+        if !end.is_blank {
+            self.report.end = end.end;
+        }
+        self.chain = end.seal.map(|(_, _, chain)| chain);
         let Some(segment) = self.segment.take() else { return Ok(()) };
         let path = self.files.index_path(segment.file.number);
         let index = match segment.index {
@@ -197,7 +207,7 @@ impl Verifier<'_> {
             return self.index_error(&path, error);
         }
         let Some((_, bytes, chain)) = end.seal else {
-            self.lost_behind(&segment.file, &index);
+            self.lost_behind(&segment.file, &index, *end);
             return Ok(());
         };
         // What the index should say is known only of a segment that is whole.
@@ -214,11 +224,37 @@ impl Verifier<'_> {
         Ok(())
     }
 
+    /// Holds the snapshot of key heads against what was read, where it stands for this end.
+    fn heads(&mut self) -> Result<(), ToolError> {
+        let Some(chain) = self.chain.filter(|_| self.report.damages.is_empty()) else {
+            return Ok(());
+        };
+        let path = self.files.heads_path();
+        let commit = CommitNumber(self.report.last_commit);
+        let mark = HeadsMark { log_id: self.log_id, commit, chain };
+        let heads = Heads::new();
+        match HeadsFile::open(self.files.disk, &path, &mark) {
+            Ok(None) => return Ok(()),
+            Ok(Some(file)) => {
+                if let Err(error) = file.load(&heads) {
+                    return self.index_error(&path, error);
+                }
+            }
+            Err(error) => return self.index_error(&path, error),
+        }
+        if !self.content.agrees(&heads) {
+            let what = "the snapshot of key heads does not say what the log does; remove it";
+            self.index_damage(&path, 0, what.to_owned());
+        }
+        Ok(())
+    }
+
     /// A segment without a seal that has an index was sealed once: its end is gone.
-    fn lost_behind(&mut self, file: &SegmentFile, index: &IndexFile) {
+    fn lost_behind(&mut self, file: &SegmentFile, index: &IndexFile, end: SegmentEnd) {
         let CommitNumber(last) = index.span().last_commit;
-        let offset = match self.report.end {
-            LogEnd::Torn { offset, .. } => offset,
+        let offset = match end {
+            SegmentEnd { is_blank: true, .. } => 0,
+            SegmentEnd { end: LogEnd::Torn { offset, .. }, .. } => offset,
             _ => file.bytes,
         };
         let next = self.report.last_commit + 1;

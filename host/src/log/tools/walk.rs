@@ -34,6 +34,13 @@ pub(super) struct SegmentEnd {
     pub(super) end: LogEnd,
     /// Whether nothing in it is damaged.
     pub(super) is_whole: bool,
+    /// Whether nothing was written to it: the log ends before it.
+    pub(super) is_blank: bool,
+}
+
+impl SegmentEnd {
+    const OPEN: Self = Self { seal: None, end: LogEnd::Open, is_whole: true, is_blank: false };
+    const BLANK: Self = Self { is_blank: true, ..Self::OPEN };
 }
 
 /// Takes what a walk meets.
@@ -63,17 +70,23 @@ pub(super) fn walk(
         ..Expected::default()
     };
     let mut next = 1;
+    let last = last_used(segments)?;
     for (index, file) in segments.iter().enumerate() {
         if file.number != next {
             visit(Met::Damage(missing(file, next, expected)))?;
             expected = Expected { epoch: expected.epoch, ..Expected::default() };
         }
         next = file.number.saturating_add(1);
+        if last.is_none_or(|last| index > last) {
+            visit(Met::Segment(file))?;
+            visit(Met::End(SegmentEnd::BLANK))?;
+            continue;
+        }
         let mut walk = SegmentWalk {
             file,
             salt: Salt::new(log_id, file.number),
             reader: SegmentReader::new(file),
-            is_last: index + 1 == segments.len(),
+            is_last: Some(index) == last,
             expected,
             tally: Seal::default(),
             damages: 0,
@@ -84,6 +97,16 @@ pub(super) fn walk(
         expected = walk.expected;
     }
     Ok(())
+}
+
+/// The last segment that anything was written to: the writer claims the next one ahead, blank.
+fn last_used(segments: &[SegmentFile]) -> Result<Option<usize>, ToolError> {
+    for (index, file) in segments.iter().enumerate().rev() {
+        if !SegmentReader::new(file).is_zero_from(0)? {
+            return Ok(Some(index));
+        }
+    }
+    Ok(None)
 }
 
 fn missing(file: &SegmentFile, next: u32, expected: Expected) -> Damage {
@@ -118,7 +141,7 @@ struct SegmentWalk<'w, 'v> {
 impl SegmentWalk<'_, '_> {
     fn run(&mut self) -> Result<(), ToolError> {
         let mut offset = 0;
-        let mut end = SegmentEnd { seal: None, end: LogEnd::Open, is_whole: true };
+        let mut end = SegmentEnd::OPEN;
         while offset < self.file.bytes {
             if self.reader.is_zero_from(offset)? {
                 break;
@@ -166,6 +189,10 @@ impl SegmentWalk<'_, '_> {
         let follows = before == self.damages;
         if header.is_seal() {
             end.end = LogEnd::Sealed;
+            if self.tally.frames == 0 {
+                self.tally.first_commit = header.first_commit;
+                self.tally.first_position = header.first_position;
+            }
             let seal = self.seal(offset, &frame)?;
             end.seal = Some((seal, next, frame.chain()));
         } else {
