@@ -23,6 +23,8 @@ use clap::{CommandFactory, Parser, Subcommand};
 use client::{Client, ConnectArgs};
 use out::Out;
 
+pub mod log;
+
 /// How a command prints.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 pub enum Output {

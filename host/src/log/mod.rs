@@ -8,3 +8,4 @@ pub mod heads;
 pub mod index;
 pub mod pack;
 pub mod record;
+pub mod tools;
