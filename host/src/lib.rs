@@ -8,4 +8,5 @@ pub mod effects;
 pub mod event;
 pub mod limits;
 pub mod log;
+pub mod metrics;
 pub mod schedule;
