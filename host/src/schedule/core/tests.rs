@@ -1,4 +1,5 @@
 use super::*;
+use crate::event::Key;
 
 /// What a step of a table does, and what the scheduler must say to it.
 #[derive(Debug)]

@@ -108,6 +108,11 @@ impl<'a, T> Take<'a, T> {
         Self { queue, id: None, timer: None }
     }
 
+    #[cfg(test)]
+    pub(super) const fn keeps(&self) -> bool {
+        self.timer.is_some()
+    }
+
     /// One look. Where nothing is there, milliseconds to sleep at most, if it is to keep the time.
     fn look(&mut self, context: &Context<'_>) -> Result<Option<Lease<T>>, Option<u64>> {
         let now_ms = &self.queue.0.now_ms;

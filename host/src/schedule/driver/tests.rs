@@ -126,6 +126,32 @@ fn a_retry_wakes_one_sleeper_when_it_is_due() {
 }
 
 #[test]
+fn one_sleeper_keeps_the_time_for_whatever_is_due_first() {
+    let runtime = runtime();
+    let _entered = runtime.enter();
+    let queue = PluginQueue::new(BOUNDS, Arc::new(|| 0));
+    offer(&queue, (1..=3).map(|position| entry(position, None)));
+    let mut leases: Vec<_> = (0..3).map(|_| runtime.block_on(queue.take()).unwrap()).collect();
+    let mut retry = |at_ms| {
+        leases.pop().unwrap().finish(Finish::RetryAt { at_ms, first_ms: 0 });
+    };
+    let (mut first, mut second) = (Sleeper::new(&queue), Sleeper::new(&queue));
+    let mut rings = |retried: u64| {
+        let rung = first.bell.rings() + second.bell.rings();
+        assert!(first.poll().is_pending() && second.poll().is_pending());
+        let timers = [&first, &second].iter().filter(|sleeper| sleeper.take.keeps()).count();
+        assert_eq!(timers, 1, "after the retry at {retried}");
+        rung
+    };
+    retry(1 << 40);
+    assert_eq!(rings(1 << 40), 1);
+    retry(1 << 41);
+    assert_eq!(rings(1 << 41), 1, "later than what the keeper waits for");
+    retry(1 << 39);
+    assert_eq!(rings(1 << 39), 2, "earlier");
+}
+
+#[test]
 fn a_step_of_the_log_clock_is_noticed() {
     let runtime = runtime();
     let _entered = runtime.enter();
@@ -239,7 +265,8 @@ fn at(position: u64) -> usize {
 
 impl Oracle {
     fn new(events: u64) -> Self {
-        let key = |position: u64| (mix(position) % 10 > 0).then_some(mix(position + 7) % KEYS);
+        let key =
+            |position: u64| (!mix(position).is_multiple_of(10)).then_some(mix(position + 7) % KEYS);
         let keys: Vec<_> = (0..=events).map(key).collect();
         let mut by_key: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
         for position in 1..=events {
