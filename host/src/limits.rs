@@ -82,12 +82,6 @@ pub const BUS_CAPACITY_MAX: u32 = 16 * 1024 * 1024;
 pub const PLUGIN_CHANGES_MAX: usize = 64;
 /// Bytes of a manifest.
 pub const MANIFEST_BYTES_MAX: usize = 256 * 1024;
-/// State writes, timer changes and calls of one delivery, each: what their bytes alone do not bound.
-pub const EFFECTS_MAX: usize = 10_000;
-/// Bytes of the URL of a call.
-pub const URL_BYTES_MAX: usize = 8 * 1024;
-/// Longest time one attempt of a call may take.
-pub const CALL_TIMEOUT_MS_MAX: u32 = 60_000;
 /// Events of one published batch.
 pub const BATCH_EVENTS_MAX: usize = 10_000;
 /// Bytes of one commit group, unless a single commit is larger.

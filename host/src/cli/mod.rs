@@ -8,6 +8,7 @@ pub mod check;
 pub mod client;
 pub mod dead_letters;
 pub mod events;
+pub mod log;
 pub mod new;
 pub mod out;
 pub mod plugins;
@@ -22,8 +23,6 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use client::{Client, ConnectArgs};
 use out::Out;
-
-pub mod log;
 
 /// How a command prints.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -78,6 +77,9 @@ pub enum Command {
     /// See deliveries that were given up
     #[command(name = "dead-letters", subcommand)]
     DeadLetters(dead_letters::DeadLettersCommand),
+    /// Look at and mend the log of a host that does not run
+    #[command(subcommand)]
+    Log(log::LogCommand),
     /// See buses
     #[command(subcommand)]
     Buses(status::BusesCommand),
@@ -117,6 +119,7 @@ pub fn run(cli: &Cli, out: &mut Out) -> anyhow::Result<ExitCode> {
         Command::State(command) => state::run(&client()?, command, output, out)?,
         Command::DeadLetters(command) => dead_letters::run(&client()?, command, output, out)?,
         Command::Buses(command) => status::buses(&client()?, command, output, out)?,
+        Command::Log(command) => return log::run(command, output),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(*shell, &mut Cli::command(), "tidegate", &mut script);
