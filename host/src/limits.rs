@@ -28,6 +28,8 @@ pub const STATE_VALUE_BYTES_MAX: usize = 1024 * 1024;
 pub const TIMER_DATA_BYTES_MAX: usize = 64 * 1024;
 /// Names one listing returns.
 pub const LIST_MAX: usize = 1000;
+/// Bytes of events after which a page of a listing ends.
+pub const PAGE_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Causes behind an emitted event.
 pub const DEPTH_MAX: u8 = 64;
 /// Bytes kept of a reason that a guest gives.

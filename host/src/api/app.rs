@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::Response;
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
@@ -22,6 +22,8 @@ use super::server::ServerOptions;
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Characters of a request id that a client may choose.
 const REQUEST_ID_BYTES_MAX: usize = 128;
+/// Share of the memory for bodies that even an empty one takes: it bounds how many there are.
+const BODY_SHARE_BYTES_MIN: usize = 4 * 1024;
 /// A refused body is read on for this many times its limit, so that the client sees the answer.
 const REFUSED_BODY_FACTOR: usize = 4;
 
@@ -119,11 +121,12 @@ impl App {
     }
 
     async fn route(&self, router: Router, request: Request) -> Result<Response, ApiError> {
-        // Probes are answered however busy the host is.
-        let probe = matches!(request.uri().path(), "/healthz" | "/readyz" | "/metrics");
-        let _permit = match probe {
-            true => None,
-            false => self.requests.acquire().await.ok(),
+        let _permit = match (request.uri().path(), request.method()) {
+            // Probes are answered however busy the host is.
+            ("/healthz" | "/readyz" | "/metrics", _) => None,
+            // Bounded by the memory for bodies; many that wait for one sync are what makes it cheap.
+            ("/v1/events", &Method::POST) => None,
+            _ => self.requests.acquire().await.ok(),
         };
         match router.oneshot(request).await {
             Ok(mut response) => match response.extensions_mut().remove::<Arc<ApiError>>() {
@@ -160,7 +163,8 @@ impl App {
         let announced = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok());
         let announced = announced.and_then(|text| text.parse::<u64>().ok());
         let share = announced.map_or(limit, |n| usize::try_from(n).unwrap_or(limit).min(limit));
-        let share_bytes = u32::try_from(share).unwrap_or(u32::MAX);
+        let share_bytes = share.max(BODY_SHARE_BYTES_MIN.min(limit));
+        let share_bytes = u32::try_from(share_bytes).unwrap_or(u32::MAX);
         let permit = Arc::clone(&self.bodies)
             .try_acquire_many_owned(share_bytes)
             .map_err(|_| ApiError::new(Code::QueueFull, "too many events are on their way in"))?;

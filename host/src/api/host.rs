@@ -221,8 +221,9 @@ pub trait HostApi: Send + Sync + 'static {
     ) -> Answer<'a, Option<Arc<Event>>>;
 
     /// Public events that `filter` matches, after `cursor`, at most `limit` (1 to
-    /// [`crate::limits::LIST_MAX`]). Looks at a bounded part of the log at a time: a page may be
-    /// short, or empty, and still have a `next`.
+    /// [`crate::limits::LIST_MAX`]). Looks at a bounded part of the log at a time, and ends a page
+    /// that weighs over [`crate::limits::PAGE_BYTES_MAX`]: it may be short, or empty, and still have
+    /// a `next`.
     fn events<'a>(
         &'a self,
         bus: Option<&'a str>,

@@ -14,7 +14,7 @@ mod params;
 mod routes;
 mod server;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 pub mod view;
 
 pub use server::{BindError, Server, ServerHandle, ServerOptions};

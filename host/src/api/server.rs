@@ -54,7 +54,7 @@ pub struct ServerOptions {
     pub write_stall_max: Duration,
     /// Connections; more wait to be accepted.
     pub connections_max: usize,
-    /// Requests being handled; more wait.
+    /// Requests being handled beside publishing, which `bodies_bytes_max` bounds; more wait.
     pub requests_max: usize,
     /// Open SSE streams; over it: `too_many_streams`.
     pub streams_max: usize,

@@ -83,7 +83,7 @@ impl ClientError {
             Self::Refused { detail } => {
                 matches!(
                     &*detail.code,
-                    "queue_full" | "too_many_streams" | "shutting_down" | "not_ready"
+                    "queue_full" | "too_many_streams" | "shutting_down" | "read_only" | "not_ready"
                 )
             }
             Self::Foreign { .. } => false,

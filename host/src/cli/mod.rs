@@ -130,36 +130,4 @@ pub fn run(cli: &Cli, out: &mut Out) -> anyhow::Result<ExitCode> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_command_tree_is_sound() {
-        Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn a_wrong_command_line_is_a_usage_error() {
-        for line in [
-            "tidegate",
-            "tidegate publish",
-            "tidegate publish a.b --batch f",
-            "tidegate publish a.b --data 1 --file f",
-            "tidegate state get p",
-            "tidegate events get one",
-            "tidegate --output yaml status",
-        ] {
-            let error = Cli::try_parse_from(line.split(' ')).unwrap_err();
-            assert_eq!(error.exit_code(), 2, "{line}");
-        }
-        for line in [
-            "tidegate publish --batch -",
-            "tidegate publish a.b --key k --attr x=1 --attr y=2 --expected-sequence 0",
-            "tidegate events tail --type a.* --output json --url http://h:1",
-            "tidegate plugins rename old new",
-            "tidegate completions bash",
-        ] {
-            assert!(Cli::try_parse_from(line.split(' ')).is_ok(), "{line}");
-        }
-    }
-}
+mod tests;

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use serde::Serialize;
 
 /// Standard output, or a test's memory.
-pub struct Out(Box<dyn Write>);
+pub struct Out(Box<dyn Write + Send>);
 
 /// The command line makes no sense, in a way only the command itself could see: exit code 2.
 #[derive(Debug, thiserror::Error)]
@@ -23,7 +23,7 @@ impl Out {
 
     /// Anything else that takes bytes.
     #[must_use]
-    pub fn to(writer: impl Write + 'static) -> Self {
+    pub fn to(writer: impl Write + Send + 'static) -> Self {
         Self(Box::new(writer))
     }
 

@@ -114,7 +114,7 @@ mod tests {
         let mut table = Table::new(&["NAME", ">LAG"]);
         table.row(["größe".to_owned(), "7".to_owned()]);
         table.row(["a\u{1b}[2J\nb".to_owned(), "12345".to_owned()]);
-        let expected = "NAME              LAG\ngröße               7\na\\u{1b}[2J b    12345";
+        let expected = "NAME            LAG\ngröße             7\na\\u{1b}[2J b  12345";
         assert_eq!(table.to_string(), expected);
     }
 

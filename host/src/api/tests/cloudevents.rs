@@ -52,7 +52,7 @@ fn every_sample_survives_every_mode() {
         let mut pairs: Vec<_> = attributes.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
         pairs.push(("content-type", &event.content_type));
         let again = read(&headers(&pairs), &body).unwrap();
-        assert_eq!(again, [first.clone()], "binary: {line}");
+        assert_eq!(again, std::slice::from_ref(&first), "binary: {line}");
 
         let batch = Bytes::from(cloudevents::write_batch([&event, &event].into_iter()));
         let batch_type = headers(&[("content-type", cloudevents::BATCH)]);
@@ -344,7 +344,8 @@ fn the_media_type_says_the_mode() {
 fn binary_mode_checks_as_structured_mode_does() {
     let required =
         [("ce-specversion", "1.0"), ("ce-id", "1"), ("ce-source", "/s"), ("ce-type", "a")];
-    let cases: [(&[(&str, &str)], &str, &str); 7] = [
+    type Pairs = &'static [(&'static str, &'static str)];
+    let cases: [(Pairs, &str, &str); 7] = [
         (&[("ce-id", "2")], "", "`id` is given twice"),
         (&[("ce-datacontenttype", "a/b")], "", "`datacontenttype`"),
         (&[("ce-data", "x")], "", "`data`"),

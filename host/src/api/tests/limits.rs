@@ -8,14 +8,15 @@ use tokio::net::TcpStream;
 use super::{Fixture, PATIENCE, read_answer};
 use crate::api::ServerOptions;
 
+/// Small in size; patient, so that a busy machine changes nothing.
 fn small() -> ServerOptions {
     ServerOptions {
         body_bytes_max: 1000,
         headers_bytes_max: 2000,
         headers_count_max: 20,
-        header_timeout: Duration::from_millis(200),
-        body_timeout: Duration::from_millis(200),
-        write_stall_max: Duration::from_millis(200),
+        header_timeout: PATIENCE,
+        body_timeout: PATIENCE,
+        write_stall_max: PATIENCE,
         ..ServerOptions::default()
     }
 }
@@ -60,7 +61,8 @@ async fn headers_over_the_limit_are_refused() {
 
 #[tokio::test]
 async fn a_client_that_never_asks_is_dropped() {
-    let server = Fixture::start(small()).await;
+    let header_timeout = Duration::from_millis(200);
+    let server = Fixture::start(ServerOptions { header_timeout, ..small() }).await;
     // Nothing at all; the beginning of either version; headers that never end; a second request
     // that does not come.
     for begun in [
@@ -78,7 +80,8 @@ async fn a_client_that_never_asks_is_dropped() {
 
 #[tokio::test]
 async fn a_body_that_does_not_come_is_not_waited_for() {
-    let server = Fixture::start(small()).await;
+    let body_timeout = Duration::from_millis(200);
+    let server = Fixture::start(ServerOptions { body_timeout, ..small() }).await;
     let mut stream = TcpStream::connect(server.address).await.unwrap();
     let head = "POST /v1/events HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\
                 content-length: 50\r\n\r\n{";
@@ -89,13 +92,7 @@ async fn a_body_that_does_not_come_is_not_waited_for() {
 
 #[tokio::test]
 async fn bodies_share_a_bound() {
-    let options = ServerOptions {
-        bodies_bytes_max: 1000,
-        body_timeout: PATIENCE,
-        header_timeout: PATIENCE,
-        ..small()
-    };
-    let server = Fixture::start(options).await;
+    let server = Fixture::start(ServerOptions { bodies_bytes_max: 1000, ..small() }).await;
     let mut stream = TcpStream::connect(server.address).await.unwrap();
     let head = "POST /v1/events HTTP/1.1\r\nhost: localhost\r\ncontent-length: 900\r\n\
                 expect: 100-continue\r\n\r\n";
@@ -122,7 +119,8 @@ async fn free_streams_become(server: &Fixture, wanted: usize) {
 
 #[tokio::test]
 async fn a_client_that_does_not_read_is_dropped() {
-    let server = Fixture::start(ServerOptions { header_timeout: PATIENCE, ..small() }).await;
+    let write_stall_max = Duration::from_millis(200);
+    let server = Fixture::start(ServerOptions { write_stall_max, ..small() }).await;
     let mut stream = TcpStream::connect(server.address).await.unwrap();
     let head = "GET /v1/events/stream?from=1 HTTP/1.1\r\nhost: localhost\r\n\r\n";
     stream.write_all(head.as_bytes()).await.unwrap();

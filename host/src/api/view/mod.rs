@@ -11,7 +11,9 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
+use time::format_description::StaticFormatDescription;
 use time::format_description::well_known::Rfc3339;
+use time::macros::format_description;
 use utoipa::ToSchema;
 
 pub use plugin::{
@@ -19,6 +21,10 @@ pub use plugin::{
     SkippedView, SubscriptionView,
 };
 pub use state::{StateValueView, StateView};
+
+/// Always with milliseconds, so that moments line up and sort as text.
+const RFC_3339_MS: StaticFormatDescription =
+    format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
 
 /// A moment, held in milliseconds since the Unix epoch, shown as RFC 3339 in UTC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
@@ -32,7 +38,7 @@ impl fmt::Display for Timestamp {
         let nanos = i128::from(self.0) * 1_000_000;
         let text = OffsetDateTime::from_unix_timestamp_nanos(nanos)
             .ok()
-            .and_then(|moment| moment.format(&Rfc3339).ok());
+            .and_then(|moment| moment.format(RFC_3339_MS).ok());
         match text {
             Some(text) => f.pad(&text),
             // Past the year 9999, which only a broken clock gets to.
