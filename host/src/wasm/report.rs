@@ -12,7 +12,7 @@ use serde::Serialize;
 use wasmtime::Engine;
 
 use super::compile::{CompileLimits, Description};
-use super::engine::{HostEngineOptions, MEMORY_BYTES_MAX, host_config};
+use super::engine::{HostEngineOptions, host_config};
 use super::load::{Compiler, LoadError, compile, deserialize, outcome};
 use super::recognise::ModuleKind;
 use super::refusal::Refusal;
@@ -155,17 +155,11 @@ impl ModuleReport {
     }
 
     fn judge_memory(&mut self, memory: MemoryShape) {
-        let minimum = bytes_in_words(memory.minimum_bytes);
-        if memory.minimum_bytes > MEMORY_BYTES_MAX as u64 {
-            let most = bytes_in_words(MEMORY_BYTES_MAX as u64);
-            self.problems.push(format!(
-                "its memory starts at {minimum}, a guest can have at most {most}; link it with a \
-                 smaller initial memory"
-            ));
-        } else if memory.minimum_bytes > MEMORY_BYTES_DEFAULT {
+        if memory.minimum_bytes > MEMORY_BYTES_DEFAULT {
             self.notes.push(format!(
-                "its memory starts at {minimum}, above the default of `limits.memory` \
-                 ({}): raise that in its manifest, or every delivery ends as `memory`",
+                "its memory starts at {}, above the default of `limits.memory` ({}): raise that in \
+                 its manifest, or every delivery ends as `memory`",
+                bytes_in_words(memory.minimum_bytes),
                 bytes_in_words(MEMORY_BYTES_DEFAULT)
             ));
         }
