@@ -23,6 +23,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use client::{Client, ConnectArgs};
 use out::Out;
+pub mod test;
 
 /// How a command prints.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
