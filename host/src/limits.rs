@@ -92,6 +92,8 @@ pub const GROUP_BYTES_MAX: usize = 4 * 1024 * 1024;
 pub const SEGMENT_ZEROED_AHEAD_BYTES: u64 = 8 * 1024 * 1024;
 /// Bytes of recent frames kept in memory for consumers that keep up.
 pub const TAIL_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Bytes of events that one plugin has in memory.
+pub const IN_FLIGHT_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Bytes waiting in the ingest lane before publishers get `queue_full`.
 pub const INGEST_LANE_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Bytes waiting in the effects lane before deliveries wait.
@@ -100,3 +102,7 @@ pub const EFFECTS_LANE_BYTES_MAX: usize = 64 * 1024 * 1024;
 const _: () = assert!(EVENT_DATA_BYTES_MAX < GROUP_BYTES_MAX);
 const _: () = assert!(STATE_VALUE_BYTES_MAX < GROUP_BYTES_MAX);
 const _: () = assert!(GROUP_BYTES_MAX < INGEST_LANE_BYTES_MAX);
+/// x
+pub const CLOCK_STEP_MS_MAX: u64 = 1000;
+/// x
+pub const CLOCK_GAP_MS_MAX: u64 = 3600_000;

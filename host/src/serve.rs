@@ -11,9 +11,9 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::api::{BindError, Server, ServerOptions};
 use crate::api::auth::{Tokens, TokensError};
 use crate::api::host::HostApi;
+use crate::api::{BindError, Server, ServerOptions};
 use crate::bus::memory::{MemoryOptions, Order, Overflow};
 use crate::bus::notes::Notes;
 use crate::bus::{Bus, forward};
@@ -23,7 +23,7 @@ use crate::event::CommitNumber;
 use crate::host::plugins::{Means, Plugins};
 use crate::host::{About, Host, ModuleStore};
 use crate::log::disk::{Disk, OsDisk};
-use crate::log::{AppendError, Log, LogOptions, OpenError, Opened};
+use crate::log::{Log, LogFailure, LogOptions, OpenError, Opened};
 use crate::metrics::Metrics;
 use crate::plugin::{WatchOptions, Watcher};
 use crate::schedule::pool::GuestPool;
@@ -75,7 +75,7 @@ pub enum ServeError {
         /// The bus.
         bus: String,
         /// Why.
-        source: AppendError,
+        source: LogFailure,
     },
 }
 
@@ -295,7 +295,10 @@ fn open_durable(
     };
     let opened = Log::open(Arc::clone(disk), &dir, options, Arc::clone(clock))?;
     if let Some(cut) = &opened.cut {
-        tracing::warn!(bus = name, "{cut}");
+        tracing::warn!(
+            bus = name, file = %cut.path.display(), offset = cut.offset, bytes = cut.bytes,
+            kept = %cut.kept.display(), "a torn tail was cut off and kept aside"
+        );
     }
     let fold = (Ledger::default(), Arc::default(), CommitNumber(0));
     let bus = Bus::durable(name, opened.log.clone(), fold, &state).map_err(at(&state))?;

@@ -3,12 +3,12 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use super::Bus;
+use super::{Bus, Committed};
 use crate::effects::StateWrite;
 use crate::event::{CommitNumber, Generation, InstanceId, Position};
+use crate::log::codec::{AddresseeRef, DecodeError};
 use crate::log::record::{ControlRecord, DeliveryCommit};
-use crate::log::{CommitRef, CompletionRef, Committed, DecodeError, Frame, ReadError, RecordRef};
-use crate::log::AddresseeRef;
+use crate::log::{CommitRef, CompletionRef, Frame, ReadError, RecordRef};
 use crate::state::ledger::Completed;
 use crate::state::{At, Ledger, Values};
 

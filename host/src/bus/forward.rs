@@ -54,7 +54,7 @@ pub async fn run(
             let Some(last) = chunk.last() else { continue };
             let forwarded = chunk.iter().map(|event| moved(event, source.name())).collect();
             let mark = mark(source.name(), last.position);
-            match target.forward(forwarded, mark).done().await {
+            match target.forward(forwarded, &mark).done().await {
                 Ok(_) => after = last.position,
                 // From a memory bus, or to one, at most once: who is full loses them.
                 Err(AppendError::QueueFull { .. }) if target.log().is_none() => {
@@ -88,11 +88,8 @@ fn is_for(event: &Event, target: &str) -> bool {
 }
 
 fn moved(event: &Event, source: &Arc<str>) -> NewEvent {
-    let origin = Origin {
-        region: Arc::default(),
-        bus: Arc::clone(source),
-        position: event.position,
-    };
+    let origin =
+        Origin { region: Arc::default(), bus: Arc::clone(source), position: event.position };
     NewEvent {
         addressee: None,
         // Instances and positions of one log mean nothing in another.

@@ -17,15 +17,15 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::Bus;
 use super::apply::Progress;
 use super::deliver::Deliverer;
 use super::notes::{Line, Notes, PluginLog};
-use super::Bus;
 use crate::event::{Addressee, Digest, Event, Generation, InstanceId, Position};
 use crate::log::AppendError;
 use crate::metrics::PluginMetrics;
-use crate::plugin::manifest::Manifest;
 use crate::plugin::Subscription;
+use crate::plugin::manifest::Manifest;
 use crate::schedule::core::{Cursor, Restored, Until};
 use crate::schedule::driver::PluginQueue;
 use crate::schedule::pool::Tenant;

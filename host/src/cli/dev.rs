@@ -110,7 +110,11 @@ fn show(report: &Report) {
 fn greet(serving: &Serving, folder: &Path, any: bool) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
     if !any {
-        writeln!(out, "no plugins yet: tidegate new totals --lang rust --dir {}", folder.display())?;
+        writeln!(
+            out,
+            "no plugins yet: tidegate new totals --lang rust --dir {}",
+            folder.display()
+        )?;
     }
     for plugin in serving.host.plugins_now().plugins {
         let state = plugin.state.name();
@@ -124,9 +128,15 @@ fn greet(serving: &Serving, folder: &Path, any: bool) -> std::io::Result<()> {
             writeln!(out, "    {reason}")?;
         }
     }
-    writeln!(out, "every grant is allowed, as this is `dev`; sources are rebuilt when they change")?;
+    writeln!(
+        out,
+        "every grant is allowed, as this is `dev`; sources are rebuilt when they change"
+    )?;
     writeln!(out, "try:  tidegate publish order.created --key o-1 --data '{{\"amount\":40}}'")?;
-    writeln!(out, "      tidegate plugins list        tidegate events tail        tidegate status")?;
+    writeln!(
+        out,
+        "      tidegate plugins list        tidegate events tail        tidegate status"
+    )?;
     out.flush()
 }
 

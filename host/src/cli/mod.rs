@@ -7,12 +7,14 @@ pub mod build;
 pub mod check;
 pub mod client;
 pub mod dead_letters;
+pub mod dev;
 pub mod events;
 pub mod log;
 pub mod new;
 pub mod out;
 pub mod plugins;
 pub mod publish;
+pub mod run;
 pub mod state;
 pub mod status;
 mod table;
@@ -53,6 +55,10 @@ pub struct Cli {
 /// What there is to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Run the host
+    Run(run::RunArgs),
+    /// Build the plugins, run the host, rebuild and reload on change
+    Dev(dev::DevArgs),
     /// Make a plugin project
     New(new::NewArgs),
     /// Build plugins from source
@@ -109,6 +115,8 @@ pub fn run(cli: &Cli, out: &mut Out) -> anyhow::Result<ExitCode> {
     let output = cli.output;
     let client = || Client::new(&cli.connect);
     match &cli.command {
+        Command::Run(args) => return run::run(args, output),
+        Command::Dev(args) => return dev::run(args, output),
         Command::New(args) => return new::run(args, output),
         Command::Build(args) => return build::run(args, output),
         Command::Check(args) => return check::run(args, output),

@@ -175,9 +175,9 @@ pub(super) async fn tree(bus: &Bus, position: Position) -> Result<TreeView, Host
 }
 
 fn tree_event(bus: &Bus, event: &Event) -> TreeEventView {
-    let emitter = event.emitter.and_then(|id| {
-        bus.ledger().instance(id).map(|instance| instance.name.clone())
-    });
+    let emitter = event
+        .emitter
+        .and_then(|id| bus.ledger().instance(id).map(|instance| instance.name.clone()));
     let to = match &event.addressee {
         Some(Addressee::Bus(name)) => name.to_string(),
         _ => bus.name().to_string(),

@@ -127,11 +127,8 @@ impl Host {
 
     fn owner(&self, plugin: &str, key: &Key) -> Result<(Arc<Bus>, Owner), HostError> {
         self.registered(plugin, |bus, instance| {
-            let owner = Owner {
-                instance: instance.id,
-                generation: instance.generation,
-                key: key.clone(),
-            };
+            let owner =
+                Owner { instance: instance.id, generation: instance.generation, key: key.clone() };
             (Arc::clone(bus), owner)
         })
     }
@@ -141,9 +138,8 @@ impl Host {
         bus: Option<&str>,
         batch: Vec<Publish>,
     ) -> Result<Vec<Appended>, PublishError> {
-        let (bus, metrics) = self
-            .bus(bus)
-            .map_err(|_| PublishError::NoBus(bus.unwrap_or_default().to_owned()))?;
+        let (bus, metrics) =
+            self.bus(bus).map_err(|_| PublishError::NoBus(bus.unwrap_or_default().to_owned()))?;
         if self.is_draining() {
             return Err(PublishError::ShuttingDown);
         }
@@ -462,9 +458,8 @@ impl HostApi for Host {
         after: Option<&'a str>,
         limit: usize,
     ) -> Answer<'a, Vec<StateEntry>> {
-        let wanted = move |name: &str| {
-            name.starts_with(prefix) && after.is_none_or(|after| name > after)
-        };
+        let wanted =
+            move |name: &str| name.starts_with(prefix) && after.is_none_or(|after| name > after);
         async move { self.state_entries(plugin, key, wanted, limit) }.boxed()
     }
 

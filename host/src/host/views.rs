@@ -9,9 +9,9 @@ use crate::api::view::{
 };
 use crate::bus::Bus;
 use crate::bus::notes::Line;
-use crate::event::Event;
+use crate::event::{Digest, Event};
 use crate::log::record::DeadLetterRecord;
-use crate::log::{LogState, ReadError, RecordRef};
+use crate::log::{Log, LogOptions, LogStats, ReadError, RecordRef};
 use crate::state::DeadLetter;
 
 pub(super) fn log_line(line: &Arc<Line>) -> LogLineView {
@@ -27,24 +27,16 @@ pub(super) fn log_line(line: &Arc<Line>) -> LogLineView {
 
 pub(super) fn bus(bus: &Bus, default: bool, draining: bool, plugins: Vec<String>) -> BusView {
     let stats = bus.log().map(crate::log::Log::stats);
-    let state = match stats.as_ref().map(|stats| stats.state) {
+    let state = match &stats {
         _ if draining => BusState::Draining,
-        Some(LogState::ReadOnly) => BusState::ReadOnly,
-        Some(LogState::StorageFull) => BusState::StorageFull,
-        Some(LogState::Open) | None => BusState::Open,
+        Some(stats) if stats.failure.is_some() => BusState::ReadOnly,
+        Some(stats) if stats.free_bytes < LogOptions::default().watermark_ingest_bytes => {
+            BusState::StorageFull
+        }
+        Some(_) | None => BusState::Open,
     };
     let appended = stats.as_ref().map_or(bus.last_position().0, |stats| stats.appended_events);
-    let log = stats.map(|stats| LogView {
-        id: bus.log_id().to_string(),
-        epoch: stats.epoch,
-        last_commit: stats.last_commit.0,
-        segments: stats.segments,
-        bytes: stats.bytes,
-        free_bytes: stats.free_bytes,
-        last_append_us: u64::try_from(stats.last_append.as_micros()).unwrap_or(u64::MAX),
-        dedup_ids: stats.dedup_ids,
-        dedup_since: stats.dedup_since_ms.map(Timestamp),
-    });
+    let log = bus.log().zip(stats).map(|(log, stats)| log_view(log, &stats));
     BusView {
         name: bus.name().to_string(),
         kind: if log.is_some() { BusKind::Durable } else { BusKind::Memory },
@@ -55,6 +47,22 @@ pub(super) fn bus(bus: &Bus, default: bool, draining: bool, plugins: Vec<String>
         plugins,
         log,
         capacity: bus.ring().map(|ring| ring.capacity() as u64),
+    }
+}
+
+fn log_view(log: &Log, stats: &LogStats) -> LogView {
+    // The id itself salts the checksums, and stays inside.
+    let id: String = Digest::of(log.id().as_bytes()).to_string().chars().take(16).collect();
+    LogView {
+        id,
+        epoch: log.epoch(),
+        last_commit: stats.last_commit.0,
+        segments: stats.segments,
+        bytes: stats.bytes,
+        free_bytes: stats.free_bytes,
+        last_append_us: stats.last_append_us,
+        dedup_ids: stats.dedup.count as u64,
+        dedup_since: Some(Timestamp(log.now_ms().saturating_sub(stats.dedup.ms))),
     }
 }
 

@@ -218,6 +218,14 @@ pub enum LogFailure {
         /// What the disk says.
         why: String,
     },
+    /// What was written could not be indexed.
+    #[error("indexing commit {commit} failed: {why}")]
+    Index {
+        /// The first commit of the frame.
+        commit: CommitNumber,
+        /// What the index says.
+        why: String,
+    },
     /// The writer's thread ended without being told to.
     #[error("the writer of the log ended")]
     WriterGone,

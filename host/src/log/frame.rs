@@ -14,11 +14,16 @@ use super::codec::{
 use crate::event::{CommitNumber, Event, KeySequence, Position};
 
 /// One frame, its checksums verified. Cheap to share behind an `Arc`.
-#[derive(Debug)]
 pub struct Frame {
     header: Header,
     bytes: Bytes,
     events: OnceLock<Result<Box<[Arc<Event>]>, DecodeError>>,
+}
+
+impl std::fmt::Debug for Frame {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Frame").field(&self.header).finish()
+    }
 }
 
 impl Frame {
@@ -106,6 +111,32 @@ impl Frame {
             Ok(events) => Ok(events),
             Err(error) => Err(error.clone()),
         }
+    }
+
+    /// The event at a position; none: it is not in this frame. Its payload is a copy, so that it does
+    /// not keep the frame in memory.
+    ///
+    /// # Errors
+    /// A record is not what its kind says.
+    pub fn event(&self, position: Position) -> Result<Option<Event>, DecodeError> {
+        for commit in self.commits() {
+            let commit = commit?;
+            let behind = commit.first_position.0.saturating_add(commit.events.into());
+            if position < commit.first_position || position.0 >= behind {
+                continue;
+            }
+            let mut records = commit.records();
+            while let Some(raw) = records.next_raw() {
+                let (raw, at) = raw?;
+                if raw.kind == kind::EVENT
+                    && at == position
+                    && let RecordRef::Event(event) = records.read(&raw, at)?
+                {
+                    return event.to_event(Bytes::copy_from_slice(event.data)).map(Some);
+                }
+            }
+        }
+        Ok(None)
     }
 
     fn decode_events(&self) -> Result<Box<[Arc<Event>]>, DecodeError> {

@@ -80,7 +80,11 @@ impl Runner {
         events.iter().filter_map(|event| self.entry(&subscriptions, event)).collect()
     }
 
-    fn entry(&self, subscriptions: &Subscriptions, event: &Arc<Event>) -> Option<Entry<Arc<Event>>> {
+    fn entry(
+        &self,
+        subscriptions: &Subscriptions,
+        event: &Arc<Event>,
+    ) -> Option<Entry<Arc<Event>>> {
         if !self.wants(subscriptions, event) || self.before.is_completed(event.position) {
             return None;
         }
@@ -125,7 +129,7 @@ impl Runner {
                 after,
             },
         };
-        let result = self.bus.control(vec![record]).done().await;
+        let result = self.bus.control(&[record]).done().await;
         if result.is_ok() {
             let mut subscriptions = Subscriptions::clone(&self.subscriptions.load());
             subscriptions.push((after, swap.subscription));

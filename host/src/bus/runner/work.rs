@@ -76,7 +76,9 @@ impl Runner {
                 Err(Stopped::Closing) => return,
                 Err(Stopped::Unreadable(why)) => {
                     tracing::error!(plugin = %self.name, %position, why, "cannot deliver an event");
-                    self.pause_because(format!("the event at {position} cannot be delivered: {why}"));
+                    self.pause_because(format!(
+                        "the event at {position} cannot be delivered: {why}"
+                    ));
                     return;
                 }
             }
@@ -227,7 +229,7 @@ impl Runner {
                 due_ms,
             }),
         };
-        drop(self.bus.control(vec![record]));
+        drop(self.bus.control(&[record]));
         tracing::debug!(
             plugin = %self.name, position = %event.position, attempt = attempt.number,
             outcome = outcome.kind().name(), module = %version.digest.short(), "attempt failed"

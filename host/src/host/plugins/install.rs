@@ -289,7 +289,7 @@ impl Plugins {
                 (instance, vec![record(register), activate(instance, Generation(0), after)])
             }
         };
-        let committed = bus.control(records).done().await.map_err(|error| error.to_string())?;
+        let committed = bus.control(&records).done().await.map_err(|error| error.to_string())?;
         bus.until_applied(committed.commit).await;
         Ok(instance)
     }
@@ -395,8 +395,6 @@ async fn start_after(bus: &Bus, start: &Start) -> Result<Position, Refusal> {
         Start::Earliest => Ok(Position(0)),
         Start::Latest => Ok(bus.last_position()),
         Start::Position(position) => Ok(Position(position.0.saturating_sub(1))),
-        Start::Time { ms, .. } => {
-            bus.position_before(*ms).await.map_err(|error| error.to_string())
-        }
+        Start::Time { ms, .. } => bus.position_before(*ms).await.map_err(|error| error.to_string()),
     }
 }

@@ -38,7 +38,7 @@ impl Plugins {
     /// Records something about a registered plugin, and waits until it is folded.
     async fn record(&self, bus: &Bus, actor: &str, control: Control) -> Result<(), HostError> {
         let record = ControlRecord { actor: actor.into(), control };
-        let committed = bus.control(vec![record]).done().await.map_err(append_error)?;
+        let committed = bus.control(&[record]).done().await.map_err(append_error)?;
         bus.until_applied(committed.commit).await;
         Ok(())
     }

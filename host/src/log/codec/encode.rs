@@ -49,6 +49,12 @@ impl Encoded {
         self.last_at = 0;
     }
 
+    /// Bytes of memory it holds on to.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.metadata.capacity() + self.payload.capacity()
+    }
+
     /// Bytes it adds to a frame.
     #[must_use]
     pub fn bytes(&self) -> usize {
@@ -58,8 +64,11 @@ impl Encoded {
     /// Marks the last record as the end of the commit.
     ///
     /// # Errors
-    /// The commit does not fit a frame.
+    /// The commit has no record, or does not fit a frame.
     pub fn finish(&mut self) -> Result<(), EncodeError> {
+        if self.records == 0 {
+            return Err(EncodeError::Empty);
+        }
         let limit = FRAME_BYTES_MAX - HEADER_BYTES - super::FRAME_ALIGN;
         if self.bytes() > limit {
             return Err(EncodeError::TooLarge { actual: self.bytes(), limit });

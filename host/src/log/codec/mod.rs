@@ -167,6 +167,9 @@ pub enum EncodeError {
         /// Bytes allowed.
         limit: usize,
     },
+    /// There is nothing in the commit.
+    #[error("commit has no record")]
+    Empty,
     /// A map could not be written.
     #[error("record cannot be encoded: {why}")]
     Map {

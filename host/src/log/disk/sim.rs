@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::{Disk, DiskFile, LockError, LockGuard};
 
@@ -35,9 +35,10 @@ pub enum Fault {
 }
 
 /// The simulated disk; clones share it.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct SimDisk {
     state: Arc<Mutex<State>>,
+    released: Arc<Condvar>,
 }
 
 #[derive(Debug, Default)]
@@ -51,6 +52,8 @@ struct State {
     operations: u64,
     syncs: u64,
     faults: Vec<Fault>,
+    syncs_held: bool,
+    waits_for_sync: bool,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -61,10 +64,22 @@ struct Content {
     dirty: Vec<(usize, usize)>,
 }
 
-#[derive(Debug)]
 struct SimFile {
     state: Arc<Mutex<State>>,
+    released: Arc<Condvar>,
     number: usize,
+}
+
+impl std::fmt::Debug for SimDisk {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SimDisk")
+    }
+}
+
+impl std::fmt::Debug for SimFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "SimFile({})", self.number)
+    }
 }
 
 impl Default for SimDisk {
@@ -77,7 +92,7 @@ impl SimDisk {
     /// An empty disk without an end.
     #[must_use]
     pub fn new() -> Self {
-        Self { state: Arc::new(Mutex::new(State::default())) }
+        Self { state: Arc::default(), released: Arc::default() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -104,6 +119,23 @@ impl SimDisk {
     #[must_use]
     pub fn syncs(&self) -> u64 {
         self.state().syncs
+    }
+
+    /// Keeps syncs of files waiting until [`Self::release_syncs`].
+    pub fn hold_syncs(&self) {
+        self.state().syncs_held = true;
+    }
+
+    /// Lets the syncs go on.
+    pub fn release_syncs(&self) {
+        self.state().syncs_held = false;
+        self.released.notify_all();
+    }
+
+    /// Whether a sync is being held.
+    #[must_use]
+    pub fn holds_a_sync(&self) -> bool {
+        self.state().waits_for_sync
     }
 
     /// Bounds the bytes of all files together; none: no bound.
@@ -144,7 +176,7 @@ impl SimDisk {
             capacity: state.capacity,
             ..State::default()
         };
-        Self { state: Arc::new(Mutex::new(after)) }
+        Self { state: Arc::new(Mutex::new(after)), released: Arc::default() }
     }
 
     /// Changes bytes of a file behind everybody's back, durably.
@@ -167,7 +199,7 @@ impl SimDisk {
 
     fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
         let number = *self.state().names.get(path).ok_or(io::ErrorKind::NotFound)?;
-        Ok(Arc::new(SimFile { state: self.state.clone(), number }))
+        Ok(Arc::new(SimFile { state: self.state.clone(), released: self.released.clone(), number }))
     }
 }
 
@@ -263,6 +295,11 @@ impl DiskFile for SimFile {
 
     fn sync_data(&self) -> io::Result<()> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        while state.syncs_held {
+            state.waits_for_sync = true;
+            state = self.released.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        state.waits_for_sync = false;
         let step = state.step();
         state.syncs += u64::from(step.is_ok());
         let file = state.file(self.number)?;
@@ -389,80 +426,4 @@ impl Drop for SimLock {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn path(name: &str) -> PathBuf {
-        Path::new("d").join(name)
-    }
-
-    #[test]
-    fn a_crash_loses_what_was_not_synced() {
-        let disk = SimDisk::new();
-        let file = disk.create_new(&path("a")).unwrap();
-        file.write_at(b"old", 0).unwrap();
-        file.sync_data().unwrap();
-        assert_eq!(disk.crash(Crash::LosesAll).bytes(&path("a")), None, "its name was not synced");
-        disk.sync_dir(Path::new("d")).unwrap();
-        file.write_at(b"new", 0).unwrap();
-        assert_eq!(disk.crash(Crash::LosesAll).bytes(&path("a")).unwrap(), b"old");
-        assert_eq!(disk.crash(Crash::KeepsAll).bytes(&path("a")).unwrap(), b"new");
-    }
-
-    #[test]
-    fn a_failed_sync_loses_for_good() {
-        let disk = SimDisk::new();
-        let file = disk.create_new(&path("a")).unwrap();
-        disk.sync_dir(Path::new("d")).unwrap();
-        file.write_at(b"lost", 0).unwrap();
-        disk.inject(Fault::FailsAt(disk.operations() + 1));
-        file.sync_data().unwrap_err();
-        file.sync_data().unwrap();
-        assert_eq!(disk.bytes(&path("a")).unwrap(), b"lost", "reads still show it");
-        assert_eq!(disk.crash(Crash::LosesAll).bytes(&path("a")).unwrap(), [0; 4]);
-    }
-
-    #[test]
-    fn a_random_crash_tears_by_sectors() {
-        let disk = SimDisk::new();
-        let file = disk.create_new(&path("a")).unwrap();
-        file.allocate(64 * SECTOR_BYTES as u64).unwrap();
-        file.sync_data().unwrap();
-        disk.sync_dir(Path::new("d")).unwrap();
-        file.write_at(&[7; 64 * SECTOR_BYTES], 0).unwrap();
-        let torn = disk.crash(Crash::Random(1)).bytes(&path("a")).unwrap();
-        let kept = torn.chunks(SECTOR_BYTES).filter(|sector| sector == &[7; SECTOR_BYTES]).count();
-        let lost = torn.chunks(SECTOR_BYTES).filter(|sector| sector == &[0; SECTOR_BYTES]).count();
-        assert!(kept > 0 && lost > 0 && kept + lost == 64, "{kept} kept, {lost} lost");
-    }
-
-    #[test]
-    fn a_full_disk_refuses_to_grow() {
-        let disk = SimDisk::new();
-        disk.set_capacity(Some(1000));
-        let file = disk.create_new(&path("a")).unwrap();
-        file.allocate(600).unwrap();
-        let error = file.allocate(1001).unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::StorageFull);
-        assert_eq!(disk.free_bytes(Path::new("d")).unwrap(), 400);
-    }
-
-    #[test]
-    fn publishing_leaves_the_old_file_or_the_new() {
-        for at in 1.. {
-            let disk = SimDisk::new();
-            super::super::publish_file(&disk, &path("a"), b"old").unwrap();
-            let before = disk.operations();
-            disk.inject(Fault::PowerOffAt(before + at));
-            let published = super::super::publish_file(&disk, &path("a"), b"new");
-            for seed in 0..20 {
-                let bytes = disk.crash(Crash::Random(seed)).bytes(&path("a")).unwrap();
-                assert!(bytes == b"old" || bytes == b"new", "{bytes:?}");
-                assert!(published.is_err() || bytes == b"new");
-            }
-            if published.is_ok() {
-                break;
-            }
-        }
-    }
-}
+mod tests;

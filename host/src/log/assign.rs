@@ -1,0 +1,159 @@
+//! What the writer decides at assignment: duplicates, expected sequences, key sequences. Pure but
+//! for reading the tables.
+//!
+//! Rule: a batch is taken as a whole or leaves no trace. The tables know durable events only; what
+//! the group at hand adds is kept here until its sync is through.
+
+use hashbrown::HashMap;
+
+use super::codec::Encoded;
+use super::dedup::{Dedup, DedupEntry, IdHash};
+use super::error::AppendError;
+use super::heads::{Head, Heads};
+use crate::event::{KeyHash, KeySequence, Position};
+
+/// A published batch, encoded: its new events, duplicates taken out.
+#[derive(Debug)]
+pub(super) struct Batch {
+    pub(super) commit: Encoded,
+    /// One for each event of `commit`.
+    pub(super) items: Vec<Item>,
+}
+
+/// A new event of a batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Item {
+    /// Which event of the batch as it was published.
+    pub(super) index: usize,
+    pub(super) id: IdHash,
+    /// Events with the same hash that are known to have another identity.
+    pub(super) others: Vec<Position>,
+    /// The publisher's condition.
+    pub(super) expected: Option<KeySequence>,
+    /// Filled in at assignment.
+    pub(super) sequence: KeySequence,
+}
+
+/// What becomes of a batch.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// It is in the group, from this position on.
+    Taken(Position),
+    /// An identity of it may be in the log: to be looked at again once that is durable.
+    Recheck,
+    /// A condition does not hold.
+    Refused(AppendError),
+}
+
+/// What the group at hand adds to the tables.
+#[derive(Debug, Default)]
+pub(super) struct Group {
+    heads: HashMap<KeyHash, Head>,
+    ids: HashMap<IdHash, Position>,
+    next_position: u64,
+}
+
+impl Group {
+    /// Begins a group whose first event gets this position.
+    pub(super) fn begin(&mut self, next_position: u64) {
+        self.heads.clear();
+        self.ids.clear();
+        self.next_position = next_position;
+    }
+
+    fn sequence_of(&self, heads: &Heads, key: KeyHash) -> KeySequence {
+        let head = self.heads.get(&key).copied().or_else(|| heads.get(key));
+        head.map_or(KeySequence(0), |head| head.sequence)
+    }
+
+    /// Numbers the events of a commit whose conditions are decided.
+    fn assign(&mut self, heads: &Heads, commit: &Encoded, mut give: impl FnMut(KeySequence)) {
+        for slot in &commit.events {
+            let position = Position(self.next_position);
+            self.next_position += 1;
+            let Some(key) = slot.sequenced else {
+                give(KeySequence(0));
+                continue;
+            };
+            let sequence = KeySequence(self.sequence_of(heads, key).0 + 1);
+            self.heads.insert(key, Head { sequence, position });
+            give(sequence);
+        }
+    }
+
+    /// Numbers the events of an effects commit: unconditional.
+    pub(super) fn effects(
+        &mut self,
+        heads: &Heads,
+        commit: &Encoded,
+        sequences: &mut Vec<KeySequence>,
+    ) -> Position {
+        let first = Position(self.next_position);
+        sequences.clear();
+        self.assign(heads, commit, |sequence| sequences.push(sequence));
+        first
+    }
+
+    /// Decides a batch, duplicates first, and numbers it if it is taken.
+    pub(super) fn ingest(&mut self, dedup: &Dedup, heads: &Heads, batch: &mut Batch) -> Verdict {
+        let is_known = |item: &Item| {
+            self.ids.contains_key(&item.id)
+                || dedup.lookup(item.id).iter().any(|position| !item.others.contains(position))
+        };
+        if batch.items.iter().any(is_known) {
+            return Verdict::Recheck;
+        }
+        if let Some(error) = self.conflict(heads, batch) {
+            return Verdict::Refused(error);
+        }
+        let first = Position(self.next_position);
+        let mut items = batch.items.iter_mut();
+        self.assign(heads, &batch.commit, |sequence| {
+            if let Some(item) = items.next() {
+                item.sequence = sequence;
+            }
+        });
+        for (item, position) in batch.items.iter().zip(first.0..) {
+            self.ids.insert(item.id, Position(position));
+        }
+        Verdict::Taken(first)
+    }
+
+    /// The first event that does not find its key where it expects it.
+    fn conflict(&self, heads: &Heads, batch: &Batch) -> Option<AppendError> {
+        if batch.items.iter().all(|item| item.expected.is_none()) {
+            return None;
+        }
+        // Events of the batch itself move their keys on.
+        let mut moved: HashMap<KeyHash, KeySequence> = HashMap::new();
+        for (slot, item) in batch.commit.events.iter().zip(&batch.items) {
+            let actual = slot.sequenced.map_or(KeySequence(0), |key| {
+                moved.get(&key).copied().unwrap_or_else(|| self.sequence_of(heads, key))
+            });
+            if let Some(expected) = item.expected.filter(|expected| *expected != actual) {
+                return Some(AppendError::SequenceConflict { index: item.index, expected, actual });
+            }
+            if let Some(key) = slot.sequenced {
+                moved.insert(key, KeySequence(actual.0 + 1));
+            }
+        }
+        None
+    }
+
+    /// Enters what the group added into the tables: it is durable now.
+    pub(super) fn settle(&mut self, dedup: &Dedup, heads: &Heads, time_ms: u64) {
+        for (key, head) in self.heads.drain() {
+            heads.advance(key, head);
+        }
+        if !self.ids.is_empty() {
+            let mut entries: Vec<DedupEntry> = self
+                .ids
+                .drain()
+                .map(|(hash, position)| DedupEntry { hash, position, time_ms })
+                .collect();
+            entries.sort_unstable_by_key(|entry| entry.position);
+            dedup.insert_all(entries);
+        }
+        dedup.expire(time_ms);
+    }
+}

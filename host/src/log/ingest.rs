@@ -1,0 +1,182 @@
+//! The publisher's side of ingest: what is new, what was there, and asking the writer until both agree.
+//!
+//! Rule: the writer compares hashes, here content is compared. A hash that the writer knows and this
+//! side did not comes back, and goes around again once what it hit is durable.
+
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+use tokio::sync::oneshot;
+
+use super::assign::{Batch, Item};
+use super::codec::Encoded;
+use super::dedup::IdHash;
+use super::error::{AppendError, LogFailure};
+use super::identity::{Likeness, compare, is_same, says_the_same};
+use super::lanes::IngestEntry;
+use super::shared::Shared;
+use super::ticket::{Appended, IngestReply};
+use crate::event::{KeySequence, NewEvent, Position};
+
+/// An event to publish.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Publish {
+    /// The event.
+    pub event: NewEvent,
+    /// What the key's last sequence must be; 0: the key must be new. None: no condition.
+    pub expected: Option<KeySequence>,
+}
+
+/// What an event of a batch is, as far as this side knows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Known {
+    /// Not in the log, as far as one knows. `others` have its hash and another identity.
+    New { others: Vec<Position> },
+    /// In the log.
+    Stored(Appended),
+    /// The same as an earlier one of the batch.
+    Same { earlier: usize },
+}
+
+/// Publishes a batch as one commit: all or nothing.
+pub(super) async fn ingest(
+    shared: &Arc<Shared>,
+    batch: &[Publish],
+) -> Result<Vec<Appended>, AppendError> {
+    if let Some(error) = shared.lanes.refusal() {
+        return Err(error);
+    }
+    let ids: Vec<IdHash> =
+        batch.iter().map(|one| shared.hasher.of(&one.event.source, &one.event.id)).collect();
+    let mut known = within(batch, &ids)?;
+    loop {
+        look_up(shared, batch, &ids, &mut known).await?;
+        if !known.iter().any(|known| matches!(known, Known::New { .. })) {
+            return Ok(appended(&known, Position(0), &[]));
+        }
+        let mut encoded = shared.buffers.take();
+        encode(&mut encoded, batch, &known)?;
+        let batch = Batch { commit: encoded, items: items(batch, &ids, &known) };
+        let (reply, answer) = oneshot::channel();
+        shared.lanes.push_ingest(IngestEntry { batch, reply })?;
+        match answer.await {
+            Ok(IngestReply::Committed { committed, items }) => {
+                return Ok(appended(&known, committed.first_position.unwrap_or_default(), &items));
+            }
+            Ok(IngestReply::Recheck) => {}
+            Ok(IngestReply::Refused(error)) => return Err(error),
+            Err(_) => return Err(AppendError::ReadOnly(LogFailure::WriterGone)),
+        }
+    }
+}
+
+/// Compares the events of a batch with each other.
+fn within(batch: &[Publish], ids: &[IdHash]) -> Result<Vec<Known>, AppendError> {
+    let mut known = Vec::with_capacity(batch.len());
+    let mut first: HashMap<IdHash, usize> = HashMap::new();
+    for (index, (one, id)) in batch.iter().zip(ids).enumerate() {
+        // A batch of one has nothing to compare.
+        let earlier = (batch.len() > 1).then(|| *first.entry(*id).or_insert(index));
+        let twin = earlier
+            .filter(|earlier| *earlier != index)
+            .and_then(|earlier| Some((earlier, batch.get(earlier)?)))
+            .filter(|(_, twin)| is_same(&one.event, &twin.event));
+        known.push(match twin {
+            None => Known::New { others: Vec::new() },
+            Some((earlier, twin)) if says_the_same(&one.event, &twin.event) => {
+                Known::Same { earlier }
+            }
+            Some(_) => return Err(AppendError::IdConflict { index, position: Position(0) }),
+        });
+    }
+    Ok(known)
+}
+
+/// Compares what seems new with what the log has under the same hash.
+async fn look_up(
+    shared: &Arc<Shared>,
+    batch: &[Publish],
+    ids: &[IdHash],
+    known: &mut [Known],
+) -> Result<(), AppendError> {
+    for (index, ((one, id), known)) in batch.iter().zip(ids).zip(known).enumerate() {
+        let Known::New { others } = known else { continue };
+        let mut found = None;
+        for position in shared.dedup.lookup(*id) {
+            if others.contains(&position) {
+                continue;
+            }
+            let stored = shared.event(position).await;
+            let stored = stored.map_err(|error| AppendError::Read(error.to_string()))?;
+            // The table knows durable events only, so it is there.
+            let Some(stored) = stored else { continue };
+            match compare(&one.event, &stored) {
+                Likeness::Other => others.push(position),
+                Likeness::Conflict => return Err(AppendError::IdConflict { index, position }),
+                Likeness::Duplicate => {
+                    let sequence = stored.sequence;
+                    found = Some(Appended { position, sequence, duplicate: true });
+                    break;
+                }
+            }
+        }
+        if let Some(stored) = found {
+            *known = Known::Stored(stored);
+        }
+    }
+    Ok(())
+}
+
+fn new_ones<'a>(
+    batch: &'a [Publish],
+    known: &'a [Known],
+) -> impl Iterator<Item = (usize, &'a Publish, &'a [Position])> {
+    let all = batch.iter().zip(known).enumerate();
+    all.filter_map(|(index, (one, known))| match known {
+        Known::New { others } => Some((index, one, &others[..])),
+        Known::Stored(_) | Known::Same { .. } => None,
+    })
+}
+
+fn encode(encoded: &mut Encoded, batch: &[Publish], known: &[Known]) -> Result<(), AppendError> {
+    encoded.clear();
+    for (_, one, _) in new_ones(batch, known) {
+        encoded.event(&one.event)?;
+    }
+    Ok(encoded.finish()?)
+}
+
+fn items(batch: &[Publish], ids: &[IdHash], known: &[Known]) -> Vec<Item> {
+    new_ones(batch, known)
+        .filter_map(|(index, one, others)| {
+            Some(Item {
+                index,
+                id: *ids.get(index)?,
+                others: others.to_vec(),
+                expected: one.expected,
+                sequence: KeySequence(0),
+            })
+        })
+        .collect()
+}
+
+/// The answers, in the order of the batch; new events stand from `first` on, in the order of `items`.
+fn appended(known: &[Known], first: Position, items: &[Item]) -> Vec<Appended> {
+    let mut answers: Vec<Appended> = Vec::with_capacity(known.len());
+    let mut new = items.iter().zip(first.0..);
+    for known in known {
+        let answer = match known {
+            Known::Stored(stored) => Some(*stored),
+            Known::New { .. } => new.next().map(|(item, position)| Appended {
+                position: Position(position),
+                sequence: item.sequence,
+                duplicate: false,
+            }),
+            Known::Same { earlier } => {
+                answers.get(*earlier).map(|earlier| Appended { duplicate: true, ..*earlier })
+            }
+        };
+        answers.extend(answer);
+    }
+    answers
+}

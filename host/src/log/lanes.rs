@@ -1,0 +1,342 @@
+//! The two lanes in front of the writer: what waits to be written, and who may wait.
+//!
+//! Effects go first and never wait behind ingest; ingest keeps at least a quarter of each group.
+//! Room in the effects lane is reserved before a guest runs, in turn among plugins, so that a
+//! finished delivery always has its place.
+//!
+//! Rule: the one lock here is held for pushing, taking and counting, and never across I/O.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::oneshot;
+
+use super::assign::Batch;
+use super::codec::Encoded;
+use super::error::{AppendError, LogFailure};
+use super::permits::Waiters;
+use super::ticket::{Committed, IngestReply};
+use crate::event::InstanceId;
+use crate::limits::{EFFECTS_LANE_BYTES_MAX, GROUP_BYTES_MAX, INGEST_LANE_BYTES_MAX};
+
+/// A commit of the effects lane.
+#[derive(Debug)]
+pub(super) struct EffectsEntry {
+    pub(super) commit: Encoded,
+    /// Absent where nobody wants to know.
+    pub(super) reply: oneshot::Sender<Result<Committed, AppendError>>,
+    /// Given back once the commit is durable.
+    pub(super) permit: Option<EffectsPermit>,
+}
+
+/// A batch of the ingest lane.
+#[derive(Debug)]
+pub(super) struct IngestEntry {
+    pub(super) batch: Batch,
+    pub(super) reply: oneshot::Sender<IngestReply>,
+}
+
+/// What one group is made of.
+#[derive(Debug, Default)]
+pub(super) struct Taken {
+    pub(super) effects: Vec<EffectsEntry>,
+    pub(super) ingest: Vec<IngestEntry>,
+    /// Bytes of both together.
+    pub(super) bytes: usize,
+}
+
+/// Whether the lanes take more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Status {
+    /// They do.
+    Open,
+    /// They are being drained: the host stops.
+    Closing,
+    /// The log failed.
+    Failed(LogFailure),
+}
+
+#[derive(Debug)]
+struct State {
+    status: Status,
+    effects: VecDeque<EffectsEntry>,
+    effects_bytes: usize,
+    ingest: VecDeque<IngestEntry>,
+    ingest_bytes: usize,
+    /// The last group had no room for the ingest commit that is first in line.
+    ingest_skipped: bool,
+    reserved: usize,
+    waiters: Waiters,
+    writer_waits: bool,
+}
+
+/// Both lanes.
+#[derive(Debug)]
+pub(super) struct Lanes {
+    state: Mutex<State>,
+    work: Condvar,
+}
+
+/// Room in the effects lane, given back when dropped or when its commit is durable.
+#[derive(Debug)]
+pub struct EffectsPermit {
+    lanes: Arc<Lanes>,
+    bytes: usize,
+}
+
+impl Drop for EffectsPermit {
+    fn drop(&mut self) {
+        if self.bytes > 0 {
+            self.lanes.release(self.bytes);
+        }
+    }
+}
+
+impl EffectsPermit {
+    pub(super) fn new(lanes: &Arc<Lanes>, bytes: usize) -> Self {
+        Self { lanes: lanes.clone(), bytes }
+    }
+
+    /// Bytes reserved.
+    #[must_use]
+    pub const fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Gives back what a commit turned out not to need.
+    pub(super) fn shrink(&mut self, bytes: usize) {
+        let surplus = self.bytes.saturating_sub(bytes);
+        self.bytes -= surplus;
+        if surplus > 0 {
+            self.lanes.release(surplus);
+        }
+    }
+}
+
+impl State {
+    fn refusal(&self) -> Option<AppendError> {
+        match &self.status {
+            Status::Open => None,
+            Status::Closing => Some(AppendError::ShuttingDown),
+            Status::Failed(failure) => Some(AppendError::ReadOnly(failure.clone())),
+        }
+    }
+}
+
+impl Lanes {
+    pub(super) fn new() -> Arc<Self> {
+        let state = State {
+            status: Status::Open,
+            effects: VecDeque::new(),
+            effects_bytes: 0,
+            ingest: VecDeque::new(),
+            ingest_bytes: 0,
+            ingest_skipped: false,
+            reserved: 0,
+            waiters: Waiters::default(),
+            writer_waits: false,
+        };
+        Arc::new(Self { state: Mutex::new(state), work: Condvar::new() })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wake(&self, state: MutexGuard<'_, State>) {
+        let writer_waits = state.writer_waits;
+        drop(state);
+        if writer_waits {
+            self.work.notify_one();
+        }
+    }
+
+    /// Queues effects. A refused entry is answered here.
+    pub(super) fn push_effects(&self, entry: EffectsEntry) {
+        let mut state = self.state();
+        // What was reserved before the host began to stop still has its place.
+        let refusal = match &state.status {
+            Status::Closing if entry.permit.is_some() => None,
+            _ => state.refusal(),
+        };
+        if let Some(error) = refusal {
+            drop(state);
+            let _ = entry.reply.send(Err(error));
+            return;
+        }
+        state.effects_bytes += entry.commit.bytes();
+        state.effects.push_back(entry);
+        self.wake(state);
+    }
+
+    /// Queues a batch.
+    ///
+    /// # Errors
+    /// The lane is full, closing or failed.
+    pub(super) fn push_ingest(&self, entry: IngestEntry) -> Result<(), AppendError> {
+        let mut state = self.state();
+        if let Some(error) = state.refusal() {
+            return Err(error);
+        }
+        let bytes = state.ingest_bytes.saturating_add(entry.batch.commit.bytes());
+        if bytes > INGEST_LANE_BYTES_MAX && !state.ingest.is_empty() {
+            return Err(AppendError::QueueFull { limit: INGEST_LANE_BYTES_MAX });
+        }
+        state.ingest_bytes = bytes;
+        state.ingest.push_back(entry);
+        self.wake(state);
+        Ok(())
+    }
+
+    /// Waits for work, and takes what makes one group. None: the lanes are closed and drained, or
+    /// failed.
+    pub(super) fn take(&self) -> Option<Taken> {
+        let mut state = self.state();
+        loop {
+            if !state.effects.is_empty() || !state.ingest.is_empty() {
+                return Some(state.take_group());
+            }
+            // Who holds a permit may still commit; the deliveries' grace period bounds the wait.
+            if state.status != Status::Open && state.reserved == 0 {
+                return None;
+            }
+            if matches!(state.status, Status::Failed(_)) {
+                return None;
+            }
+            state.writer_waits = true;
+            state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state.writer_waits = false;
+        }
+    }
+
+    /// Takes no more; what is in the lanes, or has room reserved, is still written.
+    pub(super) fn close(&self) {
+        let mut state = self.state();
+        if state.status == Status::Open {
+            state.status = Status::Closing;
+        }
+        state.waiters.clear();
+        self.wake(state);
+    }
+
+    /// Takes no more, and answers all that waits with the failure.
+    pub(super) fn fail(&self, failure: &LogFailure) {
+        let mut state = self.state();
+        if !matches!(state.status, Status::Failed(_)) {
+            state.status = Status::Failed(failure.clone());
+        }
+        state.waiters.clear();
+        let effects = std::mem::take(&mut state.effects);
+        let ingest = std::mem::take(&mut state.ingest);
+        (state.effects_bytes, state.ingest_bytes) = (0, 0);
+        self.wake(state);
+        // Outside the lock: dropping a permit takes it.
+        for entry in effects {
+            let _ = entry.reply.send(Err(AppendError::ReadOnly(failure.clone())));
+        }
+        for entry in ingest {
+            let error = AppendError::ReadOnly(failure.clone());
+            let _ = entry.reply.send(IngestReply::Refused(error));
+        }
+    }
+
+    /// Why the lanes take no more; none: they do.
+    pub(super) fn refusal(&self) -> Option<AppendError> {
+        self.state().refusal()
+    }
+
+    /// Commits that wait in both lanes.
+    #[cfg(test)]
+    pub(super) fn waiting(&self) -> usize {
+        let state = self.state();
+        state.effects.len() + state.ingest.len()
+    }
+
+    /// Bytes that wait in (effects, ingest).
+    pub(super) fn waiting_bytes(&self) -> (usize, usize) {
+        let state = self.state();
+        (state.effects_bytes, state.ingest_bytes)
+    }
+
+    /// Reserves room, waiting for it in turn with other plugins. Dropping the future gives up the
+    /// place in line.
+    ///
+    /// # Errors
+    /// The lanes are closing or failed.
+    pub(super) async fn reserve(
+        self: &Arc<Self>,
+        instance: InstanceId,
+        bytes: usize,
+    ) -> Result<EffectsPermit, AppendError> {
+        // More than the lane has is granted when nothing else is.
+        let bytes = bytes.min(EFFECTS_LANE_BYTES_MAX);
+        let granted = {
+            let mut state = self.state();
+            if let Some(error) = state.refusal() {
+                return Err(error);
+            }
+            if state.waiters.is_empty() && state.reserved + bytes <= EFFECTS_LANE_BYTES_MAX {
+                state.reserved += bytes;
+                return Ok(EffectsPermit::new(self, bytes));
+            }
+            state.waiters.push(instance, bytes)
+        };
+        granted.await.map_err(|_| self.refusal().unwrap_or(AppendError::ShuttingDown))
+    }
+
+    fn release(self: &Arc<Self>, bytes: usize) {
+        let mut state = self.state();
+        state.reserved = state.reserved.saturating_sub(bytes);
+        while let Some(bytes) = state.waiters.next_bytes()
+            && state.reserved + bytes <= EFFECTS_LANE_BYTES_MAX
+        {
+            match state.waiters.grant(EffectsPermit::new(self, bytes)) {
+                None => state.reserved += bytes,
+                // Whoever was next has gone. Dropping a permit takes the lock, unless it is empty.
+                Some(mut permit) => permit.bytes = 0,
+            }
+        }
+        if state.status != Status::Open && state.reserved == 0 {
+            self.wake(state);
+        }
+    }
+}
+
+impl State {
+    fn take_group(&mut self) -> Taken {
+        let mut taken = Taken::default();
+        if self.ingest_skipped {
+            self.take_ingest_while(&mut taken, |taken, _| taken.ingest.is_empty());
+        }
+        let kept_for_ingest = self.ingest_bytes.min(GROUP_BYTES_MAX / 4);
+        while let Some(bytes) = self.effects.front().map(|entry| entry.commit.bytes()) {
+            let fits = taken.bytes + bytes + kept_for_ingest <= GROUP_BYTES_MAX;
+            if !fits && taken.bytes > 0 {
+                break;
+            }
+            let Some(entry) = self.effects.pop_front() else { break };
+            self.effects_bytes -= bytes;
+            taken.bytes += bytes;
+            taken.effects.push(entry);
+        }
+        self.take_ingest_while(&mut taken, |taken, bytes| {
+            taken.bytes == 0 || taken.bytes + bytes <= GROUP_BYTES_MAX
+        });
+        self.ingest_skipped = !self.ingest.is_empty() && taken.ingest.is_empty();
+        taken
+    }
+
+    fn take_ingest_while(&mut self, taken: &mut Taken, goes_on: impl Fn(&Taken, usize) -> bool) {
+        while let Some(bytes) = self.ingest.front().map(|entry| entry.batch.commit.bytes())
+            && goes_on(taken, bytes)
+        {
+            let Some(entry) = self.ingest.pop_front() else { break };
+            self.ingest_bytes -= bytes;
+            taken.bytes += bytes;
+            taken.ingest.push(entry);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

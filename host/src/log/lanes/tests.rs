@@ -1,0 +1,74 @@
+//! What makes a group.
+
+use super::*;
+use crate::event::NewEvent;
+
+fn encoded(bytes: usize) -> Encoded {
+    let mut commit = Encoded::default();
+    commit.event(&NewEvent { data: vec![0; bytes].into(), ..NewEvent::default() }).unwrap();
+    commit.finish().unwrap();
+    commit
+}
+
+fn effects(lanes: &Lanes, bytes: usize) {
+    let (reply, _) = oneshot::channel();
+    lanes.push_effects(EffectsEntry { commit: encoded(bytes), reply, permit: None });
+}
+
+fn ingest(lanes: &Lanes, bytes: usize) -> Result<(), AppendError> {
+    let (reply, _) = oneshot::channel();
+    let batch = Batch { commit: encoded(bytes), items: Vec::new() };
+    lanes.push_ingest(IngestEntry { batch, reply })
+}
+
+const MIB: usize = 1024 * 1024;
+
+#[test]
+fn effects_go_first_and_ingest_keeps_a_quarter() {
+    let lanes = Lanes::new();
+    for _ in 0..80 {
+        ingest(&lanes, MIB / 10).unwrap();
+        effects(&lanes, MIB / 10);
+    }
+    let group = lanes.take().unwrap();
+    assert!(group.bytes <= GROUP_BYTES_MAX);
+    assert!((28..=30).contains(&group.effects.len()), "{}", group.effects.len());
+    assert!((9..=11).contains(&group.ingest.len()), "{}", group.ingest.len());
+}
+
+#[test]
+fn either_lane_takes_all_of_a_group_if_it_is_alone() {
+    for fill in
+        [|lanes: &Lanes| effects(lanes, MIB / 10), |lanes: &Lanes| ingest(lanes, MIB / 10).unwrap()]
+    {
+        let lanes = Lanes::new();
+        (0..80).for_each(|_| fill(&lanes));
+        let group = lanes.take().unwrap();
+        assert!((38..=40).contains(&(group.effects.len() + group.ingest.len())));
+    }
+}
+
+#[test]
+fn a_large_batch_is_not_passed_over_for_ever() {
+    let lanes = Lanes::new();
+    ingest(&lanes, 5 * MIB).unwrap();
+    for _ in 0..100 {
+        effects(&lanes, MIB / 10);
+    }
+    assert!(lanes.take().unwrap().ingest.is_empty());
+    let second = lanes.take().unwrap();
+    assert_eq!((second.ingest.len(), second.effects.len()), (1, 0));
+    assert!(lanes.take().unwrap().effects.len() > 30);
+}
+
+#[test]
+fn a_full_ingest_lane_refuses_and_effects_do_not_notice() {
+    let lanes = Lanes::new();
+    let mut refused = None;
+    for _ in 0..100 {
+        refused = refused.or(ingest(&lanes, MIB).err());
+    }
+    assert_eq!(refused, Some(AppendError::QueueFull { limit: INGEST_LANE_BYTES_MAX }));
+    effects(&lanes, 10);
+    assert_eq!(lanes.take().unwrap().effects.len(), 1);
+}

@@ -1,0 +1,295 @@
+//! From files to a log that can go on: what is proven, what is cut, what is refused.
+//!
+//! Rule: reads only until everything it will rely on is proven; after that, each step can be
+//! interrupted and done again. A torn tail is cut back only where nothing valid follows, in the last
+//! segment, and not behind a seal. Whatever else is not as written refuses to open, and nothing is
+//! ever deleted on suspicion.
+
+mod prove;
+mod torn;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+pub(super) use prove::prove_sealed;
+pub use torn::CutReport;
+
+use super::codec::{Header, Salt, Seal};
+use super::dedup::IdHasher;
+use super::disk::{Disk, DiskFile, publish_file};
+use super::error::{Damage, OpenError, data_dir};
+use super::frame::Frame;
+use super::index::{SegmentBase, SegmentIndexBuilder};
+use super::options::LogOptions;
+use super::segment::{INDEX_DIR, SEGMENTS_DIR, Tip, sealed_len, segment_path};
+use prove::{LastEnd, prove_last, seals};
+
+/// The folders of one bus.
+#[derive(Debug, Clone)]
+pub struct Folders {
+    /// `DATA/buses/BUS`.
+    pub bus: PathBuf,
+    /// Its segments.
+    pub segments: PathBuf,
+    /// Its index files.
+    pub index: PathBuf,
+}
+
+impl Folders {
+    /// The folders in a bus folder.
+    #[must_use]
+    pub fn of(bus: &Path) -> Self {
+        Self { bus: bus.to_owned(), segments: bus.join(SEGMENTS_DIR), index: bus.join(INDEX_DIR) }
+    }
+
+    /// The file that says that a log has begun: it holds the log's id.
+    #[must_use]
+    pub fn id_file(&self) -> PathBuf {
+        self.segments.join("id")
+    }
+
+    /// Where a segment is.
+    #[must_use]
+    pub fn segment(&self, number: u32) -> PathBuf {
+        segment_path(&self.segments, number)
+    }
+
+    pub(super) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> OpenError + use<> {
+        let path = path.to_owned();
+        move |source| OpenError::Io { path, source }
+    }
+
+    pub(super) fn data_dir(&self) -> PathBuf {
+        data_dir(&self.bus)
+    }
+}
+
+/// A sealed segment, its seal verified.
+#[derive(Debug, Clone)]
+pub struct SealedSegment {
+    /// Its number.
+    pub number: u32,
+    /// Bytes of the file.
+    pub bytes: u64,
+    /// What its first frame follows on.
+    pub before: Tip,
+    /// What the frame after its seal follows on.
+    pub after: Tip,
+    /// What the seal says.
+    pub seal: Seal,
+}
+
+/// The last segment, where it is not sealed.
+#[derive(Debug)]
+pub struct UnsealedSegment {
+    /// Its number.
+    pub number: u32,
+    /// The file, open for writing.
+    pub file: Arc<dyn DiskFile>,
+    /// What its first frame follows on.
+    pub before: Tip,
+    /// Where the next frame goes.
+    pub end: u64,
+    /// Counts of what is in it.
+    pub seal: Seal,
+    /// Its index; none: it has no frame.
+    pub index: Option<SegmentIndexBuilder>,
+}
+
+/// A log that can go on.
+#[derive(Debug)]
+pub struct Recovered {
+    /// The log.
+    pub log_id: [u8; 16],
+    /// Its end.
+    pub tip: Tip,
+    /// Its sealed segments, in order.
+    pub sealed: Vec<SealedSegment>,
+    /// The segment behind those, if it was begun.
+    pub open: Option<UnsealedSegment>,
+    /// How many of the sealed segments, from the first on, have only had their seals checked.
+    pub unchecked: usize,
+    /// Whether the host before stopped in order.
+    pub clean: bool,
+    /// What was cut off.
+    pub cut: Option<CutReport>,
+}
+
+/// What the folder of a log holds.
+#[derive(Debug)]
+pub enum Found {
+    /// No commit yet.
+    Nothing {
+        /// What was cut off: the first frame may have been torn.
+        cut: Option<CutReport>,
+    },
+    /// A log.
+    Log(Box<Recovered>),
+}
+
+/// Proves the log in a bus folder and makes its end writable.
+///
+/// # Errors
+/// Damage, a newer format, a missing segment, or the disk's.
+pub fn recover(
+    disk: &dyn Disk,
+    folders: &Folders,
+    options: &LogOptions,
+) -> Result<Found, OpenError> {
+    let numbers = prove::segment_numbers(disk, folders)?;
+    let Some(log_id) = prove::log_id(disk, folders, &numbers)? else {
+        prove::never_begun(disk, folders)?;
+        let cut = torn::cut_first(disk, folders, &numbers)?;
+        return Ok(Found::Nothing { cut });
+    };
+    let (sealed, last, before) = seals(disk, folders, log_id, &numbers)?;
+    let unchecked = unchecked(&sealed, options.check_first_bytes);
+    for segment in sealed.iter().skip(unchecked) {
+        prove_sealed(disk, folders, log_id, segment, || false)?;
+    }
+    let recovered =
+        Recovered { log_id, tip: before, sealed, open: None, unchecked, clean: false, cut: None };
+    let recovered = match last {
+        Some(number) => {
+            let recovered = finish(disk, folders, recovered, number)?;
+            // The next segment is claimed before one is sealed, but for the last.
+            if recovered.open.is_none() && !recovered.clean && numbers.last() == Some(&number) {
+                return Err(prove::missing(folders, number + 1, recovered.tip.next_commit));
+            }
+            recovered
+        }
+        None => recovered,
+    };
+    settle(disk, folders, recovered).map(|recovered| Found::Log(Box::new(recovered)))
+}
+
+/// Notes, once the first frame is durable, that the log has begun: from then on a log without frames
+/// is damage and not a new one.
+///
+/// # Errors
+/// The disk's.
+pub(super) fn note_begun(
+    disk: &dyn Disk,
+    folders: &Folders,
+    log_id: [u8; 16],
+) -> Result<(), OpenError> {
+    let path = folders.id_file();
+    match disk.open_read(&path) {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let text = format!("{}\n", uuid::Uuid::from_bytes(log_id));
+            publish_file(disk, &path, text.as_bytes()).map_err(Folders::io(&path))
+        }
+        Err(error) => Err(Folders::io(&path)(error)),
+    }
+}
+
+/// How many sealed segments, from the first on, are beyond the bytes to check before opening.
+fn unchecked(sealed: &[SealedSegment], check_first_bytes: u64) -> usize {
+    let mut bytes = 0_u64;
+    let checked = sealed.iter().rev().take_while(|segment| {
+        let is_within = bytes < check_first_bytes;
+        bytes = bytes.saturating_add(segment.bytes);
+        is_within
+    });
+    sealed.len() - checked.count()
+}
+
+/// Reads the last segment, and cuts its tail where it is torn.
+fn finish(
+    disk: &dyn Disk,
+    folders: &Folders,
+    mut recovered: Recovered,
+    number: u32,
+) -> Result<Recovered, OpenError> {
+    let path = folders.segment(number);
+    let file = disk.open_write(&path).map_err(Folders::io(&path))?;
+    let salt = Salt::new(recovered.log_id, number);
+    let before = recovered.tip;
+    let hasher = IdHasher::new(&recovered.log_id);
+    let mut index: Option<SegmentIndexBuilder> = None;
+    let mut index_frame = |frame: &Frame, offset| {
+        let base = SegmentBase::of(frame.header());
+        let builder = index.get_or_insert_with(|| SegmentIndexBuilder::new(base));
+        builder.add_frame(frame, offset, &hasher)
+    };
+    let last = prove_last(&file, salt, before, folders, &mut index_frame)?;
+    recovered.tip = last.tip;
+    match last.end {
+        LastEnd::Sealed { seal, end } => {
+            recovered.clean = seal.clean_stop;
+            let bytes = end;
+            recovered.sealed.push(SealedSegment { number, bytes, before, after: last.tip, seal });
+            file.set_len(sealed_len(end))
+                .and_then(|()| file.sync_data())
+                .map_err(Folders::io(&path))?;
+        }
+        LastEnd::Open { seal, end, torn } => {
+            if torn {
+                recovered.cut = Some(torn::cut(disk, &file, &path, end)?);
+            }
+            let open = UnsealedSegment { number, file, before, end, seal, index };
+            recovered.open = Some(open);
+        }
+    }
+    Ok(recovered)
+}
+
+/// Rewrites the last frame and syncs: the page cache may show what the disk does not hold.
+fn settle(
+    disk: &dyn Disk,
+    folders: &Folders,
+    mut recovered: Recovered,
+) -> Result<Recovered, OpenError> {
+    if recovered.open.as_ref().is_some_and(|open| open.end == 0) {
+        // Claimed and not begun: the writer claims it again.
+        recovered.open = None;
+    }
+    let (number, end) = match (&recovered.open, recovered.sealed.last()) {
+        (Some(open), _) => (open.number, open.end),
+        (None, Some(sealed)) => (sealed.number, sealed.bytes),
+        (None, None) => return Ok(recovered),
+    };
+    if recovered.open.is_none() && recovered.cut.is_none() {
+        recovered.clean = recovered.sealed.last().is_some_and(|sealed| sealed.seal.clean_stop);
+    }
+    let path = folders.segment(number);
+    let file = disk.open_write(&path).map_err(Folders::io(&path))?;
+    let salt = Salt::new(recovered.log_id, number);
+    let from = recovered.sealed.last().filter(|_| recovered.open.is_none());
+    let last = prove::last_frame(&file, salt, from.map(|sealed| sealed.seal.bytes), end)
+        .map_err(Folders::io(&path))?;
+    if let Some((bytes, offset)) = last {
+        let rewritten = file.write_at(&bytes, offset).and_then(|()| file.sync_data());
+        rewritten.map_err(Folders::io(&path))?;
+    }
+    disk.sync_dir(&folders.segments).map_err(Folders::io(&folders.segments))?;
+    Ok(recovered)
+}
+
+/// Names damage at a byte of a segment, given what was proven before it.
+pub(super) fn damage(
+    folders: &Folders,
+    number: u32,
+    offset: u64,
+    why: super::codec::DecodeError,
+    tip: &Tip,
+    next_whole: Option<&Header>,
+) -> OpenError {
+    use super::codec::DecodeError;
+    use crate::event::{CommitNumber, Position};
+    let path = folders.segment(number);
+    if let DecodeError::Version { .. } | DecodeError::Flags { .. } = why {
+        return OpenError::Newer { path, why };
+    }
+    OpenError::Damaged(Box::new(Damage {
+        path,
+        offset,
+        why,
+        first_commit: CommitNumber(tip.next_commit),
+        first_position: Position(tip.next_position),
+        next_whole: next_whole
+            .map(|header| (CommitNumber(header.first_commit), Position(header.first_position))),
+        data_dir: folders.data_dir(),
+    }))
+}

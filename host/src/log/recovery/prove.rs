@@ -1,0 +1,450 @@
+//! The reading half of recovery: what is there, and whether it is what was written.
+
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::torn::next_valid;
+use super::{Folders, SealedSegment, damage};
+use crate::event::CommitNumber;
+use crate::log::codec::{DecodeError, FRAME_ALIGN, FRAME_BYTES_MAX, HEADER_BYTES, Header};
+use crate::log::codec::{RecordRef, Salt, Seal};
+use crate::log::disk::{Disk, DiskFile, read_up_to};
+use crate::log::error::OpenError;
+use crate::log::frame::Frame;
+use crate::log::index::{FillError, IndexError};
+use crate::log::segment::{
+    CLAIM_ALIGN, SEAL_BYTES_MAX, Scan, ScanEnd, SegmentScan, Tip, count_frame, first_nonzero,
+    sealed_len, segment_number,
+};
+
+/// How the last segment ends.
+#[derive(Debug)]
+pub(super) enum LastEnd {
+    /// With a seal; `end` is behind it.
+    Sealed { seal: Seal, end: u64 },
+    /// With a frame; `seal` counts what is in it. Torn: bytes follow that are to be cut.
+    Open { seal: Seal, end: u64, torn: bool },
+}
+
+/// The last segment, read.
+#[derive(Debug)]
+pub(super) struct Last {
+    pub(super) tip: Tip,
+    pub(super) end: LastEnd,
+}
+
+pub(super) fn missing(folders: &Folders, segment: u32, first_commit: u64) -> OpenError {
+    OpenError::Missing {
+        dir: folders.segments.clone(),
+        segment,
+        first_commit: CommitNumber(first_commit),
+        data_dir: folders.data_dir(),
+    }
+}
+
+/// The numbers of the segments there are: from 1, without a gap.
+pub(super) fn segment_numbers(disk: &dyn Disk, folders: &Folders) -> Result<Vec<u32>, OpenError> {
+    let names = disk.list(&folders.segments).map_err(Folders::io(&folders.segments))?;
+    let mut numbers: Vec<u32> = names.iter().filter_map(|name| segment_number(name)).collect();
+    numbers.sort_unstable();
+    for (number, expected) in numbers.iter().zip(1..) {
+        if *number != expected {
+            let before = expected - 1;
+            let first_commit = if before == 0 {
+                1
+            } else {
+                let path = folders.segment(before);
+                let file = disk.open_read(&path).map_err(Folders::io(&path))?;
+                let seal = any_seal(&file).map_err(Folders::io(&path))?;
+                seal.map_or(1, |frame| frame.header().next_commit())
+            };
+            return Err(missing(folders, expected, first_commit));
+        }
+    }
+    Ok(numbers)
+}
+
+/// The log's id, from the first frame; none: there is no frame in any segment, nor a part of one
+/// whose header can be read.
+pub(super) fn log_id(
+    disk: &dyn Disk,
+    folders: &Folders,
+    numbers: &[u32],
+) -> Result<Option<[u8; 16]>, OpenError> {
+    for number in numbers {
+        let path = folders.segment(*number);
+        let file = disk.open_read(&path).map_err(Folders::io(&path))?;
+        let bytes = read_up_to(&*file, 0, HEADER_BYTES).map_err(Folders::io(&path))?;
+        let why = match Header::decode_any(&bytes) {
+            Ok(header) => return Ok(Some(header.log_id)),
+            Err(why) => why,
+        };
+        if let DecodeError::Version { .. } | DecodeError::Flags { .. } = why {
+            return Err(OpenError::Newer { path, why });
+        }
+        let next = next_valid(&file, None, 0).map_err(Folders::io(&path))?;
+        if let Some((_, header)) = next {
+            return Err(damage(folders, *number, 0, why, &Tip::START, Some(&header)));
+        }
+    }
+    Ok(None)
+}
+
+/// A log that has begun has a frame.
+pub(super) fn never_begun(disk: &dyn Disk, folders: &Folders) -> Result<(), OpenError> {
+    let path = folders.id_file();
+    match disk.open_read(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(Folders::io(&path)(error)),
+        Ok(_) => {
+            let first = folders.segment(1);
+            match disk.open_read(&first) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    Err(missing(folders, 1, 1))
+                }
+                _ => Err(damage(folders, 1, 0, DecodeError::Magic, &Tip::START, None)),
+            }
+        }
+    }
+}
+
+/// Where the seal in a file of this length ends, if the file is sealed.
+fn seal_end(file: &Arc<dyn DiskFile>) -> io::Result<u64> {
+    let len = file.len()?;
+    let end = len.saturating_sub(FRAME_ALIGN as u64);
+    // Zeros that only make the length odd; a seal never ends with so many.
+    let is_padded = sealed_len(end) == len && first_nonzero(&**file, end)?.is_none();
+    Ok(if is_padded { end } else { len })
+}
+
+/// Reads the seal at the end of a file, of whatever log and segment it names.
+fn any_seal(file: &Arc<dyn DiskFile>) -> io::Result<Option<Frame>> {
+    let end = seal_end(file)?;
+    let from = end.saturating_sub(SEAL_BYTES_MAX).next_multiple_of(FRAME_ALIGN as u64);
+    let len = usize::try_from(end.saturating_sub(from)).unwrap_or_default();
+    let bytes: Bytes = read_up_to(&**file, from, len)?.into();
+    // From the back: the seal is the last frame, and must end where the file ends.
+    let starts = (0..bytes.len()).step_by(FRAME_ALIGN).rev();
+    Ok(starts.map(|at| bytes.slice(at..)).find_map(|bytes| {
+        let header = Header::decode_any(&bytes).ok()?;
+        let frame = Frame::open(&bytes, Salt::new(header.log_id, header.segment)).ok()?;
+        (header.is_seal() && frame.bytes().len() == bytes.len()).then_some(frame)
+    }))
+}
+
+/// What the seal in a frame says.
+pub(super) fn seal_of(frame: &Frame) -> Option<Seal> {
+    let record = frame.commits().next()?.ok()?.records().next()?.ok()?;
+    match record {
+        RecordRef::Seal(seal) => Some(seal),
+        _ => None,
+    }
+}
+
+/// The sealed segments, their seals verified and in order; then the last segment, if it is to be
+/// read as such, and what its first frame follows on.
+pub(super) fn seals(
+    disk: &dyn Disk,
+    folders: &Folders,
+    log_id: [u8; 16],
+    numbers: &[u32],
+) -> Result<(Vec<SealedSegment>, Option<u32>, Tip), OpenError> {
+    let mut sealed: Vec<SealedSegment> = Vec::new();
+    let mut tip = Tip::START;
+    for number in numbers {
+        let path = folders.segment(*number);
+        let file = disk.open_read(&path).map_err(Folders::io(&path))?;
+        let is_last = numbers.last() == Some(number);
+        let is_blank = |file: &Arc<dyn DiskFile>| Ok(first_nonzero(&**file, 0)?.is_none());
+        if is_last && !is_blank(&file).map_err(Folders::io(&path))? {
+            return Ok((sealed, Some(*number), tip));
+        }
+        if is_last {
+            // Claimed, not begun. So the one before is the last that counts, unless it is sealed.
+            return Ok((sealed, None, tip));
+        }
+        let is_before_claimed = numbers.last() == Some(&(number + 1)) && {
+            let next = folders.segment(number + 1);
+            let file = disk.open_read(&next).map_err(Folders::io(&next))?;
+            is_blank(&file).map_err(Folders::io(&next))?
+        };
+        let found = sealed_end(&file, log_id, *number, &tip).map_err(Folders::io(&path))?;
+        match found {
+            Some(segment) => {
+                check_start(disk, folders, log_id, &segment)?;
+                tip = segment.after;
+                sealed.push(segment);
+            }
+            None if is_before_claimed => return Ok((sealed, Some(*number), tip)),
+            None => return Err(find_damage(&file, folders, log_id, *number, tip)),
+        }
+    }
+    Ok((sealed, None, tip))
+}
+
+fn sealed_end(
+    file: &Arc<dyn DiskFile>,
+    log_id: [u8; 16],
+    number: u32,
+    before: &Tip,
+) -> io::Result<Option<SealedSegment>> {
+    let Some(frame) = any_seal(file)? else { return Ok(None) };
+    let header = *frame.header();
+    let Some(seal) = seal_of(&frame) else { return Ok(None) };
+    let bytes = seal_end(file)?;
+    let fits = header.log_id == log_id
+        && header.segment == number
+        && seal.first_commit == before.next_commit
+        && seal.first_position == before.next_position
+        && seal.first_commit.checked_add(seal.commits) == Some(header.first_commit)
+        && seal.first_position.checked_add(seal.events) == Some(header.first_position)
+        && seal.bytes.checked_add(frame.bytes().len() as u64) == Some(bytes);
+    let (before, after) = (*before, Tip::after(&frame));
+    Ok(fits.then_some(SealedSegment { number, bytes, before, after, seal }))
+}
+
+/// The first frame of a segment must follow on the seal before it.
+fn check_start(
+    disk: &dyn Disk,
+    folders: &Folders,
+    log_id: [u8; 16],
+    segment: &SealedSegment,
+) -> Result<(), OpenError> {
+    let path = folders.segment(segment.number);
+    let file = disk.open_read(&path).map_err(Folders::io(&path))?;
+    let bytes = read_up_to(&*file, 0, HEADER_BYTES).map_err(Folders::io(&path))?;
+    let before = &segment.before;
+    let why = match Header::decode(&bytes, Salt::new(log_id, segment.number)) {
+        Ok(header) if header.chain == before.chain => return Ok(()),
+        Ok(_) => DecodeError::Chain,
+        Err(why) => why,
+    };
+    let next = next_valid(&file, Some(Salt::new(log_id, segment.number)), FRAME_ALIGN as u64)
+        .map_err(Folders::io(&path))?;
+    Err(damage(folders, segment.number, 0, why, before, next.map(|(_, header)| header).as_ref()))
+}
+
+/// Reads a segment that should be sealed and is not, up to where it stops being right.
+fn find_damage(
+    file: &Arc<dyn DiskFile>,
+    folders: &Folders,
+    log_id: [u8; 16],
+    number: u32,
+    before: Tip,
+) -> OpenError {
+    let salt = Salt::new(log_id, number);
+    match walk(file, salt, before, |_, _| Ok(()), || false) {
+        Ok(walked) => walked.damage(file, folders, salt),
+        Err(error) => error.at(folders, number),
+    }
+}
+
+/// Why a walk over a segment ended before the segment.
+enum WalkError {
+    Io(io::Error),
+    Index(IndexError),
+}
+
+impl WalkError {
+    fn at(self, folders: &Folders, number: u32) -> OpenError {
+        match self {
+            Self::Io(source) => OpenError::Io { path: folders.segment(number), source },
+            Self::Index(error) => OpenError::Index(error),
+        }
+    }
+}
+
+/// How far a segment is right.
+struct Walked {
+    tip: Tip,
+    /// Behind the last right frame.
+    end: u64,
+    counts: Seal,
+    /// The seal, where the last right frame was one.
+    seal: Option<Seal>,
+    stop: ScanEnd,
+    cancelled: bool,
+}
+
+impl Walked {
+    fn damage(self, file: &Arc<dyn DiskFile>, folders: &Folders, salt: Salt) -> OpenError {
+        let why = match self.stop {
+            ScanEnd::Blank => DecodeError::Magic,
+            ScanEnd::Broken(why) => why,
+        };
+        let next = next_valid(file, Some(salt), self.end + FRAME_ALIGN as u64).ok().flatten();
+        let next = next.map(|(_, header)| header);
+        damage(folders, salt.segment, self.end, why, &self.tip, next.as_ref())
+    }
+}
+
+/// Walks the frames of a segment as long as they are right.
+fn walk(
+    file: &Arc<dyn DiskFile>,
+    salt: Salt,
+    before: Tip,
+    mut visit: impl FnMut(&Frame, u64) -> Result<(), FillError>,
+    cancelled: impl Fn() -> bool,
+) -> Result<Walked, WalkError> {
+    let mut scan = SegmentScan::new(file.clone(), salt, 0);
+    let stop = ScanEnd::Blank;
+    let mut walked =
+        Walked { tip: before, end: 0, counts: Seal::default(), seal: None, stop, cancelled: false };
+    walked.counts.first_commit = before.next_commit;
+    walked.counts.first_position = before.next_position;
+    loop {
+        if cancelled() {
+            walked.cancelled = true;
+            return Ok(walked);
+        }
+        if walked.seal.is_some() {
+            // Nothing may stand behind a seal, not even a frame.
+            let rest = first_nonzero(&**file, walked.end).map_err(WalkError::Io)?;
+            walked.stop = rest.map_or(ScanEnd::Blank, |_| ScanEnd::Broken(DecodeError::Magic));
+            return Ok(walked);
+        }
+        match scan.next_after(&mut walked.tip).map_err(WalkError::Io)? {
+            Scan::Frame { frame, offset } => {
+                match visit(&frame, offset) {
+                    Ok(()) => {}
+                    Err(FillError::Index(error)) => return Err(WalkError::Index(error)),
+                    Err(FillError::Decode(why)) => {
+                        walked.stop = ScanEnd::Broken(why);
+                        return Ok(walked);
+                    }
+                }
+                if frame.header().is_seal() {
+                    walked.seal = seal_of(&frame);
+                } else {
+                    count_frame(&mut walked.counts, &frame);
+                }
+                walked.end = scan.offset();
+            }
+            Scan::End(stop) => {
+                walked.stop = stop;
+                return Ok(walked);
+            }
+        }
+    }
+}
+
+/// Reads a sealed segment from end to end.
+///
+/// # Errors
+/// Damage, and the disk's.
+pub(in crate::log) fn prove_sealed(
+    disk: &dyn Disk,
+    folders: &Folders,
+    log_id: [u8; 16],
+    segment: &SealedSegment,
+    cancelled: impl Fn() -> bool,
+) -> Result<(), OpenError> {
+    let path = folders.segment(segment.number);
+    let file = disk.open_read(&path).map_err(Folders::io(&path))?;
+    let salt = Salt::new(log_id, segment.number);
+    let walked = walk(&file, salt, segment.before, |_, _| Ok(()), cancelled)
+        .map_err(|error| error.at(folders, segment.number))?;
+    let is_right = walked.cancelled
+        || (walked.end == segment.bytes
+            && walked.stop == ScanEnd::Blank
+            && walked.tip == segment.after
+            && walked.seal == Some(segment.seal));
+    if is_right { Ok(()) } else { Err(walked.damage(&file, folders, salt)) }
+}
+
+/// Reads the last segment, and decides whether what follows its frames is a torn tail.
+pub(super) fn prove_last(
+    file: &Arc<dyn DiskFile>,
+    salt: Salt,
+    before: Tip,
+    folders: &Folders,
+    visit: &mut impl FnMut(&Frame, u64) -> Result<(), FillError>,
+) -> Result<Last, OpenError> {
+    let path = folders.segment(salt.segment);
+    let walked = walk(file, salt, before, visit, || false)
+        .map_err(|error| error.at(folders, salt.segment))?;
+    if let Some(seal) = walked.seal {
+        return match walked.stop {
+            ScanEnd::Blank => {
+                Ok(Last { tip: walked.tip, end: LastEnd::Sealed { seal, end: walked.end } })
+            }
+            ScanEnd::Broken(_) => Err(walked.damage(file, folders, salt)),
+        };
+    }
+    if !has_room_behind(file, walked.end).map_err(Folders::io(&path))? {
+        return Err(walked.damage(file, folders, salt));
+    }
+    let rest = first_nonzero(&**file, walked.end).map_err(Folders::io(&path))?;
+    let torn = rest.is_some();
+    if torn && !is_torn_tail(file, salt, &walked).map_err(Folders::io(&path))? {
+        return Err(walked.damage(file, folders, salt));
+    }
+    let end = LastEnd::Open { seal: walked.counts, end: walked.end, torn };
+    Ok(Last { tip: walked.tip, end })
+}
+
+/// Whether a file is as long as an open segment is whose frames end, or whose next one ends, at
+/// `end`. A sealed segment that lost its seal, or its end, is not.
+fn has_room_behind(file: &Arc<dyn DiskFile>, end: u64) -> io::Result<bool> {
+    let len = file.len()?;
+    Ok(len.is_multiple_of(CLAIM_ALIGN) && end.saturating_add(SEAL_BYTES_MAX) <= len)
+}
+
+/// Whether the bytes behind the last right frame can be one frame that was being written when the
+/// host died: no header among them is valid, but perhaps that frame's own, and they are not more
+/// than a frame has.
+fn is_torn_tail(file: &Arc<dyn DiskFile>, salt: Salt, walked: &Walked) -> io::Result<bool> {
+    let may_be_torn = match &walked.stop {
+        ScanEnd::Blank => true,
+        ScanEnd::Broken(why) => matches!(
+            why,
+            DecodeError::Short { .. } | DecodeError::Magic | DecodeError::Checksum { .. }
+        ),
+    };
+    if !may_be_torn {
+        return Ok(false);
+    }
+    if next_valid(file, Some(salt), walked.end + FRAME_ALIGN as u64)?.is_some() {
+        return Ok(false);
+    }
+    let bytes = read_up_to(&**file, walked.end, HEADER_BYTES)?;
+    let longest = match Header::decode(&bytes, salt) {
+        // A header that was written in full, of a frame that does not follow on: no tear does that.
+        Ok(header)
+            if header.first_commit != walked.tip.next_commit
+                || header.first_position != walked.tip.next_position
+                || header.chain != walked.tip.chain =>
+        {
+            return Ok(false);
+        }
+        Ok(header) if header.is_seal() => header.frame_bytes(),
+        Ok(header) => {
+            if !has_room_behind(file, walked.end.saturating_add(header.frame_bytes()))? {
+                return Ok(false);
+            }
+            header.frame_bytes()
+        }
+        Err(_) => FRAME_BYTES_MAX as u64,
+    };
+    Ok(first_nonzero(&**file, walked.end.saturating_add(longest))?.is_none())
+}
+
+/// The bytes of the last frame before `end`, and where it starts; `hint`: where, if that is known.
+pub(super) fn last_frame(
+    file: &Arc<dyn DiskFile>,
+    salt: Salt,
+    hint: Option<u64>,
+    end: u64,
+) -> io::Result<Option<(Bytes, u64)>> {
+    let mut scan = SegmentScan::new(file.clone(), salt, hint.unwrap_or_default());
+    let mut last = None;
+    while scan.offset() < end {
+        match scan.advance()? {
+            Scan::Frame { frame, offset } => last = Some((frame.bytes().clone(), offset)),
+            Scan::End(_) => break,
+        }
+    }
+    Ok(last)
+}

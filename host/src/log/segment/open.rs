@@ -1,0 +1,246 @@
+//! The segment being written: the only place that writes frames, and the only maker of [`Durable`].
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::{CLAIM_ALIGN, SEAL_BYTES_MAX, Tip, sealed_len, segment_path};
+use crate::limits::SEGMENT_ZEROED_AHEAD_BYTES;
+use crate::log::codec::{Encoded, FLAG_SEAL, Header, Salt, Seal};
+use crate::log::disk::{Disk, DiskFile};
+use crate::log::frame::{Frame, FrameBuilder};
+
+static ZEROS: [u8; 1 << 20] = [0; 1 << 20];
+
+/// Proof that an fdatasync has covered a frame. Only this file makes it, after the sync.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Durable(());
+
+/// A write or sync that failed: the log is poisoned by it.
+#[derive(Debug, thiserror::Error)]
+#[error("writing `{}`: {source}", path.display())]
+pub(in crate::log) struct SegmentError {
+    /// The file.
+    pub(in crate::log) path: PathBuf,
+    /// What the disk says.
+    #[source]
+    pub(in crate::log) source: io::Error,
+}
+
+/// The open segment, and the end of the log in it.
+#[derive(Debug)]
+pub(in crate::log) struct OpenSegment {
+    path: PathBuf,
+    file: Arc<dyn DiskFile>,
+    salt: Salt,
+    /// Where the next frame starts.
+    end: u64,
+    /// Up to where zeros have been written.
+    zeroed: u64,
+    capacity: u64,
+    tip: Tip,
+    seal: Seal,
+}
+
+/// Creates the file of a segment and claims its space, durably. Gives its size.
+///
+/// # Errors
+/// `StorageFull` where there is no room; then there is no file either.
+pub(in crate::log) fn claim(
+    disk: &dyn Disk,
+    dir: &Path,
+    segment: u32,
+    bytes: u64,
+) -> io::Result<Arc<dyn DiskFile>> {
+    let path = segment_path(dir, segment);
+    let file = match disk.create_new(&path) {
+        // A claim that an earlier start did not come to use: recovery has seen that it is blank.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            let file = disk.open_write(&path)?;
+            file.set_len(0)?;
+            file
+        }
+        created => created?,
+    };
+    let bytes = bytes.next_multiple_of(CLAIM_ALIGN);
+    let claimed = file.allocate(bytes).and_then(|()| file.sync_data());
+    if let Err(error) = claimed.and_then(|()| disk.sync_dir(dir)) {
+        // Best effort: a blank file at the end of the log is harmless.
+        let _ = disk.remove(&path);
+        return Err(error);
+    }
+    Ok(file)
+}
+
+impl OpenSegment {
+    /// A new segment in a claimed file.
+    ///
+    /// # Errors
+    /// Its length cannot be read.
+    pub(in crate::log) fn begin(
+        dir: &Path,
+        file: Arc<dyn DiskFile>,
+        salt: Salt,
+        tip: Tip,
+    ) -> Result<Self, SegmentError> {
+        let path = segment_path(dir, salt.segment);
+        let seal = Seal {
+            first_commit: tip.next_commit,
+            first_position: tip.next_position,
+            ..Seal::default()
+        };
+        Self::resume(path, file, salt, tip, 0, seal)
+    }
+
+    /// Goes on behind the last frame of a segment; `seal` counts what is in it.
+    ///
+    /// # Errors
+    /// Its length cannot be read.
+    pub(in crate::log) fn resume(
+        path: PathBuf,
+        file: Arc<dyn DiskFile>,
+        salt: Salt,
+        tip: Tip,
+        end: u64,
+        seal: Seal,
+    ) -> Result<Self, SegmentError> {
+        match file.len() {
+            Ok(capacity) => Ok(Self { path, file, salt, end, zeroed: end, capacity, tip, seal }),
+            Err(source) => Err(SegmentError { path, source }),
+        }
+    }
+
+    /// Number of the segment.
+    #[must_use]
+    pub(in crate::log) const fn number(&self) -> u32 {
+        self.salt.segment
+    }
+
+    /// Where the next frame starts.
+    #[must_use]
+    pub(in crate::log) const fn end(&self) -> u64 {
+        self.end
+    }
+
+    /// The end of the log.
+    #[must_use]
+    pub(in crate::log) const fn tip(&self) -> &Tip {
+        &self.tip
+    }
+
+    /// Whether a frame of so many bytes, and the seal, have room.
+    #[must_use]
+    pub(in crate::log) const fn has_room(&self, frame_bytes: u64) -> bool {
+        self.end.saturating_add(frame_bytes).saturating_add(SEAL_BYTES_MAX) <= self.capacity
+    }
+
+    /// Bytes a new segment needs for one frame of so many bytes.
+    #[must_use]
+    pub(in crate::log) const fn bytes_for(frame_bytes: u64) -> u64 {
+        frame_bytes.saturating_add(SEAL_BYTES_MAX)
+    }
+
+    /// The header of the next frame, as far as the end of the log decides it.
+    #[must_use]
+    pub(in crate::log) fn header(&self, epoch: u32, time_ms: u64) -> Header {
+        Header {
+            log_id: self.salt.log_id,
+            epoch,
+            segment: self.salt.segment,
+            first_commit: self.tip.next_commit,
+            first_position: self.tip.next_position,
+            time_ms: time_ms.max(self.tip.time_ms),
+            chain: self.tip.chain,
+            ..Header::default()
+        }
+    }
+
+    /// Writes one frame with one write, and syncs once. Gives where it starts.
+    ///
+    /// # Errors
+    /// What is on the disk is not known then: nothing may be written after it.
+    pub(in crate::log) fn append(
+        &mut self,
+        builder: &mut FrameBuilder,
+        header: Header,
+    ) -> Result<(Frame, u64, Durable), SegmentError> {
+        let frame = builder.build(header, self.salt);
+        let offset = self.end;
+        let durable = self.write(&frame).map_err(|source| self.failed(source))?;
+        if !frame.header().is_seal() {
+            self.count(&frame);
+        }
+        self.end = offset + frame.bytes().len() as u64;
+        self.tip = Tip::after(&frame);
+        Ok((frame, offset, durable))
+    }
+
+    fn write(&mut self, frame: &Frame) -> io::Result<Durable> {
+        let end = self.end + frame.bytes().len() as u64;
+        if end > self.zeroed {
+            self.zero_ahead(end)?;
+        }
+        self.file.write_at(frame.bytes(), self.end)?;
+        self.file.sync_data()?;
+        Ok(Durable(()))
+    }
+
+    /// Writes zeros where the next frames go, so that syncing them changes no metadata of the file
+    /// system. One sync covers them and the frame.
+    fn zero_ahead(&mut self, frame_end: u64) -> io::Result<()> {
+        let until = (frame_end + SEGMENT_ZEROED_AHEAD_BYTES).min(self.capacity);
+        let mut at = frame_end.max(self.zeroed);
+        while at < until {
+            let len = usize::try_from(until - at).unwrap_or(ZEROS.len()).min(ZEROS.len());
+            self.file.write_at(ZEROS.get(..len).unwrap_or(&ZEROS), at)?;
+            at += len as u64;
+        }
+        self.zeroed = until.max(frame_end);
+        Ok(())
+    }
+
+    fn count(&mut self, frame: &Frame) {
+        count_frame(&mut self.seal, frame);
+    }
+
+    fn failed(&self, source: io::Error) -> SegmentError {
+        SegmentError { path: self.path.clone(), source }
+    }
+
+    /// Seals the segment, and cuts off the space it did not need.
+    ///
+    /// # Errors
+    /// As [`Self::append`].
+    pub(in crate::log) fn seal(
+        &mut self,
+        epoch: u32,
+        time_ms: u64,
+        clean_stop: bool,
+    ) -> Result<Frame, SegmentError> {
+        let seal = Seal { clean_stop, bytes: self.end, ..self.seal };
+        let mut encoded = Encoded::default();
+        let fill = encoded.seal(&seal).and_then(|()| encoded.finish());
+        fill.map_err(|error| self.failed(io::Error::other(error)))?;
+        let mut builder = FrameBuilder::default();
+        builder.push(&encoded, std::iter::empty());
+        let header = Header { flags: FLAG_SEAL, ..self.header(epoch, time_ms) };
+        let (frame, ..) = self.append(&mut builder, header)?;
+        let cut = self.file.set_len(sealed_len(self.end)).and_then(|()| self.file.sync_data());
+        cut.map_err(|source| self.failed(source))?;
+        Ok(frame)
+    }
+}
+
+/// Counts a frame into what the seal of its segment will say.
+pub(in crate::log) fn count_frame(seal: &mut Seal, frame: &Frame) {
+    let header = frame.header();
+    if seal.frames == 0 {
+        seal.first_commit = header.first_commit;
+        seal.first_position = header.first_position;
+        seal.first_ms = header.time_ms;
+    }
+    seal.frames += 1;
+    seal.commits += u64::from(header.commit_count);
+    seal.events += u64::from(header.event_count);
+    seal.last_ms = header.time_ms;
+}

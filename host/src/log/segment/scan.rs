@@ -1,0 +1,161 @@
+//! Reading a segment frame by frame, in order.
+
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::Tip;
+use crate::log::codec::{DecodeError, HEADER_BYTES, Header, Salt};
+use crate::log::disk::{DiskFile, read_up_to};
+use crate::log::frame::Frame;
+
+/// Bytes read at once.
+const WINDOW_BYTES: usize = 1 << 20;
+
+/// How a scan goes on.
+#[derive(Debug)]
+pub enum Scan {
+    /// A frame, and where it starts.
+    Frame {
+        /// The frame.
+        frame: Arc<Frame>,
+        /// Where it starts in the file, in bytes.
+        offset: u64,
+    },
+    /// No more frames.
+    End(ScanEnd),
+}
+
+/// How the frames of a segment end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ScanEnd {
+    /// The file ends, or zeros follow to where the scan looked.
+    Blank,
+    /// Here is something that is not a frame that follows on.
+    Broken(DecodeError),
+}
+
+/// A cursor over the frames of one segment.
+#[derive(Debug)]
+pub struct SegmentScan {
+    file: Arc<dyn DiskFile>,
+    salt: Salt,
+    offset: u64,
+    window: Bytes,
+    window_at: u64,
+}
+
+impl SegmentScan {
+    /// Starts at a byte of the file where a frame starts.
+    #[must_use]
+    pub fn new(file: Arc<dyn DiskFile>, salt: Salt, offset: u64) -> Self {
+        Self { file, salt, offset, window: Bytes::new(), window_at: offset }
+    }
+
+    /// Where the next frame starts.
+    #[must_use]
+    pub const fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// The salt of the segment.
+    #[must_use]
+    pub const fn salt(&self) -> Salt {
+        self.salt
+    }
+
+    /// The file.
+    #[must_use]
+    pub fn file(&self) -> &Arc<dyn DiskFile> {
+        &self.file
+    }
+
+    /// At least `len` bytes from the offset on, or what there is.
+    fn bytes(&mut self, len: usize) -> io::Result<Bytes> {
+        let skip = usize::try_from(self.offset - self.window_at).unwrap_or(usize::MAX);
+        if self.window.len().saturating_sub(skip) < len {
+            self.window = read_up_to(&*self.file, self.offset, len.max(WINDOW_BYTES))?.into();
+            self.window_at = self.offset;
+            return Ok(self.window.clone());
+        }
+        Ok(self.window.slice(skip..))
+    }
+
+    /// The next frame, its checksums verified; not whether it follows on the one before.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn advance(&mut self) -> io::Result<Scan> {
+        let head = self.bytes(HEADER_BYTES)?;
+        if head.iter().take(HEADER_BYTES).all(|byte| *byte == 0) {
+            return Ok(Scan::End(ScanEnd::Blank));
+        }
+        let header = match Header::decode(&head, self.salt) {
+            Ok(header) => header,
+            Err(error) => return Ok(Scan::End(ScanEnd::Broken(error))),
+        };
+        // `decode` has bounded the length.
+        let len = usize::try_from(header.frame_bytes()).unwrap_or(usize::MAX);
+        let bytes = self.bytes(len)?;
+        Ok(match Frame::open(&bytes, self.salt) {
+            Ok(frame) => {
+                let offset = self.offset;
+                self.offset = offset.saturating_add(len as u64);
+                Scan::Frame { frame: Arc::new(frame), offset }
+            }
+            Err(error) => Scan::End(ScanEnd::Broken(error)),
+        })
+    }
+
+    /// The next frame, which must follow on `tip`; moves `tip` behind it.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn next_after(&mut self, tip: &mut Tip) -> io::Result<Scan> {
+        let next = self.advance()?;
+        if let Scan::Frame { frame, offset } = &next
+            && let Err(error) = tip.follow(frame)
+        {
+            self.offset = *offset;
+            return Ok(Scan::End(ScanEnd::Broken(error)));
+        }
+        Ok(next)
+    }
+}
+
+/// The first byte at or after `offset` that is not zero.
+///
+/// # Errors
+/// The disk's.
+pub(in crate::log) fn first_nonzero(file: &dyn DiskFile, offset: u64) -> io::Result<Option<u64>> {
+    let mut at = offset;
+    loop {
+        let bytes = read_up_to(file, at, WINDOW_BYTES)?;
+        if let Some(index) = bytes.iter().position(|byte| *byte != 0) {
+            return Ok(Some(at + index as u64));
+        }
+        if bytes.len() < WINDOW_BYTES {
+            return Ok(None);
+        }
+        at += bytes.len() as u64;
+    }
+}
+
+/// The end of the last byte at or after `offset` that is not zero; `offset` where there is none.
+///
+/// # Errors
+/// The disk's.
+pub(in crate::log) fn nonzero_end(file: &dyn DiskFile, offset: u64) -> io::Result<u64> {
+    let (mut at, mut end) = (offset, offset);
+    loop {
+        let bytes = read_up_to(file, at, WINDOW_BYTES)?;
+        if let Some(index) = bytes.iter().rposition(|byte| *byte != 0) {
+            end = at + index as u64 + 1;
+        }
+        if bytes.len() < WINDOW_BYTES {
+            return Ok(end);
+        }
+        at += bytes.len() as u64;
+    }
+}

@@ -1,0 +1,181 @@
+//! What the writer, the readers and everybody who holds the log have in common.
+//!
+//! Rule: a reader sees durable frames only. The writer settles a group in one order: tables, index,
+//! tail, the durable mark, and only then the answers; so whoever has an answer finds what it is about.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use tokio::sync::watch;
+
+use super::clock::LogClock;
+use super::codec::Salt;
+use super::dedup::{Dedup, IdHasher};
+use super::disk::Disk;
+use super::error::{LogFailure, ReadError};
+use super::frame::Frame;
+use super::heads::Heads;
+use super::index::LogIndex;
+use super::lanes::Lanes;
+use super::options::LogOptions;
+use super::recovery::Folders;
+use super::segment::{Scan, ScanEnd, SegmentScan};
+use super::tail::Tail;
+use super::ticket::Buffers;
+use crate::event::{CommitNumber, Event, Position};
+
+/// The shared half of a log.
+pub(super) struct Shared {
+    pub(super) disk: Arc<dyn Disk>,
+    pub(super) folders: Folders,
+    pub(super) options: LogOptions,
+    pub(super) log_id: [u8; 16],
+    pub(super) epoch: u32,
+    pub(super) clock: LogClock,
+    pub(super) lanes: Arc<Lanes>,
+    pub(super) buffers: Buffers,
+    pub(super) hasher: IdHasher,
+    pub(super) heads: Heads,
+    pub(super) dedup: Dedup,
+    pub(super) index: LogIndex,
+    pub(super) tail: Tail,
+    pub(super) durable: watch::Sender<CommitNumber>,
+    pub(super) durable_position: AtomicU64,
+    pub(super) failure: watch::Sender<Option<LogFailure>>,
+    /// True once the writer has ended.
+    pub(super) ended: watch::Sender<bool>,
+    /// The writer is to seal the log when the lanes are drained.
+    pub(super) stops_clean: AtomicBool,
+    pub(super) counters: Counters,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").field("bus", &self.folders.bus).finish_non_exhaustive()
+    }
+}
+
+/// What [`super::LogStats`] reports.
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    pub(super) events: AtomicU64,
+    pub(super) commits: AtomicU64,
+    pub(super) groups: AtomicU64,
+    pub(super) last_append_us: AtomicU64,
+    pub(super) free_bytes: AtomicU64,
+    pub(super) segments: AtomicU64,
+    pub(super) sealed_bytes: AtomicU64,
+    pub(super) open_bytes: AtomicU64,
+}
+
+impl Shared {
+    pub(super) fn salt(&self, segment: u32) -> Salt {
+        Salt::new(self.log_id, segment)
+    }
+
+    pub(super) fn durable_position(&self) -> Position {
+        Position(self.durable_position.load(Ordering::Acquire))
+    }
+
+    pub(super) fn durable_commit(&self) -> CommitNumber {
+        *self.durable.borrow()
+    }
+
+    /// Ends the log for appending. The first failure counts.
+    pub(super) fn fail(&self, failure: &LogFailure) {
+        let is_first = self.failure.send_if_modified(|known| {
+            let is_first = known.is_none();
+            known.get_or_insert(failure.clone());
+            is_first
+        });
+        if is_first {
+            tracing::error!(%failure, "the log takes no more");
+        }
+        self.lanes.fail(failure);
+    }
+
+    /// A scan that starts at a frame of a segment.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub(super) fn scan(&self, segment: u32, offset: u64) -> Result<SegmentScan, ReadError> {
+        let path = self.folders.segment(segment);
+        let file = self.disk.open_read(&path).map_err(|error| io_error(&path, error))?;
+        Ok(SegmentScan::new(file, self.salt(segment), offset))
+    }
+
+    /// The next frame of a scan, which is durable: so its absence is damage. `scan` moves to the next
+    /// segment where one ends. Blocking.
+    ///
+    /// # Errors
+    /// Damage, and the disk's.
+    pub(super) fn next_durable(&self, scan: &mut SegmentScan) -> Result<Arc<Frame>, ReadError> {
+        let mut is_fresh = false;
+        loop {
+            let path = self.folders.segment(scan.salt().segment);
+            let why = match scan.advance().map_err(|error| io_error(&path, error))? {
+                Scan::Frame { frame, .. } if frame.header().is_seal() => {
+                    *scan = self.scan(scan.salt().segment + 1, 0)?;
+                    is_fresh = false;
+                    continue;
+                }
+                Scan::Frame { frame, .. } => return Ok(frame),
+                Scan::End(ScanEnd::Blank) => super::codec::DecodeError::Magic,
+                Scan::End(ScanEnd::Broken(why)) => why,
+            };
+            if is_fresh {
+                return Err(ReadError::Damaged { path, offset: scan.offset(), why });
+            }
+            // What was read ahead may be from before the frame was written.
+            *scan = SegmentScan::new(scan.file().clone(), scan.salt(), scan.offset());
+            is_fresh = true;
+        }
+    }
+
+    /// The event at a position, from the disk. Blocking.
+    fn event_on_disk(&self, position: Position) -> Result<Option<Event>, ReadError> {
+        let Some(place) = self.index.frame_of_position(position)? else { return Ok(None) };
+        let mut scan = self.scan(place.segment, place.mark.offset)?;
+        loop {
+            let frame = self.next_durable(&mut scan)?;
+            if frame.header().first_position > position.0 {
+                return Ok(None);
+            }
+            if frame.last_position().is_some_and(|last| last >= position) {
+                return Ok(frame.event(position)?);
+            }
+        }
+    }
+
+    /// The event at a position; none: it is not durable, or not there.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub(super) async fn event(
+        self: &Arc<Self>,
+        position: Position,
+    ) -> Result<Option<Arc<Event>>, ReadError> {
+        if position.0 == 0 || position > self.durable_position() {
+            return Ok(None);
+        }
+        if let Some(frame) = self.tail.with_position(position) {
+            return Ok(frame.event(position)?.map(Arc::new));
+        }
+        let shared = self.clone();
+        blocking(move || shared.event_on_disk(position)).await.map(|event| event.map(Arc::new))
+    }
+}
+
+pub(super) fn io_error(path: &std::path::Path, source: std::io::Error) -> ReadError {
+    ReadError::Io { path: path.to_owned(), source: Arc::new(source) }
+}
+
+/// Runs blocking reads off the async threads.
+pub(super) async fn blocking<T: Send + 'static>(
+    read: impl FnOnce() -> Result<T, ReadError> + Send + 'static,
+) -> Result<T, ReadError> {
+    tokio::task::spawn_blocking(read)
+        .await
+        .unwrap_or_else(|error| Err(io_error(&PathBuf::from("log"), std::io::Error::other(error))))
+}

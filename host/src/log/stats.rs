@@ -1,0 +1,75 @@
+//! Figures about a log, for metrics and `status`.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::Log;
+use super::clock::ClockAlarm;
+use super::dedup::DedupWindow;
+use super::error::LogFailure;
+use crate::event::{CommitNumber, Position};
+
+/// How a log is doing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogStats {
+    /// Segments, the open one included.
+    pub segments: u64,
+    /// Bytes of all frames.
+    pub bytes: u64,
+    /// Events appended since the start.
+    pub appended_events: u64,
+    /// Commits appended since the start.
+    pub appended_commits: u64,
+    /// Frames written since the start.
+    pub groups: u64,
+    /// How long the last group took from being gathered to being answered, microseconds.
+    pub last_append_us: u64,
+    /// The last durable commit.
+    pub last_commit: CommitNumber,
+    /// The last durable event.
+    pub last_position: Position,
+    /// How far back duplicates are found for sure.
+    pub dedup: DedupWindow,
+    /// Keys known.
+    pub keys: usize,
+    /// Bytes waiting in the effects lane.
+    pub effects_waiting_bytes: usize,
+    /// Bytes waiting in the ingest lane.
+    pub ingest_waiting_bytes: usize,
+    /// Bytes of recent frames in memory.
+    pub tail_bytes: usize,
+    /// Free bytes on the disk, as of a second ago at most while there is work.
+    pub free_bytes: u64,
+    /// Wall time ran away from log time.
+    pub clock_alarm: Option<ClockAlarm>,
+    /// Why the log takes no more.
+    pub failure: Option<LogFailure>,
+}
+
+impl Log {
+    /// How the log is doing.
+    #[must_use]
+    pub fn stats(&self) -> LogStats {
+        let shared = self.shared();
+        let counters = &shared.counters;
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let (effects_waiting_bytes, ingest_waiting_bytes) = shared.lanes.waiting_bytes();
+        LogStats {
+            segments: read(&counters.segments),
+            bytes: read(&counters.sealed_bytes) + read(&counters.open_bytes),
+            appended_events: read(&counters.events),
+            appended_commits: read(&counters.commits),
+            groups: read(&counters.groups),
+            last_append_us: read(&counters.last_append_us),
+            last_commit: shared.durable_commit(),
+            last_position: shared.durable_position(),
+            dedup: shared.dedup.window(shared.clock.now_ms()),
+            keys: shared.heads.len(),
+            effects_waiting_bytes,
+            ingest_waiting_bytes,
+            tail_bytes: shared.tail.bytes(),
+            free_bytes: read(&counters.free_bytes),
+            clock_alarm: shared.clock.alarm(),
+            failure: shared.failure.borrow().clone(),
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! The log as its users see it, on the simulated disk.
+
+mod crash;
+mod damage;
+mod semantics;
+mod support;
+mod writing;

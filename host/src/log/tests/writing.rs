@@ -1,0 +1,279 @@
+//! Group commit, acknowledgement, poison, full disks, reading along.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::support::*;
+use crate::effects::OutcomeKind;
+use crate::event::{CommitNumber, Digest, Generation, InstanceId, Position};
+use crate::log::disk::sim::{Crash, Fault, SimDisk};
+use crate::log::record::{Completion, DeliveryCommit, Mode};
+use crate::log::{AppendError, CommitTicket, Log, LogOptions, ReadError, RecordRef};
+
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// Waits for a condition that another thread brings about.
+async fn until(what: &str, condition: impl Fn() -> bool) {
+    let waiting = async {
+        while !condition() {
+            tokio::task::yield_now().await;
+        }
+    };
+    assert!(tokio::time::timeout(DEADLINE, waiting).await.is_ok(), "{what} did not happen");
+}
+
+fn delivery(position: u64) -> DeliveryCommit {
+    DeliveryCommit {
+        completion: Completion {
+            instance: InstanceId(1),
+            generation: Generation(0),
+            position: Position(position),
+            key: None,
+            environment: Digest([0; 32]),
+            attempt: 1,
+            mode: Mode::Live,
+            outcome: OutcomeKind::Ok,
+            fuel: 0,
+            response: None,
+        },
+        emits: Vec::new(),
+        state: Vec::new(),
+        timers: Vec::new(),
+        calls: Vec::new(),
+        dead_letter: None,
+    }
+}
+
+async fn commit(log: &Log, position: u64) -> CommitTicket {
+    let permit = log.reserve(InstanceId(1), 1000).await.unwrap();
+    log.commit(permit, &delivery(position))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_acknowledged_or_seen_before_the_sync() {
+    let disk = SimDisk::new();
+    let log = open(&disk).log;
+    disk.hold_syncs();
+    let publisher = tokio::spawn({
+        let log = log.clone();
+        async move { log.ingest(vec![publish("1", "a")]).await }
+    });
+    until("the sync", || disk.holds_a_sync()).await;
+    assert!(!publisher.is_finished());
+    assert_eq!((log.last_position(), log.durable()), (Position(0), CommitNumber(1)));
+    assert_eq!(log.event(Position(1)).await.unwrap(), None);
+    assert_eq!(log.head(&event("", "a", "").key.unwrap()), None);
+    assert_eq!(log.find("/test", "1").await.unwrap(), None);
+    disk.release_syncs();
+    publisher.await.unwrap().unwrap();
+    assert_eq!(log.last_position(), Position(1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_comes_during_a_sync_is_one_group_with_one_write_and_one_sync() {
+    let disk = SimDisk::new();
+    let log = open(&disk).log;
+    // Zeroes ahead what the group needs, so that only frames are written below.
+    log.ingest(vec![publish("0", "a")]).await.unwrap();
+    disk.hold_syncs();
+    let first = tokio::spawn({
+        let log = log.clone();
+        async move { log.ingest(vec![publish("1", "a")]).await }
+    });
+    until("the sync", || disk.holds_a_sync()).await;
+    let (operations, groups) = (disk.operations(), log.stats().groups);
+    let mut rest = Vec::new();
+    for n in 2..100 {
+        let log = log.clone();
+        rest.push(tokio::spawn(
+            async move { log.ingest(vec![publish(&n.to_string(), "a")]).await },
+        ));
+    }
+    until("all waiting", || log.shared().lanes.waiting() == 98).await;
+    let mut effects = Vec::new();
+    for position in 1..50 {
+        effects.push(commit(&log, position).await);
+    }
+    disk.release_syncs();
+    first.await.unwrap().unwrap();
+    for task in rest {
+        task.await.unwrap().unwrap();
+    }
+    let mut commits = Vec::new();
+    for ticket in effects {
+        commits.push(ticket.await.unwrap().commit.0);
+    }
+    assert!(commits.windows(2).all(|pair| pair[0] < pair[1]), "first in, first out");
+    let frame = log.frames_from_commit(CommitNumber(commits[0])).next().await.unwrap();
+    assert_eq!(frame.first_commit().0, commits[0], "effects go first");
+    assert_eq!(log.stats().groups - groups, 2);
+    // The sync of the first, then a write and a sync.
+    assert_eq!(disk.operations() - operations, 3);
+}
+
+#[tokio::test]
+async fn the_first_failure_poisons_and_reads_go_on() {
+    for at in 1..=2 {
+        let disk = SimDisk::new();
+        let log = open(&disk).log;
+        log.ingest(vec![publish("1", "a")]).await.unwrap();
+        disk.inject(Fault::FailsAt(disk.operations() + at));
+        let error = log.ingest(vec![publish("2", "a")]).await.unwrap_err();
+        assert!(matches!(error, AppendError::ReadOnly(_)), "{error}");
+        disk.heal();
+        let operations = disk.operations();
+        assert!(matches!(log.ingest(vec![publish("3", "a")]).await, Err(AppendError::ReadOnly(_))));
+        assert!(log.control(&[]).await.is_err());
+        assert!(log.reserve(InstanceId(1), 10).await.is_err());
+        assert_eq!(disk.operations(), operations, "nothing is written any more");
+        let failure = tokio::time::timeout(DEADLINE, log.failed()).await.unwrap();
+        assert_eq!(log.stats().failure, Some(failure.clone()));
+        assert_eq!(log.close().await, Err(failure));
+        assert_eq!(&*log.event(Position(1)).await.unwrap().unwrap().id, "1");
+        assert_eq!(log.last_position(), Position(1));
+        let log = open(&disk.crash(Crash::LosesAll)).log;
+        assert_eq!(ids(&all_events(&log).await.unwrap()), ["1"]);
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_refuses_and_recovers() {
+    let disk = SimDisk::new();
+    let log = open(&disk).log;
+    let large = |id: &str| crate::log::Publish {
+        event: event(id, "a", &format!("\"{}\"", "x".repeat(30_000))),
+        expected: None,
+    };
+    log.ingest(vec![large("1")]).await.unwrap();
+    disk.set_capacity(Some(100_000));
+    // The claimed space is ours.
+    log.ingest(vec![large("2")]).await.unwrap();
+    let error = log.ingest(vec![large("3")]).await.unwrap_err();
+    assert!(matches!(error, AppendError::StorageFull { .. }), "{error}");
+    assert!(log.stats().failure.is_none());
+    assert_eq!(all_events(&log).await.unwrap().len(), 2);
+    assert!(log.ingest(vec![publish("small", "a")]).await.is_ok(), "there is room for less");
+    disk.set_capacity(None);
+    log.ingest(vec![large("3")]).await.unwrap();
+    assert_eq!(ids(&all_events(&log).await.unwrap()), ["1", "2", "small", "3"]);
+    log.close().await.unwrap();
+    open(&disk).log.ingest(vec![large("4")]).await.unwrap();
+}
+
+#[tokio::test]
+async fn ingest_stops_at_a_higher_watermark_than_effects() {
+    let disk = SimDisk::new();
+    let clock = HandClock::at(START_MS);
+    let log = Log::open(Arc::new(disk.clone()), &bus(), options(), clock.clone()).unwrap().log;
+    let free = |bytes| {
+        use crate::log::disk::Disk;
+        disk.set_capacity(Some(1 << 20));
+        let used = (1 << 20) - disk.free_bytes(&bus()).unwrap();
+        disk.set_capacity(Some(used + bytes));
+    };
+    free(1500);
+    clock.pass(1000);
+    let error = log.ingest(vec![publish("1", "a")]).await.unwrap_err();
+    assert_eq!(error, AppendError::StorageFull { free: 1500, needed: 2000 });
+    commit(&log, 1).await.await.unwrap();
+    free(500);
+    clock.pass(1000);
+    let error = commit(&log, 2).await.await.unwrap_err();
+    assert_eq!(error, AppendError::StorageFull { free: 500, needed: 1000 });
+}
+
+#[tokio::test]
+async fn segments_follow_on_and_are_read_from_disk_by_who_lags() {
+    let disk = SimDisk::new();
+    let options = LogOptions { tail_bytes: 1, ..options() };
+    let log = try_open(&disk, options).unwrap().log;
+    let mut live = log.frames_from_position(Position(1));
+    for n in 0..200 {
+        log.ingest(vec![crate::log::Publish {
+            event: event(&n.to_string(), "a", &format!("\"{}\"", "x".repeat(1000))),
+            expected: None,
+        }])
+        .await
+        .unwrap();
+    }
+    assert!(log.stats().segments >= 3, "{:?}", log.stats());
+    let events = all_events(&log).await.unwrap();
+    assert!(events.iter().zip(0..).all(|(event, n)| &*event.id == n.to_string().as_str()));
+    let mut seen = 0;
+    while seen < 200 {
+        seen += live.next().await.unwrap().events().unwrap().len();
+    }
+    let middle = log.frames_from_position(Position(120)).next().await.unwrap();
+    assert!(middle.first_position() <= Some(Position(120)));
+    assert!(middle.last_position() >= Some(Position(120)));
+    for position in [1, 57, 120, 200] {
+        let event = log.event(Position(position)).await.unwrap().unwrap();
+        assert_eq!(event.position, Position(position));
+    }
+    log.close().await.unwrap();
+    assert!(matches!(live.next().await, Err(ReadError::Closed)));
+    let log = try_open(&disk, options).unwrap().log;
+    assert_eq!(all_events(&log).await.unwrap().len(), 200);
+    let positions = log.key_positions(&events[0].key.clone().unwrap(), Position(1), 500).await;
+    assert_eq!(positions.unwrap().len(), 200);
+}
+
+#[tokio::test]
+async fn a_reader_waits_for_the_next_frame() {
+    let log = open(&SimDisk::new()).log;
+    let mut reader = log.frames_from_commit(CommitNumber(1));
+    let epoch = reader.next().await.unwrap();
+    let record = epoch.commits().next().unwrap().unwrap().records().next().unwrap().unwrap();
+    assert!(matches!(record, RecordRef::Control(_)));
+    assert!(reader.try_next().is_none());
+    let next = tokio::spawn(async move { reader.next().await.unwrap().first_commit() });
+    log.ingest(vec![publish("1", "a")]).await.unwrap();
+    assert_eq!(next.await.unwrap(), CommitNumber(2));
+}
+
+#[tokio::test]
+async fn a_commit_larger_than_a_group_and_than_a_segment_is_written_alone() {
+    let disk = SimDisk::new();
+    let log = open(&disk).log;
+    let batch: Vec<_> = (0..6)
+        .map(|n| crate::log::Publish {
+            event: event(&n.to_string(), "a", &format!("\"{}\"", "x".repeat(1_000_000))),
+            expected: None,
+        })
+        .collect();
+    let answers = log.ingest(batch).await.unwrap();
+    assert_eq!(answers.last().unwrap().position, Position(6));
+    log.close().await.unwrap();
+    assert_eq!(all_events(&open(&disk).log).await.unwrap().len(), 6);
+}
+
+#[tokio::test]
+async fn room_in_the_effects_lane_is_waited_for() {
+    let log = open(&SimDisk::new()).log;
+    let whole = log.reserve(InstanceId(1), usize::MAX).await.unwrap();
+    let waiting = tokio::spawn({
+        let log = log.clone();
+        async move { log.reserve(InstanceId(2), 10).await.unwrap().bytes() }
+    });
+    tokio::task::yield_now().await;
+    assert!(!waiting.is_finished());
+    drop(whole);
+    assert_eq!(waiting.await.unwrap(), 10);
+}
+
+#[tokio::test]
+async fn what_has_room_reserved_is_written_before_the_log_closes() {
+    let disk = SimDisk::new();
+    let log = open(&disk).log;
+    let permit = log.reserve(InstanceId(1), 1000).await.unwrap();
+    let closing = tokio::spawn({
+        let log = log.clone();
+        async move { log.close().await }
+    });
+    until("closing", || log.shared().lanes.refusal().is_some()).await;
+    assert_eq!(log.ingest(vec![publish("1", "a")]).await, Err(AppendError::ShuttingDown));
+    log.commit(permit, &delivery(1)).await.unwrap();
+    closing.await.unwrap().unwrap();
+    let opened = open(&disk);
+    assert!(opened.clean && opened.cut.is_none());
+}

@@ -1,0 +1,422 @@
+//! The one thread that writes: gathers what waits, numbers it, writes once, syncs once, settles,
+//! answers. While it syncs, the lanes fill up with the next group.
+//!
+//! Rule: at most one frame is unsynced, and no answer is given before the sync. The first write or
+//! sync that fails ends it.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
+
+use tokio::sync::oneshot;
+
+use super::assign::{Batch, Group, Item, Verdict};
+use super::codec::Encoded;
+use super::derived::{publish_heads, publish_index};
+use super::disk::LockGuard;
+use super::error::{AppendError, LogFailure};
+use super::frame::{Frame, FrameBuilder};
+use super::index::{SegmentBase, SegmentIndexBuilder, SegmentSeal};
+use super::lanes::{EffectsEntry, EffectsPermit, IngestEntry, Taken};
+use super::segment::{Durable, OpenSegment, SegmentError, claim};
+use super::shared::Shared;
+use super::ticket::{Committed, IngestReply};
+use crate::event::{CommitNumber, KeySequence, Position};
+
+/// How often the free space of the disk is looked at, milliseconds of log time.
+const SPACE_EVERY_MS: u64 = 1000;
+
+/// What the writer's thread owns.
+pub(super) struct Writer {
+    shared: Arc<Shared>,
+    segment: OpenSegment,
+    /// The open segment's part of the index has not begun: it begins with its first frame.
+    begins_index: bool,
+    group: Group,
+    builder: FrameBuilder,
+    sequences: Vec<KeySequence>,
+    space_checked_ms: Option<u64>,
+    /// Threads that write index files of sealed segments.
+    indexing: Vec<JoinHandle<()>>,
+    lock: LockGuard,
+}
+
+/// Somebody who waits for the sync.
+enum Waiting {
+    Effects {
+        reply: oneshot::Sender<Result<Committed, AppendError>>,
+        commit: Encoded,
+        permit: Option<EffectsPermit>,
+        number: u64,
+        first: Position,
+    },
+    Ingest {
+        reply: oneshot::Sender<IngestReply>,
+        batch: Batch,
+        number: u64,
+        first: Position,
+    },
+    /// Nothing of it is in the group, but what the answer speaks of may be.
+    Answer {
+        reply: oneshot::Sender<IngestReply>,
+        answer: IngestReply,
+    },
+}
+
+/// Why a group was not written.
+enum Stop {
+    /// There is no room; the log is as it was.
+    Full { free: u64, needed: u64 },
+    /// The log is poisoned.
+    Failed(LogFailure),
+}
+
+impl From<SegmentError> for Stop {
+    fn from(error: SegmentError) -> Self {
+        Self::Failed(LogFailure::Write { path: error.path, why: error.source.to_string() })
+    }
+}
+
+/// Tells everybody that the writer has ended, however it did.
+struct EndGuard(Arc<Shared>);
+
+impl Drop for EndGuard {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.fail(&LogFailure::WriterGone);
+        }
+        self.0.ended.send_replace(true);
+    }
+}
+
+impl Writer {
+    pub(super) fn new(shared: Arc<Shared>, segment: OpenSegment, lock: LockGuard) -> Self {
+        Self {
+            shared,
+            segment,
+            begins_index: false,
+            group: Group::default(),
+            builder: FrameBuilder::default(),
+            sequences: Vec::new(),
+            space_checked_ms: None,
+            indexing: Vec::new(),
+            lock,
+        }
+    }
+
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// The system gives no thread.
+    pub(super) fn start(self) -> io::Result<()> {
+        let thread = std::thread::Builder::new().name("log-writer".to_owned());
+        thread.spawn(move || {
+            let guard = EndGuard(self.shared.clone());
+            self.run();
+            drop(guard);
+        })?;
+        Ok(())
+    }
+
+    fn run(mut self) {
+        while let Some(taken) = self.shared.lanes.take() {
+            self.write_group(taken);
+            if self.shared.failure.borrow().is_some() {
+                return;
+            }
+        }
+        let is_failed = self.shared.failure.borrow().is_some();
+        if self.shared.stops_clean.load(Ordering::Acquire) && !is_failed {
+            self.stop();
+        }
+        drop(self.lock);
+    }
+
+    /// Takes one group through: all of it, or (full, failed) none.
+    fn write_group(&mut self, taken: Taken) {
+        let started = std::time::Instant::now();
+        let time_ms = self.shared.clock.now_ms();
+        let taken = self.turn_away(taken, time_ms);
+        if taken.effects.is_empty() && taken.ingest.is_empty() {
+            return;
+        }
+        let frame_bytes = (taken.bytes + super::codec::HEADER_BYTES + 8) as u64;
+        if let Err(stop) = self.make_room(frame_bytes, time_ms) {
+            self.refuse(taken, stop);
+            return;
+        }
+        let mut waiting = self.gather(taken);
+        let committed = if self.builder.is_empty() { Ok(None) } else { self.append(time_ms) };
+        match committed {
+            Ok(committed) => {
+                self.answer(&mut waiting, committed);
+                let us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
+                self.shared.counters.last_append_us.store(us, Ordering::Relaxed);
+            }
+            Err(failure) => {
+                self.shared.fail(&failure);
+                for one in waiting {
+                    one.refuse(AppendError::ReadOnly(failure.clone()));
+                }
+            }
+        }
+    }
+
+    /// Numbers what was taken and puts it into the frame.
+    fn gather(&mut self, taken: Taken) -> Vec<Waiting> {
+        let shared = self.shared.clone();
+        let mut waiting = Vec::with_capacity(taken.effects.len() + taken.ingest.len());
+        let tip = self.segment.tip();
+        let first_commit = tip.next_commit;
+        self.group.begin(tip.next_position);
+        for EffectsEntry { commit, reply, permit } in taken.effects {
+            let first = self.group.effects(&shared.heads, &commit, &mut self.sequences);
+            let number = first_commit + u64::from(self.builder.commits());
+            self.builder.push(&commit, self.sequences.iter().copied());
+            waiting.push(Waiting::Effects { reply, commit, permit, number, first });
+        }
+        for IngestEntry { mut batch, reply } in taken.ingest {
+            match self.group.ingest(&shared.dedup, &shared.heads, &mut batch) {
+                Verdict::Taken(first) => {
+                    let number = first_commit + u64::from(self.builder.commits());
+                    self.builder.push(&batch.commit, batch.items.iter().map(|item| item.sequence));
+                    waiting.push(Waiting::Ingest { reply, batch, number, first });
+                }
+                Verdict::Recheck => {
+                    waiting.push(Waiting::Answer { reply, answer: IngestReply::Recheck });
+                }
+                Verdict::Refused(error) => {
+                    let answer = IngestReply::Refused(error);
+                    waiting.push(Waiting::Answer { reply, answer });
+                }
+            }
+        }
+        waiting
+    }
+
+    /// Writes the frame, syncs, and makes it known: tables, index, tail, durable mark.
+    fn append(&mut self, time_ms: u64) -> Result<Option<(Durable, u64)>, LogFailure> {
+        let header = self.segment.header(self.shared.epoch, time_ms);
+        let appended = self.segment.append(&mut self.builder, header);
+        let (frame, offset, durable) = appended.map_err(|error| LogFailure::Write {
+            path: error.path,
+            why: error.source.to_string(),
+        })?;
+        self.group.settle(&self.shared.dedup, &self.shared.heads, frame.time_ms());
+        self.index(&frame, offset)?;
+        let counters = &self.shared.counters;
+        let header = *frame.header();
+        counters.groups.fetch_add(1, Ordering::Relaxed);
+        counters.commits.fetch_add(header.commit_count.into(), Ordering::Relaxed);
+        counters.events.fetch_add(header.event_count.into(), Ordering::Relaxed);
+        counters.open_bytes.store(self.segment.end(), Ordering::Relaxed);
+        make_known(&self.shared, frame);
+        Ok(Some((durable, header.time_ms)))
+    }
+
+    fn index(&mut self, frame: &Frame, offset: u64) -> Result<(), LogFailure> {
+        if self.begins_index {
+            let base = SegmentBase::of(frame.header());
+            self.shared.index.begin(SegmentIndexBuilder::new(base));
+            self.begins_index = false;
+        }
+        let hasher = &self.shared.hasher;
+        let filled = self.shared.index.fill(|open| open.add_frame(frame, offset, hasher));
+        match filled {
+            Some(Ok(())) => Ok(()),
+            Some(Err(error)) => Err(index_failure(frame, error.to_string())),
+            None => Err(index_failure(frame, "no segment is open".to_owned())),
+        }
+    }
+
+    fn answer(&self, waiting: &mut Vec<Waiting>, committed: Option<(Durable, u64)>) {
+        let mut buffers = Vec::with_capacity(waiting.len());
+        for one in waiting.drain(..) {
+            match (one, committed) {
+                (Waiting::Answer { reply, answer }, _) => drop(reply.send(answer)),
+                (Waiting::Effects { reply, commit, permit, number, first }, Some(proof)) => {
+                    let answer = committed_as(proof, number, first, !commit.events.is_empty());
+                    drop(reply.send(Ok(answer)));
+                    drop(permit);
+                    buffers.push(commit);
+                }
+                (Waiting::Ingest { reply, batch, number, first }, Some(proof)) => {
+                    let committed = committed_as(proof, number, first, true);
+                    let items: Vec<Item> = batch.items;
+                    drop(reply.send(IngestReply::Committed { committed, items }));
+                    buffers.push(batch.commit);
+                }
+                // Something taken makes the frame non-empty: there is a proof.
+                (one, None) => one.refuse(AppendError::ReadOnly(LogFailure::WriterGone)),
+            }
+        }
+        self.shared.buffers.give(buffers.into_iter());
+    }
+
+    fn refuse(&self, taken: Taken, stop: Stop) {
+        let error = match stop {
+            Stop::Full { free, needed } => AppendError::StorageFull { free, needed },
+            Stop::Failed(failure) => {
+                self.shared.fail(&failure);
+                AppendError::ReadOnly(failure)
+            }
+        };
+        for entry in taken.effects {
+            let _ = entry.reply.send(Err(error.clone()));
+        }
+        for entry in taken.ingest {
+            let _ = entry.reply.send(IngestReply::Refused(error.clone()));
+        }
+    }
+
+    /// Refuses what the free space of the disk does not allow: ingest before effects.
+    fn turn_away(&mut self, mut taken: Taken, time_ms: u64) -> Taken {
+        let is_due =
+            self.space_checked_ms.is_none_or(|at| time_ms.saturating_sub(at) >= SPACE_EVERY_MS);
+        let counters = &self.shared.counters;
+        if is_due {
+            self.space_checked_ms = Some(time_ms);
+            // A disk that does not say is not full.
+            let free = self.shared.disk.free_bytes(&self.shared.folders.segments);
+            counters.free_bytes.store(free.unwrap_or(u64::MAX), Ordering::Relaxed);
+        }
+        let free = counters.free_bytes.load(Ordering::Relaxed);
+        let options = self.shared.options;
+        if free < options.watermark_ingest_bytes {
+            let ingest = std::mem::take(&mut taken.ingest);
+            let full = Stop::Full { free, needed: options.watermark_ingest_bytes };
+            self.refuse(Taken { ingest, ..Taken::default() }, full);
+        }
+        if free < options.watermark_effects_bytes {
+            let effects = std::mem::take(&mut taken.effects);
+            let full = Stop::Full { free, needed: options.watermark_effects_bytes };
+            self.refuse(Taken { effects, ..Taken::default() }, full);
+        }
+        taken
+    }
+
+    /// Goes on to the next segment where the frame does not fit this one. The next one is claimed
+    /// first: if that fails for want of space, nothing has changed.
+    fn make_room(&mut self, frame_bytes: u64, time_ms: u64) -> Result<(), Stop> {
+        if self.segment.has_room(frame_bytes) {
+            return Ok(());
+        }
+        let shared = self.shared.clone();
+        let number = self.segment.number() + 1;
+        let bytes = shared.options.segment_bytes.max(OpenSegment::bytes_for(frame_bytes));
+        let file = claim(&*shared.disk, &shared.folders.segments, number, bytes);
+        let file = file.map_err(|error| claim_stop(&shared, number, bytes, &error))?;
+        self.seal(time_ms, false)?;
+        let tip = *self.segment.tip();
+        let dir = &shared.folders.segments;
+        self.segment = OpenSegment::begin(dir, file, shared.salt(number), tip)?;
+        self.begins_index = true;
+        Ok(())
+    }
+
+    /// Seals the segment; its index file is written beside the work.
+    fn seal(&mut self, time_ms: u64, clean_stop: bool) -> Result<(), Stop> {
+        self.segment.seal(self.shared.epoch, time_ms, clean_stop)?;
+        let counters = &self.shared.counters;
+        counters.segments.fetch_add(1, Ordering::Relaxed);
+        counters.sealed_bytes.fetch_add(self.segment.end(), Ordering::Relaxed);
+        counters.open_bytes.store(0, Ordering::Relaxed);
+        let seal = SegmentSeal { bytes: self.segment.end(), chain: self.segment.tip().chain };
+        let (shared, number) = (self.shared.clone(), self.segment.number());
+        self.indexing.retain(|thread| !thread.is_finished());
+        let thread = std::thread::Builder::new().name("log-index".to_owned());
+        let spawned = thread.spawn(move || write_index(&shared, number, seal));
+        match spawned {
+            Ok(thread) => self.indexing.push(thread),
+            // It stays in memory, and is written at the next start.
+            Err(error) => tracing::warn!(%error, segment = number, "no thread to write an index"),
+        }
+        Ok(())
+    }
+
+    /// The end of an orderly stop.
+    fn stop(&mut self) {
+        let time_ms = self.shared.clock.now_ms();
+        if let Err(Stop::Failed(failure)) = self.seal(time_ms, true) {
+            self.shared.fail(&failure);
+            return;
+        }
+        for thread in self.indexing.drain(..) {
+            // What it had to say, it has logged.
+            let _ = thread.join();
+        }
+        let shared = &self.shared;
+        let tip = self.segment.tip();
+        let kept = publish_heads(&*shared.disk, &shared.folders, shared.log_id, tip, &shared.heads);
+        if let Err(error) = kept {
+            tracing::warn!(%error, "the next start gathers the key heads from the indexes");
+        }
+    }
+}
+
+impl Waiting {
+    fn refuse(self, error: AppendError) {
+        match self {
+            Self::Effects { reply, .. } => drop(reply.send(Err(error))),
+            Self::Ingest { reply, .. } | Self::Answer { reply, .. } => {
+                drop(reply.send(IngestReply::Refused(error)));
+            }
+        }
+    }
+}
+
+const fn committed_as(
+    (durable, recorded_ms): (Durable, u64),
+    number: u64,
+    first: Position,
+    has_events: bool,
+) -> Committed {
+    let first_position = if has_events { Some(first) } else { None };
+    Committed { commit: CommitNumber(number), first_position, recorded_ms, durable }
+}
+
+/// Shows a durable frame to everybody.
+pub(super) fn make_known(shared: &Shared, frame: Frame) {
+    let last = frame.last_commit();
+    let position = frame.header().next_position().saturating_sub(1);
+    shared.tail.push(Arc::new(frame));
+    shared.durable_position.store(position, Ordering::Release);
+    shared.durable.send_replace(last);
+}
+
+fn index_failure(frame: &Frame, why: String) -> LogFailure {
+    LogFailure::Index { commit: frame.first_commit(), why }
+}
+
+fn claim_stop(shared: &Shared, number: u32, bytes: u64, error: &io::Error) -> Stop {
+    if is_full(error) {
+        let free = shared.disk.free_bytes(&shared.folders.segments).unwrap_or_default();
+        return Stop::Full { free, needed: bytes };
+    }
+    let path = shared.folders.segment(number);
+    Stop::Failed(LogFailure::Write { path, why: error.to_string() })
+}
+
+/// Whether an error says that there is no space.
+pub(super) fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// Writes the index file of a sealed segment and puts it in the place of the part in memory. Derived:
+/// a failure costs memory now and time at the next start.
+fn write_index(shared: &Shared, number: u32, seal: SegmentSeal) {
+    let Some(encoded) = shared.index.with_memory(number, |open| open.encode(seal)) else { return };
+    let disk = &*shared.disk;
+    let path: &Path = &shared.folders.index;
+    let published = encoded
+        .map_err(Into::into)
+        .and_then(|bytes| publish_index(disk, &shared.folders, &shared.log_id, number, &bytes));
+    match published {
+        Ok(file) => shared.index.sealed(file),
+        Err(error) => {
+            tracing::warn!(%error, segment = number, folder = %path.display(), "index not written");
+        }
+    }
+}
