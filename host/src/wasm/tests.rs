@@ -165,6 +165,22 @@ async fn effects_of_a_delivery_come_back_whole() {
 }
 
 #[tokio::test]
+async fn every_delivery_of_an_instance_gets_whole_budgets() {
+    let mut plugin = Plugin::load(guests::counter()).await;
+    assert_ok(&plugin.deliver(".").await);
+    plugin.limits.fuel = plugin.deliver(".").await.fuel;
+    plugin.limits.emits_max = 1;
+    plugin.limits.output_bytes_max = "count".len() + 1 + "thing.happened".len() + 1 + 1;
+    for _ in 0..5 {
+        assert_ok(&plugin.deliver(".").await);
+    }
+    assert_eq!(plugin.slot.served(), 7, "one instance served them all");
+    // Fuel is looked at where functions and loops begin, so one unit less may pass.
+    plugin.limits.fuel /= 2;
+    assert_eq!(plugin.deliver(".").await.outcome, Outcome::Fuel);
+}
+
+#[tokio::test]
 async fn a_rejected_delivery_has_no_effects() {
     let mut plugin = Plugin::load(guests::counter()).await;
     let done = plugin.deliver("!").await;
@@ -236,4 +252,25 @@ async fn a_module_of_another_shape_is_refused() {
         let refused = sandbox().load(wasm.clone().into_bytes().into()).await;
         assert!(matches!(refused, Err(LoadError::Refused(_))), "{wasm}: {refused:?}");
     }
+}
+
+#[tokio::test]
+async fn a_guest_of_wasi_prints_to_the_log_and_gets_nothing_else() {
+    let mut plugin = Plugin::load(guests::wasi_handler()).await;
+    assert!(plugin.module.imports.iter().any(|import| import.starts_with("wasi:")));
+    let printed = |done: Invocation| -> Vec<String> {
+        done.logs.into_iter().map(|line| line.message).collect()
+    };
+    let first = plugin.deliver(".").await;
+    assert_ok(&first);
+    let first = printed(first);
+    let [text, random] = first.as_slice() else { panic!("{first:?}") };
+    assert_eq!((text.as_str(), random.len()), ("printed", 8));
+    assert_eq!(printed(plugin.deliver(".").await), first, "the same attempt, the same randomness");
+    let trapped = plugin.deliver("!").await;
+    assert_eq!(trapped.outcome.kind(), OutcomeKind::Trap);
+    assert_eq!(printed(trapped), first, "what was printed before the end is kept");
+    assert_eq!(printed(plugin.deliver(".").await), first);
+    plugin.attempt = 2;
+    assert_ne!(printed(plugin.deliver(".").await), first);
 }

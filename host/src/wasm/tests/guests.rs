@@ -232,3 +232,52 @@ pub(super) fn command(out: &str, err: &str, end: &str) -> Vec<u8> {
     );
     wat::parse_str(text).unwrap()
 }
+
+/// A handler as a toolchain with a WASI libc leaves it: prints to standard output, and logs eight
+/// random bytes as letters.
+pub(super) fn wasi_handler() -> Vec<u8> {
+    let text = r#"(module $guest
+        (import "wasi_snapshot_preview1" "fd_write"
+          (func $write (param i32 i32 i32 i32) (result i32)))
+        (import "wasi_snapshot_preview1" "random_get" (func $random (param i32 i32) (result i32)))
+        (import "wasi_snapshot_preview1" "environ_sizes_get"
+          (func $environ (param i32 i32) (result i32)))
+        (import "wasi_snapshot_preview1" "path_open"
+          (func $open (param i32 i32 i32 i32 i32 i64 i64 i32 i32) (result i32)))
+        (memory (export "memory") 16)
+        (global $top (mut i32) (i32.const 131072))
+        (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32)
+          (local $at i32)
+          (local.set $at (i32.and
+            (i32.add (global.get $top) (i32.sub (local.get 2) (i32.const 1)))
+            (i32.sub (i32.const 0) (local.get 2))))
+          (global.set $top (i32.add (local.get $at) (local.get 3)))
+          (local.get $at))
+        (data (i32.const 3000) "printed\0a")
+        (func $print (param $at i32) (param $len i32)
+          (i32.store (i32.const 0) (local.get $at))
+          (i32.store (i32.const 4) (local.get $len))
+          (if (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8))
+            (then unreachable)))
+        (func (export "tidegate:plugin/handler@0.1.0#handle")
+          (param $event i32) (result i32) (local $i i32)
+          (memory.fill (i32.const 2048) (i32.const 0) (i32.const 40))
+          (call $print (i32.const 3000) (i32.const 8))
+          (drop (call $environ (i32.const 16) (i32.const 20)))
+          (if (i32.load (i32.const 16)) (then unreachable))
+          ;; Nothing is open that a path could start from.
+          (if (i32.eqz (call $open (i32.const 3) (i32.const 0) (i32.const 3000) (i32.const 7)
+                (i32.const 0) (i64.const 0) (i64.const 0) (i32.const 0) (i32.const 24)))
+            (then unreachable))
+          (drop (call $random (i32.const 200) (i32.const 8)))
+          (loop $letters
+            (i32.store8 offset=200 (local.get $i) (i32.add (i32.const 97)
+              (i32.and (i32.load8_u offset=200 (local.get $i)) (i32.const 15))))
+            (br_if $letters (i32.lt_u
+              (local.tee $i (i32.add (local.get $i) (i32.const 1))) (i32.const 8))))
+          (call $print (i32.const 200) (i32.const 8))
+          (if (i32.eq (i32.const 33)
+                (i32.load8_u (i32.load offset=88 (local.get $event)))) (then unreachable))
+          (i32.const 2048)))"#;
+    encode("reactor", text)
+}

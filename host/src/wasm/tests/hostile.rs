@@ -13,6 +13,9 @@ async fn check(plugin: &mut Plugin, expected: OutcomeKind) -> Invocation {
     assert_ok(&plugin.deliver(".").await);
     let second = plugin.deliver("!").await;
     assert_eq!(second.outcome, first.outcome);
+    if expected == OutcomeKind::Timeout {
+        assert!(second.wall >= plugin.limits.timeout, "on an instance that has served before");
+    }
     assert_ok(&plugin.deliver(".").await);
     first
 }
