@@ -1,5 +1,7 @@
 //! Every bound that is not configuration, with its unit last in its name.
 
+use crate::config::{ByteSize, TimeSpan};
+
 /// Bytes of a key.
 pub const KEY_BYTES_MAX: usize = 1024;
 /// Bytes of an event id.
@@ -46,6 +48,40 @@ pub const EFFECTS_MAX: usize = 10_000;
 pub const URL_BYTES_MAX: usize = 8 * 1024;
 /// Longest time one attempt of a call may take.
 pub const CALL_TIMEOUT_MS_MAX: u32 = 60_000;
+/// What `limits.memory` of a manifest may be: all that a 32-bit guest can address.
+pub const GUEST_MEMORY_MAX: ByteSize = ByteSize::gib(4);
+/// What `limits.timeout` of a manifest may be.
+pub const GUEST_TIMEOUT_MAX: TimeSpan = TimeSpan::from_minutes(10);
+/// What `limits.output` of a manifest may be: one delivery's effects are one commit.
+pub const GUEST_OUTPUT_MAX: ByteSize = ByteSize::mib(16);
+/// What `limits.fuel` and `limits.fuel-per-second` of a manifest may be.
+pub const GUEST_FUEL_MAX: u64 = 1_000_000_000_000;
+/// What `limits.emits` of a manifest may be.
+pub const GUEST_EMITS_MAX: u32 = 100_000;
+/// What `run.workers` of a manifest may be.
+pub const WORKERS_MAX: u32 = 1024;
+/// What `run.in-flight` of a manifest may be.
+pub const IN_FLIGHT_MAX: u32 = 1_000_000;
+/// What `run.waiting-max` of a manifest may be.
+pub const WAITING_MAX: u32 = 100_000_000;
+/// What `run.shadow` of a manifest may be.
+pub const SHADOW_MAX: u32 = 1_000_000;
+/// What `retry.attempts-fault` of a manifest may be.
+pub const ATTEMPTS_FAULT_MAX: u32 = 1000;
+/// What `http.body-max` of the configuration may be.
+pub const BODY_MAX: ByteSize = ByteSize::gib(1);
+/// What `compile.module-max` of the configuration may be.
+pub const MODULE_MAX: ByteSize = ByteSize::gib(1);
+/// Buses of one host.
+pub const BUSES_MAX: usize = 64;
+/// What `dedup-max` of a durable bus may be.
+pub const DEDUP_IDS_MAX: u64 = 1_000_000_000;
+/// What `capacity` of a memory bus may be.
+pub const BUS_CAPACITY_MAX: u32 = 16 * 1024 * 1024;
+/// Changes of the plugins folder that wait to be taken.
+pub const PLUGIN_CHANGES_MAX: usize = 64;
+/// Bytes of a manifest.
+pub const MANIFEST_BYTES_MAX: usize = 256 * 1024;
 /// Events of one published batch.
 pub const BATCH_EVENTS_MAX: usize = 10_000;
 /// Bytes of one commit group, unless a single commit is larger.

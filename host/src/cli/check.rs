@@ -94,7 +94,7 @@ pub(crate) fn read_module(path: &Path, bytes_max: u64) -> anyhow::Result<Vec<u8>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wasm::fixtures::COMPONENT;
+    use crate::wasm::fixtures::STDIO;
 
     fn check_text(wasm: &str, output: Output) -> (String, bool) {
         let dir = tempfile::tempdir().unwrap();
@@ -107,7 +107,7 @@ mod tests {
 
     #[test]
     fn a_good_module_exits_with_success() {
-        let (text, ok) = check_text(COMPONENT, Output::Text);
+        let (text, ok) = check_text(STDIO, Output::Text);
         assert!(ok && text.ends_with("would be loaded\n"), "{text}");
     }
 

@@ -12,8 +12,10 @@ use wasmtime::{
 
 use crate::event::Digest;
 
-/// Linear memory one slot of the pool can hold at most: what `limits.memory` can be raised to.
-pub const MEMORY_BYTES_MAX: usize = 1 << 30;
+/// Linear memory one slot of the pool can hold at most: what `limits.memory` can be raised to. A
+/// slot reserves as much address space either way.
+pub const MEMORY_BYTES_MAX: usize = 1 << 32;
+const _: () = assert!(MEMORY_BYTES_MAX as u64 == crate::limits::GUEST_MEMORY_MAX.bytes());
 /// Stack of a guest: deeper recursion ends as a trap.
 pub const GUEST_STACK_BYTES_MAX: usize = 512 * 1024;
 /// Frames kept of a guest's backtrace.

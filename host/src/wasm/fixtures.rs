@@ -3,7 +3,8 @@
 use wit_component::{StringEncoding, embed_component_metadata};
 use wit_parser::{Resolve, UnresolvedPackageGroup};
 
-/// A component that exports a handler and imports `context`.
+/// A component that exports a handler and imports `context`. The type of its handler is wrong: it
+/// is loaded, and refused when linked.
 pub(crate) const COMPONENT: &str = r#"(component
   (import "tidegate:plugin/context@0.1.0" (instance (export "now-ms" (func (result u64)))))
   (core module $m (memory 2 4) (func (export "f")))

@@ -12,10 +12,12 @@ use serde::Serialize;
 use wasmtime::Engine;
 
 use super::compile::{CompileLimits, Description};
-use super::engine::{HostEngineOptions, MEMORY_BYTES_MAX, host_config};
-use super::load::{Compiler, LoadError, compile, deserialize, outcome};
+use super::engine::{HostEngineOptions, host_config};
+use super::load::{Compiler, LoadError, Loaded, compile, deserialize, outcome};
+use super::module::Module;
 use super::recognise::ModuleKind;
 use super::refusal::Refusal;
+use super::sandbox::Linkers;
 use super::shape::{MemoryShape, Shape, Verdict, verdict};
 use crate::event::Digest;
 
@@ -72,7 +74,7 @@ pub fn inspect(wasm: &[u8], compiler: &Compiler, limits: &CompileLimits) -> Modu
     ModuleReport::new(wasm, description.as_ref(), compiled)
 }
 
-/// Compiles and loads a module, and throws it away: how long compiling took.
+/// Compiles, loads and links a module, and throws it away: how long compiling took.
 fn try_load(
     wasm: &[u8],
     compiler: &Compiler,
@@ -87,13 +89,25 @@ fn try_load(
     let start = Instant::now();
     let ended = compile(&engine, wasm, &out, compiler, limits);
     description.clone_from(&ended.description);
-    let kind = outcome(ended, limits)?.kind;
+    let Description { kind, shape, .. } = outcome(ended, limits)?;
     let took = start.elapsed();
     let mut code = Vec::new();
     out.seek(SeekFrom::Start(0))
         .and_then(|_| out.read_to_end(&mut code))
         .map_err(|error| cannot(error.to_string()))?;
-    deserialize(&engine, kind, &code)?;
+    let loaded = Loaded {
+        digest: Digest::of(wasm),
+        kind,
+        code: deserialize(&engine, kind, &code)?,
+        imports: shape.imports,
+        exports: shape.exports,
+        size_bytes: wasm.len(),
+        compile: took,
+        from_cache: false,
+    };
+    // The names of its imports and exports are known by now; here their types are compared.
+    let linkers = Linkers::new(&engine).map_err(|error| cannot(error.to_string()))?;
+    Module::link(&linkers, loaded)?;
     Ok(took)
 }
 
@@ -155,17 +169,11 @@ impl ModuleReport {
     }
 
     fn judge_memory(&mut self, memory: MemoryShape) {
-        let minimum = bytes_in_words(memory.minimum_bytes);
-        if memory.minimum_bytes > MEMORY_BYTES_MAX as u64 {
-            let most = bytes_in_words(MEMORY_BYTES_MAX as u64);
-            self.problems.push(format!(
-                "its memory starts at {minimum}, a guest can have at most {most}; link it with a \
-                 smaller initial memory"
-            ));
-        } else if memory.minimum_bytes > MEMORY_BYTES_DEFAULT {
+        if memory.minimum_bytes > MEMORY_BYTES_DEFAULT {
             self.notes.push(format!(
-                "its memory starts at {minimum}, above the default of `limits.memory` \
-                 ({}): raise that in its manifest, or every delivery ends as `memory`",
+                "its memory starts at {}, above the default of `limits.memory` ({}): raise that in \
+                 its manifest, or every delivery ends as `memory`",
+                bytes_in_words(memory.minimum_bytes),
                 bytes_in_words(MEMORY_BYTES_DEFAULT)
             ));
         }

@@ -86,7 +86,7 @@ impl std::fmt::Debug for Sandbox {
 }
 
 impl Linkers {
-    fn new(engine: &Engine) -> wasmtime::Result<Self> {
+    pub(super) fn new(engine: &Engine) -> wasmtime::Result<Self> {
         let mut component = wasmtime::component::Linker::new(engine);
         imports::add_to_linker(&mut component)?;
         wasmtime_wasi::p2::add_to_linker_async(&mut component)?;

@@ -2,14 +2,13 @@ use super::*;
 use crate::wasm::fixtures::{COMPONENT, STDIO, importing, typed_core};
 
 #[test]
-fn a_good_component_is_told_as_such() {
-    let report = report(COMPONENT.as_bytes());
+fn a_good_module_is_told_as_such() {
+    let report = report(&typed_core(""));
     assert!(report.would_load(), "{report}");
-    assert_eq!((report.kind, report.text), (Some(ModuleKind::Component), true));
+    assert_eq!((report.kind, report.text), (Some(ModuleKind::Core), false));
     assert_eq!(report.exports, ["handler"]);
-    assert_eq!(report.imports.len(), 1);
-    assert_eq!(report.imports[0].verdict, Verdict::Granted);
-    let memory = MemoryShape { minimum_bytes: 128 * 1024, maximum_bytes: Some(256 * 1024) };
+    assert!(report.imports.iter().all(|import| import.verdict == Verdict::Granted));
+    let memory = MemoryShape { minimum_bytes: 64 * 1024, maximum_bytes: None };
     assert_eq!(report.memory, Some(memory));
     assert!(report.compile_ms.is_some());
 }
@@ -22,10 +21,16 @@ fn the_text_names_what_an_author_looks_for() {
         "exports  handler",
         "memory   from 128 KiB, up to 256 KiB",
         "imports  tidegate:plugin/context@0.1.0  granted",
-        "would be loaded",
     ] {
         assert!(text.contains(words), "no `{words}` in:\n{text}");
     }
+}
+
+#[test]
+fn a_handler_of_another_type_is_a_problem() {
+    let report = report(COMPONENT.as_bytes());
+    assert!(!report.would_load(), "{report}");
+    assert!(report.problems[0].contains("handler"), "{report}");
 }
 
 #[test]
@@ -53,12 +58,10 @@ fn a_typed_module_with_wasi_is_told_that_nothing_is_behind_it() {
 }
 
 #[test]
-fn a_large_memory_is_a_note_and_a_larger_one_a_problem() {
-    let large = report(COMPONENT.replace("(memory 2 4)", "(memory 2000)").as_bytes());
-    assert!(large.would_load());
+fn a_memory_above_the_default_limit_is_a_note() {
+    let large = report(STDIO.replace("\"memory\") 1", "\"memory\") 2000").as_bytes());
+    assert!(large.would_load(), "{large}");
     assert!(large.notes.iter().any(|note| note.contains("starts at 125 MiB")), "{large}");
-    let larger = report(COMPONENT.replace("(memory 2 4)", "(memory 20000)").as_bytes());
-    assert!(larger.problems[0].contains("at most 1 GiB"), "{larger}");
 }
 
 #[test]

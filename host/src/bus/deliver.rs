@@ -1,0 +1,232 @@
+//! From what a guest asked for to what the log takes: pure.
+
+use std::sync::Arc;
+
+use crate::effects::{Draft, Effects, OutcomeKind};
+use crate::event::{
+    Addressee, Digest, Event, Generation, InstanceId, KeyVariant, NewEvent, Position,
+};
+use crate::log::record::{Completion, DeadLetterRecord, DeliveryCommit, Mode};
+
+/// Who delivers: what is the same for all deliveries of one plugin version.
+#[derive(Debug, Clone)]
+pub struct Deliverer {
+    /// The plugin.
+    pub instance: InstanceId,
+    /// Its generation.
+    pub generation: Generation,
+    /// See [`Completion::environment`].
+    pub environment: Digest,
+    /// The bus.
+    pub bus: Arc<str>,
+    /// `/tidegate/<bus>/<plugin>`.
+    pub source: Arc<str>,
+}
+
+/// What ended: everything of the attempt that the log keeps.
+#[derive(Debug)]
+pub struct Ended {
+    /// Its number, from 1.
+    pub attempt: u32,
+    /// How it ended.
+    pub outcome: OutcomeKind,
+    /// Fuel it used.
+    pub fuel: u64,
+    /// Set where the delivery is given up; the effects are dropped then.
+    pub dead_letter: Option<DeadLetterRecord>,
+}
+
+/// The source that events emitted by `plugin` on `bus` carry. Reserved at ingest.
+#[must_use]
+pub fn source(bus: &str, plugin: &str) -> Arc<str> {
+    format!("/tidegate/{bus}/{plugin}").into()
+}
+
+/// The commit that ends a delivery.
+#[must_use]
+pub fn commit(by: &Deliverer, input: &Event, ended: Ended, effects: Effects) -> DeliveryCommit {
+    let effects = if ended.dead_letter.is_some() { Effects::default() } else { effects };
+    let span = span_of(by, input, ended.attempt);
+    let emits = effects.emits.into_iter().map(|draft| emitted(by, input, draft, &span)).collect();
+    DeliveryCommit {
+        completion: Completion {
+            instance: by.instance,
+            generation: by.generation,
+            position: input.position,
+            key: input.key.clone(),
+            environment: by.environment,
+            attempt: ended.attempt,
+            mode: Mode::Live,
+            outcome: ended.outcome,
+            fuel: ended.fuel,
+            response: effects.response,
+        },
+        emits,
+        state: effects.state,
+        timers: effects.timers,
+        calls: effects.calls,
+        dead_letter: ended.dead_letter,
+    }
+}
+
+/// The attributes of an emitted event that the host, not the guest, decides.
+const HOST_ATTRIBUTES: [&str; 4] = ["causationid", "correlationid", "traceparent", "tracestate"];
+
+fn emitted(by: &Deliverer, input: &Event, draft: Draft, span: &str) -> NewEvent {
+    let mut attributes = draft.attributes;
+    attributes.retain(|(name, _)| !HOST_ATTRIBUTES.contains(&&**name));
+    let correlation = input.attribute("correlationid").unwrap_or(&input.id);
+    attributes.push(("correlationid".into(), correlation.into()));
+    attributes.push(("causationid".into(), Arc::clone(&input.id)));
+    if let Some(parent) = input.attribute("traceparent").and_then(|parent| child(parent, span)) {
+        attributes.push(("traceparent".into(), parent));
+        if let Some(state) = input.attribute("tracestate") {
+            attributes.push(("tracestate".into(), state.into()));
+        }
+    }
+    attributes.sort();
+    NewEvent {
+        id: draft.id,
+        source: Arc::clone(&by.source),
+        kind: draft.kind,
+        key_variant: draft.key.as_ref().map_or(KeyVariant::None, |_| KeyVariant::PartitionKey),
+        key: draft.key,
+        time: None,
+        content_type: draft.content_type,
+        data: draft.data,
+        attributes,
+        schema_version: 0,
+        addressee: draft.bus.filter(|bus| *bus != by.bus).map(Addressee::Bus),
+        emitter: Some(by.instance),
+        depth: input.depth.saturating_add(1),
+        causation: Some(input.position),
+        origin: None,
+        principal: Arc::default(),
+    }
+}
+
+/// The span id of a delivery: 16 hex digits that a re-run of the same attempt finds again.
+fn span_of(by: &Deliverer, input: &Event, attempt: u32) -> String {
+    let Position(position) = input.position;
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(by.source.as_bytes());
+    hasher.update(&position.to_le_bytes());
+    hasher.update(&by.generation.0.to_le_bytes());
+    hasher.update(&attempt.to_le_bytes());
+    hasher.finalize().to_hex().chars().take(16).collect()
+}
+
+/// A W3C `traceparent` of the same trace with `span` as the parent; none where `parent` is not one.
+fn child(parent: &str, span: &str) -> Option<Arc<str>> {
+    let mut fields = parent.split('-');
+    let (version, trace, old, flags) =
+        (fields.next()?, fields.next()?, fields.next()?, fields.next()?);
+    let sizes = (version.len(), trace.len(), old.len(), flags.len());
+    (sizes == (2, 32, 16, 2)).then(|| format!("{version}-{trace}-{span}-{flags}").into())
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::event::{CommitNumber, Key, KeySequence};
+
+    fn deliverer() -> Deliverer {
+        Deliverer {
+            instance: InstanceId(7),
+            generation: Generation(0),
+            environment: Digest::default(),
+            bus: "main".into(),
+            source: source("main", "totals"),
+        }
+    }
+
+    fn input(attributes: &[(&str, &str)]) -> Event {
+        let attributes = attributes.iter().map(|(n, v)| ((*n).into(), (*v).into())).collect();
+        Event {
+            position: Position(40),
+            sequence: KeySequence(3),
+            recorded_ms: 1,
+            commit: CommitNumber(9),
+            body: NewEvent {
+                id: "o-1".into(),
+                source: "/shop".into(),
+                kind: "order.created".into(),
+                key: Key::new("o").ok(),
+                depth: 2,
+                attributes,
+                ..NewEvent::default()
+            },
+        }
+    }
+
+    fn draft(bus: Option<&str>) -> Draft {
+        Draft {
+            id: "e-1".into(),
+            kind: "order.totalled".into(),
+            key: Key::new("o").ok(),
+            bus: bus.map(Into::into),
+            content_type: "application/json".into(),
+            data: Bytes::from_static(b"{}"),
+            attributes: vec![("causationid".into(), "forged".into())],
+        }
+    }
+
+    fn run(input: &Event, bus: Option<&str>, dead: bool) -> DeliveryCommit {
+        let ended = Ended {
+            attempt: 1,
+            outcome: if dead { OutcomeKind::Trap } else { OutcomeKind::Ok },
+            fuel: 5,
+            dead_letter: dead.then(|| DeadLetterRecord {
+                reason: "unreachable".to_owned(),
+                backtrace: String::new(),
+                logs: Vec::new(),
+                first_ms: 1,
+                module: Digest::default(),
+            }),
+        };
+        let effects = Effects { emits: vec![draft(bus)], ..Effects::default() };
+        commit(&deliverer(), input, ended, effects)
+    }
+
+    #[test]
+    fn an_emitted_event_tells_its_cause_whatever_the_guest_says() {
+        let commit = run(&input(&[]), None, false);
+        let event = &commit.emits[0];
+        assert_eq!(event.attribute("causationid"), Some("o-1"));
+        assert_eq!(event.attribute("correlationid"), Some("o-1"));
+        assert_eq!((event.depth, event.causation), (3, Some(Position(40))));
+        assert_eq!(&*event.source, "/tidegate/main/totals");
+    }
+
+    #[test]
+    fn correlation_and_trace_travel_on() {
+        let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        let commit = run(&input(&[("correlationid", "c"), ("traceparent", trace)]), None, false);
+        let event = &commit.emits[0];
+        assert_eq!(event.attribute("correlationid"), Some("c"));
+        let parent = event.attribute("traceparent").unwrap();
+        assert!(parent.starts_with("00-0af7651916cd43dd8448eb211c80319c-"));
+        assert_ne!(parent, trace);
+        assert_eq!(
+            run(&input(&[("traceparent", "nonsense")]), None, false).emits[0]
+                .attribute("traceparent"),
+            None
+        );
+    }
+
+    #[test]
+    fn an_emit_to_another_bus_is_addressed_to_it_and_one_to_its_own_is_public() {
+        let other = run(&input(&[]), Some("live"), false);
+        assert_eq!(other.emits[0].addressee, Some(Addressee::Bus("live".into())));
+        assert_eq!(run(&input(&[]), Some("main"), false).emits[0].addressee, None);
+    }
+
+    #[test]
+    fn a_dead_letter_records_no_effects() {
+        let commit = run(&input(&[]), None, true);
+        assert!(commit.emits.is_empty());
+        assert!(commit.dead_letter.is_some());
+    }
+}

@@ -1,0 +1,4 @@
+//! What a bus is, and its two kinds.
+
+pub mod deliver;
+pub mod memory;

@@ -1,0 +1,468 @@
+//! A disk in memory that forgets: what was not synced may be lost, torn or reordered by a crash,
+//! any operation can be made to fail, and space can run out.
+//!
+//! Rule: it is never kinder than a real disk. A failed sync drops what it should have made durable,
+//! although reads go on showing it, as the page cache does.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::{Disk, DiskFile, LockError, LockGuard};
+
+/// What a disk writes as a whole or not at all.
+const SECTOR_BYTES: usize = 512;
+
+/// What a crash does to that which was not synced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Crash {
+    /// All of it is lost.
+    LosesAll,
+    /// All of it survives: only the process died.
+    KeepsAll,
+    /// Each sector and each name survives or not, as this seed has it.
+    Random(u64),
+}
+
+/// What goes wrong, and when. Operations that change something are counted from 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// This operation fails with an I/O error; those after it work.
+    FailsAt(u64),
+    /// This operation and all after it fail: the power is off.
+    PowerOffAt(u64),
+}
+
+/// The simulated disk; clones share it.
+#[derive(Debug, Clone)]
+pub struct SimDisk {
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    files: Vec<Content>,
+    names: BTreeMap<PathBuf, usize>,
+    durable_names: BTreeMap<PathBuf, usize>,
+    dirs: BTreeSet<PathBuf>,
+    locked: BTreeSet<PathBuf>,
+    capacity: Option<u64>,
+    operations: u64,
+    syncs: u64,
+    faults: Vec<Fault>,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Content {
+    now: Vec<u8>,
+    durable: Vec<u8>,
+    /// Byte ranges written since the last sync.
+    dirty: Vec<(usize, usize)>,
+}
+
+#[derive(Debug)]
+struct SimFile {
+    state: Arc<Mutex<State>>,
+    number: usize,
+}
+
+impl Default for SimDisk {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl SimDisk {
+    /// An empty disk without an end.
+    #[must_use]
+    pub fn new() -> Self {
+        Self { state: Arc::new(Mutex::new(State::default())) }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Arranges for something to go wrong.
+    pub fn inject(&self, fault: Fault) {
+        self.state().faults.push(fault);
+    }
+
+    /// Forgets all faults arranged for.
+    pub fn heal(&self) {
+        self.state().faults.clear();
+    }
+
+    /// Operations so far that change something: what faults are counted in.
+    #[must_use]
+    pub fn operations(&self) -> u64 {
+        self.state().operations
+    }
+
+    /// Successful syncs of files so far.
+    #[must_use]
+    pub fn syncs(&self) -> u64 {
+        self.state().syncs
+    }
+
+    /// Bounds the bytes of all files together; none: no bound.
+    pub fn set_capacity(&self, bytes: Option<u64>) {
+        self.state().capacity = bytes;
+    }
+
+    /// The disk as it is found after a crash: unlocked, healed; this one is left as it was.
+    #[must_use]
+    pub fn crash(&self, crash: Crash) -> Self {
+        let state = self.state();
+        let mut random = match crash {
+            Crash::Random(seed) => Some(fastrand::Rng::with_seed(seed)),
+            Crash::LosesAll | Crash::KeepsAll => None,
+        };
+        let mut survives = || match (&mut random, crash) {
+            (Some(random), _) => random.bool(),
+            (None, crash) => crash == Crash::KeepsAll,
+        };
+        let mut names = state.durable_names.clone();
+        let all: BTreeSet<&PathBuf> =
+            state.names.keys().chain(state.durable_names.keys()).collect();
+        for path in all {
+            let now = state.names.get(path);
+            if now != state.durable_names.get(path) && survives() {
+                match now {
+                    Some(number) => names.insert(path.clone(), *number),
+                    None => names.remove(path),
+                };
+            }
+        }
+        let files = state.files.iter().map(|file| file.crash(&mut survives)).collect();
+        let after = State {
+            files,
+            durable_names: names.clone(),
+            names,
+            dirs: state.dirs.clone(),
+            capacity: state.capacity,
+            ..State::default()
+        };
+        Self { state: Arc::new(Mutex::new(after)) }
+    }
+
+    /// Changes bytes of a file behind everybody's back, durably.
+    pub fn damage(&self, path: &Path, damage: impl FnOnce(&mut Vec<u8>)) {
+        let mut state = self.state();
+        let number = state.names.get(path).copied();
+        if let Some(file) = number.and_then(|number| state.files.get_mut(number)) {
+            damage(&mut file.now);
+            file.durable = file.now.clone();
+            file.dirty.clear();
+        }
+    }
+
+    /// All bytes of a file, as reads show them.
+    #[must_use]
+    pub fn bytes(&self, path: &Path) -> Option<Vec<u8>> {
+        let state = self.state();
+        state.files.get(*state.names.get(path)?).map(|file| file.now.clone())
+    }
+
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        let number = *self.state().names.get(path).ok_or(io::ErrorKind::NotFound)?;
+        Ok(Arc::new(SimFile { state: self.state.clone(), number }))
+    }
+}
+
+impl Content {
+    fn crash(&self, survives: &mut impl FnMut() -> bool) -> Self {
+        let mut bytes = self.durable.clone();
+        if self.now.len() != bytes.len() && survives() {
+            bytes.resize(self.now.len(), 0);
+        }
+        for (start, end) in &self.dirty {
+            let mut at = *start;
+            while at < *end {
+                let next = ((at / SECTOR_BYTES + 1) * SECTOR_BYTES).min(*end);
+                if survives()
+                    && let (Some(new), Some(old)) =
+                        (self.now.get(at..next), bytes.get_mut(at..next))
+                {
+                    old.copy_from_slice(new);
+                }
+                at = next;
+            }
+        }
+        Self { now: bytes.clone(), durable: bytes, dirty: Vec::new() }
+    }
+}
+
+impl State {
+    /// Counts an operation, and fails it where that is arranged.
+    fn step(&mut self) -> io::Result<()> {
+        self.operations += 1;
+        let now = self.operations;
+        let fails = self.faults.iter().any(|fault| match fault {
+            Fault::FailsAt(at) => *at == now,
+            Fault::PowerOffAt(at) => now >= *at,
+        });
+        if fails { Err(io::Error::other("simulated fault")) } else { Ok(()) }
+    }
+
+    fn used(&self) -> u64 {
+        let numbers: BTreeSet<usize> =
+            self.names.values().chain(self.durable_names.values()).copied().collect();
+        numbers.iter().filter_map(|n| self.files.get(*n)).map(|file| file.now.len() as u64).sum()
+    }
+
+    fn file(&mut self, number: usize) -> io::Result<&mut Content> {
+        self.files.get_mut(number).ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    fn grow(&mut self, number: usize, len: usize) -> io::Result<()> {
+        let now = self.file(number)?.now.len();
+        if len <= now {
+            return Ok(());
+        }
+        let wanted = self.used().saturating_add((len - now) as u64);
+        if self.capacity.is_some_and(|capacity| wanted > capacity) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        self.file(number)?.now.resize(len, 0);
+        Ok(())
+    }
+}
+
+fn size(value: u64) -> io::Result<usize> {
+    usize::try_from(value).map_err(|_| io::ErrorKind::FileTooLarge.into())
+}
+
+impl DiskFile for SimFile {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let rest = state.file(self.number)?.now.get(size(offset)?..).unwrap_or_default();
+        let len = rest.len().min(buffer.len());
+        if let (Some(to), Some(from)) = (buffer.get_mut(..len), rest.get(..len)) {
+            to.copy_from_slice(from);
+        }
+        Ok(len)
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let step = state.step();
+        let start = size(offset)?;
+        let end = start.saturating_add(bytes.len());
+        // A failing write may have got part of the way.
+        let kept = if step.is_ok() { bytes.len() } else { bytes.len() / 2 };
+        state.grow(self.number, end)?;
+        let file = state.file(self.number)?;
+        if let (Some(to), Some(from)) = (file.now.get_mut(start..start + kept), bytes.get(..kept)) {
+            to.copy_from_slice(from);
+            file.dirty.push((start, start + kept));
+        }
+        step
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let step = state.step();
+        state.syncs += u64::from(step.is_ok());
+        let file = state.file(self.number)?;
+        let dirty = std::mem::take(&mut file.dirty);
+        if step.is_ok() {
+            file.durable.resize(file.now.len(), 0);
+            for (start, end) in dirty {
+                let end = end.min(file.now.len());
+                if let (Some(new), Some(old)) =
+                    (file.now.get(start..end), file.durable.get_mut(start..end))
+                {
+                    old.copy_from_slice(new);
+                }
+            }
+        }
+        step
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(state.file(self.number)?.now.len() as u64)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.step()?;
+        let len = size(len)?;
+        state.grow(self.number, len)?;
+        state.file(self.number)?.now.truncate(len);
+        Ok(())
+    }
+
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.step()?;
+        state.grow(self.number, size(len)?)
+    }
+}
+
+impl Disk for SimDisk {
+    fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
+        self.state().dirs.insert(dir.to_owned());
+        Ok(())
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        let state = self.state();
+        let inside = state.names.keys().filter(|path| path.parent() == Some(dir));
+        Ok(inside.filter_map(|path| Some(path.file_name()?.to_str()?.to_owned())).collect())
+    }
+
+    fn open_read(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        self.open(path)
+    }
+
+    fn open_write(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        self.open(path)
+    }
+
+    fn create_new(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        let mut state = self.state();
+        state.step()?;
+        if state.names.contains_key(path) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        let number = state.files.len();
+        state.files.push(Content::default());
+        state.names.insert(path.to_owned(), number);
+        drop(state);
+        self.open(path)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let mut state = self.state();
+        state.step()?;
+        let number = state.names.remove(from).ok_or(io::ErrorKind::NotFound)?;
+        state.names.insert(to.to_owned(), number);
+        Ok(())
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        let mut state = self.state();
+        state.step()?;
+        state.names.remove(path).map(drop).ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        let mut state = self.state();
+        state.step()?;
+        let inside = |path: &PathBuf| path.parent() == Some(dir);
+        let now: Vec<_> = state
+            .names
+            .iter()
+            .filter(|(path, _)| inside(path))
+            .map(|(path, number)| (path.clone(), *number))
+            .collect();
+        state.durable_names.retain(|path, _| !inside(path));
+        state.durable_names.extend(now);
+        Ok(())
+    }
+
+    fn free_bytes(&self, _: &Path) -> io::Result<u64> {
+        let state = self.state();
+        Ok(state.capacity.map_or(u64::MAX, |capacity| capacity.saturating_sub(state.used())))
+    }
+
+    fn lock(&self, dir: &Path) -> Result<LockGuard, LockError> {
+        if !self.state().locked.insert(dir.to_owned()) {
+            return Err(LockError::Held { dir: dir.to_owned(), pid: "simulated".to_owned() });
+        }
+        Ok(LockGuard(Box::new(SimLock { state: self.state.clone(), dir: dir.to_owned() })))
+    }
+}
+
+struct SimLock {
+    state: Arc<Mutex<State>>,
+    dir: PathBuf,
+}
+
+impl Drop for SimLock {
+    fn drop(&mut self) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).locked.remove(&self.dir);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn path(name: &str) -> PathBuf {
+        Path::new("d").join(name)
+    }
+
+    #[test]
+    fn a_crash_loses_what_was_not_synced() {
+        let disk = SimDisk::new();
+        let file = disk.create_new(&path("a")).unwrap();
+        file.write_at(b"old", 0).unwrap();
+        file.sync_data().unwrap();
+        assert_eq!(disk.crash(Crash::LosesAll).bytes(&path("a")), None, "its name was not synced");
+        disk.sync_dir(Path::new("d")).unwrap();
+        file.write_at(b"new", 0).unwrap();
+        assert_eq!(disk.crash(Crash::LosesAll).bytes(&path("a")).unwrap(), b"old");
+        assert_eq!(disk.crash(Crash::KeepsAll).bytes(&path("a")).unwrap(), b"new");
+    }
+
+    #[test]
+    fn a_failed_sync_loses_for_good() {
+        let disk = SimDisk::new();
+        let file = disk.create_new(&path("a")).unwrap();
+        disk.sync_dir(Path::new("d")).unwrap();
+        file.write_at(b"lost", 0).unwrap();
+        disk.inject(Fault::FailsAt(disk.operations() + 1));
+        file.sync_data().unwrap_err();
+        file.sync_data().unwrap();
+        assert_eq!(disk.bytes(&path("a")).unwrap(), b"lost", "reads still show it");
+        assert_eq!(disk.crash(Crash::LosesAll).bytes(&path("a")).unwrap(), [0; 4]);
+    }
+
+    #[test]
+    fn a_random_crash_tears_by_sectors() {
+        let disk = SimDisk::new();
+        let file = disk.create_new(&path("a")).unwrap();
+        file.allocate(64 * SECTOR_BYTES as u64).unwrap();
+        file.sync_data().unwrap();
+        disk.sync_dir(Path::new("d")).unwrap();
+        file.write_at(&[7; 64 * SECTOR_BYTES], 0).unwrap();
+        let torn = disk.crash(Crash::Random(1)).bytes(&path("a")).unwrap();
+        let kept = torn.chunks(SECTOR_BYTES).filter(|sector| sector == &[7; SECTOR_BYTES]).count();
+        let lost = torn.chunks(SECTOR_BYTES).filter(|sector| sector == &[0; SECTOR_BYTES]).count();
+        assert!(kept > 0 && lost > 0 && kept + lost == 64, "{kept} kept, {lost} lost");
+    }
+
+    #[test]
+    fn a_full_disk_refuses_to_grow() {
+        let disk = SimDisk::new();
+        disk.set_capacity(Some(1000));
+        let file = disk.create_new(&path("a")).unwrap();
+        file.allocate(600).unwrap();
+        let error = file.allocate(1001).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+        assert_eq!(disk.free_bytes(Path::new("d")).unwrap(), 400);
+    }
+
+    #[test]
+    fn publishing_leaves_the_old_file_or_the_new() {
+        for at in 1.. {
+            let disk = SimDisk::new();
+            super::super::publish_file(&disk, &path("a"), b"old").unwrap();
+            let before = disk.operations();
+            disk.inject(Fault::PowerOffAt(before + at));
+            let published = super::super::publish_file(&disk, &path("a"), b"new");
+            for seed in 0..20 {
+                let bytes = disk.crash(Crash::Random(seed)).bytes(&path("a")).unwrap();
+                assert!(bytes == b"old" || bytes == b"new", "{bytes:?}");
+                assert!(published.is_err() || bytes == b"new");
+            }
+            if published.is_ok() {
+                break;
+            }
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! A frame: one commit group as it stands on the disk, kept in memory as those very bytes.
+//!
+//! Rule: a `Frame` has passed its checksums; what its records say is decoded on first use, once for
+//! all consumers.
+
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+
+use super::codec::{
+    Commits, DecodeError, Encoded, FLAG_SEAL, FRAME_ALIGN, HEADER_BYTES, Header, RecordRef, Salt,
+    chain, kind,
+};
+use crate::event::{CommitNumber, Event, KeySequence, Position};
+
+/// One frame, its checksums verified. Cheap to share behind an `Arc`.
+#[derive(Debug)]
+pub struct Frame {
+    header: Header,
+    bytes: Bytes,
+    events: OnceLock<Result<Box<[Arc<Event>]>, DecodeError>>,
+}
+
+impl Frame {
+    /// Takes the frame at the start of `bytes`, which may go on behind it.
+    ///
+    /// # Errors
+    /// It is not a whole frame of this log and segment.
+    pub fn open(bytes: &Bytes, salt: Salt) -> Result<Self, DecodeError> {
+        let header = Header::decode(bytes, salt)?;
+        header.sections(bytes, salt)?;
+        let len = usize::try_from(header.frame_bytes()).unwrap_or(usize::MAX);
+        Ok(Self { header, bytes: bytes.slice(..len.min(bytes.len())), events: OnceLock::new() })
+    }
+
+    /// The header.
+    #[must_use]
+    pub const fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// The bytes as they stand on the disk.
+    #[must_use]
+    pub const fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
+    /// Number of its first commit; in a seal, of the next one.
+    #[must_use]
+    pub const fn first_commit(&self) -> CommitNumber {
+        CommitNumber(self.header.first_commit)
+    }
+
+    /// Number of its last commit.
+    #[must_use]
+    pub const fn last_commit(&self) -> CommitNumber {
+        CommitNumber(self.header.next_commit().saturating_sub(1))
+    }
+
+    /// Position of its first event.
+    #[must_use]
+    pub fn first_position(&self) -> Option<Position> {
+        (self.header.event_count > 0).then_some(Position(self.header.first_position))
+    }
+
+    /// Position of its last event.
+    #[must_use]
+    pub fn last_position(&self) -> Option<Position> {
+        let last = self.header.next_position().saturating_sub(1);
+        (self.header.event_count > 0).then_some(Position(last))
+    }
+
+    /// Log time, milliseconds since the Unix epoch.
+    #[must_use]
+    pub const fn time_ms(&self) -> u64 {
+        self.header.time_ms
+    }
+
+    /// What the next frame has as its `chain`.
+    #[must_use]
+    pub fn chain(&self) -> [u8; 32] {
+        chain(&self.bytes, self.sections().0)
+    }
+
+    fn sections(&self) -> (&[u8], &[u8]) {
+        let body = self.bytes.get(HEADER_BYTES..).unwrap_or_default();
+        let (metadata, padded) =
+            body.split_at_checked(self.header.metadata_bytes as usize).unwrap_or_default();
+        (metadata, padded.get(..self.header.payload_bytes as usize).unwrap_or_default())
+    }
+
+    /// Its commits, decoded as they are walked; in a seal, one that holds the seal.
+    #[must_use]
+    pub fn commits(&self) -> Commits<'_> {
+        let (metadata, payload) = self.sections();
+        Commits::new(&self.header, metadata, payload)
+    }
+
+    /// All its events, public and private, in order. Decoded once, shared by all consumers; their
+    /// payloads are slices of this frame's bytes.
+    ///
+    /// # Errors
+    /// A record is not what its kind says.
+    pub fn events(&self) -> Result<&[Arc<Event>], DecodeError> {
+        match self.events.get_or_init(|| self.decode_events()) {
+            Ok(events) => Ok(events),
+            Err(error) => Err(error.clone()),
+        }
+    }
+
+    fn decode_events(&self) -> Result<Box<[Arc<Event>]>, DecodeError> {
+        // Bounded: a header promises no more records than its metadata section has room for.
+        let mut events = Vec::with_capacity(self.header.event_count as usize);
+        for commit in self.commits() {
+            let mut records = commit?.records();
+            while let Some(raw) = records.next_raw() {
+                let (raw, position) = raw?;
+                if raw.kind != kind::EVENT {
+                    continue;
+                }
+                if let RecordRef::Event(event) = records.read(&raw, position)? {
+                    events.push(Arc::new(event.to_event(self.bytes.slice_ref(event.data))?));
+                }
+            }
+        }
+        Ok(events.into())
+    }
+}
+
+/// A frame being put together by the writer. Kept, its payload buffer does not allocate again.
+#[derive(Debug, Default)]
+pub struct FrameBuilder {
+    bytes: Vec<u8>,
+    payload: Vec<u8>,
+    commits: u32,
+    records: u32,
+    events: u32,
+}
+
+impl FrameBuilder {
+    /// Whether it has no commit yet.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.records == 0
+    }
+
+    /// Commits so far.
+    #[must_use]
+    pub const fn commits(&self) -> u32 {
+        self.commits
+    }
+
+    /// Events so far.
+    #[must_use]
+    pub const fn events(&self) -> u32 {
+        self.events
+    }
+
+    /// Bytes the frame has on the disk as it is.
+    #[must_use]
+    pub const fn frame_bytes(&self) -> usize {
+        (HEADER_BYTES + self.body_bytes()).next_multiple_of(FRAME_ALIGN)
+    }
+
+    const fn body_bytes(&self) -> usize {
+        self.bytes.len().saturating_sub(HEADER_BYTES) + self.payload.len()
+    }
+
+    /// Adds a commit; `sequences` are the key sequences of its events, in order.
+    #[allow(clippy::cast_possible_truncation, reason = "`Encoded::finish` bounds a commit")]
+    pub fn push(&mut self, commit: &Encoded, sequences: impl Iterator<Item = KeySequence>) {
+        if self.bytes.is_empty() {
+            self.bytes.resize(HEADER_BYTES, 0);
+        }
+        let at = self.bytes.len();
+        self.bytes.extend_from_slice(&commit.metadata);
+        self.payload.extend_from_slice(&commit.payload);
+        for (slot, sequence) in commit.events.iter().zip(sequences) {
+            let field = at + slot.at + super::codec::PREFIX_BYTES;
+            if let (Some(_), Some(bytes)) =
+                (slot.sequenced, self.bytes.get_mut(field..field + size_of::<u64>()))
+            {
+                bytes.copy_from_slice(&sequence.0.to_le_bytes());
+            }
+        }
+        self.commits += 1;
+        self.records += commit.records;
+        self.events += commit.events.len() as u32;
+    }
+
+    /// Makes the frame. `header` says all but counts and lengths; a seal is the one record pushed.
+    #[allow(clippy::cast_possible_truncation, reason = "groups are bounded by `FRAME_BYTES_MAX`")]
+    #[must_use]
+    pub fn build(&mut self, mut header: Header, salt: Salt) -> Frame {
+        header.commit_count = if header.flags & FLAG_SEAL == 0 { self.commits } else { 0 };
+        header.record_count = self.records;
+        header.event_count = self.events;
+        header.metadata_bytes = self.bytes.len().saturating_sub(HEADER_BYTES) as u32;
+        header.payload_bytes = self.payload.len() as u32;
+        let mut bytes = std::mem::take(&mut self.bytes);
+        bytes.reserve_exact(self.payload.len() + FRAME_ALIGN);
+        bytes.extend_from_slice(&self.payload);
+        bytes.resize(bytes.len().next_multiple_of(FRAME_ALIGN), 0);
+        if let Some((head, body)) = bytes.split_at_mut_checked(HEADER_BYTES) {
+            let (metadata, payload) =
+                body.split_at_checked(header.metadata_bytes as usize).unwrap_or_default();
+            head.copy_from_slice(&header.encode(salt, metadata, payload));
+        }
+        self.payload.clear();
+        (self.commits, self.records, self.events) = (0, 0, 0);
+        Frame { header, bytes: bytes.into(), events: OnceLock::new() }
+    }
+}

@@ -1,0 +1,112 @@
+//! Fills an index from frames, the same whether they were just written or are read again.
+
+use super::{
+    CompletionEntry, EventToIndex, FrameMark, IndexError, IndexedAddressee, SegmentBase,
+    SegmentIndexBuilder,
+};
+use crate::event::{CommitNumber, Position};
+use crate::log::codec::{AddresseeRef, DecodeError, EventRef, Header, RecordRef, kind};
+use crate::log::dedup::{IdHash, IdHasher};
+use crate::log::frame::Frame;
+
+/// Why a frame cannot be indexed.
+#[derive(Debug, thiserror::Error)]
+pub enum FillError {
+    /// A record is not what its kind says.
+    #[error("record cannot be indexed: {0}")]
+    Decode(#[from] DecodeError),
+    /// It does not fit this segment's index.
+    #[error(transparent)]
+    Index(#[from] IndexError),
+}
+
+/// The identity of an event where it counts for deduplication: events that plugins emit, private
+/// ones and those forwarded from another bus are unique by other means.
+#[must_use]
+pub fn dedup_id(event: &EventRef<'_>, ids: &IdHasher) -> Option<IdHash> {
+    let is_ingested =
+        event.emitter.is_none() && event.addressee.is_none() && event.origin.is_none();
+    is_ingested.then(|| ids.of(event.source, event.id))
+}
+
+impl SegmentBase {
+    /// The base of the segment whose first frame has this header.
+    #[must_use]
+    pub const fn of(first: &Header) -> Self {
+        Self {
+            log_id: first.log_id,
+            segment: first.segment,
+            first_commit: CommitNumber(first.first_commit),
+            first_position: Position(first.first_position),
+            first_ms: first.time_ms,
+        }
+    }
+}
+
+impl SegmentIndexBuilder {
+    /// Adds a frame that starts at `offset` of the segment file, with all its records. Frames come
+    /// in their order; a seal adds nothing.
+    ///
+    /// # Errors
+    /// A record does not decode, or is out of the range of the index. What came before it is there.
+    pub fn add_frame(
+        &mut self,
+        frame: &Frame,
+        offset: u64,
+        ids: &IdHasher,
+    ) -> Result<(), FillError> {
+        let header = frame.header();
+        if header.is_seal() {
+            return Ok(());
+        }
+        let mark = FrameMark {
+            offset,
+            first_commit: frame.first_commit(),
+            first_position: Position(header.first_position),
+            time_ms: header.time_ms,
+        };
+        self.frame(mark, frame.last_commit());
+        for commit in frame.commits() {
+            let commit = commit?;
+            let mut records = commit.records();
+            while let Some(raw) = records.next_raw() {
+                let (raw, position) = raw?;
+                // The rest says nothing that an index holds, so its bodies stay unread.
+                if !matches!(raw.kind, kind::EVENT | kind::COMPLETION) {
+                    continue;
+                }
+                match records.read(&raw, position)? {
+                    RecordRef::Event(event) => self.event(&to_index(&event, ids))?,
+                    RecordRef::Completion(completion) => {
+                        let Some(key) = completion.key_hash else { continue };
+                        let entry = CompletionEntry {
+                            commit: commit.number,
+                            position: completion.position,
+                            generation: completion.generation,
+                        };
+                        self.completion(completion.instance, key, entry)?;
+                    }
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn to_index<'a>(event: &EventRef<'a>, ids: &IdHasher) -> EventToIndex<'a> {
+    EventToIndex {
+        position: event.position,
+        recorded_ms: event.recorded_ms,
+        kind: event.kind,
+        key: event.key_hash,
+        sequence: event.sequence,
+        addressee: match event.addressee {
+            None => IndexedAddressee::Public,
+            Some(AddresseeRef::Plugin(instance)) => IndexedAddressee::Plugin(instance),
+            Some(AddresseeRef::Bus(_)) => IndexedAddressee::Bus,
+        },
+        emitter: event.emitter,
+        id: dedup_id(event, ids),
+    }
+}

@@ -1,0 +1,356 @@
+//! The index of the whole log: one part a segment, asked in the order of the log.
+//!
+//! Rule: at any moment each segment has exactly one part, so that a lookup neither misses nor doubles
+//! an event while segments are sealed.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use arc_swap::ArcSwap;
+
+use super::{
+    CompletionEntry, FrameMark, IndexEntry, IndexError, IndexFile, SegmentIndexBuilder,
+    SegmentSpan, TypeStat,
+};
+use crate::event::{CommitNumber, InstanceId, KeyHash, Position};
+use crate::log::dedup::Dedup;
+use crate::log::heads::Heads;
+
+/// The indexes of all segments of a log, oldest first, the last one open. One writer fills it, any
+/// number of threads ask. Lookups block on reads of index files.
+#[derive(Debug)]
+pub struct LogIndex {
+    parts: ArcSwap<Vec<Part>>,
+    /// Held while the list of parts changes.
+    changing: Mutex<()>,
+}
+
+/// The index of one segment.
+#[derive(Debug, Clone)]
+enum Part {
+    /// Of a sealed segment.
+    File(Arc<IndexFile>),
+    /// Of the open segment, or of a sealed one whose file is being written.
+    Memory(Arc<RwLock<SegmentIndexBuilder>>),
+}
+
+/// A frame to start reading at, and the segment it is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FramePlace {
+    /// Number of the segment.
+    pub segment: u32,
+    /// The frame.
+    pub mark: FrameMark,
+}
+
+impl LogIndex {
+    /// The index of a log with these sealed segments, oldest first, and this open one.
+    #[must_use]
+    pub fn new(sealed: Vec<IndexFile>, open: SegmentIndexBuilder) -> Self {
+        let mut parts: Vec<Part> =
+            sealed.into_iter().map(|file| Part::File(Arc::new(file))).collect();
+        parts.push(Part::Memory(Arc::new(RwLock::new(open))));
+        Self { parts: ArcSwap::from_pointee(parts), changing: Mutex::new(()) }
+    }
+
+    /// Fills the open segment's part; lookups wait meanwhile, so a group of frames at a time.
+    pub fn fill<T>(&self, fill: impl FnOnce(&mut SegmentIndexBuilder) -> T) -> Option<T> {
+        let parts = self.parts.load();
+        let Some(Part::Memory(open)) = parts.last() else { return None };
+        Some(fill(&mut open.write().unwrap_or_else(PoisonError::into_inner)))
+    }
+
+    /// Begins the next segment. The part of the one before stays in memory until
+    /// [`LogIndex::sealed`] brings its file.
+    pub fn begin(&self, next: SegmentIndexBuilder) {
+        self.change(|parts| parts.push(Part::Memory(Arc::new(RwLock::new(next)))));
+    }
+
+    /// Runs `encode` on a segment's part while it is in memory: to write its file.
+    pub fn with_memory<T>(
+        &self,
+        segment: u32,
+        encode: impl FnOnce(&SegmentIndexBuilder) -> T,
+    ) -> Option<T> {
+        let parts = self.parts.load_full();
+        let memory = parts.iter().find_map(|part| match part {
+            Part::Memory(memory) if part.span().base.segment == segment => Some(memory),
+            _ => None,
+        })?;
+        Some(encode(&memory.read().unwrap_or_else(PoisonError::into_inner)))
+    }
+
+    /// Puts the file of a sealed segment in the place of its part in memory.
+    pub fn sealed(&self, file: IndexFile) {
+        let segment = file.span().base.segment;
+        let file = Part::File(Arc::new(file));
+        self.change(|parts| {
+            if let Some(part) = parts.iter_mut().find(|part| part.span().base.segment == segment) {
+                *part = file.clone();
+            }
+        });
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Vec<Part>)) {
+        let _guard = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut parts = self.parts.load().as_ref().clone();
+        change(&mut parts);
+        self.parts.store(Arc::new(parts));
+    }
+
+    /// What each segment spans, oldest first.
+    #[must_use]
+    pub fn spans(&self) -> Vec<SegmentSpan> {
+        self.parts.load().iter().map(Part::span).collect()
+    }
+
+    /// Events of a key with `after < position <= until`, ascending, at most `limit`; private ones
+    /// included.
+    ///
+    /// # Errors
+    /// An index file cannot be read or is damaged.
+    pub fn key_entries(
+        &self,
+        key: KeyHash,
+        after: Position,
+        until: Position,
+        limit: usize,
+    ) -> Result<Vec<IndexEntry>, IndexError> {
+        self.gather(
+            limit,
+            |span| span.overlaps(after, until),
+            |part, left| match part {
+                Part::File(file) => file.key_entries(key, after, until, left),
+                Part::Memory(open) => {
+                    Ok(read(open, |open| open.key_entries(key, after, until, left)))
+                }
+            },
+        )
+    }
+
+    /// Positions of the events of a type with `after < position <= until`, ascending, at most
+    /// `limit`; private ones included.
+    ///
+    /// # Errors
+    /// An index file cannot be read or is damaged.
+    pub fn type_positions(
+        &self,
+        kind: &str,
+        after: Position,
+        until: Position,
+        limit: usize,
+    ) -> Result<Vec<Position>, IndexError> {
+        self.gather(
+            limit,
+            |span| span.overlaps(after, until),
+            |part, left| match part {
+                Part::File(file) => file.type_positions(kind, after, until, left),
+                Part::Memory(open) => {
+                    Ok(read(open, |open| open.type_positions(kind, after, until, left)))
+                }
+            },
+        )
+    }
+
+    /// Completions of a plugin and key with `after < commit <= until`, ascending, at most `limit`.
+    ///
+    /// # Errors
+    /// An index file cannot be read or is damaged.
+    pub fn completions(
+        &self,
+        instance: InstanceId,
+        key: KeyHash,
+        after: CommitNumber,
+        until: CommitNumber,
+        limit: usize,
+    ) -> Result<Vec<CompletionEntry>, IndexError> {
+        let overlaps =
+            |span: &SegmentSpan| span.base.first_commit <= until && span.last_commit > after;
+        self.gather(limit, overlaps, |part, left| match part {
+            Part::File(file) => file.completions(instance, key, after, until, left),
+            Part::Memory(open) => {
+                Ok(read(open, |open| open.completions(instance, key, after, until, left)))
+            }
+        })
+    }
+
+    fn gather<T>(
+        &self,
+        limit: usize,
+        concerns: impl Fn(&SegmentSpan) -> bool,
+        ask: impl Fn(&Part, usize) -> Result<Vec<T>, IndexError>,
+    ) -> Result<Vec<T>, IndexError> {
+        let parts = self.parts.load_full();
+        let mut found = Vec::new();
+        for part in parts.iter().filter(|part| concerns(&part.span())) {
+            if found.len() >= limit {
+                break;
+            }
+            found.append(&mut ask(part, limit - found.len())?);
+        }
+        Ok(found)
+    }
+
+    /// Every type of the log, ascending by name.
+    ///
+    /// # Errors
+    /// An index file cannot be read or is damaged.
+    pub fn types(&self) -> Result<Vec<TypeStat>, IndexError> {
+        let mut all: BTreeMap<Arc<str>, TypeStat> = BTreeMap::new();
+        for part in self.parts.load_full().iter() {
+            let stats = match part {
+                Part::File(file) => file.types()?,
+                Part::Memory(open) => read(open, SegmentIndexBuilder::types),
+            };
+            for stat in stats {
+                let Some(known) = all.get_mut(&stat.kind) else {
+                    all.insert(stat.kind.clone(), stat);
+                    continue;
+                };
+                known.count += stat.count;
+                known.private_count += stat.private_count;
+                known.last_position = stat.last_position;
+                known.last_ms = stat.last_ms;
+            }
+        }
+        Ok(all.into_values().collect())
+    }
+
+    /// The last marked frame that starts at or before a position: reading on from it finds the
+    /// event. None: the position is before the log.
+    ///
+    /// # Errors
+    /// An index file cannot be read or is damaged.
+    pub fn frame_of_position(&self, position: Position) -> Result<Option<FramePlace>, IndexError> {
+        self.place(
+            |span| span.base.first_position <= position,
+            |file| file.frame_of_position(position),
+            |open| open.frame_of_position(position),
+        )
+    }
+
+    /// The last marked frame that starts at or before a commit. None: it is before the log.
+    ///
+    /// # Errors
+    /// An index file cannot be read or is damaged.
+    pub fn frame_of_commit(&self, commit: CommitNumber) -> Result<Option<FramePlace>, IndexError> {
+        self.place(
+            |span| span.base.first_commit <= commit,
+            |file| file.frame_of_commit(commit),
+            |open| open.frame_of_commit(commit),
+        )
+    }
+
+    /// The last marked frame older than a log time: what was taken at that time or later stands
+    /// after its start. None: the whole log is as young or younger.
+    ///
+    /// # Errors
+    /// An index file cannot be read or is damaged.
+    pub fn frame_before_time(&self, time_ms: u64) -> Result<Option<FramePlace>, IndexError> {
+        self.place(
+            |span| span.base.first_ms < time_ms,
+            |file| file.frame_before_time(time_ms),
+            |open| open.frame_before_time(time_ms),
+        )
+    }
+
+    /// The mark in the last part that starts early enough and has one. (A part may have none yet.)
+    fn place(
+        &self,
+        starts_before: impl Fn(&SegmentSpan) -> bool,
+        in_file: impl Fn(&IndexFile) -> Result<Option<FrameMark>, IndexError>,
+        in_memory: impl Fn(&SegmentIndexBuilder) -> Option<FrameMark>,
+    ) -> Result<Option<FramePlace>, IndexError> {
+        for part in self.parts.load_full().iter().rev() {
+            let span = part.span();
+            if !starts_before(&span) {
+                continue;
+            }
+            let mark = match part {
+                Part::File(file) => in_file(file)?,
+                Part::Memory(open) => read(open, &in_memory),
+            };
+            if let Some(mark) = mark {
+                return Ok(Some(FramePlace { segment: span.base.segment, mark }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Fills a table of key heads from the segments that hold commits after `after`.
+    ///
+    /// # Errors
+    /// An index file cannot be read or is damaged; heads may be missing then.
+    pub fn refill_heads(&self, heads: &Heads, after: CommitNumber) -> Result<(), IndexError> {
+        for part in self.parts.load_full().iter().filter(|part| part.span().last_commit > after) {
+            heads.refill(|take| match part {
+                Part::File(file) => file.for_each_head(take),
+                Part::Memory(open) => {
+                    read(open, |open| open.for_each_head(take));
+                    Ok(())
+                }
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Fills an empty table of recent identities with what its window and count hold at `now_ms`.
+    ///
+    /// # Errors
+    /// An index file cannot be read or is damaged; identities may be missing then.
+    pub fn refill_dedup(&self, dedup: &Dedup, now_ms: u64) -> Result<(), IndexError> {
+        let parts = self.parts.load_full();
+        let (mut first, mut ids) = (parts.len(), 0);
+        // One identity more than the table holds: so it knows that there were older ones.
+        while first > 0 && ids <= dedup.count_max() as u64 {
+            let Some(part) = parts.get(first - 1) else { break };
+            if part.span().last_ms.saturating_add(dedup.window_ms()) < now_ms {
+                break;
+            }
+            ids += part.ids();
+            first -= 1;
+        }
+        dedup.refill(|take| {
+            parts.iter().skip(first).try_for_each(|part| match part {
+                Part::File(file) => file.for_each_id(&mut *take),
+                Part::Memory(open) => {
+                    read(open, |open| open.for_each_id(&mut *take));
+                    Ok(())
+                }
+            })
+        })?;
+        dedup.expire(now_ms);
+        Ok(())
+    }
+}
+
+impl Part {
+    fn span(&self) -> SegmentSpan {
+        match self {
+            Self::File(file) => *file.span(),
+            Self::Memory(open) => read(open, SegmentIndexBuilder::span),
+        }
+    }
+
+    fn ids(&self) -> u64 {
+        match self {
+            Self::File(file) => file.ids(),
+            Self::Memory(open) => read(open, SegmentIndexBuilder::ids),
+        }
+    }
+}
+
+impl SegmentSpan {
+    /// Whether it may have an event with `after < position <= until`.
+    #[must_use]
+    pub fn overlaps(&self, after: Position, until: Position) -> bool {
+        self.events > 0 && self.base.first_position <= until && self.last_position > after
+    }
+}
+
+fn read<T>(open: &RwLock<SegmentIndexBuilder>, ask: impl FnOnce(&SegmentIndexBuilder) -> T) -> T {
+    ask(&open.read().unwrap_or_else(PoisonError::into_inner))
+}
+
+#[cfg(test)]
+mod tests;

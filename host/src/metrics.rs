@@ -1,0 +1,316 @@
+//! What the host counts, under the names of its documentation.
+//!
+//! Handles are fetched once per bus and plugin, so that the hot path neither looks up labels nor
+//! takes a shared lock for them. Gauges are set when somebody asks.
+
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use prometheus_client::encoding::{EncodeLabelSet, text};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+
+use crate::effects::OutcomeKind;
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct BusLabel {
+    bus: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PluginLabel {
+    plugin: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OutcomeLabel {
+    plugin: String,
+    outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReloadLabel {
+    plugin: String,
+    result: &'static str,
+}
+
+type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
+type Seconds = Gauge<f64, AtomicU64>;
+
+/// Every metric of the host.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Mutex<Registry>,
+    appended: Family<BusLabel, Counter>,
+    append_duration: Histograms<BusLabel>,
+    last_position: Family<BusLabel, Gauge>,
+    deliveries: Family<OutcomeLabel, Counter>,
+    delivery_duration: Histograms<PluginLabel>,
+    delivery_lag: Histograms<PluginLabel>,
+    lag_events: Family<PluginLabel, Gauge>,
+    fuel: Family<PluginLabel, Counter>,
+    parked_keys: Family<PluginLabel, Gauge>,
+    dead_letters: Family<PluginLabel, Gauge>,
+    oldest_dead_letter: Family<PluginLabel, Seconds>,
+    reloads: Family<ReloadLabel, Counter>,
+}
+
+/// The counters of one plugin. Cheap to clone and to use from many threads.
+#[derive(Debug, Clone)]
+pub struct PluginMetrics {
+    outcomes: Arc<[Counter]>,
+    duration: Histogram,
+    lag: Histogram,
+    fuel: Counter,
+}
+
+/// The counters of one bus.
+#[derive(Debug, Clone)]
+pub struct BusMetrics {
+    appended: Counter,
+    duration: Histogram,
+}
+
+/// How things stand when somebody asks.
+#[derive(Debug, Default, Clone)]
+pub struct Standing {
+    /// By bus: the last durable position.
+    pub buses: Vec<(String, u64)>,
+    /// By plugin.
+    pub plugins: Vec<PluginStanding>,
+}
+
+/// How one plugin stands.
+#[derive(Debug, Default, Clone)]
+pub struct PluginStanding {
+    /// Its name.
+    pub name: String,
+    /// Events it has not read yet.
+    pub lag_events: u64,
+    /// Keys parked behind a dead letter.
+    pub parked_keys: u64,
+    /// Dead letters that stand.
+    pub dead_letters: u64,
+    /// Age of the oldest of them.
+    pub oldest_dead_letter: Option<Duration>,
+}
+
+/// 10 us to 10 s: from a fast handler to one that is about to time out.
+fn durations() -> Histogram {
+    Histogram::new([
+        0.000_01, 0.000_03, 0.000_1, 0.000_3, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0,
+    ])
+}
+
+/// 1 ms to 1 h: from a plugin that keeps up to one that catches up.
+fn lags() -> Histogram {
+    Histogram::new([0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 60.0, 600.0, 3600.0])
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let metrics = Self {
+            registry: Mutex::new(Registry::with_prefix("tidegate")),
+            appended: Family::default(),
+            append_duration: Family::new_with_constructor(durations),
+            last_position: Family::default(),
+            deliveries: Family::default(),
+            delivery_duration: Family::new_with_constructor(durations),
+            delivery_lag: Family::new_with_constructor(lags),
+            lag_events: Family::default(),
+            fuel: Family::default(),
+            parked_keys: Family::default(),
+            dead_letters: Family::default(),
+            oldest_dead_letter: Family::default(),
+            reloads: Family::default(),
+        };
+        metrics.register();
+        metrics
+    }
+}
+
+impl Metrics {
+    fn register(&self) {
+        let mut to = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
+        to.register("events_appended", "Events taken", self.appended.clone());
+        to.register_with_unit(
+            "append_duration",
+            "From a publish to its durability",
+            Unit::Seconds,
+            self.append_duration.clone(),
+        );
+        to.register("log_last_position", "Last durable position", self.last_position.clone());
+        to.register("deliveries", "Delivery attempts", self.deliveries.clone());
+        to.register_with_unit(
+            "delivery_duration",
+            "Time in the guest",
+            Unit::Seconds,
+            self.delivery_duration.clone(),
+        );
+        to.register_with_unit(
+            "delivery_lag",
+            "From append to completion",
+            Unit::Seconds,
+            self.delivery_lag.clone(),
+        );
+        to.register("plugin_lag_events", "Events not read yet", self.lag_events.clone());
+        to.register("plugin_fuel", "Fuel used", self.fuel.clone());
+        to.register("plugin_parked_keys", "Keys behind a dead letter", self.parked_keys.clone());
+        to.register("dead_letters", "Dead letters that stand", self.dead_letters.clone());
+        to.register_with_unit(
+            "oldest_dead_letter",
+            "Age of the oldest dead letter",
+            Unit::Seconds,
+            self.oldest_dead_letter.clone(),
+        );
+        to.register("reloads", "Modules tried", self.reloads.clone());
+    }
+
+    /// Handles for a plugin.
+    #[must_use]
+    pub fn plugin(&self, name: &str) -> PluginMetrics {
+        let label = PluginLabel { plugin: name.to_owned() };
+        let outcome = |kind: OutcomeKind| {
+            let label = OutcomeLabel { plugin: name.to_owned(), outcome: kind.name() };
+            self.deliveries.get_or_create_owned(&label)
+        };
+        PluginMetrics {
+            outcomes: OutcomeKind::ALL.into_iter().map(outcome).collect(),
+            duration: self.delivery_duration.get_or_create_owned(&label),
+            lag: self.delivery_lag.get_or_create_owned(&label),
+            fuel: self.fuel.get_or_create_owned(&label),
+        }
+    }
+
+    /// Handles for a bus.
+    #[must_use]
+    pub fn bus(&self, name: &str) -> BusMetrics {
+        let label = BusLabel { bus: name.to_owned() };
+        BusMetrics {
+            appended: self.appended.get_or_create_owned(&label),
+            duration: self.append_duration.get_or_create_owned(&label),
+        }
+    }
+
+    /// Counts a module that was tried: `ok` or `refused`.
+    pub fn reloaded(&self, plugin: &str, result: &'static str) {
+        self.reloads.get_or_create(&ReloadLabel { plugin: plugin.to_owned(), result }).inc();
+    }
+
+    /// Drops everything of a plugin that was forgotten.
+    pub fn forget(&self, plugin: &str) {
+        let label = PluginLabel { plugin: plugin.to_owned() };
+        for kind in OutcomeKind::ALL {
+            self.deliveries
+                .remove(&OutcomeLabel { plugin: plugin.to_owned(), outcome: kind.name() });
+        }
+        for result in ["ok", "refused"] {
+            self.reloads.remove(&ReloadLabel { plugin: plugin.to_owned(), result });
+        }
+        self.delivery_duration.remove(&label);
+        self.delivery_lag.remove(&label);
+        self.lag_events.remove(&label);
+        self.fuel.remove(&label);
+        self.parked_keys.remove(&label);
+        self.dead_letters.remove(&label);
+        self.oldest_dead_letter.remove(&label);
+    }
+
+    /// The Prometheus text exposition, with the gauges as they stand.
+    #[must_use]
+    pub fn encode(&self, standing: &Standing) -> String {
+        for (bus, position) in &standing.buses {
+            let label = BusLabel { bus: bus.clone() };
+            self.last_position.get_or_create(&label).set(signed(*position));
+        }
+        for plugin in &standing.plugins {
+            let label = PluginLabel { plugin: plugin.name.clone() };
+            self.lag_events.get_or_create(&label).set(signed(plugin.lag_events));
+            self.parked_keys.get_or_create(&label).set(signed(plugin.parked_keys));
+            self.dead_letters.get_or_create(&label).set(signed(plugin.dead_letters));
+            let age = plugin.oldest_dead_letter.unwrap_or_default();
+            self.oldest_dead_letter.get_or_create(&label).set(age.as_secs_f64());
+        }
+        let registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut out = String::new();
+        // Writing to a string does not fail.
+        let _ = text::encode(&mut out, &registry);
+        out
+    }
+}
+
+fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+impl PluginMetrics {
+    /// Counts an attempt.
+    pub fn delivered(&self, outcome: OutcomeKind, wall: Duration, fuel: u64) {
+        if let Some(counter) = self.outcomes.get(outcome as usize) {
+            counter.inc();
+        }
+        self.duration.observe(wall.as_secs_f64());
+        self.fuel.inc_by(fuel);
+    }
+
+    /// Notes how long an event waited from append to completion.
+    pub fn lag(&self, ms: u64) {
+        self.lag.observe(Duration::from_millis(ms).as_secs_f64());
+    }
+}
+
+impl BusMetrics {
+    /// Counts events that were taken, and how long that took.
+    pub fn appended(&self, events: u64, took: Duration) {
+        self.appended.inc_by(events);
+        self.duration.observe(took.as_secs_f64());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_exposition_uses_the_documented_names() {
+        let metrics = Metrics::default();
+        metrics.bus("main").appended(3, Duration::from_millis(2));
+        let plugin = metrics.plugin("totals");
+        plugin.delivered(OutcomeKind::Ok, Duration::from_micros(38), 11_000);
+        plugin.lag(4);
+        metrics.reloaded("totals", "ok");
+        let standing = Standing {
+            buses: vec![("main".to_owned(), 3)],
+            plugins: vec![PluginStanding { name: "totals".to_owned(), ..Default::default() }],
+        };
+        let text = metrics.encode(&standing);
+        for line in [
+            "tidegate_events_appended_total{bus=\"main\"} 3",
+            "tidegate_append_duration_seconds_count{bus=\"main\"} 1",
+            "tidegate_log_last_position{bus=\"main\"} 3",
+            "tidegate_deliveries_total{plugin=\"totals\",outcome=\"ok\"} 1",
+            "tidegate_delivery_duration_seconds_count{plugin=\"totals\"} 1",
+            "tidegate_delivery_lag_seconds_count{plugin=\"totals\"} 1",
+            "tidegate_plugin_lag_events{plugin=\"totals\"} 0",
+            "tidegate_plugin_fuel_total{plugin=\"totals\"} 11000",
+            "tidegate_plugin_parked_keys{plugin=\"totals\"} 0",
+            "tidegate_dead_letters{plugin=\"totals\"} 0",
+            "tidegate_oldest_dead_letter_seconds{plugin=\"totals\"} 0.0",
+            "tidegate_reloads_total{plugin=\"totals\",result=\"ok\"} 1",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} not in\n{text}");
+        }
+    }
+
+    #[test]
+    fn a_forgotten_plugin_is_gone_from_the_exposition() {
+        let metrics = Metrics::default();
+        metrics.plugin("totals").delivered(OutcomeKind::Ok, Duration::ZERO, 1);
+        metrics.forget("totals");
+        assert!(!metrics.encode(&Standing::default()).contains("totals"));
+    }
+}

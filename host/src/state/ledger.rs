@@ -1,0 +1,447 @@
+//! Who the plugins of a bus are and how far each has come: everything the log says but for the
+//! keyed values themselves.
+//!
+//! `apply` methods are total: whatever a record says, the worst it can do is to be ignored and
+//! counted, so that one odd record never makes a log unopenable.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use roaring::RoaringTreemap;
+use serde::{Deserialize, Serialize};
+
+use crate::effects::OutcomeKind;
+use crate::event::{CommitNumber, Digest, Generation, InstanceId, Key, Position};
+use crate::log::record::{Control, ControlRecord, DeadLetterRecord};
+
+/// Where in the log a record stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct At {
+    /// The commit.
+    pub commit: CommitNumber,
+    /// Its log time in milliseconds since the Unix epoch.
+    pub time_ms: u64,
+}
+
+/// A module and manifest that served, or serves, from a position on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Activation {
+    /// The subscription holds for positions after this one.
+    pub after: Position,
+    /// The module.
+    pub module: Digest,
+    /// See [`crate::log::record::Completion::environment`].
+    pub environment: Digest,
+    /// The resolved manifest as TOML.
+    pub manifest: Arc<str>,
+    /// Log time of the activation.
+    pub at_ms: u64,
+}
+
+/// Failed attempts of a delivery that is still to be made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AttemptState {
+    /// The key of the input.
+    pub key: Option<Key>,
+    /// Attempts made.
+    pub attempts: u32,
+    /// Log time of the first one.
+    pub first_ms: u64,
+    /// Log time before which the next is not made.
+    pub due_ms: u64,
+}
+
+/// One plugin, as the log knows it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Instance {
+    /// Its identity.
+    pub id: InstanceId,
+    /// The name it is bound to.
+    pub name: String,
+    /// How often its state was rebuilt.
+    pub generation: Generation,
+    /// Modules and manifests, oldest first. The last one serves.
+    pub activations: Vec<Activation>,
+    /// Why it is paused; none: it is not.
+    pub paused: Option<String>,
+    /// The module it keeps until its file changes.
+    pub pinned: Option<Digest>,
+    /// The module of its file when that was last activated; a rollback leaves it as it is.
+    pub file: Option<Digest>,
+    /// Everything the plugin subscribes to at or below this position is completed.
+    pub low: Position,
+    /// Completed positions above `low`.
+    #[serde(with = "bitmap")]
+    pub completed: RoaringTreemap,
+    /// Deliveries that failed and are to be repeated.
+    pub attempts: BTreeMap<Position, AttemptState>,
+    /// Completions so far, by code of their outcome.
+    pub outcomes: [u64; 9],
+}
+
+/// A delivery that was given up, with what is needed to list it; the rest stands in its commit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeadLetter {
+    /// Number of the dead letter in its bus, from 1.
+    pub id: u64,
+    /// The plugin.
+    pub instance: InstanceId,
+    /// The input event.
+    pub position: Position,
+    /// Its key.
+    pub key: Option<Key>,
+    /// How the last attempt ended.
+    pub outcome: OutcomeKind,
+    /// Attempts made.
+    pub attempts: u32,
+    /// The first line of why.
+    pub reason: String,
+    /// Log time of the first attempt.
+    pub first_ms: u64,
+    /// The module that failed.
+    pub module: Digest,
+    /// Where the completion stands.
+    pub at: At,
+}
+
+/// A completion, as the ledger takes it.
+#[derive(Debug, Clone, Copy)]
+pub struct Completed<'a> {
+    /// The plugin.
+    pub instance: InstanceId,
+    /// Its generation.
+    pub generation: Generation,
+    /// The input event.
+    pub position: Position,
+    /// Its key.
+    pub key: Option<&'a str>,
+    /// The attempt that ended it.
+    pub attempt: u32,
+    /// How it ended.
+    pub outcome: OutcomeKind,
+    /// Set where it was given up.
+    pub dead: Option<&'a DeadLetterRecord>,
+}
+
+/// See the module.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Ledger {
+    instances: BTreeMap<InstanceId, Instance>,
+    names: HashMap<String, InstanceId>,
+    last_instance: u32,
+    dead_letters: BTreeMap<u64, DeadLetter>,
+    last_dead_letter: u64,
+    /// By source bus: the last position taken from there.
+    forwarded: HashMap<String, Position>,
+    /// By target bus: the last position meant for there.
+    outbound: HashMap<String, Position>,
+    /// By event type.
+    types: HashMap<String, TypeCount>,
+    /// Records that made no sense where they stood.
+    ignored: u64,
+}
+
+/// How often a type was seen.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TypeCount {
+    /// Public events of it.
+    pub count: u64,
+    /// Log time of the last one.
+    pub last_ms: u64,
+}
+
+/// Types counted of one bus: who invents a type per event gets no count for the later ones.
+const TYPES_MAX: usize = 10_000;
+
+impl Ledger {
+    /// The plugin with this identity.
+    #[must_use]
+    pub fn instance(&self, id: InstanceId) -> Option<&Instance> {
+        self.instances.get(&id)
+    }
+
+    /// The plugin bound to this name.
+    #[must_use]
+    pub fn named(&self, name: &str) -> Option<&Instance> {
+        self.names.get(name).and_then(|id| self.instances.get(id))
+    }
+
+    /// All plugins that were registered and not forgotten, by identity.
+    pub fn instances(&self) -> impl Iterator<Item = &Instance> {
+        self.instances.values()
+    }
+
+    /// An identity that no plugin of this log ever had, if it is registered before the next call.
+    #[must_use]
+    pub fn next_instance(&self) -> InstanceId {
+        InstanceId(self.last_instance.saturating_add(1))
+    }
+
+    /// Dead letters that were neither redriven nor discarded, oldest first.
+    pub fn dead_letters(&self) -> impl DoubleEndedIterator<Item = &DeadLetter> {
+        self.dead_letters.values()
+    }
+
+    /// One dead letter.
+    #[must_use]
+    pub fn dead_letter(&self, id: u64) -> Option<&DeadLetter> {
+        self.dead_letters.get(&id)
+    }
+
+    /// The last position of `bus` whose emitted events arrived here.
+    #[must_use]
+    pub fn forwarded(&self, bus: &str) -> Position {
+        self.forwarded.get(bus).copied().unwrap_or_default()
+    }
+
+    /// The last position here that is meant for `bus`.
+    #[must_use]
+    pub fn outbound(&self, bus: &str) -> Position {
+        self.outbound.get(bus).copied().unwrap_or_default()
+    }
+
+    /// Records that made no sense where they stood, and were ignored.
+    #[must_use]
+    pub fn ignored(&self) -> u64 {
+        self.ignored
+    }
+
+    /// Event types seen, in no order.
+    pub fn types(&self) -> impl Iterator<Item = (&str, TypeCount)> {
+        self.types.iter().map(|(kind, count)| (kind.as_str(), *count))
+    }
+
+    /// Takes a public event.
+    pub fn apply_event(&mut self, kind: &str, recorded_ms: u64) {
+        if !self.types.contains_key(kind) {
+            if self.types.len() >= TYPES_MAX {
+                return;
+            }
+            self.types.insert(kind.to_owned(), TypeCount::default());
+        }
+        let Some(seen) = self.types.get_mut(kind) else { return };
+        seen.count += 1;
+        seen.last_ms = recorded_ms;
+    }
+
+    /// Takes an event that is on its way to another bus.
+    pub fn apply_outbound(&mut self, bus: &str, position: Position) {
+        if let Some(last) = self.outbound.get_mut(bus) {
+            *last = position;
+        } else {
+            self.outbound.insert(bus.to_owned(), position);
+        }
+    }
+
+    /// Takes the end of a delivery.
+    pub fn apply_completion(&mut self, at: At, done: &Completed<'_>) {
+        let Some(instance) = self.instances.get_mut(&done.instance) else {
+            self.ignored += 1;
+            return;
+        };
+        if instance.generation != done.generation {
+            self.ignored += 1;
+            return;
+        }
+        if done.position > instance.low {
+            instance.completed.insert(done.position.0);
+        }
+        instance.attempts.remove(&done.position);
+        if let Some(count) = instance.outcomes.get_mut(done.outcome as usize) {
+            *count += 1;
+        }
+        if let Some(dead) = done.dead {
+            self.last_dead_letter += 1;
+            let letter = DeadLetter {
+                id: self.last_dead_letter,
+                instance: done.instance,
+                position: done.position,
+                key: done.key.and_then(|key| Key::new(key).ok()),
+                outcome: done.outcome,
+                attempts: done.attempt,
+                reason: dead.reason.lines().next().unwrap_or_default().chars().take(200).collect(),
+                first_ms: dead.first_ms,
+                module: dead.module,
+                at,
+            };
+            self.dead_letters.insert(letter.id, letter);
+        }
+    }
+
+    /// Takes a control record.
+    pub fn apply_control(&mut self, at: At, record: &ControlRecord) {
+        match &record.control {
+            Control::Register { instance, name, after } => self.register(*instance, name, *after),
+            Control::Rename { instance, name } => self.rename(*instance, name),
+            Control::Forget { instance } => self.forget(*instance),
+            Control::Discard { instance, position, .. } => {
+                self.dead_letters
+                    .retain(|_, dead| dead.instance != *instance || dead.position != *position);
+            }
+            Control::Forwarded { bus, position } => {
+                self.forwarded.insert(bus.clone(), *position);
+            }
+            Control::Epoch { .. }
+            | Control::Checkpoint { .. }
+            | Control::Erase { .. }
+            | Control::Archive { .. }
+            | Control::Park { .. }
+            | Control::Hold { .. }
+            | Control::Release { .. }
+            | Control::Redrive { .. } => {}
+            control => self.apply_to_instance(at, control),
+        }
+    }
+
+    fn apply_to_instance(&mut self, at: At, control: &Control) {
+        let id = match control {
+            Control::Activate { instance, .. }
+            | Control::Pause { instance, .. }
+            | Control::Resume { instance }
+            | Control::Rewind { instance, .. }
+            | Control::Rollback { instance, .. } => *instance,
+            Control::Attempt(attempt) => attempt.instance,
+            _ => return,
+        };
+        let Some(plugin) = self.instances.get_mut(&id) else {
+            self.ignored += 1;
+            return;
+        };
+        match control {
+            Control::Activate { module, environment, manifest, after, .. } => {
+                if plugin.pinned != Some(*module) {
+                    plugin.pinned = None;
+                    plugin.file = Some(*module);
+                }
+                plugin.activate(Activation {
+                    after: *after,
+                    module: *module,
+                    environment: *environment,
+                    manifest: manifest.as_str().into(),
+                    at_ms: at.time_ms,
+                });
+            }
+            Control::Pause { reason, .. } => plugin.paused = Some(reason.clone()),
+            Control::Resume { .. } => plugin.paused = None,
+            Control::Rollback { module, .. } => plugin.pinned = Some(*module),
+            Control::Rewind { generation, after, .. } => {
+                plugin.generation = *generation;
+                plugin.low = *after;
+                plugin.completed.clear();
+                plugin.attempts.clear();
+            }
+            Control::Attempt(attempt) => {
+                let state = AttemptState {
+                    key: attempt.key.clone(),
+                    attempts: attempt.attempt,
+                    first_ms: attempt.first_ms,
+                    due_ms: attempt.due_ms,
+                };
+                plugin.attempts.insert(attempt.position, state);
+            }
+            _ => {}
+        }
+    }
+
+    fn register(&mut self, id: InstanceId, name: &str, after: Position) {
+        if self.instances.contains_key(&id) || self.names.contains_key(name) {
+            self.ignored += 1;
+            return;
+        }
+        self.last_instance = self.last_instance.max(id.0);
+        self.names.insert(name.to_owned(), id);
+        self.instances.insert(
+            id,
+            Instance {
+                id,
+                name: name.to_owned(),
+                generation: Generation(0),
+                activations: Vec::new(),
+                paused: None,
+                pinned: None,
+                file: None,
+                low: after,
+                completed: RoaringTreemap::new(),
+                attempts: BTreeMap::new(),
+                outcomes: [0; 9],
+            },
+        );
+    }
+
+    fn rename(&mut self, id: InstanceId, name: &str) {
+        let taken = self.names.get(name).is_some_and(|holder| *holder != id);
+        let Some(plugin) = self.instances.get_mut(&id).filter(|_| !taken) else {
+            self.ignored += 1;
+            return;
+        };
+        self.names.remove(&plugin.name);
+        name.clone_into(&mut plugin.name);
+        self.names.insert(name.to_owned(), id);
+    }
+
+    fn forget(&mut self, id: InstanceId) {
+        let Some(plugin) = self.instances.remove(&id) else {
+            self.ignored += 1;
+            return;
+        };
+        self.names.remove(&plugin.name);
+        self.dead_letters.retain(|_, dead| dead.instance != id);
+    }
+
+    /// Notes that everything a plugin subscribes to at or below `low` is durably completed. Not a
+    /// record of its own: the schedulers know it, and a checkpoint keeps it, so that a restart need
+    /// not look at those events again.
+    pub fn advance_low(&mut self, id: InstanceId, low: Position) {
+        let Some(plugin) = self.instances.get_mut(&id) else { return };
+        if low > plugin.low {
+            plugin.completed.remove_range(..=low.0);
+            plugin.low = low;
+        }
+    }
+}
+
+impl Instance {
+    /// Whether the delivery of `position` is over.
+    #[must_use]
+    pub fn is_completed(&self, position: Position) -> bool {
+        position <= self.low || self.completed.contains(position.0)
+    }
+
+    /// The module and manifest that serve.
+    #[must_use]
+    pub fn active(&self) -> Option<&Activation> {
+        self.activations.last()
+    }
+
+    fn activate(&mut self, activation: Activation) {
+        // Two activations from the same position on: nobody was judged by the earlier one, but its
+        // module stays in the history, for people and for rollback.
+        self.activations.push(activation);
+        // Subscriptions of long ago judge nothing any more once `low` has passed them.
+        let excess = self.activations.len().saturating_sub(ACTIVATIONS_KEPT);
+        self.activations.drain(..excess);
+    }
+}
+
+/// Activations kept of one plugin: its history as people see it.
+const ACTIVATIONS_KEPT: usize = 64;
+
+mod bitmap {
+    //! A bitmap in roaring's own portable format.
+
+    use roaring::RoaringTreemap;
+    use serde::{Deserialize, Deserializer, Serializer, de::Error, ser::Error as _};
+
+    pub(super) fn serialize<S: Serializer>(map: &RoaringTreemap, to: S) -> Result<S::Ok, S::Error> {
+        let mut bytes = Vec::with_capacity(map.serialized_size());
+        map.serialize_into(&mut bytes).map_err(S::Error::custom)?;
+        serde_bytes::serialize(&bytes, to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<RoaringTreemap, D::Error> {
+        let bytes = serde_bytes::ByteBuf::deserialize(from)?;
+        RoaringTreemap::deserialize_from(bytes.as_slice()).map_err(D::Error::custom)
+    }
+}

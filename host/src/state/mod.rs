@@ -1,0 +1,13 @@
+//! The fold of a bus: what its commits add up to.
+//!
+//! [`Ledger`] holds who the plugins are and how far each has come; [`Values`] holds their keyed
+//! state. Both are functions of the log prefix that was applied to them, so a restart is the newest
+//! checkpoint plus the fold of what follows.
+
+pub mod cold;
+pub mod ledger;
+pub mod slots;
+pub mod values;
+
+pub use ledger::{Activation, At, AttemptState, DeadLetter, Instance, Ledger};
+pub use values::{KeyView, Owner, Values};

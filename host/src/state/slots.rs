@@ -1,0 +1,152 @@
+//! Which deliveries are running, in a file of fixed slots that is never synced.
+//!
+//! A worker notes its delivery here before it calls the guest. The page cache keeps the note when
+//! the host dies, so that the next start knows which inputs were in progress: one of them may be
+//! what killed it. After a power cut the notes may be gone; nothing depends on them.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+
+use crate::event::{InstanceId, Position};
+
+/// Bytes of one slot: instance (4), attempt (4), position (8), CRC32C of these (4), padding (12).
+/// All integers little-endian.
+const SLOT_BYTES: usize = 32;
+
+/// The slots of one bus.
+#[derive(Debug)]
+pub struct Slots {
+    file: File,
+    free: Mutex<Vec<u32>>,
+}
+
+/// A delivery that was in progress when the host ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Suspect {
+    /// The plugin.
+    pub instance: InstanceId,
+    /// Its input.
+    pub position: Position,
+    /// The attempt that was running.
+    pub attempt: u32,
+}
+
+/// One slot, held by a worker as long as it lives.
+#[derive(Debug)]
+pub struct Slot<'a> {
+    slots: &'a Slots,
+    number: u32,
+}
+
+/// Slots of one bus, at most: more workers than that run without a note.
+const SLOTS_MAX: u32 = 4096;
+
+impl Slots {
+    /// Opens or creates the file, and says what was in progress when it was last written to.
+    ///
+    /// # Errors
+    /// The file cannot be opened or read.
+    pub fn open(path: &Path) -> io::Result<(Self, Vec<Suspect>)> {
+        let file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+        let bytes = std::fs::read(path)?;
+        let suspects = bytes.chunks_exact(SLOT_BYTES).filter_map(decode).collect();
+        file.set_len(0)?;
+        let free = (0..SLOTS_MAX).rev().collect();
+        Ok((Self { file, free: Mutex::new(free) }, suspects))
+    }
+
+    /// Takes a slot, if one is left.
+    pub fn take(&self) -> Option<Slot<'_>> {
+        let number = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop()?;
+        Some(Slot { slots: self, number })
+    }
+}
+
+impl Slot<'_> {
+    /// Notes that a delivery is about to run. An I/O error is no reason not to run it.
+    pub fn begin(&self, suspect: Suspect) {
+        let offset = u64::from(self.number) * SLOT_BYTES as u64;
+        if let Err(error) = self.slots.file.write_all_at(&encode(suspect), offset) {
+            tracing::debug!(%error, "worker slot not written");
+        }
+    }
+
+    /// Notes that nothing runs here any more.
+    pub fn clear(&self) {
+        let offset = u64::from(self.number) * SLOT_BYTES as u64;
+        if let Err(error) = self.slots.file.write_all_at(&[0; SLOT_BYTES], offset) {
+            tracing::debug!(%error, "worker slot not cleared");
+        }
+    }
+}
+
+impl Drop for Slot<'_> {
+    fn drop(&mut self) {
+        self.clear();
+        self.slots.free.lock().unwrap_or_else(PoisonError::into_inner).push(self.number);
+    }
+}
+
+fn encode(suspect: Suspect) -> [u8; SLOT_BYTES] {
+    let mut bytes = [0; SLOT_BYTES];
+    let (fields, rest) = bytes.split_at_mut(16);
+    let (instance, tail) = fields.split_at_mut(4);
+    let (attempt, position) = tail.split_at_mut(4);
+    instance.copy_from_slice(&suspect.instance.0.to_le_bytes());
+    attempt.copy_from_slice(&suspect.attempt.to_le_bytes());
+    position.copy_from_slice(&suspect.position.0.to_le_bytes());
+    let crc = crc32c::crc32c(fields);
+    rest.split_at_mut(4).0.copy_from_slice(&crc.to_le_bytes());
+    bytes
+}
+
+fn decode(bytes: &[u8]) -> Option<Suspect> {
+    let instance = u32::from_le_bytes(bytes.get(..4)?.try_into().ok()?);
+    let attempt = u32::from_le_bytes(bytes.get(4..8)?.try_into().ok()?);
+    let position = u64::from_le_bytes(bytes.get(8..16)?.try_into().ok()?);
+    let crc = u32::from_le_bytes(bytes.get(16..20)?.try_into().ok()?);
+    let whole = position > 0 && crc == crc32c::crc32c(bytes.get(..16)?);
+    whole.then_some(Suspect {
+        instance: InstanceId(instance),
+        position: Position(position),
+        attempt,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_ran_at_the_end_is_found_and_what_ended_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("slots");
+        let running = Suspect { instance: InstanceId(3), position: Position(70), attempt: 2 };
+        let (slots, none) = Slots::open(&path).unwrap();
+        assert!(none.is_empty());
+        let held = slots.take().unwrap();
+        held.begin(running);
+        let ended = slots.take().unwrap();
+        ended.begin(Suspect { position: Position(71), ..running });
+        drop(ended);
+        std::mem::forget(held);
+        drop(slots);
+        assert_eq!(Slots::open(&path).unwrap().1, [running]);
+    }
+
+    #[test]
+    fn a_torn_slot_is_nobody() {
+        let suspect = Suspect { instance: InstanceId(3), position: Position(70), attempt: 2 };
+        let bytes = encode(suspect);
+        assert_eq!(decode(&bytes), Some(suspect));
+        for at in 0..20 {
+            let mut torn = bytes;
+            torn[at] ^= 1;
+            assert_eq!(decode(&torn), None, "byte {at}");
+        }
+    }
+}
