@@ -175,7 +175,8 @@ async fn every_delivery_of_an_instance_gets_whole_budgets() {
         assert_ok(&plugin.deliver(".").await);
     }
     assert_eq!(plugin.slot.served(), 7, "one instance served them all");
-    plugin.limits.fuel -= 1;
+    // Fuel is looked at where functions and loops begin, so one unit less may pass.
+    plugin.limits.fuel /= 2;
     assert_eq!(plugin.deliver(".").await.outcome, Outcome::Fuel);
 }
 

@@ -69,6 +69,24 @@ async fn a_loop_with_endless_fuel_meets_the_clock() {
 }
 
 #[tokio::test]
+async fn the_clock_starts_anew_for_each_delivery_of_an_instance() {
+    let mut plugins =
+        [Plugin::load(handler(FOREVER, "")).await, Plugin::load(handler(FOREVER, "")).await];
+    for plugin in &mut plugins {
+        plugin.limits.fuel = u64::MAX;
+        plugin.limits.timeout = Duration::from_millis(40);
+    }
+    let [plugin, other] = &mut plugins;
+    assert_ok(&plugin.deliver(".").await);
+    // Lasts until the deadline of the delivery above is past.
+    assert_eq!(other.deliver("!").await.outcome, Outcome::Timeout);
+    assert!(plugin.has_instance());
+    let stopped = plugin.deliver("!").await;
+    assert_eq!(stopped.outcome, Outcome::Timeout);
+    assert!(stopped.wall >= plugin.limits.timeout);
+}
+
+#[tokio::test]
 async fn a_loop_lets_others_run() {
     let mut plugin = Plugin::load(handler(FOREVER, "")).await;
     plugin.limits.fuel = u64::MAX;
