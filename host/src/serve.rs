@@ -13,7 +13,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::api::auth::{Tokens, TokensError};
 use crate::api::host::HostApi;
-use crate::api::{BindError, Server, ServerOptions};
+use crate::api::{BindError, Server, ServerHandle, ServerOptions};
 use crate::bus::memory::{MemoryOptions, Order, Overflow};
 use crate::bus::notes::Notes;
 use crate::bus::{Bus, forward};
@@ -22,7 +22,7 @@ use crate::config::{self, Config};
 use crate::event::CommitNumber;
 use crate::host::plugins::{Means, Plugins};
 use crate::host::{About, Host, ModuleStore};
-use crate::log::disk::{Disk, OsDisk};
+use crate::log::disk::{Disk, LockError, OsDisk};
 use crate::log::{Log, LogFailure, LogOptions, OpenError, Opened};
 use crate::metrics::Metrics;
 use crate::plugin::{WatchOptions, Watcher};
@@ -37,6 +37,11 @@ use crate::wasm::{Sandbox, SandboxError, SandboxOptions};
 const DELIVERIES_END_MAX: Duration = Duration::from_secs(10);
 /// How long open HTTP requests may take to end at a stop.
 const REQUESTS_END_MAX: Duration = Duration::from_secs(5);
+
+/// How long to wait for a lock that another process holds.
+const LOCK_WAIT_MAX: Duration = Duration::from_secs(2);
+/// How often to try it.
+const LOCK_POLL: Duration = Duration::from_millis(20);
 
 /// Why the host did not start, or ended.
 #[derive(Debug, thiserror::Error)]
@@ -92,6 +97,7 @@ pub struct Serving {
     buses: Vec<Arc<Bus>>,
     plugins: Arc<Plugins>,
     pool: Arc<GuestPool>,
+    http: ServerHandle,
     server: tokio::task::JoinHandle<()>,
     drain: CancellationToken,
     stop: CancellationToken,
@@ -164,6 +170,7 @@ impl Serving {
         let api = Arc::clone(&host) as Arc<dyn HostApi>;
         let server = Server::bind(config.http.listen, server_options(&config)?, api).await?;
         let addr = server.local_addr();
+        let http = server.handle();
         let server = tokio::spawn(server.serve(drain.clone().cancelled_owned()));
         Ok(Self {
             addr,
@@ -173,6 +180,7 @@ impl Serving {
             buses,
             plugins,
             pool,
+            http,
             server,
             drain,
             stop,
@@ -194,11 +202,12 @@ impl Serving {
             tracing::error!(error = %failure, "the host must end");
         }
         self.host.drain();
-        self.drain.cancel();
+        self.http.drain();
         self.stop.cancel();
         if tokio::time::timeout(DELIVERIES_END_MAX, self.plugins.stop()).await.is_err() {
             tracing::warn!("some deliveries did not end in time; they run again at the next start");
         }
+        self.drain.cancel();
         if tokio::time::timeout(REQUESTS_END_MAX, &mut self.server).await.is_err() {
             tracing::warn!("some requests did not end in time");
             self.server.abort();
@@ -293,7 +302,7 @@ fn open_durable(
         dedup_max: usize::try_from(options.dedup_max).unwrap_or(usize::MAX),
         ..LogOptions::default()
     };
-    let opened = Log::open(Arc::clone(disk), &dir, options, Arc::clone(clock))?;
+    let opened = open_log(disk, &dir, options, clock)?;
     if let Some(cut) = &opened.cut {
         tracing::warn!(
             bus = name, file = %cut.path.display(), offset = cut.offset, bytes = cut.bytes,
@@ -303,6 +312,25 @@ fn open_durable(
     let fold = (Ledger::default(), Arc::default(), CommitNumber(0));
     let bus = Bus::durable(name, opened.log.clone(), fold, &state).map_err(at(&state))?;
     Ok(OpenBus { bus: Arc::new(bus), opened: Some(opened) })
+}
+
+/// Opens a log; one that is locked is tried again for a moment: whoever restarts a host that was
+/// killed should not have to wait until the system has taken the old process apart.
+fn open_log(
+    disk: &Arc<dyn Disk>,
+    dir: &Path,
+    options: LogOptions,
+    clock: &Arc<dyn Clock>,
+) -> Result<Opened, OpenError> {
+    let begun = std::time::Instant::now();
+    loop {
+        match Log::open(Arc::clone(disk), dir, options, Arc::clone(clock)) {
+            Err(OpenError::Lock(LockError::Held { .. })) if begun.elapsed() < LOCK_WAIT_MAX => {
+                std::thread::sleep(LOCK_POLL);
+            }
+            opened => return opened,
+        }
+    }
 }
 
 fn memory_options(options: &config::MemoryBus) -> MemoryOptions {

@@ -65,6 +65,8 @@ pub enum Command {
     Build(build::BuildArgs),
     /// Say what a module is, and what it would be granted
     Check(check::CheckArgs),
+    /// Deliver events to a module, offline
+    Test(test::TestArgs),
     /// Show buses, plugins, lag, parked keys and disk on one screen
     Status,
     /// Publish one event, or a file of them
@@ -120,6 +122,7 @@ pub fn run(cli: &Cli, out: &mut Out) -> anyhow::Result<ExitCode> {
         Command::New(args) => return new::run(args, output),
         Command::Build(args) => return build::run(args, output),
         Command::Check(args) => return check::run(args, output),
+        Command::Test(args) => return test::run(args, output),
         Command::Status => status::status(&client()?, output, out)?,
         Command::Publish(args) => return publish::run(&client()?, args, output, out),
         Command::Events(command) => events::run(&client()?, command, output, out)?,
