@@ -98,11 +98,11 @@ pub const IN_FLIGHT_BYTES_MAX: usize = 64 * 1024 * 1024;
 pub const INGEST_LANE_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Bytes waiting in the effects lane before deliveries wait.
 pub const EFFECTS_LANE_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Milliseconds that wall and log time may be apart before the log stops drawing near.
+pub const CLOCK_STEP_MS_MAX: u64 = 60_000;
+/// Milliseconds that the wall clock may be behind the log at start.
+pub const CLOCK_GAP_MS_MAX: u64 = 60 * 60 * 1000;
 
 const _: () = assert!(EVENT_DATA_BYTES_MAX < GROUP_BYTES_MAX);
 const _: () = assert!(STATE_VALUE_BYTES_MAX < GROUP_BYTES_MAX);
 const _: () = assert!(GROUP_BYTES_MAX < INGEST_LANE_BYTES_MAX);
-/// x
-pub const CLOCK_STEP_MS_MAX: u64 = 1000;
-/// x
-pub const CLOCK_GAP_MS_MAX: u64 = 3600_000;
