@@ -3,11 +3,20 @@
 //! The modules stand in the order an event passes through them; `ARCHITECTURE.md` at the root of
 //! the repository tells the story.
 
+pub mod api;
+pub mod build;
 pub mod bus;
+pub mod cli;
 pub mod clock;
+pub mod config;
 pub mod effects;
 pub mod event;
+pub mod host;
 pub mod limits;
 pub mod log;
 pub mod metrics;
+pub mod plugin;
+pub mod schedule;
+pub mod serve;
 pub mod state;
+pub mod wasm;

@@ -1,5 +1,7 @@
 //! Every bound that is not configuration, with its unit last in its name.
 
+use crate::config::{ByteSize, TimeSpan};
+
 /// Bytes of a key.
 pub const KEY_BYTES_MAX: usize = 1024;
 /// Bytes of an event id.
@@ -26,6 +28,8 @@ pub const STATE_VALUE_BYTES_MAX: usize = 1024 * 1024;
 pub const TIMER_DATA_BYTES_MAX: usize = 64 * 1024;
 /// Names one listing returns.
 pub const LIST_MAX: usize = 1000;
+/// Bytes of events after which a page of a listing ends.
+pub const PAGE_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Causes behind an emitted event.
 pub const DEPTH_MAX: u8 = 64;
 /// Bytes kept of a reason that a guest gives.
@@ -34,8 +38,52 @@ pub const REASON_BYTES_MAX: usize = 4 * 1024;
 pub const LOG_LINE_BYTES_MAX: usize = 8 * 1024;
 /// Log lines kept of one delivery.
 pub const LOG_LINES_MAX: usize = 256;
+/// Bytes kept of a guest's call stack.
+pub const BACKTRACE_BYTES_MAX: usize = 8 * 1024;
+/// Bytes of state a stdio module can be handed: it gets all that its key has.
+pub const STDIO_STATE_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Longest delay a guest may ask for.
 pub const RETRY_AFTER_MS_MAX: u64 = 30 * 24 * 60 * 60 * 1000;
+/// State writes, timer changes and calls of one delivery, each: what their bytes alone do not bound.
+pub const EFFECTS_MAX: usize = 10_000;
+/// Bytes of the URL of a call.
+pub const URL_BYTES_MAX: usize = 8 * 1024;
+/// Longest time one attempt of a call may take.
+pub const CALL_TIMEOUT_MS_MAX: u32 = 60_000;
+/// What `limits.memory` of a manifest may be: all that a 32-bit guest can address.
+pub const GUEST_MEMORY_MAX: ByteSize = ByteSize::gib(4);
+/// What `limits.timeout` of a manifest may be.
+pub const GUEST_TIMEOUT_MAX: TimeSpan = TimeSpan::from_minutes(10);
+/// What `limits.output` of a manifest may be: one delivery's effects are one commit.
+pub const GUEST_OUTPUT_MAX: ByteSize = ByteSize::mib(16);
+/// What `limits.fuel` and `limits.fuel-per-second` of a manifest may be.
+pub const GUEST_FUEL_MAX: u64 = 1_000_000_000_000;
+/// What `limits.emits` of a manifest may be.
+pub const GUEST_EMITS_MAX: u32 = 100_000;
+/// What `run.workers` of a manifest may be.
+pub const WORKERS_MAX: u32 = 1024;
+/// What `run.in-flight` of a manifest may be.
+pub const IN_FLIGHT_MAX: u32 = 1_000_000;
+/// What `run.waiting-max` of a manifest may be.
+pub const WAITING_MAX: u32 = 100_000_000;
+/// What `run.shadow` of a manifest may be.
+pub const SHADOW_MAX: u32 = 1_000_000;
+/// What `retry.attempts-fault` of a manifest may be.
+pub const ATTEMPTS_FAULT_MAX: u32 = 1000;
+/// What `http.body-max` of the configuration may be.
+pub const BODY_MAX: ByteSize = ByteSize::gib(1);
+/// What `compile.module-max` of the configuration may be.
+pub const MODULE_MAX: ByteSize = ByteSize::gib(1);
+/// Buses of one host.
+pub const BUSES_MAX: usize = 64;
+/// What `dedup-max` of a durable bus may be.
+pub const DEDUP_IDS_MAX: u64 = 1_000_000_000;
+/// What `capacity` of a memory bus may be.
+pub const BUS_CAPACITY_MAX: u32 = 16 * 1024 * 1024;
+/// Changes of the plugins folder that wait to be taken.
+pub const PLUGIN_CHANGES_MAX: usize = 64;
+/// Bytes of a manifest.
+pub const MANIFEST_BYTES_MAX: usize = 256 * 1024;
 /// Events of one published batch.
 pub const BATCH_EVENTS_MAX: usize = 10_000;
 /// Bytes of one commit group, unless a single commit is larger.
@@ -44,6 +92,8 @@ pub const GROUP_BYTES_MAX: usize = 4 * 1024 * 1024;
 pub const SEGMENT_ZEROED_AHEAD_BYTES: u64 = 8 * 1024 * 1024;
 /// Bytes of recent frames kept in memory for consumers that keep up.
 pub const TAIL_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Bytes of events that one plugin has in memory.
+pub const IN_FLIGHT_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Bytes waiting in the ingest lane before publishers get `queue_full`.
 pub const INGEST_LANE_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Bytes waiting in the effects lane before deliveries wait.

@@ -210,6 +210,18 @@ impl MemoryLog {
             .collect()
     }
 
+    /// The last position taken before a time; the one before the oldest event still held, where
+    /// that is younger.
+    #[must_use]
+    pub fn position_before(&self, ms: u64) -> Position {
+        let ring = self.ring();
+        let at = ring.events.partition_point(|event| event.recorded_ms < ms);
+        match ring.events.get(at) {
+            Some(event) => Position(event.position.0.saturating_sub(1)),
+            None => Position(ring.last),
+        }
+    }
+
     /// The last sequence of a key.
     #[must_use]
     pub fn head(&self, key: &Key) -> KeySequence {

@@ -1,4 +1,398 @@
-//! What a bus is, and its two kinds.
+//! What a bus is: one log, the fold of it, and the two kinds.
+//!
+//! Everything above this module (runners, forwarders, the host) speaks to a [`Bus`] and does not
+//! ask which kind it is, but where the kinds promise different things.
 
+pub mod apply;
 pub mod deliver;
+pub mod forward;
 pub mod memory;
+pub mod notes;
+pub mod runner;
+pub mod source;
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::watch;
+use uuid::Uuid;
+
+use crate::clock::Clock;
+use crate::event::{CommitNumber, Event, InstanceId, Key, NewEvent, Position};
+use crate::log::record::{ControlRecord, DeliveryCommit};
+use crate::log::{AppendError, Appended, CommitTicket, EffectsPermit, Log, Publish, ReadError};
+use crate::state::slots::{Slots, Suspect};
+use crate::state::{Ledger, Values};
+
+use self::apply::Progress;
+use self::memory::{MemoryLog, MemoryOptions};
+use self::source::EventSource;
+
+/// One bus. Cheap to share behind an [`Arc`].
+pub struct Bus {
+    name: Arc<str>,
+    store: Store,
+    ledger: Mutex<Ledger>,
+    values: Arc<Values>,
+    applied: watch::Sender<CommitNumber>,
+    progress: Mutex<HashMap<InstanceId, Arc<Progress>>>,
+    slots: Option<Slots>,
+    suspects: Vec<Suspect>,
+}
+
+/// Where the events of a bus stand.
+enum Store {
+    Durable(Log),
+    Memory { log: MemoryLog, id: Uuid },
+}
+
+/// Room in a bus for the effects of one delivery.
+pub enum Permit {
+    /// Bytes of the effects lane.
+    Durable(EffectsPermit),
+    /// A memory bus has nothing to reserve.
+    Memory,
+}
+
+/// A commit that no crash takes back; on a memory bus, that was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Committed {
+    /// Its number.
+    pub commit: CommitNumber,
+    /// Position of its first event, where it has one.
+    pub first_position: Option<Position>,
+    /// Its log time, milliseconds since the Unix epoch.
+    pub recorded_ms: u64,
+}
+
+/// A commit on its way. May be dropped freely.
+pub enum Ticket {
+    /// Resolves once it is durable.
+    Durable(CommitTicket),
+    /// Done already.
+    Memory(Result<Committed, AppendError>),
+}
+
+impl Ticket {
+    /// Waits until the commit is durable.
+    ///
+    /// # Errors
+    /// The log failed or is closed: the commit may or may not be found at the next start.
+    pub async fn done(self) -> Result<Committed, AppendError> {
+        match self {
+            Self::Durable(ticket) => {
+                let committed = ticket.await?;
+                Ok(Committed {
+                    commit: committed.commit,
+                    first_position: committed.first_position,
+                    recorded_ms: committed.recorded_ms,
+                })
+            }
+            Self::Memory(result) => result,
+        }
+    }
+}
+
+impl std::fmt::Debug for Bus {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Bus").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl Bus {
+    /// A bus over an open log whose fold up to `applied` is given. The caller starts
+    /// [`Bus::apply_durable`].
+    ///
+    /// # Errors
+    /// The file of worker slots under `state_dir` cannot be opened.
+    pub fn durable(
+        name: &str,
+        log: Log,
+        (ledger, values, applied): (Ledger, Arc<Values>, CommitNumber),
+        state_dir: &Path,
+    ) -> std::io::Result<Self> {
+        let (slots, suspects) = Slots::open(&state_dir.join("slots"))?;
+        let store = Store::Durable(log);
+        let slots = Some(slots);
+        Ok(Self { slots, suspects, ..Self::new(name, store, ledger, values, applied) })
+    }
+
+    /// A memory bus.
+    #[must_use]
+    pub fn memory(name: &str, options: MemoryOptions, clock: Arc<dyn Clock>) -> Self {
+        let store = Store::Memory { log: MemoryLog::new(options, clock), id: Uuid::new_v4() };
+        Self::new(name, store, Ledger::default(), Arc::default(), CommitNumber(0))
+    }
+
+    fn new(
+        name: &str,
+        store: Store,
+        ledger: Ledger,
+        values: Arc<Values>,
+        applied: CommitNumber,
+    ) -> Self {
+        Self {
+            name: name.into(),
+            store,
+            ledger: Mutex::new(ledger),
+            values,
+            applied: watch::channel(applied).0,
+            progress: Mutex::default(),
+            slots: None,
+            suspects: Vec::new(),
+        }
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    /// Identity of its log: seeds the ids of emitted events.
+    #[must_use]
+    pub fn log_id(&self) -> Uuid {
+        match &self.store {
+            Store::Durable(log) => log.id(),
+            Store::Memory { id, .. } => *id,
+        }
+    }
+
+    /// The durable log; none on a memory bus.
+    #[must_use]
+    pub fn log(&self) -> Option<&Log> {
+        match &self.store {
+            Store::Durable(log) => Some(log),
+            Store::Memory { .. } => None,
+        }
+    }
+
+    /// The ring of a memory bus; none on a durable one.
+    #[must_use]
+    pub fn ring(&self) -> Option<&MemoryLog> {
+        match &self.store {
+            Store::Durable(_) => None,
+            Store::Memory { log, .. } => Some(log),
+        }
+    }
+
+    /// Who the plugins are and how far each has come. Hold it shortly: the fold waits for it.
+    pub fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keyed state.
+    #[must_use]
+    pub fn values(&self) -> &Arc<Values> {
+        &self.values
+    }
+
+    /// The last commit whose effects are in [`Bus::ledger`] and [`Bus::values`].
+    #[must_use]
+    pub fn applied(&self) -> watch::Receiver<CommitNumber> {
+        self.applied.subscribe()
+    }
+
+    /// Notes of running deliveries; none on a memory bus.
+    #[must_use]
+    pub fn slots(&self) -> Option<&Slots> {
+        self.slots.as_ref()
+    }
+
+    /// Deliveries that were in progress when the host last ended uncleanly.
+    #[must_use]
+    pub fn suspects(&self) -> &[Suspect] {
+        &self.suspects
+    }
+
+    /// The log clock, milliseconds since the Unix epoch.
+    #[must_use]
+    pub fn now_ms(&self) -> u64 {
+        match &self.store {
+            Store::Durable(log) => log.now_ms(),
+            Store::Memory { log, .. } => log.now_ms(),
+        }
+    }
+
+    /// The last position that readers may see.
+    #[must_use]
+    pub fn last_position(&self) -> Position {
+        match &self.store {
+            Store::Durable(log) => log.last_position(),
+            Store::Memory { log, .. } => *log.last().borrow(),
+        }
+    }
+
+    /// Appends published events, all or none.
+    ///
+    /// # Errors
+    /// A condition does not hold, or the bus takes nothing at present. Nothing was appended.
+    pub async fn publish(&self, batch: Vec<Publish>) -> Result<Vec<Appended>, AppendError> {
+        match &self.store {
+            Store::Durable(log) => log.ingest(batch).await,
+            Store::Memory { log, .. } => {
+                check_expected(log, &batch)?;
+                let events = batch.into_iter().map(|publish| publish.event).collect();
+                let appended = self.append_memory(log, events)?;
+                Ok(appended
+                    .iter()
+                    .map(|event| Appended {
+                        position: event.position,
+                        sequence: event.sequence,
+                        duplicate: false,
+                    })
+                    .collect())
+            }
+        }
+    }
+
+    fn append_memory(
+        &self,
+        log: &MemoryLog,
+        events: Vec<NewEvent>,
+    ) -> Result<Vec<Arc<Event>>, AppendError> {
+        let appended =
+            log.append(events).map_err(|full| AppendError::QueueFull { limit: full.capacity })?;
+        let mut ledger = self.ledger();
+        for event in &appended {
+            ledger.apply_event(&event.kind, event.recorded_ms);
+        }
+        Ok(appended)
+    }
+
+    /// Waits for room for the effects of one delivery of `bytes` at most.
+    ///
+    /// # Errors
+    /// The log failed or is closed.
+    pub async fn reserve(&self, instance: InstanceId, bytes: usize) -> Result<Permit, AppendError> {
+        match &self.store {
+            Store::Durable(log) => log.reserve(instance, bytes).await.map(Permit::Durable),
+            Store::Memory { .. } => Ok(Permit::Memory),
+        }
+    }
+
+    /// Commits a delivery. Returns at once; commits of one instance keep their order.
+    pub fn commit(&self, permit: Permit, commit: DeliveryCommit) -> Ticket {
+        match (&self.store, permit) {
+            (Store::Durable(log), Permit::Durable(permit)) => {
+                Ticket::Durable(log.commit(permit, &commit))
+            }
+            (Store::Durable(_), Permit::Memory) => Ticket::Memory(Err(AppendError::ShuttingDown)),
+            (Store::Memory { log, .. }, _) => Ticket::Memory(self.commit_memory(log, commit)),
+        }
+    }
+
+    /// Records what changes how the bus runs.
+    pub fn control(&self, records: &[ControlRecord]) -> Ticket {
+        match &self.store {
+            Store::Durable(log) => Ticket::Durable(log.control(records)),
+            Store::Memory { log, .. } => Ticket::Memory(Ok(self.control_memory(log, records))),
+        }
+    }
+
+    /// Appends events of another bus together with the mark of how far they go.
+    pub fn forward(&self, events: Vec<NewEvent>, mark: &ControlRecord) -> Ticket {
+        match &self.store {
+            Store::Durable(log) => Ticket::Durable(log.forward(&events, mark)),
+            Store::Memory { log, .. } => Ticket::Memory(
+                self.append_memory(log, events)
+                    .map(|_| self.control_memory(log, std::slice::from_ref(mark))),
+            ),
+        }
+    }
+
+    /// Events after a position, then those to come.
+    #[must_use]
+    pub fn read_after(&self, position: Position) -> EventSource<'_> {
+        match &self.store {
+            Store::Durable(log) => EventSource::durable(log, position),
+            Store::Memory { log, .. } => EventSource::memory(log, position),
+        }
+    }
+
+    /// The event at a position.
+    ///
+    /// # Errors
+    /// The log cannot be read there.
+    pub async fn event(&self, position: Position) -> Result<Option<Arc<Event>>, ReadError> {
+        match &self.store {
+            Store::Durable(log) => log.event(position).await,
+            Store::Memory { log, .. } => Ok(log.event(position)),
+        }
+    }
+
+    /// The last position that the log took before a time, milliseconds since the Unix epoch.
+    ///
+    /// # Errors
+    /// The log cannot be read.
+    pub async fn position_before(&self, ms: u64) -> Result<Position, ReadError> {
+        match &self.store {
+            Store::Durable(log) => position_before(log, ms).await,
+            Store::Memory { log, .. } => Ok(log.position_before(ms)),
+        }
+    }
+
+    /// Positions of a key at or after `from`, ascending, at most `limit`.
+    ///
+    /// # Errors
+    /// The index cannot be read.
+    pub async fn key_positions(
+        &self,
+        key: &Key,
+        from: Position,
+        limit: usize,
+    ) -> Result<Vec<Position>, ReadError> {
+        match &self.store {
+            Store::Durable(log) => log.key_positions(key, from, limit).await,
+            Store::Memory { log, .. } => Ok(log.key_positions(key, from, limit)),
+        }
+    }
+
+    /// How far a plugin of this bus is known to have come; made at first use, kept for good.
+    pub fn progress(&self, instance: InstanceId) -> Arc<Progress> {
+        let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(progress.entry(instance).or_default())
+    }
+
+    /// Waits until the commit is folded into [`Bus::ledger`].
+    pub fn until_applied(&self, commit: CommitNumber) -> impl Future<Output = ()> + use<> {
+        let mut applied = self.applied.subscribe();
+        async move {
+            // An error means that the bus is gone: then there is nothing left to wait for.
+            let _ = applied.wait_for(|applied| *applied >= commit).await;
+        }
+    }
+}
+
+/// Goes to the last frame before the time that the index knows, and on from there.
+async fn position_before(log: &Log, ms: u64) -> Result<Position, ReadError> {
+    let end = log.last_position();
+    let place = log.index().frame_before_time(ms)?;
+    let Some(place) = place else { return Ok(Position(0)) };
+    let mut frames = log.frames_from_commit(place.mark.first_commit);
+    let mut before = Position(place.mark.first_position.0.saturating_sub(1));
+    while before < end {
+        let frame = frames.next().await?;
+        for event in frame.events()? {
+            if event.recorded_ms >= ms {
+                return Ok(before);
+            }
+            before = event.position;
+        }
+    }
+    Ok(before)
+}
+
+fn check_expected(log: &MemoryLog, batch: &[Publish]) -> Result<(), AppendError> {
+    for (index, publish) in batch.iter().enumerate() {
+        let (Some(expected), Some(key)) = (publish.expected, &publish.event.key) else { continue };
+        let before = batch.iter().take(index).filter(|p| p.event.key.as_ref() == Some(key)).count();
+        let actual = crate::event::KeySequence(log.head(key).0 + before as u64);
+        if actual != expected {
+            return Err(AppendError::SequenceConflict { index, expected, actual });
+        }
+    }
+    Ok(())
+}

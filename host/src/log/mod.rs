@@ -18,6 +18,7 @@ pub mod pack;
 pub mod record;
 pub mod recovery;
 pub mod segment;
+pub mod tools;
 
 mod assign;
 mod derived;

@@ -75,6 +75,9 @@ pub struct AttemptRecord {
     pub generation: Generation,
     /// The input event.
     pub position: Position,
+    /// Its key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<Key>,
     /// Number of the attempt that failed, from 1.
     pub attempt: u32,
     /// Log time of the first attempt.

@@ -39,8 +39,10 @@ pub struct Activation {
 }
 
 /// Failed attempts of a delivery that is still to be made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AttemptState {
+    /// The key of the input.
+    pub key: Option<Key>,
     /// Attempts made.
     pub attempts: u32,
     /// Log time of the first one.
@@ -64,6 +66,8 @@ pub struct Instance {
     pub paused: Option<String>,
     /// The module it keeps until its file changes.
     pub pinned: Option<Digest>,
+    /// The module of its file when that was last activated; a rollback leaves it as it is.
+    pub file: Option<Digest>,
     /// Everything the plugin subscribes to at or below this position is completed.
     pub low: Position,
     /// Completed positions above `low`.
@@ -305,8 +309,9 @@ impl Ledger {
         };
         match control {
             Control::Activate { module, environment, manifest, after, .. } => {
-                if plugin.pinned.is_some_and(|pinned| pinned != *module) {
+                if plugin.pinned != Some(*module) {
                     plugin.pinned = None;
+                    plugin.file = Some(*module);
                 }
                 plugin.activate(Activation {
                     after: *after,
@@ -327,6 +332,7 @@ impl Ledger {
             }
             Control::Attempt(attempt) => {
                 let state = AttemptState {
+                    key: attempt.key.clone(),
                     attempts: attempt.attempt,
                     first_ms: attempt.first_ms,
                     due_ms: attempt.due_ms,
@@ -353,6 +359,7 @@ impl Ledger {
                 activations: Vec::new(),
                 paused: None,
                 pinned: None,
+                file: None,
                 low: after,
                 completed: RoaringTreemap::new(),
                 attempts: BTreeMap::new(),

@@ -4,6 +4,7 @@
 //! state. Both are functions of the log prefix that was applied to them, so a restart is the newest
 //! checkpoint plus the fold of what follows.
 
+pub mod cold;
 pub mod ledger;
 pub mod slots;
 pub mod values;

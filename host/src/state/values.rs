@@ -4,13 +4,18 @@
 //! applied commit, and is all that queries and people see. The *pending* layer holds the writes of
 //! deliveries whose commit is on its way to the disk: only the key's own next delivery reads it, so
 //! that a busy key does not wait for a sync between two events.
+//!
+//! A key is either in memory or in the cold store, never in both. Keys that were not touched for a
+//! round of the sweep move out when memory is over its bound, and move in when they are asked for.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use hashbrown::{Equivalent, HashMap};
 
+use super::cold::{Cold, ColdError, KeyValues};
 use crate::effects::StateWrite;
 use crate::event::{Generation, InstanceId, Key, Position};
 
@@ -26,7 +31,7 @@ pub struct Owner {
 }
 
 /// An [`Owner`] whose key is only borrowed.
-#[derive(Hash)]
+#[derive(Clone, Copy, Hash)]
 struct OwnerRef<'a> {
     instance: InstanceId,
     generation: Generation,
@@ -62,6 +67,8 @@ struct Layers {
     durable: Vec<(Arc<str>, Value)>,
     /// Oldest first; each with the position of the delivery that wrote it.
     pending: VecDeque<(Position, Arc<[StateWrite]>)>,
+    /// Whether it was used since the last sweep.
+    touched: bool,
 }
 
 /// All keyed state of one bus.
@@ -69,6 +76,11 @@ struct Layers {
 pub struct Values {
     shards: Vec<Mutex<Shard>>,
     hasher: hashbrown::DefaultHashBuilder,
+    cold: Option<Cold>,
+    /// Bytes of durable values in memory, about.
+    hot_bytes: AtomicU64,
+    hot_bytes_max: u64,
+    next_sweep: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
@@ -87,82 +99,252 @@ pub struct KeyView {
 }
 
 const SHARDS: usize = 64;
+/// Keys moved out at a time: a shard is locked meanwhile.
+const EVICT_BATCH_MAX: usize = 32;
+/// What a key costs in memory beside its values, about.
+const KEY_OVERHEAD_BYTES: usize = 200;
+/// What a value costs beside its bytes, about.
+const VALUE_OVERHEAD_BYTES: usize = 64;
 
 impl Default for Values {
     fn default() -> Self {
-        Self {
-            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
-            hasher: hashbrown::DefaultHashBuilder::default(),
-        }
+        Self::new(None, u64::MAX)
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Nothing under these locks can be left half-done by a panic.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Values {
-    /// The state of a key as its next delivery sees it, at log time `now_ms`.
+    /// No state yet. Above `hot_bytes_max`, [`Values::evict_some`] moves keys to `cold`.
     #[must_use]
-    pub fn view(self: &Arc<Self>, owner: Owner, now_ms: u64) -> KeyView {
-        let layers = self.shard(&owner.as_ref()).entries.get(&owner).map(Arc::clone);
-        KeyView { values: Arc::clone(self), owner, layers, now_ms }
+    pub fn new(cold: Option<Cold>, hot_bytes_max: u64) -> Self {
+        Self {
+            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            hasher: hashbrown::DefaultHashBuilder::default(),
+            cold,
+            hot_bytes: AtomicU64::new(0),
+            hot_bytes_max,
+            next_sweep: AtomicUsize::new(0),
+        }
+    }
+
+    /// The state of a key as its next delivery sees it, at log time `now_ms`.
+    ///
+    /// # Errors
+    /// The cold store cannot be read.
+    pub fn view(self: &Arc<Self>, owner: Owner, now_ms: u64) -> Result<KeyView, ColdError> {
+        let layers = self.warm(&mut self.shard(owner.as_ref()), owner.as_ref())?;
+        Ok(KeyView { values: Arc::clone(self), owner, layers, now_ms })
+    }
+
+    /// The entry of a key, moved in from the cold store where it is there.
+    fn warm(
+        &self,
+        shard: &mut Shard,
+        owner: OwnerRef<'_>,
+    ) -> Result<Option<Arc<Mutex<Layers>>>, ColdError> {
+        if let Some(layers) = shard.entries.get(&owner) {
+            lock(layers).touched = true;
+            return Ok(Some(Arc::clone(layers)));
+        }
+        let Some(cold) = &self.cold else { return Ok(None) };
+        let Some(durable) = cold.take(owner.instance, owner.generation, owner.key)? else {
+            return Ok(None);
+        };
+        Ok(self.insert(shard, owner, durable))
+    }
+
+    fn insert(
+        &self,
+        shard: &mut Shard,
+        owner: OwnerRef<'_>,
+        durable: KeyValues,
+    ) -> Option<Arc<Mutex<Layers>>> {
+        let key = Key::new(owner.key).ok()?;
+        let layers = Layers { durable, pending: VecDeque::new(), touched: true };
+        self.hot_bytes.fetch_add((layers.weight() + KEY_OVERHEAD_BYTES) as u64, Ordering::Relaxed);
+        let layers = Arc::new(Mutex::new(layers));
+        let OwnerRef { instance, generation, .. } = owner;
+        shard.entries.insert(Owner { instance, generation, key }, Arc::clone(&layers));
+        Some(layers)
     }
 
     /// Takes the writes of a commit: durable from now on. The pending layer of the same delivery
-    /// is dropped.
+    /// is dropped. A key that is not one is passed over.
+    ///
+    /// # Errors
+    /// The cold store cannot be read.
     pub fn apply(
         &self,
         (instance, generation, key): (InstanceId, Generation, &str),
         position: Position,
         writes: impl IntoIterator<Item = StateWrite>,
-    ) {
+    ) -> Result<(), ColdError> {
         let owner = OwnerRef { instance, generation, key };
-        let mut shard = self.shard(&owner);
-        if !shard.entries.contains_key(&owner) {
-            let Ok(key) = Key::new(key) else { return };
-            shard.entries.insert(Owner { instance, generation, key }, Arc::default());
-        }
-        let Some(entry) = shard.entries.get(&owner).map(Arc::clone) else { return };
+        let mut shard = self.shard(owner);
+        let known = self.warm(&mut shard, owner)?;
+        let Some(entry) = known.or_else(|| self.insert(&mut shard, owner, Vec::new())) else {
+            return Ok(());
+        };
         let mut layers = lock(&entry);
+        let before = layers.weight() as u64;
         for write in writes {
             layers.write(write);
         }
+        self.hot_bytes.fetch_add(layers.weight() as u64, Ordering::Relaxed);
+        self.hot_bytes.fetch_sub(before, Ordering::Relaxed);
         if layers.pending.front().is_some_and(|(writer, _)| *writer == position) {
             layers.pending.pop_front();
         }
         if layers.durable.is_empty() && layers.pending.is_empty() {
             shard.entries.remove(&owner);
+            self.hot_bytes.fetch_sub(KEY_OVERHEAD_BYTES as u64, Ordering::Relaxed);
         }
+        Ok(())
     }
 
     /// A durable value, as people and queries see it.
-    #[must_use]
-    pub fn get(&self, owner: &Owner, name: &str, now_ms: u64) -> Option<Bytes> {
-        let layers = Arc::clone(self.shard(&owner.as_ref()).entries.get(owner)?);
-        let layers = lock(&layers);
-        layers.durable(name).filter(|value| value.lives_at(now_ms)).map(|value| value.bytes.clone())
+    ///
+    /// # Errors
+    /// The cold store cannot be read.
+    pub fn get(&self, owner: &Owner, name: &str, now_ms: u64) -> Result<Option<Value>, ColdError> {
+        let mut all = self.all(owner, now_ms)?;
+        let found = all.iter().position(|(n, _)| &**n == name);
+        Ok(found.map(|at| all.swap_remove(at).1))
     }
 
     /// All durable values of a key, ascending by name.
-    #[must_use]
-    pub fn all(&self, owner: &Owner, now_ms: u64) -> Vec<(Arc<str>, Value)> {
-        let Some(layers) = self.shard(&owner.as_ref()).entries.get(owner).map(Arc::clone) else {
-            return Vec::new();
+    ///
+    /// # Errors
+    /// The cold store cannot be read.
+    pub fn all(&self, owner: &Owner, now_ms: u64) -> Result<KeyValues, ColdError> {
+        // The shard stays locked: else the key could move between the two looks.
+        let shard = self.shard(owner.as_ref());
+        let mut values = match (shard.entries.get(owner), &self.cold) {
+            (Some(layers), _) => lock(layers).durable.clone(),
+            (None, Some(cold)) => {
+                cold.get(owner.instance, owner.generation, owner.key.as_str())?.unwrap_or_default()
+            }
+            (None, None) => Vec::new(),
         };
-        let layers = lock(&layers);
-        layers.durable.iter().filter(|(_, value)| value.lives_at(now_ms)).cloned().collect()
+        values.retain(|(_, value)| value.lives_at(now_ms));
+        Ok(values)
     }
 
     /// Drops everything of a plugin.
-    pub fn forget(&self, instance: InstanceId) {
+    ///
+    /// # Errors
+    /// The cold store cannot be read.
+    pub fn forget(&self, instance: InstanceId) -> Result<(), ColdError> {
         for shard in &self.shards {
-            lock(shard).entries.retain(|owner, _| owner.instance != instance);
+            lock(shard).entries.retain(|owner, entry| {
+                let keep = owner.instance != instance;
+                if !keep {
+                    let bytes = lock(entry).weight() + KEY_OVERHEAD_BYTES;
+                    self.hot_bytes.fetch_sub(bytes as u64, Ordering::Relaxed);
+                }
+                keep
+            });
         }
+        self.cold.as_ref().map_or(Ok(()), |cold| cold.forget(instance))
     }
 
-    fn shard(&self, owner: &OwnerRef<'_>) -> std::sync::MutexGuard<'_, Shard> {
+    /// Whether memory is over its bound.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.cold.is_some() && self.hot_bytes() > self.hot_bytes_max
+    }
+
+    /// Bytes of durable values in memory, about.
+    #[must_use]
+    pub fn hot_bytes(&self) -> u64 {
+        self.hot_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Looks at one shard: moves out some keys that were not touched since it was looked at last,
+    /// and marks the others. Returns how many were moved out.
+    ///
+    /// # Errors
+    /// The cold store cannot be written; nothing was moved then.
+    pub fn evict_some(&self) -> Result<usize, ColdError> {
+        let Some(cold) = &self.cold else { return Ok(0) };
+        let at = self.next_sweep.fetch_add(1, Ordering::Relaxed) % self.shards.len();
+        let Some(shard) = self.shards.get(at) else { return Ok(0) };
+        let mut shard = lock(shard);
+        let mut idle: Vec<(Owner, KeyValues, usize)> = Vec::new();
+        for (owner, entry) in &shard.entries {
+            // More than one reference: a delivery has it in hand.
+            if Arc::strong_count(entry) > 1 || idle.len() >= EVICT_BATCH_MAX {
+                continue;
+            }
+            let mut layers = lock(entry);
+            if !std::mem::take(&mut layers.touched) && layers.pending.is_empty() {
+                idle.push((owner.clone(), layers.durable.clone(), layers.weight()));
+            }
+        }
+        if idle.is_empty() {
+            return Ok(0);
+        }
+        let rows: Vec<_> = idle
+            .iter_mut()
+            .map(|(owner, values, _)| {
+                let values = std::mem::take(values);
+                (owner.instance, owner.generation, owner.key.as_str(), values)
+            })
+            .collect();
+        cold.put(&rows)?;
+        drop(rows);
+        for (owner, _, weight) in &idle {
+            shard.entries.remove(owner);
+            let bytes = (weight + KEY_OVERHEAD_BYTES) as u64;
+            self.hot_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        }
+        Ok(idle.len())
+    }
+
+    /// Every key with its durable values, for a checkpoint. Keys must not be evicted meanwhile.
+    ///
+    /// # Errors
+    /// The cold store cannot be read; or, inside, what `visit` returned.
+    pub(super) fn each(
+        &self,
+        mut visit: impl FnMut(InstanceId, Generation, Key, KeyValues) -> std::io::Result<()>,
+    ) -> Result<std::io::Result<()>, ColdError> {
+        for shard in &self.shards {
+            let entries: Vec<_> = lock(shard)
+                .entries
+                .iter()
+                .map(|(owner, entry)| (owner.clone(), Arc::clone(entry)))
+                .collect();
+            for (owner, entry) in entries {
+                let values = lock(&entry).durable.clone();
+                if values.is_empty() {
+                    continue;
+                }
+                if let Err(error) = visit(owner.instance, owner.generation, owner.key, values) {
+                    return Ok(Err(error));
+                }
+            }
+        }
+        self.cold.as_ref().map_or(Ok(Ok(())), |cold| cold.each(visit))
+    }
+
+    /// Puts in what a checkpoint holds.
+    pub(super) fn restore(
+        &self,
+        instance: InstanceId,
+        generation: Generation,
+        key: &str,
+        values: KeyValues,
+    ) {
+        let owner = OwnerRef { instance, generation, key };
+        self.insert(&mut self.shard(owner), owner, values);
+    }
+
+    fn shard(&self, owner: OwnerRef<'_>) -> MutexGuard<'_, Shard> {
         use std::hash::BuildHasher;
         let hash = self.hasher.hash_one(owner);
         let index = usize::try_from(hash >> 32).unwrap_or(0) % self.shards.len();
@@ -178,6 +360,11 @@ impl Owner {
 }
 
 impl Layers {
+    fn weight(&self) -> usize {
+        let values = self.durable.iter();
+        values.map(|(name, value)| name.len() + value.bytes.len() + VALUE_OVERHEAD_BYTES).sum()
+    }
+
     fn durable(&self, name: &str) -> Option<&Value> {
         let found = self.durable.binary_search_by(|(n, _)| (**n).cmp(name)).ok()?;
         self.durable.get(found).map(|(_, value)| value)
@@ -259,9 +446,13 @@ impl KeyView {
         }
         // Through the shard, not through `layers`: an entry that became empty since is no longer
         // the one that the next delivery finds.
-        let mut shard = self.values.shard(&self.owner.as_ref());
-        let entry = Arc::clone(shard.entries.entry(self.owner).or_default());
-        lock(&entry).pending.push_back((position, writes));
+        let owner = self.owner.as_ref();
+        let mut shard = self.values.shard(owner);
+        let known = shard.entries.get(&owner).map(Arc::clone);
+        let entry = known.or_else(|| self.values.insert(&mut shard, owner, Vec::new()));
+        if let Some(entry) = entry {
+            lock(&entry).pending.push_back((position, writes));
+        }
     }
 }
 
@@ -273,6 +464,10 @@ mod tests {
         Owner { instance: InstanceId(1), generation: Generation(0), key: Key::new(key).unwrap() }
     }
 
+    fn text(values: &Values, now_ms: u64) -> Option<Bytes> {
+        values.get(&owner("k"), "n", now_ms).unwrap().map(|value| value.bytes)
+    }
+
     fn set(name: &str, value: &str) -> StateWrite {
         let value = Some(Bytes::copy_from_slice(value.as_bytes()));
         StateWrite { name: name.into(), value, expires_ms: None }
@@ -280,34 +475,34 @@ mod tests {
 
     fn apply(values: &Values, key: &str, position: u64, writes: &[StateWrite]) {
         let owner = (InstanceId(1), Generation(0), key);
-        values.apply(owner, Position(position), writes.iter().cloned());
+        values.apply(owner, Position(position), writes.iter().cloned()).unwrap();
     }
 
     #[test]
     fn pending_writes_are_seen_by_the_next_delivery_alone() {
         let values = Arc::new(Values::default());
-        values.view(owner("k"), 0).push_pending(Position(1), [set("n", "1")].into());
-        assert_eq!(values.view(owner("k"), 0).get("n").as_deref(), Some(&b"1"[..]));
-        assert_eq!(values.view(owner("k"), 0).list("", None, 10), ["n"]);
-        assert_eq!(values.get(&owner("k"), "n", 0), None);
+        values.view(owner("k"), 0).unwrap().push_pending(Position(1), [set("n", "1")].into());
+        assert_eq!(values.view(owner("k"), 0).unwrap().get("n").as_deref(), Some(&b"1"[..]));
+        assert_eq!(values.view(owner("k"), 0).unwrap().list("", None, 10), ["n"]);
+        assert_eq!(text(&values, 0), None);
         apply(&values, "k", 1, &[set("n", "1")]);
-        assert_eq!(values.get(&owner("k"), "n", 0).as_deref(), Some(&b"1"[..]));
+        assert_eq!(text(&values, 0).as_deref(), Some(&b"1"[..]));
     }
 
     #[test]
     fn applying_an_older_commit_leaves_newer_pending_writes_in_front() {
         let values = Arc::new(Values::default());
-        values.view(owner("k"), 0).push_pending(Position(1), [set("n", "1")].into());
-        values.view(owner("k"), 0).push_pending(Position(2), [set("n", "2")].into());
+        values.view(owner("k"), 0).unwrap().push_pending(Position(1), [set("n", "1")].into());
+        values.view(owner("k"), 0).unwrap().push_pending(Position(2), [set("n", "2")].into());
         apply(&values, "k", 1, &[set("n", "1")]);
-        assert_eq!(values.view(owner("k"), 0).get("n").as_deref(), Some(&b"2"[..]));
-        assert_eq!(values.get(&owner("k"), "n", 0).as_deref(), Some(&b"1"[..]));
+        assert_eq!(values.view(owner("k"), 0).unwrap().get("n").as_deref(), Some(&b"2"[..]));
+        assert_eq!(text(&values, 0).as_deref(), Some(&b"1"[..]));
     }
 
     #[test]
     fn a_key_without_values_costs_nothing() {
         let values = Arc::new(Values::default());
-        let _ = values.view(owner("seen"), 0).get("n");
+        let _ = values.view(owner("seen"), 0).unwrap().get("n");
         apply(&values, "k", 1, &[set("n", "1")]);
         apply(&values, "k", 2, &[StateWrite { name: "n".into(), value: None, expires_ms: None }]);
         let entries: usize = values.shards.iter().map(|shard| lock(shard).entries.len()).sum();
@@ -318,10 +513,59 @@ mod tests {
     fn a_view_made_before_its_entry_went_away_still_writes_where_the_next_one_reads() {
         let values = Arc::new(Values::default());
         apply(&values, "k", 1, &[set("n", "1")]);
-        let view = values.view(owner("k"), 0);
+        let view = values.view(owner("k"), 0).unwrap();
         apply(&values, "k", 2, &[StateWrite { name: "n".into(), value: None, expires_ms: None }]);
         view.push_pending(Position(3), [set("n", "3")].into());
-        assert_eq!(values.view(owner("k"), 0).get("n").as_deref(), Some(&b"3"[..]));
+        assert_eq!(values.view(owner("k"), 0).unwrap().get("n").as_deref(), Some(&b"3"[..]));
+    }
+
+    #[test]
+    fn keys_over_the_bound_move_out_and_come_back_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let cold = Cold::create(&dir.path().join("sled")).unwrap();
+        let values = Arc::new(Values::new(Some(cold), 10_000));
+        for key in 0..500_u64 {
+            apply(&values, &format!("k{key}"), key + 1, &[set("n", &key.to_string())]);
+        }
+        assert!(values.is_over());
+        // Two rounds: the first one only takes the marks away.
+        for _ in 0..2 * SHARDS {
+            values.evict_some().unwrap();
+        }
+        assert!(!values.is_over(), "{} bytes are still in memory", values.hot_bytes());
+        for key in 0..500_u64 {
+            let name = format!("k{key}");
+            let found = values.get(&owner(&name), "n", 0).unwrap().unwrap();
+            assert_eq!(found.bytes, key.to_string());
+            let view = values.view(owner(&name), 0).unwrap();
+            assert_eq!(view.get("n").unwrap(), key.to_string());
+        }
+        assert_eq!(values.cold.as_ref().unwrap().keys(), 0);
+    }
+
+    #[test]
+    fn a_key_that_a_delivery_has_in_hand_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let cold = Cold::create(&dir.path().join("sled")).unwrap();
+        let values = Arc::new(Values::new(Some(cold), 0));
+        apply(&values, "k", 1, &[set("n", "1")]);
+        let view = values.view(owner("k"), 0).unwrap();
+        for _ in 0..3 * SHARDS {
+            assert_eq!(values.evict_some().unwrap(), 0);
+        }
+        drop(view);
+        let moved: usize = (0..3 * SHARDS).map(|_| values.evict_some().unwrap()).sum();
+        assert_eq!(moved, 1);
+    }
+
+    #[test]
+    fn bytes_in_memory_come_back_to_nothing() {
+        let values = Arc::new(Values::default());
+        apply(&values, "k", 1, &[set("n", "12345"), set("m", "1")]);
+        apply(&values, "k", 2, &[set("n", "1")]);
+        assert!(values.hot_bytes() > 0);
+        values.forget(InstanceId(1)).unwrap();
+        assert_eq!(values.hot_bytes(), 0);
     }
 
     #[test]
@@ -330,8 +574,8 @@ mod tests {
         let mut write = set("n", "1");
         write.expires_ms = Some(100);
         apply(&values, "k", 1, &[write]);
-        assert!(values.get(&owner("k"), "n", 99).is_some());
-        assert!(values.get(&owner("k"), "n", 100).is_none());
-        assert!(values.view(owner("k"), 100).list("", None, 10).is_empty());
+        assert!(text(&values, 99).is_some());
+        assert!(text(&values, 100).is_none());
+        assert!(values.view(owner("k"), 100).unwrap().list("", None, 10).is_empty());
     }
 }

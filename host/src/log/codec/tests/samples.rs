@@ -142,6 +142,7 @@ pub(super) fn controls() -> Vec<ControlRecord> {
             instance,
             generation: Generation(0),
             position,
+            key: None,
             attempt: 2,
             first_ms: 3,
             outcome: OutcomeKind::Trap,

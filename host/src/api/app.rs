@@ -1,0 +1,259 @@
+//! What every request passes through: the root of the router, and the bounds all requests share.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::Request;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
+use axum::response::Response;
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
+
+use super::auth;
+use super::errors::{ApiError, Code};
+use super::host::HostApi;
+use super::server::ServerOptions;
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// Characters of a request id that a client may choose.
+const REQUEST_ID_BYTES_MAX: usize = 128;
+/// Share of the memory for bodies that even an empty one takes: it bounds how many there are.
+const BODY_SHARE_BYTES_MIN: usize = 4 * 1024;
+/// A refused body is read on for this many times its limit, so that the client sees the answer.
+const REFUSED_BODY_FACTOR: usize = 4;
+
+/// What the handlers share.
+pub(super) struct App {
+    pub(super) host: Arc<dyn HostApi>,
+    pub(super) options: ServerOptions,
+    /// Ingest answers `shutting_down`.
+    pub(super) draining: AtomicBool,
+    /// Streams end.
+    pub(super) stop: CancellationToken,
+    pub(super) streams: Arc<Semaphore>,
+    pub(super) openapi: Bytes,
+    loopback: bool,
+    bodies: Arc<Semaphore>,
+    requests: Semaphore,
+    request_id_prefix: String,
+    requests_seen: AtomicU64,
+}
+
+impl App {
+    pub(super) fn new(
+        host: Arc<dyn HostApi>,
+        options: ServerOptions,
+        loopback: bool,
+        openapi: Bytes,
+    ) -> Self {
+        let bodies = options.bodies_bytes_max.max(options.body_bytes_max);
+        Self {
+            host,
+            draining: AtomicBool::new(false),
+            stop: CancellationToken::new(),
+            streams: Arc::new(Semaphore::new(options.streams_max)),
+            openapi,
+            loopback,
+            bodies: Arc::new(Semaphore::new(bodies.min(u32::MAX as usize))),
+            requests: Semaphore::new(options.requests_max),
+            request_id_prefix: format!("{:08x}", fastrand::u32(..)),
+            requests_seen: AtomicU64::new(0),
+            options,
+        }
+    }
+
+    pub(super) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    /// A place among the streams; held as long as one runs.
+    pub(super) fn stream_permit(&self) -> Result<OwnedSemaphorePermit, ApiError> {
+        Arc::clone(&self.streams).try_acquire_owned().map_err(|_| {
+            let message = format!("{} streams are open already", self.options.streams_max);
+            ApiError::new(Code::TooManyStreams, message)
+        })
+    }
+
+    /// Answers one request.
+    pub(super) async fn answer(&self, router: Router, mut request: Request) -> Response {
+        let id = self.request_id(request.headers());
+        let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+        let result = self.admit(&request);
+        let response = match result {
+            Err(error) => Err(error),
+            Ok(principal) => {
+                request.extensions_mut().insert(principal);
+                self.route(router, request).await
+            }
+        };
+        let (error, allow) = match response {
+            Ok(response) => match foreign_error(&response) {
+                None => return with_request_id(response, &id),
+                Some(error) => (error, response.headers().get(header::ALLOW).cloned()),
+            },
+            Err(error) => (error, None),
+        };
+        if error.code == Code::Internal {
+            let message = &error.detail.message;
+            tracing::error!(request_id = %id, %method, path, message, "request failed");
+        }
+        let mut response = error.render(&id);
+        if let Some(allow) = allow {
+            response.headers_mut().insert(header::ALLOW, allow);
+        }
+        with_request_id(response, &id)
+    }
+
+    fn admit(&self, request: &Request) -> Result<auth::Principal, ApiError> {
+        check_headers(&self.options, request.uri(), request.headers())?;
+        auth::authorize(
+            self.options.tokens.as_deref(),
+            self.loopback,
+            request.method(),
+            request.uri(),
+            request.headers(),
+        )
+    }
+
+    async fn route(&self, router: Router, request: Request) -> Result<Response, ApiError> {
+        let _permit = match (request.uri().path(), request.method()) {
+            // Probes are answered however busy the host is.
+            ("/healthz" | "/readyz" | "/metrics", _) => None,
+            // Bounded by the memory for bodies; many that wait for one sync are what makes it cheap.
+            ("/v1/events", &Method::POST) => None,
+            _ => self.requests.acquire().await.ok(),
+        };
+        match router.oneshot(request).await {
+            Ok(mut response) => match response.extensions_mut().remove::<Arc<ApiError>>() {
+                Some(error) => Err(Arc::unwrap_or_clone(error)),
+                None => Ok(response),
+            },
+            Err(never) => match never {},
+        }
+    }
+
+    fn request_id(&self, headers: &HeaderMap) -> String {
+        let sent = headers.get(REQUEST_ID).and_then(|value| value.to_str().ok());
+        let plain = |text: &&str| {
+            (1..=REQUEST_ID_BYTES_MAX).contains(&text.len())
+                && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:/+=".contains(&b))
+        };
+        match sent.filter(plain) {
+            Some(id) => id.to_owned(),
+            None => {
+                let number = self.requests_seen.fetch_add(1, Ordering::Relaxed);
+                format!("{}-{number}", self.request_id_prefix)
+            }
+        }
+    }
+
+    /// The whole body of a request, and its share of the memory for bodies, to be held as long as
+    /// the events in it are.
+    pub(super) async fn body(
+        &self,
+        headers: &HeaderMap,
+        body: Body,
+    ) -> Result<(Bytes, OwnedSemaphorePermit), ApiError> {
+        let limit = self.options.body_bytes_max;
+        let announced = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok());
+        let announced = announced.and_then(|text| text.parse::<u64>().ok());
+        let share = announced.map_or(limit, |n| usize::try_from(n).unwrap_or(limit).min(limit));
+        let share_bytes = share.max(BODY_SHARE_BYTES_MIN.min(limit));
+        let share_bytes = u32::try_from(share_bytes).unwrap_or(u32::MAX);
+        let permit = Arc::clone(&self.bodies)
+            .try_acquire_many_owned(share_bytes)
+            .map_err(|_| ApiError::new(Code::QueueFull, "too many events are on their way in"))?;
+        let reading = async {
+            let refused = announced.is_some_and(|n| n > limit as u64);
+            // A client that waits for `100 Continue` has sent nothing that would have to be read.
+            if refused && headers.contains_key(header::EXPECT) {
+                return Err(too_large(limit, announced.unwrap_or(0)));
+            }
+            read_body(body, share, limit, announced).await
+        };
+        let read = tokio::time::timeout(self.options.body_timeout, reading).await;
+        let bytes = read.map_err(|_| {
+            let message = format!("the body did not arrive within {:?}", self.options.body_timeout);
+            ApiError::new(Code::RequestTimeout, message)
+        })??;
+        Ok((bytes, permit))
+    }
+}
+
+async fn read_body(
+    mut body: Body,
+    share: usize,
+    limit: usize,
+    announced: Option<u64>,
+) -> Result<Bytes, ApiError> {
+    let mut bytes = BytesMut::with_capacity(share.min(limit));
+    let mut seen: usize = 0;
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| ApiError::new(Code::InvalidRequest, "the body broke off"))?;
+        let Ok(chunk) = frame.into_data() else { continue };
+        seen += chunk.len();
+        if seen <= limit {
+            bytes.extend_from_slice(&chunk);
+        } else if seen > limit.saturating_mul(REFUSED_BODY_FACTOR) {
+            break;
+        }
+    }
+    if seen <= limit {
+        return Ok(bytes.freeze());
+    }
+    Err(too_large(limit, announced.unwrap_or(seen as u64)))
+}
+
+fn too_large(limit: usize, actual: u64) -> ApiError {
+    let limit = limit as u64;
+    let message = format!("the body has {actual} bytes, at most {limit} are allowed");
+    ApiError::over(Code::TooLarge, message, limit, actual)
+}
+
+fn check_headers(options: &ServerOptions, uri: &Uri, headers: &HeaderMap) -> Result<(), ApiError> {
+    let bytes: usize = headers.iter().map(|(n, v)| n.as_str().len() + v.len()).sum();
+    let bytes = bytes + uri.path().len() + uri.query().map_or(0, str::len);
+    let (what, limit, actual) = if bytes > options.headers_bytes_max {
+        ("bytes", options.headers_bytes_max, bytes)
+    } else if headers.len() > options.headers_count_max {
+        ("fields", options.headers_count_max, headers.len())
+    } else {
+        return Ok(());
+    };
+    let message = format!("address and headers have {actual} {what}, at most {limit} are allowed");
+    Err(ApiError::over(Code::HeadersTooLarge, message, limit as u64, actual as u64))
+}
+
+/// Errors that a library answered, in the words of this API.
+fn foreign_error(response: &Response) -> Option<ApiError> {
+    let status = response.status();
+    Some(match status {
+        StatusCode::METHOD_NOT_ALLOWED => {
+            let allow = response.headers().get(header::ALLOW).and_then(|v| v.to_str().ok());
+            let message = format!("this route takes {}", allow.unwrap_or("other methods"));
+            ApiError::new(Code::MethodNotAllowed, message)
+        }
+        StatusCode::NOT_FOUND => ApiError::new(Code::NotFound, "there is no such route"),
+        status if status.is_client_error() => {
+            ApiError::new(Code::InvalidRequest, format!("the request is malformed ({status})"))
+        }
+        status if status.is_server_error() => {
+            ApiError::new(Code::Internal, format!("a handler answered {status}"))
+        }
+        _ => return None,
+    })
+}
+
+fn with_request_id(mut response: Response, id: &str) -> Response {
+    let headers = response.headers_mut();
+    if let Ok(value) = HeaderValue::from_str(id) {
+        headers.insert(REQUEST_ID, value);
+    }
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}

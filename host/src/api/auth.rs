@@ -1,0 +1,340 @@
+//! Who may do what. The decision is made once, at the root of the router, from method and path
+//! alone: a route that nobody thought of here is refused, not open.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use axum::http::{HeaderMap, Method, Uri, header};
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+
+use super::errors::{ApiError, Code};
+
+/// Bytes of a presented token: longer ones are not looked at.
+const TOKEN_BYTES_MAX: usize = 512;
+
+/// What a token allows. `admin` allows everything, `operate` includes `read`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Publish events.
+    Publish,
+    /// See everything.
+    Read,
+    /// Pause, resume, rename, roll back.
+    Operate,
+    /// Whatever destroys.
+    Admin,
+}
+
+impl Role {
+    /// The wire name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Publish => "publish",
+            Self::Read => "read",
+            Self::Operate => "operate",
+            Self::Admin => "admin",
+        }
+    }
+}
+
+/// Who asks, as authenticated; empty: nobody in particular.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Principal(pub Arc<str>);
+
+impl Principal {
+    /// The name for control records.
+    #[must_use]
+    pub fn actor(&self) -> &str {
+        if self.0.is_empty() { "operator" } else { &self.0 }
+    }
+}
+
+/// Why a file of tokens is not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum TokensError {
+    /// It cannot be read.
+    #[error("cannot read tokens file `{path}`: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// It is not what it should be.
+    #[error("tokens file: {0}")]
+    Syntax(#[from] toml::de::Error),
+    /// A hash has the wrong shape.
+    #[error(
+        "tokens file: `sha256` of token `{0}` must be 64 hex digits: printf %s TOKEN | sha256sum"
+    )]
+    Hash(String),
+    /// A token without a name, or two with one.
+    #[error("tokens file: every token needs a `name` of its own, found `{0}` again")]
+    Name(String),
+    /// There are none: nobody could do anything.
+    #[error("tokens file: there is no token; add a `[[tokens]]` table")]
+    Empty,
+}
+
+/// The tokens that are known. The file holds their hashes only:
+///
+/// ```toml
+/// [[tokens]]
+/// name = "shop"                # stands in the log as principal and actor
+/// sha256 = "9f86d081884c7d65..."   # of the token: openssl rand -hex 32, then printf %s TOKEN | sha256sum
+/// roles = ["publish", "read"]  # publish, read, operate, admin
+/// ```
+#[derive(Debug, Clone)]
+pub struct Tokens(Vec<Token>);
+
+#[derive(Debug, Clone)]
+struct Token {
+    name: Arc<str>,
+    hash: [u8; 32],
+    roles: Vec<Role>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TokensFile {
+    #[serde(default)]
+    tokens: Vec<TokenEntry>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TokenEntry {
+    name: String,
+    sha256: String,
+    roles: Vec<Role>,
+}
+
+impl Tokens {
+    /// Reads a file of tokens.
+    ///
+    /// # Errors
+    /// [`TokensError`].
+    pub fn load(path: &Path) -> Result<Self, TokensError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| TokensError::Read { path: path.to_owned(), source })?;
+        Self::parse(&text)
+    }
+
+    /// Reads the text of such a file.
+    ///
+    /// # Errors
+    /// [`TokensError`].
+    pub fn parse(text: &str) -> Result<Self, TokensError> {
+        let file: TokensFile = toml::from_str(text)?;
+        let mut tokens: Vec<Token> = Vec::with_capacity(file.tokens.len());
+        for entry in file.tokens {
+            if entry.name.is_empty() || tokens.iter().any(|t| *t.name == *entry.name) {
+                return Err(TokensError::Name(entry.name));
+            }
+            // Both hashes have 32 bytes; this only reads the hex digits.
+            let Ok(hash) = blake3::Hash::from_hex(&entry.sha256) else {
+                return Err(TokensError::Hash(entry.name));
+            };
+            let hash = *hash.as_bytes();
+            tokens.push(Token { name: entry.name.into(), hash, roles: entry.roles });
+        }
+        if tokens.is_empty() { Err(TokensError::Empty) } else { Ok(Self(tokens)) }
+    }
+
+    /// Looks at every token whatever it finds, and compares hashes in constant time.
+    fn find(&self, presented: &str) -> Option<&Token> {
+        let hash: [u8; 32] = Sha256::digest(presented.as_bytes()).into();
+        let mut found = None;
+        for token in &self.0 {
+            if equal(&token.hash, &hash) {
+                found = Some(token);
+            }
+        }
+        found
+    }
+}
+
+impl Token {
+    fn has(&self, role: Role) -> bool {
+        self.roles.iter().any(|own| {
+            *own == role || *own == Role::Admin || (*own == Role::Operate && role == Role::Read)
+        })
+    }
+}
+
+/// Takes the same time wherever the two differ.
+fn equal(a: &[u8; 32], b: &[u8; 32]) -> bool {
+    // `Hash` compares in constant time, which is what it is used for here.
+    blake3::Hash::from_bytes(*a) == blake3::Hash::from_bytes(*b)
+}
+
+/// The role a request needs; none: it needs no token either.
+#[must_use]
+pub fn required_role(method: &Method, path: &str) -> Option<Role> {
+    let reads = matches!(*method, Method::GET | Method::HEAD);
+    match path {
+        "/healthz" | "/readyz" if reads => None,
+        _ if reads => Some(Role::Read),
+        "/v1/events" if *method == Method::POST => Some(Role::Publish),
+        _ if *method == Method::POST => Some(Role::Operate),
+        _ => Some(Role::Admin),
+    }
+}
+
+/// Who asks, if they may.
+///
+/// # Errors
+/// `unauthorized`, in the same words with no token and with a wrong one; `missing_role`; without
+/// tokens `cross_origin`.
+pub fn authorize(
+    tokens: Option<&Tokens>,
+    loopback: bool,
+    method: &Method,
+    uri: &Uri,
+    headers: &HeaderMap,
+) -> Result<Principal, ApiError> {
+    let Some(role) = required_role(method, uri.path()) else { return Ok(Principal::default()) };
+    let Some(tokens) = tokens else {
+        refuse_browsers(loopback, uri, headers)?;
+        return Ok(Principal::default());
+    };
+    let token = bearer(headers).and_then(|presented| tokens.find(presented)).ok_or_else(|| {
+        let message = "a valid token is needed: send `Authorization: Bearer TOKEN`";
+        ApiError::new(Code::Unauthorized, message)
+    })?;
+    if token.has(role) {
+        return Ok(Principal(Arc::clone(&token.name)));
+    }
+    let message = format!("token `{}` does not have the role `{}`", token.name, role.name());
+    Err(ApiError::new(Code::MissingRole, message))
+}
+
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, token) = value.split_once(' ')?;
+    let token = token.trim();
+    (scheme.eq_ignore_ascii_case("bearer") && token.len() <= TOKEN_BYTES_MAX).then_some(token)
+}
+
+/// An open host on loopback is within reach of every web page its owner visits. A page of another
+/// origin says so in `Origin`; one that had its name resolve to 127.0.0.1 says so in `Host`.
+fn refuse_browsers(loopback: bool, uri: &Uri, headers: &HeaderMap) -> Result<(), ApiError> {
+    let host = uri
+        .authority()
+        .map(|a| a.as_str())
+        .or_else(|| headers.get(header::HOST).and_then(|value| value.to_str().ok()));
+    let origin = headers.get(header::ORIGIN).map(|value| value.to_str().unwrap_or_default());
+    let foreign = origin.is_some_and(|origin| {
+        let authority = origin.split_once("://").map(|(_, authority)| authority);
+        authority.is_none() || authority != host
+    });
+    let rebound = loopback && host.is_some_and(|host| !is_local_name(host));
+    if foreign || rebound {
+        let message = "requests of web pages from elsewhere are refused while no tokens are set";
+        return Err(ApiError::new(Code::CrossOrigin, message));
+    }
+    Ok(())
+}
+
+fn is_local_name(authority: &str) -> bool {
+    let host = match authority.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) => host,
+        _ => authority,
+    };
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    bare.parse::<IpAddr>().is_ok()
+        || host.eq_ignore_ascii_case("localhost")
+        || host.to_ascii_lowercase().ends_with(".localhost")
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::HeaderValue;
+
+    use super::*;
+
+    fn tokens() -> Tokens {
+        // `secret` and `other`.
+        Tokens::parse(
+            "[[tokens]]\nname = \"shop\"\n\
+             sha256 = \"2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b\"\n\
+             roles = [\"publish\"]\n[[tokens]]\nname = \"ops\"\n\
+             sha256 = \"d9298a10d1b0735837dc4bd85dac641b0f3cef27a47e5d53a54f2f3f5b2fcffa\"\n\
+             roles = [\"operate\"]\n",
+        )
+        .unwrap()
+    }
+
+    fn ask(
+        method: &Method,
+        path: &'static str,
+        auth: Option<&'static str>,
+    ) -> Result<String, Code> {
+        let mut headers = HeaderMap::new();
+        if let Some(auth) = auth {
+            headers.insert(header::AUTHORIZATION, HeaderValue::from_static(auth));
+        }
+        authorize(Some(&tokens()), true, method, &Uri::from_static(path), &headers)
+            .map(|principal| principal.0.to_string())
+            .map_err(|error| error.code)
+    }
+
+    #[test]
+    fn roles_decide() {
+        let shop = Some("Bearer secret");
+        let ops = Some("bearer other");
+        assert_eq!(ask(&Method::POST, "/v1/events", shop), Ok("shop".to_owned()));
+        assert_eq!(ask(&Method::GET, "/v1/events", shop), Err(Code::MissingRole));
+        assert_eq!(ask(&Method::GET, "/v1/events", ops), Ok("ops".to_owned()));
+        assert_eq!(ask(&Method::POST, "/v1/events", ops), Err(Code::MissingRole));
+        assert_eq!(ask(&Method::POST, "/v1/plugins/a/pause", ops), Ok("ops".to_owned()));
+        assert_eq!(ask(&Method::DELETE, "/v1/plugins/a", ops), Err(Code::MissingRole));
+        assert_eq!(ask(&Method::GET, "/healthz", None), Ok(String::new()));
+        assert_eq!(ask(&Method::POST, "/healthz", None), Err(Code::Unauthorized));
+        assert_eq!(ask(&Method::GET, "/no/such/route", None), Err(Code::Unauthorized));
+        for wrong in ["Bearer Secret", "Bearer ", "Basic secret", "secret"] {
+            assert_eq!(ask(&Method::GET, "/v1/events", Some(wrong)), Err(Code::Unauthorized));
+        }
+    }
+
+    #[test]
+    fn pages_from_elsewhere_are_refused_while_open() {
+        let cases = [
+            (None, "127.0.0.1:7411", true),
+            (None, "localhost:7411", true),
+            (None, "[::1]:7411", true),
+            (None, "rebound.example:7411", false),
+            (Some("http://127.0.0.1:7411"), "127.0.0.1:7411", true),
+            (Some("http://evil.example"), "127.0.0.1:7411", false),
+            (Some("null"), "127.0.0.1:7411", false),
+        ];
+        for (origin, host, expected) in cases {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::HOST, HeaderValue::from_static(host));
+            if let Some(origin) = origin {
+                headers.insert(header::ORIGIN, HeaderValue::from_static(origin));
+            }
+            let uri = Uri::from_static("/v1/events");
+            let allowed = authorize(None, true, &Method::POST, &uri, &headers).is_ok();
+            assert_eq!(allowed, expected, "{origin:?} {host}");
+        }
+    }
+
+    #[test]
+    fn a_tokens_file_is_taken_whole_or_not_at_all() {
+        let cases = [
+            ("", "there is no token"),
+            ("[[tokens]]\nname = 'a'\nsha256 = '12'\nroles = []", "64 hex digits"),
+            ("[[tokens]]\nname = 'a'\ntoken = 'x'\nroles = []", "unknown field `token`"),
+            ("[[tokens]]\nname = 'a'\nsha256 = ''\nroles = ['root']", "unknown variant `root`"),
+        ];
+        for (text, expected) in cases {
+            let error = Tokens::parse(text).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! Which events a listing or a stream is about. Pure: given an event, yes or no.
+
+use crate::event::{Event, Key, Position};
+use crate::plugin::{SourcePattern, TypePattern};
+
+/// A place in a log, as people say it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Point {
+    /// At this position.
+    Position(Position),
+    /// At this log time, milliseconds since the Unix epoch.
+    TimeMs(u64),
+}
+
+/// Every condition that is set must hold.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct EventFilter {
+    /// On the type.
+    pub kind: Option<TypePattern>,
+    /// On the key.
+    pub key: Option<Key>,
+    /// On the source.
+    pub source: Option<SourcePattern>,
+    /// On the id.
+    pub id: Option<String>,
+    /// At or after this point.
+    pub from: Option<Point>,
+    /// At or before this point.
+    pub to: Option<Point>,
+}
+
+impl EventFilter {
+    /// Whether the event is public and everything but `from` and `to` holds.
+    #[must_use]
+    pub fn matches(&self, event: &Event) -> bool {
+        event.addressee.is_none()
+            && self.key.as_ref().is_none_or(|key| event.key.as_ref() == Some(key))
+            && self.id.as_deref().is_none_or(|id| *event.id == *id)
+            && self.kind.as_ref().is_none_or(|kind| kind.matches(&event.kind))
+            && self.source.as_ref().is_none_or(|source| source.matches(&event.source))
+    }
+
+    /// Whether the event is not before `from`.
+    #[must_use]
+    pub fn has_begun(&self, event: &Event) -> bool {
+        self.from.is_none_or(|from| match from {
+            Point::Position(position) => event.position >= position,
+            Point::TimeMs(ms) => event.recorded_ms >= ms,
+        })
+    }
+
+    /// Whether the event is after `to`: as log time is monotone, nothing later matches either.
+    #[must_use]
+    pub fn has_ended(&self, event: &Event) -> bool {
+        self.to.is_some_and(|to| match to {
+            Point::Position(position) => event.position > position,
+            Point::TimeMs(ms) => event.recorded_ms > ms,
+        })
+    }
+}

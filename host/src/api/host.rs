@@ -1,0 +1,335 @@
+//! What the HTTP server asks of the host: the one boundary between `api` and everything else.
+//!
+//! The rule: nothing here knows about HTTP. Errors say *what* happened; [`super::errors`] alone
+//! decides which status that is. Everything a method returns is durable.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use futures_util::stream::BoxStream;
+
+use super::filter::EventFilter;
+use super::view::{
+    BusView, DeadLetterView, LogLineView, PluginView, PluginsView, StatusView, TreeView, TypeView,
+};
+use crate::effects::OutcomeKind;
+use crate::event::{Digest, Event, Key, KeySequence, NewEvent, Position};
+
+/// What a method of [`HostApi`] returns.
+pub type Answer<'a, T, E = HostError> = BoxFuture<'a, Result<T, E>>;
+
+/// An event to be published, with its condition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Publish {
+    /// The event.
+    pub event: NewEvent,
+    /// Key sequence the publisher saw last; 0: the key is new; none: no condition.
+    pub expected: Option<KeySequence>,
+}
+
+/// Where a published event stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Appended {
+    /// Its position: the first one, where it is a duplicate.
+    pub position: Position,
+    /// Its key sequence; 0: unkeyed.
+    pub sequence: KeySequence,
+    /// Whether it had been there already.
+    pub duplicate: bool,
+}
+
+/// Why a batch was not appended. Nothing of it was.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PublishError {
+    /// There is no such bus.
+    #[error("there is no bus `{0}`")]
+    NoBus(String),
+    /// An event with this source and id, but different content, is in the log.
+    #[error("an event with this source and id, but other content, stands at position {position}")]
+    IdConflict {
+        /// Index in the batch.
+        index: usize,
+        /// Where the other one stands; 0: it is in this batch.
+        position: Position,
+    },
+    /// The condition does not hold.
+    #[error("the key is at sequence {actual}, not {expected}")]
+    SequenceConflict {
+        /// Index in the batch.
+        index: usize,
+        /// What the publisher expected.
+        expected: KeySequence,
+        /// What is.
+        actual: KeySequence,
+    },
+    /// The batch is larger than one commit may be.
+    #[error("the batch takes {actual} bytes in the log, at most {limit} are allowed")]
+    TooLarge {
+        /// Bytes allowed.
+        limit: u64,
+        /// Bytes found.
+        actual: u64,
+    },
+    /// The ingest lane, or a memory bus that rejects, is full.
+    #[error("the append queue is full")]
+    QueueFull,
+    /// Free space is under the watermark.
+    #[error("the disk is too full to append")]
+    StorageFull,
+    /// The log is poisoned.
+    #[error("the log takes no more events: {0}")]
+    ReadOnly(String),
+    /// The host is draining.
+    #[error("the host is shutting down")]
+    ShuttingDown,
+    /// A broken invariant.
+    #[error("{0}")]
+    Internal(String),
+}
+
+/// Why anything but publishing failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum HostError {
+    /// There is no such thing. The text names it: ``plugin `totals` ``.
+    #[error("there is no {0}")]
+    NotFound(String),
+    /// An argument makes no sense here.
+    #[error("`{field}` {why}")]
+    Invalid {
+        /// Name of the argument.
+        field: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// What is asked for does not go with how things stand: forgetting a plugin whose file is there.
+    /// The text says what to do instead.
+    #[error("{0}")]
+    Conflict(String),
+    /// The log takes no control records any more.
+    #[error("the log takes no more records: {0}")]
+    ReadOnly(String),
+    /// Free space is under the watermark.
+    #[error("the disk is too full to append")]
+    StorageFull,
+    /// The host is draining.
+    #[error("the host is shutting down")]
+    ShuttingDown,
+    /// A broken invariant, or damage found while reading.
+    #[error("{0}")]
+    Internal(String),
+}
+
+/// Where a listing or a stream goes on. Clients see it as opaque text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cursor {
+    /// Epoch of the host that made it; 0: not said. One from the future belongs to another log:
+    /// [`HostError::Invalid`] with field `cursor`.
+    pub epoch: u32,
+    /// Go on after this position.
+    pub after: Position,
+}
+
+/// Some events, ascending by position.
+#[derive(Debug, Clone, Default)]
+pub struct EventPage {
+    /// Epoch of the host.
+    pub epoch: u32,
+    /// At most `limit`; may be fewer, even none, where `next` is set.
+    pub events: Vec<Arc<Event>>,
+    /// The last position looked at; none: there is nothing more as yet.
+    pub next: Option<Position>,
+}
+
+/// Events as they become durable.
+pub struct EventStream {
+    /// Epoch of the host.
+    pub epoch: u32,
+    /// Ascending by position. Pull based: what is not asked for is not buffered beyond a fixed
+    /// number of events. Ends where the bus does, or the reader cannot go on.
+    pub events: BoxStream<'static, Arc<Event>>,
+}
+
+/// Which dead letters are asked for, oldest first.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DeadLetterFilter {
+    /// Of this plugin only.
+    pub plugin: Option<String>,
+    /// Of this key only.
+    pub key: Option<Key>,
+    /// With this outcome only.
+    pub outcome: Option<OutcomeKind>,
+    /// After the dead letter with this id.
+    pub after: Option<String>,
+    /// At most this many, 1 to [`crate::limits::LIST_MAX`].
+    pub limit: usize,
+}
+
+/// One dead letter with its input.
+#[derive(Debug, Clone)]
+pub struct DeadLetter {
+    /// What is known of it.
+    pub letter: DeadLetterView,
+    /// The event that could not be handled; none: it is not to be had any more.
+    pub event: Option<Arc<Event>>,
+}
+
+/// One state value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StateEntry {
+    /// Its name.
+    pub name: Arc<str>,
+    /// The durable value.
+    pub value: Bytes,
+    /// Log time at which it is gone, milliseconds since the Unix epoch; none: it stays.
+    pub expires_ms: Option<u64>,
+}
+
+/// Whether every plugin found at start is live or refused.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Readiness {
+    /// What is still waited for, in words: empty once ready. Never goes back to waiting.
+    pub waiting_for: Vec<String>,
+}
+
+/// Whether a stream of log lines goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Follow {
+    /// It ends after the lines that are kept.
+    Kept,
+    /// It goes on with new lines.
+    New,
+}
+
+/// The host, as HTTP sees it. `bus: None` is the default bus.
+///
+/// Cancel safety: every future may be dropped. A dropped `publish` may or may not have appended.
+pub trait HostApi: Send + Sync + 'static {
+    /// Appends a batch as one commit, all or nothing. Resolves once everything it speaks of is
+    /// durable: also duplicates and conflicts.
+    fn publish<'a>(
+        &'a self,
+        bus: Option<&'a str>,
+        batch: Vec<Publish>,
+    ) -> Answer<'a, Vec<Appended>, PublishError>;
+
+    /// The event at a position, public or private.
+    fn event<'a>(
+        &'a self,
+        bus: Option<&'a str>,
+        position: Position,
+    ) -> Answer<'a, Option<Arc<Event>>>;
+
+    /// Public events that `filter` matches, after `cursor`, at most `limit` (1 to
+    /// [`crate::limits::LIST_MAX`]). Looks at a bounded part of the log at a time, and ends a page
+    /// that weighs over [`crate::limits::PAGE_BYTES_MAX`]: it may be short, or empty, and still have
+    /// a `next`.
+    fn events<'a>(
+        &'a self,
+        bus: Option<&'a str>,
+        filter: &'a EventFilter,
+        cursor: Option<Cursor>,
+        limit: usize,
+    ) -> Answer<'a, EventPage>;
+
+    /// What caused an event, and what it caused, as far as this bus knows.
+    fn tree<'a>(&'a self, bus: Option<&'a str>, position: Position) -> Answer<'a, TreeView>;
+
+    /// Public events that `filter` matches, from `cursor`, else from `filter.from`, else from the
+    /// next one on; then as they become durable. Ends after `filter.to`, where set.
+    fn stream<'a>(
+        &'a self,
+        bus: Option<&'a str>,
+        filter: EventFilter,
+        cursor: Option<Cursor>,
+    ) -> Answer<'a, EventStream>;
+
+    /// Types seen or subscribed to by name, ascending. `only`: this type alone, seen or not.
+    fn types<'a>(
+        &'a self,
+        bus: Option<&'a str>,
+        only: Option<&'a str>,
+    ) -> Answer<'a, Vec<TypeView>>;
+
+    /// Every bus, the default one first.
+    fn buses(&self) -> Answer<'_, Vec<BusView>>;
+
+    /// Every plugin, ascending by name, and the files that are not one.
+    fn plugins(&self) -> Answer<'_, PluginsView>;
+
+    /// One plugin.
+    fn plugin<'a>(&'a self, name: &'a str) -> Answer<'a, PluginView>;
+
+    /// Stops deliveries until `resume`. Pausing a paused plugin changes nothing.
+    fn pause<'a>(
+        &'a self,
+        name: &'a str,
+        reason: &'a str,
+        actor: &'a str,
+    ) -> Answer<'a, PluginView>;
+
+    /// Lets deliveries go on; of a `waiting` plugin: registers it as a new one.
+    fn resume<'a>(&'a self, name: &'a str, actor: &'a str) -> Answer<'a, PluginView>;
+
+    /// Pins an earlier module; `module: None` is the one before the current.
+    fn rollback<'a>(
+        &'a self,
+        name: &'a str,
+        module: Option<Digest>,
+        actor: &'a str,
+    ) -> Answer<'a, PluginView>;
+
+    /// Binds the instance of `name` to `new_name`.
+    fn rename<'a>(
+        &'a self,
+        name: &'a str,
+        new_name: &'a str,
+        actor: &'a str,
+    ) -> Answer<'a, PluginView>;
+
+    /// Removes a plugin whose file is gone, with its state.
+    fn forget<'a>(&'a self, name: &'a str, actor: &'a str) -> Answer<'a, ()>;
+
+    /// The last `recent` log lines of a plugin, then, with [`Follow::New`], those that come. Pull
+    /// based as [`EventStream::events`]: who lags loses lines, never slows a guest.
+    fn logs<'a>(
+        &'a self,
+        name: &'a str,
+        recent: usize,
+        follow: Follow,
+    ) -> Answer<'a, BoxStream<'static, LogLineView>>;
+
+    /// One durable state value.
+    fn state_get<'a>(
+        &'a self,
+        plugin: &'a str,
+        key: &'a Key,
+        name: &'a str,
+    ) -> Answer<'a, Option<StateEntry>>;
+
+    /// Durable state values of a key with `prefix`, ascending by name, after `after`, at most
+    /// `limit` (1 to [`crate::limits::LIST_MAX`]).
+    fn state_list<'a>(
+        &'a self,
+        plugin: &'a str,
+        key: &'a Key,
+        prefix: &'a str,
+        after: Option<&'a str>,
+        limit: usize,
+    ) -> Answer<'a, Vec<StateEntry>>;
+
+    /// Dead letters of every bus, without `backtrace` and `logs`.
+    fn dead_letters<'a>(&'a self, filter: &'a DeadLetterFilter) -> Answer<'a, Vec<DeadLetterView>>;
+
+    /// One dead letter with everything that is known of it.
+    fn dead_letter<'a>(&'a self, id: &'a str) -> Answer<'a, Option<DeadLetter>>;
+
+    /// The whole host at a glance.
+    fn status(&self) -> Answer<'_, StatusView>;
+
+    /// Whether every plugin found at start is live or refused. Cheap; never waits.
+    fn ready(&self) -> Readiness;
+
+    /// Prometheus text exposition. Cheap; never waits for a log or a guest.
+    fn metrics(&self) -> String;
+}

@@ -1,0 +1,20 @@
+//! HTTP in and out: CloudEvents to events and back, and everything people ask of a running host.
+//!
+//! The rules: [`errors`] is the only place of status codes; no request reaches a route that the
+//! router's root did not let through ([`auth`]); whatever is read from a client has a bound first.
+
+mod app;
+pub mod auth;
+pub mod cloudevents;
+pub mod errors;
+pub mod filter;
+pub mod host;
+mod io;
+mod params;
+mod routes;
+mod server;
+#[cfg(test)]
+pub(crate) mod tests;
+pub mod view;
+
+pub use server::{BindError, Server, ServerHandle, ServerOptions};

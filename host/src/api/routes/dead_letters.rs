@@ -1,0 +1,92 @@
+//! Deliveries that were given up.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Path, RawQuery, State};
+use serde_json::value::RawValue;
+use utoipa::ToSchema;
+
+use super::openapi::{CloudEvent, Errors};
+use crate::api::app::App;
+use crate::api::cloudevents;
+use crate::api::errors::ApiError;
+use crate::api::host::DeadLetterFilter;
+use crate::api::params::{LIMIT_DEFAULT, Params, not_found};
+use crate::api::view::{DeadLetterView, DeadLettersView};
+use crate::effects::OutcomeKind;
+
+/// A dead letter with its event.
+#[derive(serde::Serialize, ToSchema)]
+pub(super) struct DeadLetterWithEvent {
+    #[serde(flatten)]
+    letter: DeadLetterView,
+    /// The event that could not be handled; absent: it is not to be had any more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<CloudEvent>)]
+    event: Option<Box<RawValue>>,
+}
+
+/// Lists dead letters, oldest first
+#[utoipa::path(
+    get,
+    path = "/v1/dead-letters",
+    tag = "dead letters",
+    operation_id = "listDeadLetters",
+    params(
+        ("plugin" = Option<String>, Query, description = "Of this plugin"),
+        ("key" = Option<String>, Query, description = "Of this key"),
+        ("outcome" = Option<String>, Query, description = "With this outcome: `trap`, `reject`, ..."),
+        ("limit" = Option<usize>, Query, minimum = 1, maximum = 1000, description = "100 if absent"),
+        ("cursor" = Option<String>, Query, description = "`next` of the page before"),
+    ),
+    responses((status = 200, description = "A page", body = DeadLettersView), Errors),
+)]
+pub(super) async fn list(
+    State(app): State<Arc<App>>,
+    RawQuery(query): RawQuery,
+) -> Result<Json<DeadLettersView>, ApiError> {
+    let mut params = Params::new(query.as_deref())?;
+    let filter = DeadLetterFilter {
+        plugin: params.text("plugin"),
+        key: params.key()?,
+        outcome: params.text("outcome").map(|text| outcome(&text)).transpose()?,
+        after: params.text("cursor"),
+        limit: params.limit()?.unwrap_or(LIMIT_DEFAULT),
+    };
+    params.finish()?;
+    let dead_letters = app.host.dead_letters(&filter).await?;
+    let more = dead_letters.len() >= filter.limit;
+    let next = dead_letters.last().filter(|_| more).map(|letter| letter.id.clone());
+    Ok(Json(DeadLettersView { dead_letters, next }))
+}
+
+fn outcome(text: &str) -> Result<OutcomeKind, ApiError> {
+    OutcomeKind::ALL.into_iter().find(|kind| kind.name() == text).ok_or_else(|| {
+        let names: Vec<_> = OutcomeKind::ALL.iter().map(|kind| kind.name()).collect();
+        ApiError::field("outcome", format_args!("must be one of {}", names.join(", ")))
+    })
+}
+
+/// Shows one dead letter, with its event
+#[utoipa::path(
+    get,
+    path = "/v1/dead-letters/{id}",
+    tag = "dead letters",
+    operation_id = "getDeadLetter",
+    params(("id" = String, Path, description = "Its id")),
+    responses((status = 200, description = "The dead letter", body = DeadLetterWithEvent), Errors),
+)]
+pub(super) async fn show(
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+    RawQuery(query): RawQuery,
+) -> Result<Json<DeadLetterWithEvent>, ApiError> {
+    Params::new(query.as_deref())?.finish()?;
+    let found = app.host.dead_letter(&id).await?;
+    let found = found.ok_or_else(|| not_found(format_args!("dead letter `{id}`")))?;
+    let event = found.event.and_then(|event| {
+        RawValue::from_string(String::from_utf8(cloudevents::write_json(&event)).ok()?).ok()
+    });
+    Ok(Json(DeadLetterWithEvent { letter: found.letter, event }))
+}

@@ -1,0 +1,50 @@
+//! Every route, and the OpenAPI document that is made from them.
+
+mod dead_letters;
+mod events;
+mod openapi;
+mod plugins;
+mod state;
+mod status;
+mod stream;
+
+use std::sync::Arc;
+
+use axum::Router;
+use bytes::Bytes;
+use utoipa::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::app::App;
+
+pub(super) use openapi::Document;
+
+/// The routes, and the document as JSON.
+pub(super) fn router() -> (Router<Arc<App>>, Bytes) {
+    let (router, document) = OpenApiRouter::with_openapi(Document::openapi())
+        .routes(routes!(events::publish, events::list))
+        .routes(routes!(events::get))
+        .routes(routes!(events::tree))
+        .routes(routes!(stream::events))
+        .routes(routes!(status::types))
+        .routes(routes!(plugins::list))
+        .routes(routes!(plugins::show, plugins::forget))
+        .routes(routes!(plugins::pause))
+        .routes(routes!(plugins::resume))
+        .routes(routes!(plugins::rollback))
+        .routes(routes!(plugins::rename))
+        .routes(routes!(stream::logs))
+        .routes(routes!(state::read))
+        .routes(routes!(dead_letters::list))
+        .routes(routes!(dead_letters::show))
+        .routes(routes!(status::buses))
+        .routes(routes!(status::status))
+        .routes(routes!(status::metrics))
+        .routes(routes!(status::healthz))
+        .routes(routes!(status::readyz))
+        .routes(routes!(status::openapi))
+        .split_for_parts();
+    let json = serde_json::to_vec_pretty(&document).unwrap_or_default();
+    (router, Bytes::from(json))
+}

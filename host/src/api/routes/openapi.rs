@@ -1,0 +1,175 @@
+//! What the OpenAPI document says beside the routes: its head, the way to authenticate, events, and
+//! the answers that are not successes.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityRequirement, SecurityScheme};
+use utoipa::{IntoResponses, Modify, OpenApi, ToSchema};
+
+use crate::api::errors::ErrorBody;
+
+/// The document, before the routes are in it.
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "tidegate",
+        description = "Events in, events out, and everything about the plugins in between.\n\n\
+            Every answer that is not a success has the body `ErrorBody`, with a stable `code`.",
+        license(name = "Apache-2.0", identifier = "Apache-2.0"),
+    ),
+    tags(
+        (name = "events", description = "CloudEvents 1.0, in and out"),
+        (name = "plugins", description = "What handles them"),
+        (name = "dead letters", description = "What could not be handled"),
+        (name = "host", description = "How the host is"),
+    ),
+    components(schemas(ErrorBody)),
+    modifiers(&Bearer),
+)]
+pub(in crate::api) struct Document;
+
+struct Bearer;
+
+impl Modify for Bearer {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        let components = document.components.get_or_insert_with(Default::default);
+        components
+            .add_security_scheme("bearer", SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer)));
+        // With no tokens file nothing is needed; with one, a token.
+        document.security = Some(vec![
+            SecurityRequirement::new("bearer", Vec::<String>::new()),
+            SecurityRequirement::default(),
+        ]);
+    }
+}
+
+/// A CloudEvent in the JSON format.
+#[derive(Serialize, ToSchema)]
+pub(super) struct CloudEvent {
+    /// `1.0`.
+    #[schema(example = "1.0")]
+    specversion: String,
+    /// Unique together with `source`; 1 to 255 bytes.
+    #[schema(example = "o-1-1")]
+    id: String,
+    /// URI reference, 1 to 1024 bytes. `/tidegate/...` is reserved.
+    #[schema(example = "/shop")]
+    source: String,
+    /// What happened; 1 to 255 bytes. `tidegate.*` is reserved.
+    #[schema(example = "order.created")]
+    r#type: String,
+    /// The key: what orders events; 1 to 1024 bytes. In its absence, `subject`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "o-1")]
+    partitionkey: Option<String>,
+    /// What the event is about; the key where there is no `partitionkey`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    subject: Option<String>,
+    /// When it happened, RFC 3339.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    time: Option<String>,
+    /// Media type of the data; absent: JSON.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    datacontenttype: Option<String>,
+    /// The payload, where it is JSON or text. Stored as sent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data: Option<serde_json::Value>,
+    /// The payload in base64, where it is neither.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data_base64: Option<String>,
+    /// Extensions: names of 1 to 20 of a-z and 0-9. What the host adds begins with `tidegate`;
+    /// `expectedsequence` is a condition on the way in.
+    #[serde(flatten)]
+    extensions: BTreeMap<String, serde_json::Value>,
+}
+
+/// What every route may answer.
+#[derive(IntoResponses)]
+#[allow(dead_code, reason = "it describes answers, it makes none")]
+pub(super) enum Errors {
+    /// `invalid_request`, `invalid_json`
+    #[response(status = 400)]
+    Malformed(ErrorBody),
+    /// `unauthorized`
+    #[response(status = 401)]
+    Unauthorized(ErrorBody),
+    /// `missing_role`, `cross_origin`
+    #[response(status = 403)]
+    Forbidden(ErrorBody),
+    /// `not_found`
+    #[response(status = 404)]
+    NotFound(ErrorBody),
+    /// `invalid_field`, `invalid_key`
+    #[response(status = 422)]
+    Invalid(ErrorBody),
+    /// `headers_too_large`
+    #[response(status = 431)]
+    HeadersTooLarge(ErrorBody),
+    /// `internal`
+    #[response(status = 500)]
+    Internal(ErrorBody),
+}
+
+/// What publishing may answer beside [`Errors`].
+#[derive(IntoResponses)]
+#[allow(dead_code, reason = "it describes answers, it makes none")]
+pub(super) enum PublishErrors {
+    /// `request_timeout`
+    #[response(status = 408)]
+    Timeout(ErrorBody),
+    /// `id_conflict`, `sequence_conflict`
+    #[response(status = 409)]
+    Conflict(ErrorBody),
+    /// `too_large`
+    #[response(status = 413)]
+    TooLarge(ErrorBody),
+    /// `unsupported_media_type`
+    #[response(status = 415)]
+    MediaType(ErrorBody),
+    /// `queue_full`
+    #[response(status = 429)]
+    QueueFull(ErrorBody),
+    /// `read_only`, `shutting_down`
+    #[response(status = 503)]
+    Stopped(ErrorBody),
+    /// `storage_full`
+    #[response(status = 507)]
+    StorageFull(ErrorBody),
+}
+
+/// What changing a plugin may answer beside [`Errors`].
+#[derive(IntoResponses)]
+#[allow(dead_code, reason = "it describes answers, it makes none")]
+pub(super) enum ActionErrors {
+    /// `conflict`
+    #[response(status = 409)]
+    Conflict(ErrorBody),
+    /// `read_only`, `shutting_down`
+    #[response(status = 503)]
+    Stopped(ErrorBody),
+    /// `storage_full`
+    #[response(status = 507)]
+    StorageFull(ErrorBody),
+}
+
+/// What opening a stream may answer beside [`Errors`].
+#[derive(IntoResponses)]
+#[allow(dead_code, reason = "it describes answers, it makes none")]
+pub(super) enum StreamErrors {
+    /// `too_many_streams`
+    #[response(status = 429)]
+    TooMany(ErrorBody),
+}
+
+/// What a probe may answer.
+#[derive(IntoResponses)]
+#[allow(dead_code, reason = "it describes answers, it makes none")]
+pub(super) enum ProbeErrors {
+    /// `headers_too_large`
+    #[response(status = 431)]
+    HeadersTooLarge(ErrorBody),
+    /// `not_ready`, `shutting_down`
+    #[response(status = 503)]
+    NotReady(ErrorBody),
+}

@@ -1,0 +1,273 @@
+//! The listener: connections, their bounds, and how they end.
+//!
+//! HTTP/1.1 and HTTP/2 with prior knowledge on one port. Every wait for a client has a limit: for its
+//! first request, for headers, for a body, and for it to read what it asked for.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
+
+use super::app::App;
+use super::auth::Tokens;
+use super::host::HostApi;
+use super::io::Guarded;
+use super::routes;
+
+/// Streams that one HTTP/2 connection may have open.
+const H2_STREAMS_MAX: u32 = 128;
+/// How often an HTTP/2 connection is probed, and how long its answer may take.
+const H2_KEEP_ALIVE: Duration = Duration::from_secs(20);
+/// Bytes in flight towards the host on one HTTP/2 stream, and on one connection.
+const H2_WINDOW_BYTES: (u32, u32) = (1024 * 1024, 4 * 1024 * 1024);
+/// Pause after the system could not accept a connection: most often it is out of descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// The bounds of the server.
+#[derive(Debug, Clone)]
+pub struct ServerOptions {
+    /// Bytes of one body.
+    pub body_bytes_max: usize,
+    /// Bytes of all bodies being read or published at a time; over it: `queue_full`.
+    pub bodies_bytes_max: usize,
+    /// Bytes of address and headers of one request.
+    pub headers_bytes_max: usize,
+    /// Header fields of one request.
+    pub headers_count_max: usize,
+    /// Time for the headers of a request, and for an idle connection to send one.
+    pub header_timeout: Duration,
+    /// Time for a body.
+    pub body_timeout: Duration,
+    /// Time a client may leave the connection unread while there is something for it.
+    pub write_stall_max: Duration,
+    /// Connections; more wait to be accepted.
+    pub connections_max: usize,
+    /// Requests being handled beside publishing, which `bodies_bytes_max` bounds; more wait.
+    pub requests_max: usize,
+    /// Open SSE streams; over it: `too_many_streams`.
+    pub streams_max: usize,
+    /// Time requests in progress get at shutdown.
+    pub grace: Duration,
+    /// Who may do what; none: everybody everything.
+    pub tokens: Option<Arc<Tokens>>,
+}
+
+impl Default for ServerOptions {
+    fn default() -> Self {
+        Self {
+            body_bytes_max: 8 * 1024 * 1024,
+            bodies_bytes_max: 256 * 1024 * 1024,
+            headers_bytes_max: 32 * 1024,
+            headers_count_max: 128,
+            header_timeout: Duration::from_secs(10),
+            body_timeout: Duration::from_secs(60),
+            write_stall_max: Duration::from_secs(30),
+            connections_max: 1024,
+            requests_max: 256,
+            streams_max: 256,
+            grace: Duration::from_secs(5),
+            tokens: None,
+        }
+    }
+}
+
+/// Why the server does not listen.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// Somebody else does.
+    #[error("`{0}` is taken: another host runs already, or choose another with `--listen`")]
+    Taken(SocketAddr),
+    /// The system says no.
+    #[error("cannot listen on `{address}`: {source}")]
+    Io {
+        /// Where.
+        address: SocketAddr,
+        /// What the system says.
+        source: io::Error,
+    },
+}
+
+/// A server that listens, and does not answer yet.
+pub struct Server {
+    listener: TcpListener,
+    address: SocketAddr,
+    root: Root,
+}
+
+/// Tells a running server what is going on.
+#[derive(Clone)]
+pub struct ServerHandle(Arc<App>);
+
+impl ServerHandle {
+    /// From now on ingest answers `shutting_down`; everything else goes on.
+    pub fn drain(&self) {
+        self.0.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Streams that may still be opened.
+    #[must_use]
+    pub fn streams_free(&self) -> usize {
+        self.0.streams.available_permits()
+    }
+}
+
+impl Server {
+    /// Listens on an address; port 0 finds a free one.
+    ///
+    /// # Errors
+    /// [`BindError`].
+    pub async fn bind(
+        address: SocketAddr,
+        options: ServerOptions,
+        host: Arc<dyn HostApi>,
+    ) -> Result<Self, BindError> {
+        let failed = |source: io::Error| match source.kind() {
+            io::ErrorKind::AddrInUse => BindError::Taken(address),
+            _ => BindError::Io { address, source },
+        };
+        let listener = TcpListener::bind(address).await.map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
+        let (router, openapi) = routes::router();
+        let app = Arc::new(App::new(host, options, address.ip().is_loopback(), openapi));
+        let router = router.with_state(Arc::clone(&app));
+        Ok(Self { listener, address, root: Root { app, router } })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// For whoever starts the shutdown.
+    #[must_use]
+    pub fn handle(&self) -> ServerHandle {
+        ServerHandle(Arc::clone(&self.root.app))
+    }
+
+    /// Answers until `shutdown` resolves; then ends streams, lets requests in progress finish within
+    /// `grace`, and returns. Dropping the future closes every connection at once.
+    pub async fn serve(self, shutdown: impl Future<Output = ()> + Send) {
+        let Self { listener, root, .. } = self;
+        let app = Arc::clone(&root.app);
+        let places = Arc::new(Semaphore::new(app.options.connections_max));
+        let graceful = GracefulShutdown::new();
+        let mut connections = JoinSet::new();
+        tokio::pin!(shutdown);
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = &mut shutdown => break,
+                accepted = accept(&listener, &places) => accepted,
+                Some(_) = connections.join_next() => continue,
+            };
+            let Some((stream, place)) = accepted else { continue };
+            let connection = connection(stream, root.clone(), graceful.watcher());
+            connections.spawn(async move {
+                connection.await;
+                drop(place);
+            });
+        }
+        drop(listener);
+        app.draining.store(true, Ordering::Relaxed);
+        app.stop.cancel();
+        let finished = async {
+            graceful.shutdown().await;
+            while connections.join_next().await.is_some() {}
+        };
+        if tokio::time::timeout(app.options.grace, finished).await.is_err() {
+            tracing::warn!("requests still in progress after {:?} are cut off", app.options.grace);
+        }
+    }
+}
+
+/// Cancel safe: a connection is either returned or still waits to be accepted.
+async fn accept(
+    listener: &TcpListener,
+    places: &Arc<Semaphore>,
+) -> Option<(TcpStream, OwnedSemaphorePermit)> {
+    let place = Arc::clone(places).acquire_owned().await.ok()?;
+    match listener.accept().await {
+        Ok((stream, _)) => {
+            // Answers are small and waited for; a delay to gather more gains nothing.
+            let _ = stream.set_nodelay(true);
+            Some((stream, place))
+        }
+        Err(error) => {
+            tracing::warn!("cannot accept a connection: {error}");
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+            None
+        }
+    }
+}
+
+/// The router behind what every request passes through.
+#[derive(Clone)]
+struct Root {
+    app: Arc<App>,
+    router: Router,
+}
+
+async fn connection(stream: TcpStream, root: Root, watcher: Watcher) {
+    let first_timeout = root.app.options.header_timeout;
+    let builder = builder(&root.app.options);
+    let io = TokioIo::new(Guarded::new(stream, root.app.options.write_stall_max));
+    let asked = Arc::new(AtomicBool::new(false));
+    let seen = Arc::clone(&asked);
+    let service = service_fn(move |request: hyper::Request<Incoming>| {
+        seen.store(true, Ordering::Relaxed);
+        let Root { app, router } = root.clone();
+        let request = request.map(Body::new);
+        async move { Ok::<_, std::convert::Infallible>(app.answer(router, request).await) }
+    });
+    let connection = watcher.watch(builder.serve_connection(io, service).into_owned());
+    tokio::pin!(connection);
+    // hyper's own limit starts once it knows the version; a client that never says is caught here.
+    let first = tokio::time::sleep(first_timeout);
+    let result = tokio::select! {
+        result = &mut connection => result,
+        () = first => {
+            if !asked.load(Ordering::Relaxed) {
+                return;
+            }
+            connection.await
+        }
+    };
+    if let Err(error) = result {
+        tracing::debug!("connection ended: {error}");
+    }
+}
+
+fn builder(options: &ServerOptions) -> auto::Builder<TokioExecutor> {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(options.header_timeout)
+        .keep_alive(true)
+        // Above the limits of `App`, which answers with a body; what is far over gets a bare 431.
+        .max_headers(options.headers_count_max.saturating_mul(2))
+        .max_buf_size(options.headers_bytes_max.saturating_mul(4).max(64 * 1024));
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_header_list_size(u32::try_from(options.headers_bytes_max).unwrap_or(u32::MAX))
+        .max_concurrent_streams(H2_STREAMS_MAX)
+        .initial_stream_window_size(H2_WINDOW_BYTES.0)
+        .initial_connection_window_size(H2_WINDOW_BYTES.1)
+        .keep_alive_interval(H2_KEEP_ALIVE)
+        .keep_alive_timeout(H2_KEEP_ALIVE);
+    builder
+}

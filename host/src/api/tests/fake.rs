@@ -1,0 +1,468 @@
+//! A host in memory, as simple as may be: what the server is tested against.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use futures_util::stream::{self, BoxStream, StreamExt};
+use tokio::sync::watch;
+
+use crate::api::filter::{EventFilter, Point};
+use crate::api::host::{
+    Answer, Appended, Cursor, DeadLetter, DeadLetterFilter, EventPage, EventStream, Follow,
+    HostApi, HostError, Publish, PublishError, Readiness, StateEntry,
+};
+use crate::api::view::{
+    BusKind, BusState, BusView, DeadLetterView, LogLineView, PluginState, PluginView, PluginsView,
+    StatusView, SubscriptionView, Timestamp, TreeEventView, TreeView, TypeView,
+};
+use crate::event::{CommitNumber, Digest, Event, Key, KeySequence, NewEvent, Position};
+
+const EPOCH: u32 = 3;
+
+/// Keeps everything, forgets it with the process.
+pub(crate) struct FakeHost {
+    events: watch::Sender<Vec<Arc<Event>>>,
+    /// What the next publish answers instead of appending.
+    pub(crate) refuse: Mutex<Option<PublishError>>,
+    /// What `ready` says.
+    pub(crate) waiting_for: Mutex<Vec<String>>,
+    /// Actors of plugin actions, in order.
+    pub(crate) actors: Mutex<Vec<String>>,
+}
+
+impl FakeHost {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            events: watch::Sender::default(),
+            refuse: Mutex::default(),
+            waiting_for: Mutex::default(),
+            actors: Mutex::default(),
+        })
+    }
+
+    pub(crate) fn events(&self) -> Vec<Arc<Event>> {
+        self.events.borrow().clone()
+    }
+
+    /// Appends an event past the server.
+    pub(crate) fn put(&self, id: u32, data: &str) {
+        let event = NewEvent {
+            id: id.to_string().into(),
+            source: "/test".into(),
+            kind: "a.b".into(),
+            content_type: "text/plain".into(),
+            data: data.to_owned().into(),
+            ..NewEvent::default()
+        };
+        self.append(vec![Publish { event, expected: None }]).unwrap();
+    }
+
+    fn append(&self, batch: Vec<Publish>) -> Result<Vec<Appended>, PublishError> {
+        if let Some(error) = self.refuse.lock().unwrap().take() {
+            return Err(error);
+        }
+        let mut next = self.events();
+        let mut appended = Vec::new();
+        for (index, publish) in batch.into_iter().enumerate() {
+            appended.push(append_one(&mut next, index, publish)?);
+        }
+        self.events.send_replace(next);
+        Ok(appended)
+    }
+
+    fn act(&self, name: &str, state: PluginState, actor: &str) -> Result<PluginView, HostError> {
+        self.actors.lock().unwrap().push(actor.to_owned());
+        plugin_view(name, state)
+    }
+}
+
+fn append_one(
+    events: &mut Vec<Arc<Event>>,
+    index: usize,
+    publish: Publish,
+) -> Result<Appended, PublishError> {
+    let Publish { event: body, expected } = publish;
+    if let Some(old) = events.iter().find(|e| e.source == body.source && e.id == body.id) {
+        if old.kind != body.kind || old.data != body.data {
+            return Err(PublishError::IdConflict { index, position: old.position });
+        }
+        let (position, sequence) = (old.position, old.sequence);
+        return Ok(Appended { position, sequence, duplicate: true });
+    }
+    let of_key = events.iter().filter(|e| e.key.is_some() && e.key == body.key).count() as u64;
+    if let Some(expected) = expected
+        && expected.0 != of_key
+    {
+        let actual = KeySequence(of_key);
+        return Err(PublishError::SequenceConflict { index, expected, actual });
+    }
+    let position = Position(events.len() as u64 + 1);
+    let sequence = KeySequence(if body.key.is_some() { of_key + 1 } else { 0 });
+    let recorded_ms = 1_800_000_000_000 + position.0 * 1000;
+    let commit = CommitNumber(position.0);
+    events.push(Arc::new(Event { position, sequence, recorded_ms, commit, body }));
+    Ok(Appended { position, sequence, duplicate: false })
+}
+
+pub(crate) fn plugin_view(name: &str, state: PluginState) -> Result<PluginView, HostError> {
+    if name != "totals" {
+        return Err(HostError::NotFound(format!("plugin `{name}`")));
+    }
+    Ok(PluginView {
+        name: name.to_owned(),
+        state,
+        reason: None,
+        description: "Adds up".to_owned(),
+        file: Some("totals.wasm".to_owned()),
+        module: None,
+        instance: Some(1),
+        generation: 0,
+        subscription: SubscriptionView { bus: "main".to_owned(), ..Default::default() },
+        completed_position: 0,
+        lag_events: 0,
+        in_flight: 0,
+        waiting: 0,
+        parked_keys: 0,
+        deliveries: [("ok".to_owned(), 2)].into(),
+        dead_letters: 1,
+        last_error: None,
+        history: Vec::new(),
+        manifest: None,
+    })
+}
+
+fn check_bus(bus: Option<&str>) -> Result<(), HostError> {
+    match bus {
+        None | Some("main") => Ok(()),
+        Some(other) => Err(HostError::NotFound(format!("bus `{other}`"))),
+    }
+}
+
+fn start(filter: &EventFilter, cursor: Option<Cursor>) -> Result<Option<u64>, HostError> {
+    if let Some(cursor) = cursor {
+        if cursor.epoch > EPOCH {
+            let (field, why) = ("cursor".to_owned(), "is of another log".to_owned());
+            return Err(HostError::Invalid { field, why });
+        }
+        return Ok(Some(cursor.after.0));
+    }
+    Ok(match filter.from {
+        Some(Point::Position(position)) => Some(position.0.saturating_sub(1)),
+        Some(Point::TimeMs(_)) => Some(0),
+        None => None,
+    })
+}
+
+fn dead_letter_view(id: &str) -> DeadLetterView {
+    DeadLetterView {
+        id: id.to_owned(),
+        plugin: "totals".to_owned(),
+        bus: "main".to_owned(),
+        position: 1,
+        kind: "order.created".to_owned(),
+        source: "/shop".to_owned(),
+        event_id: "1".to_owned(),
+        key: None,
+        outcome: "trap".to_owned(),
+        reason: "unreachable".to_owned(),
+        attempts: 2,
+        first_attempt: Timestamp(0),
+        given_up: Timestamp(1000),
+        module: Digest::default().to_string(),
+        parked: false,
+        backtrace: String::new(),
+        logs: Vec::new(),
+    }
+}
+
+impl HostApi for FakeHost {
+    fn publish<'a>(
+        &'a self,
+        bus: Option<&'a str>,
+        batch: Vec<Publish>,
+    ) -> Answer<'a, Vec<Appended>, PublishError> {
+        Box::pin(async move {
+            check_bus(bus).map_err(|_| PublishError::NoBus(bus.unwrap_or_default().to_owned()))?;
+            self.append(batch)
+        })
+    }
+
+    fn event<'a>(
+        &'a self,
+        bus: Option<&'a str>,
+        position: Position,
+    ) -> Answer<'a, Option<Arc<Event>>> {
+        Box::pin(async move {
+            check_bus(bus)?;
+            Ok(self.events().into_iter().find(|e| e.position == position))
+        })
+    }
+
+    fn events<'a>(
+        &'a self,
+        bus: Option<&'a str>,
+        filter: &'a EventFilter,
+        cursor: Option<Cursor>,
+        limit: usize,
+    ) -> Answer<'a, EventPage> {
+        Box::pin(async move {
+            check_bus(bus)?;
+            let after = start(filter, cursor)?.unwrap_or(0);
+            let all = self.events();
+            let matching = all.iter().filter(|e| {
+                e.position.0 > after
+                    && filter.matches(e)
+                    && filter.has_begun(e)
+                    && !filter.has_ended(e)
+            });
+            let events: Vec<_> = matching.take(limit).cloned().collect();
+            let next = events.last().map(|e| e.position).filter(|_| events.len() == limit);
+            Ok(EventPage { epoch: EPOCH, events, next })
+        })
+    }
+
+    fn tree<'a>(&'a self, bus: Option<&'a str>, position: Position) -> Answer<'a, TreeView> {
+        Box::pin(async move {
+            check_bus(bus)?;
+            let event = self.events().into_iter().find(|e| e.position == position);
+            let event = event
+                .ok_or_else(|| HostError::NotFound(format!("event at position {position}")))?;
+            let root = TreeEventView {
+                bus: "main".to_owned(),
+                position: position.0,
+                cause: None,
+                kind: event.kind.to_string(),
+                source: event.source.to_string(),
+                id: event.id.to_string(),
+                key: event.key.as_ref().map(ToString::to_string),
+                sequence: event.sequence.0,
+                emitter: None,
+                recorded: Timestamp(event.recorded_ms),
+            };
+            Ok(TreeView { position: position.0, events: vec![root], truncated: false })
+        })
+    }
+
+    fn stream<'a>(
+        &'a self,
+        bus: Option<&'a str>,
+        filter: EventFilter,
+        cursor: Option<Cursor>,
+    ) -> Answer<'a, EventStream> {
+        Box::pin(async move {
+            check_bus(bus)?;
+            let live = self.events().len() as u64;
+            let next = usize::try_from(start(&filter, cursor)?.unwrap_or(live)).unwrap();
+            let state = (next, self.events.subscribe(), filter);
+            let events = stream::unfold(state, |(mut next, mut events, filter)| async move {
+                loop {
+                    let event = events.borrow_and_update().get(next).cloned();
+                    let Some(event) = event else {
+                        events.changed().await.ok()?;
+                        continue;
+                    };
+                    next += 1;
+                    if filter.has_ended(&event) {
+                        return None;
+                    }
+                    if filter.matches(&event) {
+                        return Some((event, (next, events, filter)));
+                    }
+                }
+            });
+            Ok(EventStream { epoch: EPOCH, events: events.boxed() })
+        })
+    }
+
+    fn types<'a>(
+        &'a self,
+        bus: Option<&'a str>,
+        only: Option<&'a str>,
+    ) -> Answer<'a, Vec<TypeView>> {
+        Box::pin(async move {
+            check_bus(bus)?;
+            let mut counts: HashMap<String, u64> = HashMap::new();
+            for event in self.events() {
+                *counts.entry(event.kind.to_string()).or_default() += 1;
+            }
+            counts.retain(|kind, _| only.is_none_or(|only| only == kind));
+            let views = counts.into_iter().map(|(kind, count)| TypeView {
+                kind,
+                count,
+                last_seen: None,
+                subscribers: Vec::new(),
+            });
+            let mut views: Vec<_> = views.collect();
+            views.sort_by(|a, b| a.kind.cmp(&b.kind));
+            Ok(views)
+        })
+    }
+
+    fn buses(&self) -> Answer<'_, Vec<BusView>> {
+        Box::pin(async move {
+            Ok(vec![BusView {
+                name: "main".to_owned(),
+                kind: BusKind::Durable,
+                default: true,
+                state: BusState::Open,
+                last_position: self.events().len() as u64,
+                appended: self.events().len() as u64,
+                plugins: vec!["totals".to_owned()],
+                log: None,
+                capacity: None,
+            }])
+        })
+    }
+
+    fn plugins(&self) -> Answer<'_, PluginsView> {
+        Box::pin(async {
+            let plugins = vec![plugin_view("totals", PluginState::Live)?];
+            Ok(PluginsView { plugins, skipped: Vec::new() })
+        })
+    }
+
+    fn plugin<'a>(&'a self, name: &'a str) -> Answer<'a, PluginView> {
+        Box::pin(async move { plugin_view(name, PluginState::Live) })
+    }
+
+    fn pause<'a>(
+        &'a self,
+        name: &'a str,
+        reason: &'a str,
+        actor: &'a str,
+    ) -> Answer<'a, PluginView> {
+        Box::pin(async move {
+            let view = self.act(name, PluginState::Paused, actor)?;
+            Ok(PluginView { reason: Some(reason.to_owned()), ..view })
+        })
+    }
+
+    fn resume<'a>(&'a self, name: &'a str, actor: &'a str) -> Answer<'a, PluginView> {
+        Box::pin(async move { self.act(name, PluginState::Live, actor) })
+    }
+
+    fn rollback<'a>(
+        &'a self,
+        name: &'a str,
+        _module: Option<Digest>,
+        actor: &'a str,
+    ) -> Answer<'a, PluginView> {
+        Box::pin(async move { self.act(name, PluginState::Live, actor) })
+    }
+
+    fn rename<'a>(
+        &'a self,
+        name: &'a str,
+        new_name: &'a str,
+        actor: &'a str,
+    ) -> Answer<'a, PluginView> {
+        Box::pin(async move {
+            let view = self.act(name, PluginState::Live, actor)?;
+            Ok(PluginView { name: new_name.to_owned(), ..view })
+        })
+    }
+
+    fn forget<'a>(&'a self, name: &'a str, actor: &'a str) -> Answer<'a, ()> {
+        Box::pin(async move {
+            self.act(name, PluginState::Removed, actor)?;
+            Err(HostError::Conflict(format!("`{name}.wasm` is still there: remove it first")))
+        })
+    }
+
+    fn logs<'a>(
+        &'a self,
+        name: &'a str,
+        recent: usize,
+        _follow: Follow,
+    ) -> Answer<'a, BoxStream<'static, LogLineView>> {
+        Box::pin(async move {
+            plugin_view(name, PluginState::Live)?;
+            let line = |n: usize| LogLineView {
+                at: Timestamp(n as u64),
+                level: "info".to_owned(),
+                message: format!("line {n}"),
+                position: None,
+                key: None,
+                attempt: None,
+            };
+            Ok(stream::iter((0..recent.min(3)).map(line)).boxed())
+        })
+    }
+
+    fn state_get<'a>(
+        &'a self,
+        plugin: &'a str,
+        _key: &'a Key,
+        name: &'a str,
+    ) -> Answer<'a, Option<StateEntry>> {
+        Box::pin(async move {
+            plugin_view(plugin, PluginState::Live)?;
+            let value = match name {
+                "count" => Bytes::from_static(b"25"),
+                "raw" => Bytes::from_static(&[0xff, 0]),
+                _ => return Ok(None),
+            };
+            Ok(Some(StateEntry { name: name.into(), value, expires_ms: None }))
+        })
+    }
+
+    fn state_list<'a>(
+        &'a self,
+        plugin: &'a str,
+        key: &'a Key,
+        prefix: &'a str,
+        after: Option<&'a str>,
+        limit: usize,
+    ) -> Answer<'a, Vec<StateEntry>> {
+        Box::pin(async move {
+            let mut entries = Vec::new();
+            for name in ["count", "raw"] {
+                if name.starts_with(prefix) && after.is_none_or(|after| name > after) {
+                    entries.extend(self.state_get(plugin, key, name).await?);
+                }
+            }
+            entries.truncate(limit);
+            Ok(entries)
+        })
+    }
+
+    fn dead_letters<'a>(
+        &'a self,
+        _filter: &'a DeadLetterFilter,
+    ) -> Answer<'a, Vec<DeadLetterView>> {
+        Box::pin(async { Ok(vec![dead_letter_view("1")]) })
+    }
+
+    fn dead_letter<'a>(&'a self, id: &'a str) -> Answer<'a, Option<DeadLetter>> {
+        Box::pin(async move {
+            let event = self.events().first().cloned();
+            Ok((id == "1").then(|| DeadLetter { letter: dead_letter_view(id), event }))
+        })
+    }
+
+    fn status(&self) -> Answer<'_, StatusView> {
+        Box::pin(async {
+            Ok(StatusView {
+                version: "0.1.0".to_owned(),
+                ready: true,
+                waiting_for: Vec::new(),
+                draining: false,
+                started: Timestamp(0),
+                data: "/data".to_owned(),
+                plugins_folder: "/plugins".to_owned(),
+                buses: self.buses().await?,
+                plugins: self.plugins().await?.plugins,
+                skipped: Vec::new(),
+            })
+        })
+    }
+
+    fn ready(&self) -> Readiness {
+        Readiness { waiting_for: self.waiting_for.lock().unwrap().clone() }
+    }
+
+    fn metrics(&self) -> String {
+        "# EOF\n".to_owned()
+    }
+}

@@ -1,0 +1,153 @@
+//! Every bound of the server, from outside.
+
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::{Fixture, PATIENCE, read_answer};
+use crate::api::ServerOptions;
+
+/// Small in size; patient, so that a busy machine changes nothing.
+fn small() -> ServerOptions {
+    ServerOptions {
+        body_bytes_max: 1000,
+        headers_bytes_max: 2000,
+        headers_count_max: 20,
+        header_timeout: PATIENCE,
+        body_timeout: PATIENCE,
+        write_stall_max: PATIENCE,
+        ..ServerOptions::default()
+    }
+}
+
+/// The server closes the connection, whatever it says first.
+async fn closes(stream: &mut TcpStream) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let read = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut bytes));
+    let _ = read.await.expect("the server gives up on the client");
+    bytes
+}
+
+#[tokio::test]
+async fn a_body_over_the_limit_is_refused_with_limit_and_actual() {
+    let server = Fixture::start(small()).await;
+    let json = [("content-type", "application/cloudevents+json")];
+    let error = server.post("/v1/events", &json, &[b' '; 3000]).await;
+    assert_eq!((error.status, error.code().as_str()), (413, "too_large"));
+    let error = error.json()["error"].clone();
+    assert_eq!((error["limit"].as_u64(), error["actual"].as_u64()), (Some(1000), Some(3000)));
+
+    let head = "POST /v1/events HTTP/1.1\r\ncontent-type: application/cloudevents+json\r\n\
+                transfer-encoding: chunked";
+    let chunked = format!("5dc\r\n{}\r\n0\r\n\r\n", " ".repeat(1500));
+    let error = server.send(head, chunked.as_bytes()).await;
+    assert_eq!((error.status, error.json()["error"]["actual"].as_u64()), (413, Some(1500)));
+}
+
+#[tokio::test]
+async fn headers_over_the_limit_are_refused() {
+    let server = Fixture::start(small()).await;
+    let long = server.get(&format!("/v1/events?type={}", "x".repeat(3000))).await;
+    assert_eq!((long.status, long.code().as_str()), (431, "headers_too_large"));
+    assert_eq!(long.json()["error"]["limit"], 2000);
+    let mut many = "GET /v1/events HTTP/1.1".to_owned();
+    (0..30).for_each(|n| many.push_str(&format!("\r\nx-{n}: 1")));
+    let many = server.send(&many, b"").await;
+    assert_eq!((many.status, many.json()["error"]["actual"].as_u64()), (431, Some(32)));
+    let huge = format!("GET / HTTP/1.1\r\nx: {}", "x".repeat(200_000));
+    assert_eq!(server.send(&huge, b"").await.status, 431);
+}
+
+#[tokio::test]
+async fn a_client_that_never_asks_is_dropped() {
+    let header_timeout = Duration::from_millis(200);
+    let server = Fixture::start(ServerOptions { header_timeout, ..small() }).await;
+    // Nothing at all; the beginning of either version; headers that never end; a second request
+    // that does not come.
+    for begun in [
+        "",
+        "P",
+        "PRI * HTTP/2.0\r\n",
+        "GET / HTTP/1.1\r\nhost: a\r\nx: ",
+        "GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n",
+    ] {
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        stream.write_all(begun.as_bytes()).await.unwrap();
+        closes(&mut stream).await;
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_does_not_come_is_not_waited_for() {
+    let body_timeout = Duration::from_millis(200);
+    let server = Fixture::start(ServerOptions { body_timeout, ..small() }).await;
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    let head = "POST /v1/events HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\
+                content-length: 50\r\n\r\n{";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let answer = read_answer(&mut stream).await;
+    assert_eq!((answer.status, answer.code().as_str()), (408, "request_timeout"));
+}
+
+#[tokio::test]
+async fn bodies_share_a_bound() {
+    let server = Fixture::start(ServerOptions { bodies_bytes_max: 1000, ..small() }).await;
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    let head = "POST /v1/events HTTP/1.1\r\nhost: localhost\r\ncontent-length: 900\r\n\
+                expect: 100-continue\r\n\r\n";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    // The go-ahead comes when the body is about to be read: its share is taken by then.
+    let mut go_ahead = [0; 12];
+    stream.read_exact(&mut go_ahead).await.unwrap();
+    assert_eq!(&go_ahead, b"HTTP/1.1 100");
+    let answer = server.publish_keyed(1, "k").await;
+    assert_eq!((answer.status, answer.code().as_str()), (429, "queue_full"));
+    assert_eq!(answer.header("retry-after"), Some("1"));
+    drop(stream);
+}
+
+async fn free_streams_become(server: &Fixture, wanted: usize) {
+    let wait = async {
+        while server.handle.streams_free() != wanted {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let waited = tokio::time::timeout(PATIENCE, wait).await;
+    waited.unwrap_or_else(|_| panic!("{} free, not {wanted}", server.handle.streams_free()));
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_is_dropped() {
+    let write_stall_max = Duration::from_millis(200);
+    let server = Fixture::start(ServerOptions { write_stall_max, ..small() }).await;
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    let head = "GET /v1/events/stream?from=1 HTTP/1.1\r\nhost: localhost\r\n\r\n";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    // More than the buffers of both ends hold.
+    let data = "x".repeat(500_000);
+    let all = ServerOptions::default().streams_max;
+    free_streams_become(&server, all - 1).await;
+    (0..40).for_each(|id| server.host.put(id, &data));
+    free_streams_become(&server, all).await;
+    drop(stream);
+}
+
+#[tokio::test]
+async fn smuggled_and_malformed_requests_get_400_and_a_closed_connection() {
+    let server = Fixture::start(small()).await;
+    for request in [
+        "POST /v1/events HTTP/1.1\r\nhost: a\r\ncontent-length: 4\r\ncontent-length: 5\r\n\r\nabcd",
+        "GET /healthz HTTP/1.1\r\nhost: a\r\ntransfer-encoding: bogus\r\n\r\n",
+        "GET /healthz\r\n\r\n",
+        "\0\0\0\0\r\n\r\n",
+        "GET /healthz HTTP/1.1\r\nbad header\r\n\r\n",
+    ] {
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let bytes = closes(&mut stream).await;
+        let text = String::from_utf8_lossy(&bytes);
+        assert!(text.starts_with("HTTP/1.1 400"), "{request:?}: {text}");
+    }
+    assert_eq!(server.get("/healthz").await.status, 200);
+}

@@ -1,0 +1,105 @@
+//! Server-sent events: where they begin, go on and end.
+
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
+
+use super::{Fixture, PATIENCE};
+
+/// An open stream.
+struct Stream {
+    lines: tokio::io::Lines<BufReader<TcpStream>>,
+}
+
+impl Stream {
+    async fn open(server: &Fixture, path: &str, headers: &str) -> Self {
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        let head =
+            format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close{headers}\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut lines = BufReader::new(stream).lines();
+        let status = lines.next_line().await.unwrap().unwrap();
+        assert_eq!(status, "HTTP/1.1 200 OK");
+        let mut opened = Self { lines };
+        // From here on the host has been asked.
+        while opened.line().await.is_some_and(|line| !line.is_empty()) {}
+        opened
+    }
+
+    async fn line(&mut self) -> Option<String> {
+        let line = tokio::time::timeout(PATIENCE, self.lines.next_line()).await;
+        line.expect("the next line comes in time").ok().flatten()
+    }
+
+    /// The next line that begins like this, without that; none: the stream has ended.
+    async fn next(&mut self, field: &str) -> Option<String> {
+        while let Some(line) = self.line().await {
+            if let Some(value) = line.strip_prefix(field) {
+                return Some(value.to_owned());
+            }
+        }
+        None
+    }
+}
+
+#[tokio::test]
+async fn a_stream_goes_on_after_the_last_id_seen() {
+    let server = Fixture::default().await;
+    for id in 1..=3 {
+        server.publish_keyed(id, "k").await;
+    }
+    let mut first = Stream::open(&server, "/v1/events/stream?from=1&key=k", "").await;
+    let one = first.next("id: ").await.unwrap();
+    let two = first.next("id: ").await.unwrap();
+    assert_ne!(one, two);
+    drop(first);
+    let header = format!("\r\nlast-event-id: {two}");
+    let mut again = Stream::open(&server, "/v1/events/stream?from=1&key=k", &header).await;
+    let data = again.next("data: ").await.unwrap();
+    assert!(data.contains(r#""id":"3""#), "{data}");
+    server.publish_keyed(4, "k").await;
+    let data = again.next("data: ").await.unwrap();
+    assert!(data.contains(r#""id":"4""#), "{data}");
+}
+
+#[tokio::test]
+async fn a_stream_without_a_start_begins_with_the_next_event() {
+    let server = Fixture::default().await;
+    server.publish_keyed(1, "k").await;
+    let mut stream = Stream::open(&server, "/v1/events/stream?type=order.*", "").await;
+    server.publish_keyed(2, "k").await;
+    let data = stream.next("data: ").await.unwrap();
+    assert!(data.contains(r#""id":"2""#), "{data}");
+}
+
+#[tokio::test]
+async fn a_stream_ends_with_its_limit_and_with_the_host() {
+    let mut server = Fixture::default().await;
+    server.publish_keyed(1, "k").await;
+    let mut limited = Stream::open(&server, "/v1/events/stream?from=1&limit=1", "").await;
+    assert!(limited.next("data: ").await.is_some());
+    assert_eq!(limited.next("data: ").await, None);
+    let mut endless = Stream::open(&server, "/v1/events/stream", "").await;
+    server.stop.take().unwrap().send(()).unwrap();
+    assert_eq!(endless.next("data: ").await, None);
+    tokio::time::timeout(PATIENCE, &mut server.serving).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn log_lines_are_json() {
+    let server = Fixture::default().await;
+    let path = "/v1/plugins/totals/logs?recent=2&follow=false";
+    let mut stream = Stream::open(&server, path, "").await;
+    let line: serde_json::Value =
+        serde_json::from_str(&stream.next("data: ").await.unwrap()).unwrap();
+    assert_eq!(line["message"], "line 0");
+}
+
+#[tokio::test]
+async fn streams_are_bounded() {
+    let options = crate::api::ServerOptions { streams_max: 1, ..Default::default() };
+    let server = Fixture::start(options).await;
+    let first = Stream::open(&server, "/v1/events/stream", "").await;
+    let second = server.get("/v1/events/stream").await;
+    assert_eq!((second.status, second.code().as_str()), (429, "too_many_streams"));
+    drop(first);
+}

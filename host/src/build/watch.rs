@@ -1,0 +1,227 @@
+//! Tells `dev` which plugins to build again, once their sources have come to rest.
+//!
+//! What a build writes itself (modules, target folders, lock files) never makes a plugin dirty, or
+//! every build would ask for the next.
+
+use std::collections::BTreeMap;
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::time::{Duration, Instant};
+
+use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher, event::ModifyKind};
+
+use super::Language;
+
+/// Changes that wait for the watching thread; over it, every plugin counts as changed.
+const CHANGES_MAX: usize = 4096;
+/// Sets of dirty plugins that wait for `dev`.
+const DIRTY_MAX: usize = 16;
+
+/// Watches until it is dropped.
+#[derive(Debug)]
+pub struct SourceWatcher {
+    // Dropping it closes the channel of changes, which ends the thread.
+    _watcher: RecommendedWatcher,
+}
+
+/// Folders of plugins whose sources have changed and come to rest: each set sorted, never empty.
+pub type DirtyPlugins = tokio::sync::mpsc::Receiver<Vec<PathBuf>>;
+
+impl SourceWatcher {
+    /// Watches `dirs`, each a plugin's folder or a folder of them; folders that appear later too. A
+    /// plugin is reported once nothing in it has changed for `settle` (100 ms is a good measure).
+    ///
+    /// Needs no runtime; the receiver may be polled on any, or with `blocking_recv`.
+    ///
+    /// # Errors
+    /// Where a folder is not there, or the system has no more watches to give.
+    pub fn start(dirs: &[PathBuf], settle: Duration) -> notify::Result<(Self, DirtyPlugins)> {
+        let mut roots = Vec::with_capacity(dirs.len());
+        for dir in dirs {
+            roots.push(dir.canonicalize().map_err(notify::Error::io)?);
+        }
+        let (changes, changed) = sync_channel(CHANGES_MAX);
+        let (dirty, plugins) = tokio::sync::mpsc::channel(DIRTY_MAX);
+        let overflow = Arc::new(AtomicBool::new(false));
+        let mut watcher = watcher(changes, Arc::clone(&overflow))?;
+        for root in &roots {
+            watcher.watch(root, RecursiveMode::Recursive)?;
+        }
+        std::thread::Builder::new()
+            .name("tidegate-sources".to_owned())
+            .spawn(move || follow(&roots, settle, &changed, &overflow, &dirty))
+            .map_err(notify::Error::io)?;
+        Ok((Self { _watcher: watcher }, plugins))
+    }
+}
+
+fn watcher(
+    changes: SyncSender<PathBuf>,
+    overflow: Arc<AtomicBool>,
+) -> notify::Result<RecommendedWatcher> {
+    notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+        let Ok(event) = event else { return overflow.store(true, Ordering::Relaxed) };
+        // Builds read sources, and touch their times: neither is a change.
+        let reads =
+            matches!(event.kind, EventKind::Access(_) | EventKind::Modify(ModifyKind::Metadata(_)));
+        if event.need_rescan() {
+            overflow.store(true, Ordering::Relaxed);
+        }
+        for path in event.paths.into_iter().filter(|_| !reads) {
+            if changes.try_send(path).is_err() {
+                overflow.store(true, Ordering::Relaxed);
+            }
+        }
+    })
+}
+
+fn follow(
+    roots: &[PathBuf],
+    settle: Duration,
+    changed: &Receiver<PathBuf>,
+    overflow: &AtomicBool,
+    dirty: &tokio::sync::mpsc::Sender<Vec<PathBuf>>,
+) {
+    let mut settling = Settling::new(settle);
+    loop {
+        let wait = settling.wait(Instant::now()).unwrap_or(settle.max(Duration::from_secs(1)));
+        match changed.recv_timeout(wait) {
+            Ok(path) => {
+                if let Some(plugin) = plugin_of(roots, &path) {
+                    settling.touch(plugin, Instant::now());
+                }
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+        if overflow.swap(false, Ordering::Relaxed) {
+            for found in roots.iter().filter_map(|root| super::find(root).ok()).flatten() {
+                settling.touch(found.dir, Instant::now());
+            }
+        }
+        let settled = settling.settled(Instant::now());
+        if !settled.is_empty() && dirty.blocking_send(settled).is_err() {
+            return;
+        }
+    }
+}
+
+/// The plugin whose build this file has a say in, if any.
+fn plugin_of(roots: &[PathBuf], path: &Path) -> Option<PathBuf> {
+    let root = roots.iter().find(|root| path.starts_with(root))?;
+    let plugin = if Language::of(root).is_some() {
+        root.clone()
+    } else {
+        root.join(path.strip_prefix(root).ok()?.components().next()?)
+    };
+    makes_dirty(path.strip_prefix(&plugin).ok()?).then_some(plugin)
+}
+
+/// Whether a change of this file, relative to the plugin's folder, asks for a build: the manifests
+/// and everything under `src`.
+#[must_use]
+pub fn makes_dirty(relative: &Path) -> bool {
+    if relative.extension() == Some("wasm".as_ref()) {
+        return false;
+    }
+    let mut parts = relative.components();
+    let Some(Component::Normal(first)) = parts.next() else { return false };
+    match first.to_str() {
+        Some("src") => true,
+        Some("Cargo.toml" | "plugin.toml" | "build.rs") => parts.next().is_none(),
+        _ => false,
+    }
+}
+
+/// Which plugins have changed, and since when they are quiet.
+#[derive(Debug)]
+struct Settling {
+    settle: Duration,
+    last_change: BTreeMap<PathBuf, Instant>,
+}
+
+impl Settling {
+    fn new(settle: Duration) -> Self {
+        Self { settle, last_change: BTreeMap::new() }
+    }
+
+    fn touch(&mut self, plugin: PathBuf, now: Instant) {
+        self.last_change.insert(plugin, now);
+    }
+
+    /// How long until something may have settled; none: nothing is waiting.
+    fn wait(&self, now: Instant) -> Option<Duration> {
+        let quiet = |last: &Instant| now.saturating_duration_since(*last);
+        self.last_change.values().map(|last| self.settle.saturating_sub(quiet(last))).min()
+    }
+
+    /// Takes out the plugins that have settled.
+    fn settled(&mut self, now: Instant) -> Vec<PathBuf> {
+        let settle = self.settle;
+        let quiet = |last: &Instant| now.saturating_duration_since(*last) >= settle;
+        let settled: Vec<PathBuf> = (self.last_change.iter())
+            .filter(|(_, last)| quiet(last))
+            .map(|(plugin, _)| plugin.clone())
+            .collect();
+        for plugin in &settled {
+            self.last_change.remove(plugin);
+        }
+        settled
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Duration, Instant, Path, PathBuf, Settling, SourceWatcher, makes_dirty};
+
+    #[test]
+    fn only_sources_make_a_plugin_dirty() {
+        for (file, dirty) in [
+            ("src/lib.rs", true),
+            ("src/deep/er.rs", true),
+            ("Cargo.toml", true),
+            ("plugin.toml", true),
+            ("target/release/x.d", false),
+            ("target/src/x.rs", false),
+            ("totals.wasm", false),
+            ("src/fixture.wasm", false),
+            (".totals.wasm.7.new", false),
+            ("Cargo.lock", false),
+            ("events/sample.json", false),
+            ("", false),
+        ] {
+            assert_eq!(makes_dirty(Path::new(file)), dirty, "{file}");
+        }
+    }
+
+    #[test]
+    fn plugin_settles_after_its_last_change() {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let mut settling = Settling::new(Duration::from_millis(100));
+        assert_eq!(settling.wait(at(0)), None);
+        settling.touch("a".into(), at(0));
+        settling.touch("b".into(), at(50));
+        settling.touch("a".into(), at(80));
+        assert_eq!(settling.wait(at(80)), Some(Duration::from_millis(70)));
+        assert!(settling.settled(at(149)).is_empty());
+        assert_eq!(settling.settled(at(150)), [PathBuf::from("b")]);
+        assert_eq!(settling.settled(at(180)), [PathBuf::from("a")]);
+        assert_eq!(settling.wait(at(180)), None);
+    }
+
+    #[test]
+    fn changed_source_is_reported_with_its_folder() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().canonicalize().unwrap();
+        std::fs::create_dir_all(root.join("totals/src")).unwrap();
+        std::fs::write(root.join("totals/Cargo.toml"), "[package]\nname = \"totals\"").unwrap();
+        let (_watcher, mut plugins) =
+            SourceWatcher::start(std::slice::from_ref(&root), Duration::from_millis(1)).unwrap();
+        std::fs::write(root.join("totals/totals.wasm"), "no change of a source").unwrap();
+        std::fs::write(root.join("totals/src/lib.rs"), "fn f() {}").unwrap();
+        assert_eq!(plugins.blocking_recv(), Some(vec![root.join("totals")]));
+    }
+}

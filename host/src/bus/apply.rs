@@ -1,0 +1,238 @@
+//! Folding commits into the ledger and the values: the same code at recovery and live.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use super::{Bus, Committed};
+use crate::effects::StateWrite;
+use crate::event::{CommitNumber, Generation, InstanceId, Position};
+use crate::log::codec::{AddresseeRef, DecodeError};
+use crate::log::record::{ControlRecord, DeliveryCommit};
+use crate::log::{CommitRef, CompletionRef, Frame, ReadError, RecordRef};
+use crate::state::ledger::Completed;
+use crate::state::{At, Ledger, Values};
+
+use super::memory::MemoryLog;
+use crate::state::cold::ColdError;
+
+/// How far one plugin is known to have come in this run: what lets its ledger forget completions.
+///
+/// The scheduler knows which positions are done with, but some of those commits may not be durable
+/// yet. As the commits of one plugin keep their order, it is enough to count them: a low mark noted
+/// after `submitted` commits is safe once that many were applied.
+#[derive(Debug, Default)]
+pub struct Progress {
+    submitted: AtomicU64,
+    applied: AtomicU64,
+    candidate: Mutex<Option<(Position, u64)>>,
+}
+
+impl Progress {
+    /// Notes that a completion is about to be committed. To be called before the scheduler is told
+    /// that the delivery is over.
+    pub fn submit(&self) {
+        self.submitted.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Offers a low mark of the scheduler. `low` is asked before the commits are counted.
+    pub fn offer(&self, low: impl FnOnce() -> Position) {
+        let mut candidate = self.candidate.lock().unwrap_or_else(PoisonError::into_inner);
+        if candidate.is_none() {
+            let low = low();
+            *candidate = Some((low, self.submitted.load(Ordering::SeqCst)));
+        }
+    }
+
+    /// The offered low mark, once it is safe.
+    fn take_safe(&self) -> Option<Position> {
+        let mut candidate = self.candidate.lock().unwrap_or_else(PoisonError::into_inner);
+        let (low, submitted) = (*candidate)?;
+        if self.applied.load(Ordering::SeqCst) < submitted {
+            return None;
+        }
+        *candidate = None;
+        Some(low)
+    }
+}
+
+/// Why the fold cannot go on: the host must end then.
+#[derive(Debug, thiserror::Error)]
+pub enum FoldError {
+    /// The log cannot be read.
+    #[error("reading the log: {0}")]
+    Read(#[from] ReadError),
+    /// A record cannot be decoded though its frame is whole: a defect, or a newer format.
+    #[error("a record of the log: {0}")]
+    Decode(#[from] DecodeError),
+    /// The working state cannot be read or written.
+    #[error(transparent)]
+    Cold(#[from] ColdError),
+}
+
+/// Folds one frame.
+///
+/// # Errors
+/// See [`FoldError`].
+pub fn fold(ledger: &mut Ledger, values: &Values, frame: &Frame) -> Result<Folded, FoldError> {
+    let mut folded = Folded::default();
+    for commit in frame.commits() {
+        fold_commit(ledger, values, &commit?, &mut folded)?;
+    }
+    Ok(folded)
+}
+
+/// What a fold came across that others want to know.
+#[derive(Debug, Default)]
+pub struct Folded {
+    /// Completions by plugin, in order.
+    pub completed: Vec<InstanceId>,
+}
+
+fn fold_commit(
+    ledger: &mut Ledger,
+    values: &Values,
+    commit: &CommitRef<'_>,
+    folded: &mut Folded,
+) -> Result<(), FoldError> {
+    let at = At { commit: commit.number, time_ms: commit.time_ms };
+    let mut completion: Option<CompletionRef<'_>> = None;
+    let mut dead = None;
+    let mut writes = Vec::new();
+    for record in commit.records() {
+        match record? {
+            RecordRef::Event(event) => {
+                match event.addressee {
+                    None => ledger.apply_event(event.kind, at.time_ms),
+                    Some(AddresseeRef::Bus(bus)) => ledger.apply_outbound(bus, event.position),
+                    Some(AddresseeRef::Plugin(_)) => {}
+                };
+            }
+            RecordRef::Completion(record) => completion = Some(record),
+            RecordRef::State(write) => writes.push(write.to_owned()),
+            RecordRef::DeadLetter(record) => dead = Some(record),
+            RecordRef::Control(record) => ledger.apply_control(at, &record),
+            _ => {}
+        }
+    }
+    let Some(done) = completion else { return Ok(()) };
+    if let Some(key) = done.key {
+        apply_writes(values, (done.instance, done.generation, key), done.position, writes)?;
+    }
+    ledger.apply_completion(
+        at,
+        &Completed {
+            instance: done.instance,
+            generation: done.generation,
+            position: done.position,
+            key: done.key,
+            attempt: done.attempt,
+            outcome: done.outcome,
+            dead: dead.as_ref(),
+        },
+    );
+    folded.completed.push(done.instance);
+    Ok(())
+}
+
+fn apply_writes(
+    values: &Values,
+    owner: (InstanceId, Generation, &str),
+    position: Position,
+    writes: Vec<StateWrite>,
+) -> Result<(), ColdError> {
+    if writes.is_empty() { Ok(()) } else { values.apply(owner, position, writes) }
+}
+
+impl Bus {
+    /// Folds durable frames as they come, until the log is closed. Blocks its thread.
+    ///
+    /// # Errors
+    /// See [`FoldError`].
+    pub fn apply_durable(&self, runtime: &tokio::runtime::Handle) -> Result<(), FoldError> {
+        let Some(log) = self.log() else { return Ok(()) };
+        let next = CommitNumber(self.applied.borrow().0 + 1);
+        let mut frames = log.frames_from_commit(next);
+        loop {
+            let frame = match runtime.block_on(frames.next()) {
+                Ok(frame) => frame,
+                Err(ReadError::Closed) => return Ok(()),
+                Err(error) => return Err(error.into()),
+            };
+            let folded = fold(&mut self.ledger(), &self.values, &frame)?;
+            self.count(&folded.completed);
+            self.applied.send_replace(frame.last_commit());
+        }
+    }
+
+    fn count(&self, completed: &[InstanceId]) {
+        let progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        for run in completed.chunk_by(|a, b| a == b) {
+            let Some(progress) = run.first().and_then(|instance| progress.get(instance)) else {
+                continue;
+            };
+            progress.applied.fetch_add(run.len() as u64, Ordering::SeqCst);
+        }
+        let safe: Vec<_> = progress
+            .iter()
+            .filter_map(|(instance, progress)| Some((*instance, progress.take_safe()?)))
+            .collect();
+        drop(progress);
+        let mut ledger = self.ledger();
+        for (instance, low) in safe {
+            ledger.advance_low(instance, low);
+        }
+    }
+
+    /// Takes the effects of a delivery on a memory bus: at once, as there is no disk to wait for.
+    pub(super) fn commit_memory(
+        &self,
+        log: &MemoryLog,
+        commit: DeliveryCommit,
+    ) -> Result<Committed, crate::log::AppendError> {
+        let done = commit.completion;
+        let first_position = if commit.emits.is_empty() {
+            None
+        } else {
+            let appended = self.append_memory(log, commit.emits)?;
+            appended.first().map(|event| event.position)
+        };
+        let committed = self.now_committed(log, first_position);
+        if let Some(key) = &done.key {
+            let owner = (done.instance, done.generation, key.as_str());
+            // A memory bus has no cold store that could fail.
+            let applied = apply_writes(&self.values, owner, done.position, commit.state);
+            debug_assert!(applied.is_ok());
+        }
+        self.ledger().apply_completion(
+            At { commit: committed.commit, time_ms: committed.recorded_ms },
+            &Completed {
+                instance: done.instance,
+                generation: done.generation,
+                position: done.position,
+                key: done.key.as_ref().map(crate::event::Key::as_str),
+                attempt: done.attempt,
+                outcome: done.outcome,
+                dead: commit.dead_letter.as_ref(),
+            },
+        );
+        self.count(&[done.instance]);
+        Ok(committed)
+    }
+
+    pub(super) fn control_memory(&self, log: &MemoryLog, records: &[ControlRecord]) -> Committed {
+        let committed = self.now_committed(log, None);
+        let at = At { commit: committed.commit, time_ms: committed.recorded_ms };
+        let mut ledger = self.ledger();
+        for record in records {
+            ledger.apply_control(at, record);
+        }
+        committed
+    }
+
+    /// A memory bus has no commits to number: the last position stands in for them.
+    fn now_committed(&self, log: &MemoryLog, first_position: Option<Position>) -> Committed {
+        let commit = CommitNumber(log.last().borrow().0);
+        self.applied.send_replace(commit);
+        Committed { commit, first_position, recorded_ms: log.now_ms() }
+    }
+}

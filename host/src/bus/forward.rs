@@ -1,0 +1,108 @@
+//! Taking emitted events to the bus they are addressed to, in order, each once.
+//!
+//! The source log already holds the event; the target takes it together with a mark of how far it
+//! has come, in one commit. After a restart the mark says where to go on.
+
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use super::Bus;
+use crate::event::{Addressee, Event, NewEvent, Origin, Position};
+use crate::log::record::{Control, ControlRecord};
+use crate::log::{AppendError, ReadError};
+
+/// Events taken over in one commit, at most.
+const FORWARD_BATCH_MAX: usize = 256;
+
+/// Why a forwarder gave up.
+#[derive(Debug, thiserror::Error)]
+pub enum ForwardError {
+    /// The source cannot be read.
+    #[error("reading the source: {0}")]
+    Read(#[from] ReadError),
+    /// The target takes nothing any more.
+    #[error("appending to the target: {0}")]
+    Append(#[from] AppendError),
+}
+
+/// Forwards from `source` to `target` until either is closed or `stop` is cancelled.
+///
+/// # Errors
+/// See [`ForwardError`]; a closed log is none.
+pub async fn run(
+    source: Arc<Bus>,
+    target: Arc<Bus>,
+    stop: CancellationToken,
+) -> Result<(), ForwardError> {
+    let mut after = start(&source, &target);
+    let mut events = source.read_after(after);
+    loop {
+        let batch = tokio::select! {
+            biased;
+            () = stop.cancelled() => return Ok(()),
+            batch = events.next() => batch,
+        };
+        let batch = match batch {
+            Ok(batch) => batch,
+            Err(ReadError::Closed) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        };
+        let due: Vec<&Arc<Event>> =
+            batch.events().iter().filter(|event| is_for(event, target.name())).collect();
+        for chunk in due.chunks(FORWARD_BATCH_MAX) {
+            let Some(last) = chunk.last() else { continue };
+            let forwarded = chunk.iter().map(|event| moved(event, source.name())).collect();
+            let mark = mark(source.name(), last.position);
+            match target.forward(forwarded, &mark).done().await {
+                Ok(_) => after = last.position,
+                // From a memory bus, or to one, at most once: who is full loses them.
+                Err(AppendError::QueueFull { .. }) if target.log().is_none() => {
+                    tracing::warn!(
+                        from = %source.name(), to = %target.name(), events = chunk.len(),
+                        "the memory bus is full: forwarded events were dropped"
+                    );
+                }
+                Err(AppendError::ShuttingDown) => return Ok(()),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        tracing::trace!(from = %source.name(), to = %target.name(), position = %after, "forwarded");
+    }
+}
+
+/// Where to go on. Where nothing is outstanding, at the end: the log need not be read for nothing.
+fn start(source: &Bus, target: &Bus) -> Position {
+    let last = source.last_position();
+    if source.log().is_none() || target.log().is_none() {
+        // A memory bus forgot what it sent or took.
+        return last;
+    }
+    let taken = target.ledger().forwarded(source.name());
+    let meant = source.ledger().outbound(target.name());
+    if taken >= meant { last } else { taken }
+}
+
+fn is_for(event: &Event, target: &str) -> bool {
+    matches!(&event.addressee, Some(Addressee::Bus(bus)) if **bus == *target)
+}
+
+fn moved(event: &Event, source: &Arc<str>) -> NewEvent {
+    let origin =
+        Origin { region: Arc::default(), bus: Arc::clone(source), position: event.position };
+    NewEvent {
+        addressee: None,
+        // Instances and positions of one log mean nothing in another.
+        emitter: None,
+        causation: None,
+        origin: Some(origin),
+        ..event.body.clone()
+    }
+}
+
+fn mark(source: &Arc<str>, position: Position) -> ControlRecord {
+    ControlRecord {
+        actor: "host".into(),
+        control: Control::Forwarded { bus: source.to_string(), position },
+    }
+}

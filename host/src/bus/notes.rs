@@ -1,0 +1,126 @@
+//! What a runner tells people while it works: its log lines and one note a delivery.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::broadcast;
+
+use crate::effects::OutcomeKind;
+use crate::event::{Event, Position};
+
+/// Log lines kept of one plugin.
+const LINES_KEPT: usize = 1000;
+/// Log lines, or notes, a listener may be behind before it misses some.
+const BEHIND_MAX: usize = 4096;
+
+/// One line a plugin logged.
+#[derive(Debug, Clone)]
+pub struct Line {
+    /// Wall time, milliseconds since the Unix epoch.
+    pub at_ms: u64,
+    /// `trace`, `debug`, `info`, `warn` or `error`.
+    pub level: String,
+    /// The text as the guest gave it.
+    pub message: String,
+    /// The input event; none: the host speaks of the plugin as such.
+    pub position: Option<Position>,
+    /// The input's key.
+    pub key: Option<String>,
+    /// The attempt.
+    pub attempt: Option<u32>,
+}
+
+/// The log of one plugin: the last lines, and a way to follow.
+#[derive(Debug)]
+pub struct PluginLog {
+    kept: Mutex<VecDeque<Arc<Line>>>,
+    new: broadcast::Sender<Arc<Line>>,
+}
+
+impl Default for PluginLog {
+    fn default() -> Self {
+        Self { kept: Mutex::default(), new: broadcast::channel(BEHIND_MAX).0 }
+    }
+}
+
+impl PluginLog {
+    /// Adds a line.
+    pub fn push(&self, line: Line) {
+        let line = Arc::new(line);
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.len() == LINES_KEPT {
+            kept.pop_front();
+        }
+        kept.push_back(Arc::clone(&line));
+        // Under the lock, so that who follows neither misses a line nor sees one twice. An error
+        // means that nobody follows.
+        let _ = self.new.send(line);
+    }
+
+    /// The last `recent` lines, oldest first, and a receiver of those to come.
+    #[must_use]
+    pub fn follow(&self, recent: usize) -> (Vec<Arc<Line>>, broadcast::Receiver<Arc<Line>>) {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let skip = kept.len().saturating_sub(recent);
+        (kept.iter().skip(skip).cloned().collect(), self.new.subscribe())
+    }
+}
+
+/// One delivery, for people to watch.
+#[derive(Debug, Clone)]
+pub struct Note {
+    /// Name of the plugin.
+    pub plugin: Arc<str>,
+    /// The input.
+    pub event: Arc<Event>,
+    /// How the attempt ended.
+    pub outcome: OutcomeKind,
+    /// Why, where it failed.
+    pub reason: String,
+    /// Its number.
+    pub attempt: u32,
+    /// How long it took.
+    pub wall: Duration,
+    /// Fuel it used.
+    pub fuel: u64,
+    /// State it wrote: name and value as text where it is some; at most three.
+    pub state: Vec<(Arc<str>, String)>,
+    /// Types it emitted.
+    pub emitted: Vec<Arc<str>>,
+    /// Position of the first of them.
+    pub first_position: Option<Position>,
+    /// When it is tried again, in milliseconds from now; none: it is over.
+    pub again_ms: Option<u64>,
+    /// Whether it became a dead letter.
+    pub dead: bool,
+}
+
+/// Where notes go. Nobody listening costs one atomic load a delivery.
+#[derive(Debug, Clone)]
+pub struct Notes(broadcast::Sender<Arc<Note>>);
+
+impl Default for Notes {
+    fn default() -> Self {
+        Self(broadcast::channel(BEHIND_MAX).0)
+    }
+}
+
+impl Notes {
+    /// Whether anybody listens.
+    #[must_use]
+    pub fn wanted(&self) -> bool {
+        self.0.receiver_count() > 0
+    }
+
+    /// Tells whoever listens.
+    pub fn tell(&self, note: Note) {
+        let _ = self.0.send(Arc::new(note));
+    }
+
+    /// Listens. Who lags misses some.
+    #[must_use]
+    pub fn listen(&self) -> broadcast::Receiver<Arc<Note>> {
+        self.0.subscribe()
+    }
+}

@@ -1,0 +1,339 @@
+//! One plugin at work on one bus: a feeder that reads, workers that deliver, a drain that catches
+//! up keys which waited.
+//!
+//! Which delivery is next is the scheduler's decision, what happens after a failure the retry
+//! policy's; this file performs them.
+
+mod feed;
+mod work;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwap;
+use roaring::RoaringTreemap;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::Bus;
+use super::apply::Progress;
+use super::deliver::Deliverer;
+use super::notes::{Line, Notes, PluginLog};
+use crate::event::{Addressee, Digest, Event, Generation, InstanceId, Position};
+use crate::log::AppendError;
+use crate::metrics::PluginMetrics;
+use crate::plugin::Subscription;
+use crate::plugin::manifest::Manifest;
+use crate::schedule::core::{Cursor, Restored, Until};
+use crate::schedule::driver::PluginQueue;
+use crate::schedule::pool::Tenant;
+use crate::schedule::retry::RetryPolicy;
+use crate::wasm::{GuestLimits, Invoker};
+
+/// A module with its manifest: what one delivery attempt is pinned to.
+pub struct Version {
+    /// The module.
+    pub invoker: Arc<dyn Invoker>,
+    /// Its digest.
+    pub digest: Digest,
+    /// The manifest, resolved against the operator's configuration.
+    pub manifest: Arc<Manifest>,
+    /// What each delivery may use.
+    pub limits: Arc<GuestLimits>,
+    /// `[config]` of the manifest.
+    pub config: Arc<BTreeMap<String, String>>,
+    /// What happens after a failure.
+    pub retry: RetryPolicy,
+    /// Who commits.
+    pub deliverer: Deliverer,
+}
+
+/// The subscriptions of a plugin, each in force for positions after its own.
+pub type Subscriptions = Vec<(Position, Arc<Subscription>)>;
+
+/// What a runner is made of.
+pub struct Parts {
+    /// The bus.
+    pub bus: Arc<Bus>,
+    /// The plugin's name.
+    pub name: Arc<str>,
+    /// Its identity.
+    pub instance: InstanceId,
+    /// Its generation.
+    pub generation: Generation,
+    /// Subscriptions, oldest first; at least one.
+    pub subscriptions: Subscriptions,
+    /// What serves.
+    pub version: Arc<Version>,
+    /// Whether it starts paused.
+    pub paused: bool,
+    /// Where its CPU time is accounted.
+    pub tenant: Tenant,
+    /// Its log.
+    pub log: Arc<PluginLog>,
+    /// Where deliveries are noted.
+    pub notes: Notes,
+    /// Its counters.
+    pub metrics: PluginMetrics,
+    /// Told that a plugin must be paused, with the reason.
+    pub pauses: mpsc::Sender<(InstanceId, String)>,
+}
+
+/// A plugin at work. Ends its tasks in [`Runner::stop`].
+pub struct Runner {
+    pub(super) bus: Arc<Bus>,
+    pub(super) name: Arc<str>,
+    pub(super) instance: InstanceId,
+    pub(super) generation: Generation,
+    pub(super) queue: PluginQueue<Arc<Event>>,
+    pub(super) version: ArcSwap<Version>,
+    pub(super) subscriptions: ArcSwap<Subscriptions>,
+    pub(super) before: Before,
+    pub(super) progress: Arc<Progress>,
+    pub(super) log: Arc<PluginLog>,
+    pub(super) notes: Notes,
+    pub(super) metrics: PluginMetrics,
+    pub(super) pauses: mpsc::Sender<(InstanceId, String)>,
+    pub(super) stop: CancellationToken,
+    swaps: mpsc::Sender<Swap>,
+    tasks: TaskTracker,
+    deliveries: [AtomicU64; 9],
+    last_failure: Mutex<Option<(u64, String)>>,
+}
+
+/// What earlier runs of the host have done with events that this one reads again.
+pub(super) struct Before {
+    low: Position,
+    completed: RoaringTreemap,
+}
+
+impl Before {
+    pub(super) fn is_completed(&self, position: Position) -> bool {
+        position <= self.low || self.completed.contains(position.0)
+    }
+}
+
+/// A new version on its way in.
+pub(super) struct Swap {
+    pub(super) version: Arc<Version>,
+    pub(super) subscription: Arc<Subscription>,
+    pub(super) actor: Arc<str>,
+    pub(super) done: oneshot::Sender<Result<(), AppendError>>,
+}
+
+impl Runner {
+    /// Starts feeder, drain and workers.
+    #[must_use]
+    pub fn start(parts: Parts, workers: usize) -> Arc<Self> {
+        let (swaps, incoming) = mpsc::channel(1);
+        let (before, waiting) = look_back(&parts.bus, parts.instance);
+        let low = before.low;
+        let clock = Arc::clone(&parts.bus);
+        let queue =
+            PluginQueue::new(bounds(&parts.version.manifest), Arc::new(move || clock.now_ms()));
+        if parts.paused {
+            queue.pause();
+        }
+        queue.with(|core| {
+            for restored in waiting {
+                core.restore_waiting(restored);
+            }
+        });
+        let runner = Arc::new(Self {
+            progress: parts.bus.progress(parts.instance),
+            bus: parts.bus,
+            name: parts.name,
+            instance: parts.instance,
+            generation: parts.generation,
+            queue,
+            version: ArcSwap::new(parts.version),
+            subscriptions: ArcSwap::from_pointee(parts.subscriptions),
+            before,
+            log: parts.log,
+            notes: parts.notes,
+            metrics: parts.metrics,
+            pauses: parts.pauses,
+            stop: CancellationToken::new(),
+            swaps,
+            tasks: TaskTracker::new(),
+            deliveries: Default::default(),
+            last_failure: Mutex::default(),
+        });
+        runner.tasks.spawn(Arc::clone(&runner).feed(low, incoming));
+        runner.tasks.spawn(Arc::clone(&runner).drain());
+        for _ in 0..workers {
+            let worker = runner.tasks.track_future(Arc::clone(&runner).work());
+            drop(parts.tenant.spawn(worker));
+        }
+        if let Some(ring) = runner.bus.ring() {
+            let consumer = Arc::downgrade(&runner);
+            let low = move || consumer.upgrade().map_or(Position(u64::MAX), |r| r.cursor().low);
+            ring.add_consumer(runner.instance, Box::new(low));
+        }
+        runner
+    }
+
+    /// Puts a new version in place: later attempts run on it, and its subscription holds for the
+    /// positions that were not read yet. Resolves once that stands in the log.
+    ///
+    /// # Errors
+    /// The log failed or is closed, or the runner was stopped.
+    pub async fn swap(
+        &self,
+        version: Arc<Version>,
+        subscription: Arc<Subscription>,
+        actor: Arc<str>,
+    ) -> Result<(), AppendError> {
+        let (done, swapped) = oneshot::channel();
+        let swap = Swap { version, subscription, actor, done };
+        if self.swaps.send(swap).await.is_err() {
+            return Err(AppendError::ShuttingDown);
+        }
+        swapped.await.unwrap_or(Err(AppendError::ShuttingDown))
+    }
+
+    /// Stops reading and delivering. A delivery in progress goes on until its guest returns or
+    /// `limits.timeout` passes, and is committed.
+    pub async fn stop(&self) {
+        self.stop.cancel();
+        self.queue.close();
+        self.tasks.close();
+        self.tasks.wait().await;
+        if let Some(ring) = self.bus.ring() {
+            ring.remove_consumer(self.instance);
+        }
+    }
+
+    /// No more deliveries are begun until [`Runner::resume`].
+    pub fn pause(&self) {
+        self.queue.pause();
+    }
+
+    /// Deliveries go on.
+    pub fn resume(&self) {
+        self.queue.resume();
+    }
+
+    /// How far it has come.
+    #[must_use]
+    pub fn cursor(&self) -> Cursor {
+        self.queue.cursor()
+    }
+
+    /// What serves.
+    #[must_use]
+    pub fn version(&self) -> Arc<Version> {
+        self.version.load_full()
+    }
+
+    /// The bus it works on.
+    #[must_use]
+    pub fn bus(&self) -> &Arc<Bus> {
+        &self.bus
+    }
+
+    /// Its identity.
+    #[must_use]
+    pub fn instance(&self) -> InstanceId {
+        self.instance
+    }
+
+    /// Its generation.
+    #[must_use]
+    pub fn generation(&self) -> Generation {
+        self.generation
+    }
+
+    /// Attempts since it was started, by code of their outcome.
+    #[must_use]
+    pub fn deliveries(&self) -> [u64; 9] {
+        std::array::from_fn(|code| {
+            self.deliveries.get(code).map_or(0, |count| count.load(Ordering::Relaxed))
+        })
+    }
+
+    /// Log time and words of the last failed attempt.
+    #[must_use]
+    pub fn last_failure(&self) -> Option<(u64, String)> {
+        self.last_failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether an event is this plugin's, by the subscription in force at its position.
+    pub(super) fn wants(&self, subscriptions: &Subscriptions, event: &Event) -> bool {
+        match &event.addressee {
+            Some(Addressee::Plugin(instance)) => return *instance == self.instance,
+            Some(Addressee::Bus(_)) => return false,
+            None => {}
+        }
+        subscriptions
+            .iter()
+            .rev()
+            .find(|(after, _)| event.position > *after)
+            .or(subscriptions.first())
+            .is_some_and(|(_, subscription)| subscription.matches(event, self.instance))
+    }
+
+    /// A line in the plugin's log that the host, not the guest, has to say.
+    pub(super) fn say(&self, level: &str, message: String) {
+        self.log.push(Line {
+            at_ms: self.bus.now_ms(),
+            level: level.to_owned(),
+            message,
+            position: None,
+            key: None,
+            attempt: None,
+        });
+    }
+
+    pub(super) fn count(&self, outcome: crate::effects::OutcomeKind) {
+        if let Some(count) = self.deliveries.get(outcome as usize) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn note_failure(&self, at_ms: u64, words: String) {
+        *self.last_failure.lock().unwrap_or_else(PoisonError::into_inner) = Some((at_ms, words));
+    }
+}
+
+/// What the log says of deliveries that this runner comes across: those that are over, and those
+/// that wait for another attempt.
+fn look_back(bus: &Bus, instance: InstanceId) -> (Before, Vec<Restored>) {
+    let ledger = bus.ledger();
+    let Some(plugin) = ledger.instance(instance) else {
+        return (Before { low: Position(0), completed: RoaringTreemap::new() }, Vec::new());
+    };
+    let suspect = |position: Position| {
+        bus.suspects().iter().find(|s| s.instance == instance && s.position == position)
+    };
+    let waiting = plugin
+        .attempts
+        .iter()
+        .map(|(position, state)| {
+            // Running again when the host died: that attempt counts.
+            let died = suspect(*position).map_or(0, |suspect| suspect.attempt);
+            Restored {
+                position: *position,
+                key: state.key.clone(),
+                attempt: state.attempts.max(died).saturating_add(1),
+                first_ms: Some(state.first_ms),
+                until: Until::Due(state.due_ms),
+            }
+        })
+        .collect();
+    (Before { low: plugin.low, completed: plugin.completed.clone() }, waiting)
+}
+
+fn count(number: u32) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
+}
+
+fn bounds(manifest: &Manifest) -> crate::schedule::core::Bounds {
+    crate::schedule::core::Bounds {
+        in_flight_count_max: count(manifest.run.in_flight),
+        in_flight_bytes_max: crate::limits::IN_FLIGHT_BYTES_MAX,
+        waiting_max: count(manifest.run.waiting_max),
+    }
+}

@@ -1,0 +1,185 @@
+//! Reading: from the bus into the scheduler's queue.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+
+use super::{Runner, Subscriptions, Swap};
+use crate::event::{Event, Position};
+use crate::log::ReadError;
+use crate::log::record::{Control, ControlRecord};
+use crate::schedule::core::{Drain, Entry, Restored, Until};
+
+impl Runner {
+    /// Reads the bus from `low` on and offers what the plugin subscribes to, until stopped.
+    pub(super) async fn feed(self: Arc<Self>, low: Position, mut swaps: mpsc::Receiver<Swap>) {
+        self.restore_suspects().await;
+        let bus = Arc::clone(&self.bus);
+        let mut source = bus.read_after(low);
+        let mut scanned = low;
+        loop {
+            // Cancel safe: `next` loses nothing, and a swap that was received is performed.
+            let batch = tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return,
+                Some(swap) = swaps.recv() => {
+                    self.perform(swap, scanned).await;
+                    continue;
+                }
+                batch = source.next() => batch,
+            };
+            let batch = match batch {
+                Ok(batch) => batch,
+                Err(ReadError::Closed) => return,
+                Err(error) => {
+                    tracing::error!(plugin = %self.name, %error, "the plugin cannot read its bus");
+                    self.say("error", format!("cannot read the bus: {error}"));
+                    return;
+                }
+            };
+            let Some(last) = batch.events().last().map(|event| event.position) else { continue };
+            let entries = self.judge(batch.events());
+            self.offer(entries, last, &mut swaps).await;
+            scanned = last;
+            self.progress.offer(|| self.queue.cursor().low);
+        }
+    }
+
+    /// What was running when the host died starts at the next attempt: it may be what killed it.
+    async fn restore_suspects(&self) {
+        for suspect in self.bus.suspects().iter().filter(|s| s.instance == self.instance) {
+            if self.before.is_completed(suspect.position) {
+                continue;
+            }
+            let event = match self.bus.event(suspect.position).await {
+                Ok(Some(event)) => event,
+                Ok(None) => continue,
+                Err(error) => {
+                    tracing::warn!(plugin = %self.name, %error, "a suspect cannot be read");
+                    continue;
+                }
+            };
+            if self.wants(&self.subscriptions.load(), &event) {
+                let restored = Restored {
+                    position: event.position,
+                    key: event.key.clone(),
+                    attempt: suspect.attempt.saturating_add(1),
+                    first_ms: None,
+                    until: Until::Now,
+                };
+                // Known already where it waits for another attempt anyway.
+                self.queue.with(|core| core.restore_waiting(restored));
+            }
+        }
+    }
+
+    /// The events among `events` that are this plugin's and still to be delivered.
+    fn judge(&self, events: &[Arc<Event>]) -> VecDeque<Entry<Arc<Event>>> {
+        let subscriptions = self.subscriptions.load();
+        events.iter().filter_map(|event| self.entry(&subscriptions, event)).collect()
+    }
+
+    fn entry(
+        &self,
+        subscriptions: &Subscriptions,
+        event: &Arc<Event>,
+    ) -> Option<Entry<Arc<Event>>> {
+        if !self.wants(subscriptions, event) || self.before.is_completed(event.position) {
+            return None;
+        }
+        Some(Entry {
+            position: event.position,
+            key: event.key.clone(),
+            weight: event.weight(),
+            item: Arc::clone(event),
+        })
+    }
+
+    async fn offer(
+        &self,
+        mut entries: VecDeque<Entry<Arc<Event>>>,
+        last: Position,
+        swaps: &mut mpsc::Receiver<Swap>,
+    ) {
+        loop {
+            if self.queue.offer_all(&mut entries, last) {
+                return;
+            }
+            // What is left was judged already: a new subscription holds after `last`.
+            tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return,
+                Some(swap) = swaps.recv() => self.perform(swap, last).await,
+                _ = self.queue.room() => {}
+            }
+        }
+    }
+
+    /// Records and installs a new version; its subscription holds for positions after `after`.
+    async fn perform(&self, swap: Swap, after: Position) {
+        let record = ControlRecord {
+            actor: swap.actor,
+            control: Control::Activate {
+                instance: self.instance,
+                generation: self.generation,
+                module: swap.version.digest,
+                environment: swap.version.deliverer.environment,
+                manifest: swap.version.manifest.to_toml(),
+                after,
+            },
+        };
+        let result = self.bus.control(&[record]).done().await;
+        if result.is_ok() {
+            let mut subscriptions = Subscriptions::clone(&self.subscriptions.load());
+            subscriptions.push((after, swap.subscription));
+            self.subscriptions.store(Arc::new(subscriptions));
+            self.version.store(swap.version);
+        }
+        // Nobody waits any more where the caller was dropped.
+        let _ = swap.done.send(result.map(|_| ()));
+    }
+
+    /// Finds the deferred events of keys whose wait is over, until stopped.
+    pub(super) async fn drain(self: Arc<Self>) {
+        loop {
+            let drain = tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return,
+                drain = self.queue.next_drain() => drain,
+            };
+            let Some(drain) = drain else { return };
+            if let Err(error) = self.refill(&drain).await {
+                if matches!(error, ReadError::Closed) {
+                    return;
+                }
+                tracing::error!(plugin = %self.name, key = %drain.key, %error, "a key cannot be drained");
+                self.say("error", format!("key `{}` cannot be read: {error}", drain.key));
+                return;
+            }
+        }
+    }
+
+    async fn refill(&self, drain: &Drain) -> Result<(), ReadError> {
+        let positions = self.bus.key_positions(&drain.key, drain.from, drain.limit).await?;
+        let whole = positions.len() < drain.limit;
+        let subscriptions = self.subscriptions.load_full();
+        let mut entries = Vec::new();
+        let mut reached = drain.from;
+        for position in positions.into_iter().take_while(|position| *position <= drain.to) {
+            reached = position;
+            let Some(event) = self.bus.event(position).await? else { continue };
+            if self.wants(&subscriptions, &event) && !self.before.is_completed(position) {
+                entries.push(Entry {
+                    position,
+                    key: event.key.clone(),
+                    weight: event.weight(),
+                    item: event,
+                });
+            }
+        }
+        let reached = if whole || reached >= drain.to { drain.to } else { reached };
+        self.queue.refill(drain, entries, reached);
+        Ok(())
+    }
+}

@@ -1,0 +1,359 @@
+//! Delivering: from the scheduler's queue through the sandbox into the log.
+
+use std::sync::Arc;
+
+use super::{Runner, Version};
+use crate::bus::deliver::{self, Ended};
+use crate::bus::notes::{Line, Note};
+use crate::bus::{Permit, Ticket};
+use crate::effects::{Effects, OutcomeKind, StateWrite};
+use crate::event::Event;
+use crate::log::record::{AttemptRecord, Control, ControlRecord, DeadLetterRecord};
+use crate::log::{AppendError, ReadError};
+use crate::plugin::manifest::{OnFailure, OnReject};
+use crate::schedule::core::{Finish, Finished};
+use crate::schedule::driver::Lease;
+use crate::schedule::retry::{self, Step};
+use crate::state::cold::ColdError;
+use crate::state::slots::{Slot as NoteSlot, Slots, Suspect};
+use crate::state::{KeyView, Owner};
+use crate::wasm::{Delivery, Invocation, Seed, Slot, StateView};
+
+/// Bytes that the lane must have room for beside `limits.output`: the completion itself.
+const COMPLETION_BYTES: usize = 1024;
+
+/// What one attempt came to.
+struct Attempt {
+    number: u32,
+    first_ms: u64,
+    invocation: Invocation,
+}
+
+impl StateView for KeyView {
+    fn get(&self, name: &str) -> Option<bytes::Bytes> {
+        Self::get(self, name)
+    }
+
+    fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Vec<String> {
+        Self::list(self, prefix, after, limit)
+    }
+}
+
+/// What is to be done about a key once its delivery is recorded, and what is to be told.
+struct Ending {
+    finish: Finish,
+    told: Option<Told>,
+}
+
+/// What people are told of a delivery.
+struct Told {
+    effects: Effects,
+    ticket: Option<Ticket>,
+    dead: bool,
+    again_ms: Option<u64>,
+}
+
+impl Runner {
+    /// Takes one delivery after the other until stopped.
+    pub(super) async fn work(self: Arc<Self>) {
+        let notes = self.bus.slots().and_then(Slots::take);
+        let mut slot = Slot::default();
+        let mut next = self.queue.take().await;
+        while let Some(lease) = next {
+            let position = lease.assignment().position;
+            match self.deliver(&mut slot, notes.as_ref(), &lease).await {
+                Ok(finish) => {
+                    let (finished, following) = lease.finish_then_take(finish).await;
+                    if finished == Finished::WaitsOver {
+                        let why = format!(
+                            "more keys wait than `run.waiting-max` = {} allows",
+                            self.version.load().manifest.run.waiting_max
+                        );
+                        self.pause_because(why);
+                    }
+                    next = following;
+                }
+                Err(Stopped::Closing) => return,
+                Err(Stopped::Unreadable(why)) => {
+                    tracing::error!(plugin = %self.name, %position, why, "cannot deliver an event");
+                    self.pause_because(format!(
+                        "the event at {position} cannot be delivered: {why}"
+                    ));
+                    return;
+                }
+            }
+        }
+    }
+
+    async fn deliver(
+        &self,
+        slot: &mut Slot,
+        notes: Option<&NoteSlot<'_>>,
+        lease: &Lease<Arc<Event>>,
+    ) -> Result<Finish, Stopped> {
+        let assignment = lease.assignment();
+        let event = match &assignment.item {
+            Some(event) => Arc::clone(event),
+            None => match self.bus.event(assignment.position).await? {
+                Some(event) => event,
+                // Only a memory bus that dropped it comes here.
+                None => return Ok(Finish::Done),
+            },
+        };
+        let version = self.version.load_full();
+        let bytes = version.limits.output_bytes_max + COMPLETION_BYTES;
+        let permit = self.bus.reserve(self.instance, bytes).await?;
+        if let Some(notes) = notes {
+            let (instance, position) = (self.instance, event.position);
+            notes.begin(Suspect { instance, position, attempt: assignment.attempt });
+        }
+        let first_ms = assignment.first_ms.unwrap_or_else(|| self.bus.now_ms());
+        let view = self.view(&event)?;
+        let delivery = self.delivery(&version, &event, assignment.attempt, view.as_ref());
+        let invocation = version.invoker.invoke(slot, delivery).await;
+        self.keep_logs(&event, assignment.attempt, &invocation);
+        let mut attempt = Attempt { number: assignment.attempt, first_ms, invocation };
+        // No `await` from here to `finish`: a delivery that is committed must be over, and one that
+        // is over must be committed.
+        let ending = self.end(&version, &event, &mut attempt, view, permit);
+        if let Some(told) = ending.told {
+            self.tell(&event, &attempt, told);
+        }
+        Ok(ending.finish)
+    }
+
+    fn view(&self, event: &Event) -> Result<Option<KeyView>, ColdError> {
+        let Some(key) = event.key.clone() else { return Ok(None) };
+        let owner = Owner { instance: self.instance, generation: self.generation, key };
+        self.bus.values().view(owner, event.recorded_ms).map(Some)
+    }
+
+    fn delivery(
+        &self,
+        version: &Version,
+        event: &Arc<Event>,
+        attempt: u32,
+        view: Option<&KeyView>,
+    ) -> Delivery {
+        let state: Arc<dyn StateView> = match view {
+            Some(view) => Arc::new(view.clone()),
+            None => Arc::new(()),
+        };
+        Delivery {
+            event: Arc::clone(event),
+            attempt,
+            redriven: false,
+            seed: Seed {
+                log_id: self.bus.log_id(),
+                instance: self.instance,
+                generation: self.generation,
+            },
+            config: Arc::clone(&version.config),
+            limits: Arc::clone(&version.limits),
+            state,
+        }
+    }
+
+    /// Decides what the attempt means, and records it.
+    fn end(
+        &self,
+        version: &Version,
+        event: &Arc<Event>,
+        attempt: &mut Attempt,
+        view: Option<KeyView>,
+        permit: Permit,
+    ) -> Ending {
+        let kind = attempt.invocation.outcome.kind();
+        self.count(kind);
+        self.metrics.delivered(kind, attempt.invocation.wall, attempt.invocation.fuel);
+        let now_ms = self.bus.now_ms();
+        let outcome = &attempt.invocation.outcome;
+        let (number, first_ms) = (attempt.number, attempt.first_ms);
+        let jitter = fastrand::u64(..);
+        let step = retry::next(&version.retry, number, first_ms, now_ms, outcome, jitter);
+        if step != Step::Done {
+            self.note_failure(now_ms, format!("{} {}", kind.name(), outcome.reason()));
+        }
+        match step {
+            Step::Done => self.complete(version, event, attempt, view, permit, None),
+            Step::RetryAt(due_ms) => self.retry(version, event, attempt, due_ms, now_ms),
+            Step::GiveUp => {
+                let letter = DeadLetterRecord {
+                    reason: outcome.reason(),
+                    backtrace: attempt.invocation.backtrace.clone(),
+                    logs: attempt.invocation.logs.clone(),
+                    first_ms,
+                    module: version.digest,
+                };
+                let ending = self.complete(version, event, attempt, None, permit, Some(letter));
+                if pauses(version, kind) {
+                    let position = event.position;
+                    let words = kind.name();
+                    self.pause_because(format!("the event at {position} was given up: {words}"));
+                }
+                ending
+            }
+        }
+    }
+
+    /// Stops handing out deliveries at once; the host records it.
+    fn pause_because(&self, reason: String) {
+        self.queue.pause();
+        self.say("error", format!("paused: {reason}"));
+        if let Err(error) = self.pauses.try_send((self.instance, reason)) {
+            tracing::warn!(plugin = %self.name, %error, "a pause is not recorded");
+        }
+    }
+
+    fn retry(
+        &self,
+        version: &Version,
+        event: &Arc<Event>,
+        attempt: &Attempt,
+        due_ms: u64,
+        now_ms: u64,
+    ) -> Ending {
+        let outcome = &attempt.invocation.outcome;
+        let first_ms = attempt.first_ms;
+        let record = ControlRecord {
+            actor: "host".into(),
+            control: Control::Attempt(AttemptRecord {
+                instance: self.instance,
+                generation: self.generation,
+                position: event.position,
+                key: event.key.clone(),
+                attempt: attempt.number,
+                first_ms,
+                outcome: outcome.kind(),
+                reason: outcome.reason(),
+                due_ms,
+            }),
+        };
+        drop(self.bus.control(&[record]));
+        tracing::debug!(
+            plugin = %self.name, position = %event.position, attempt = attempt.number,
+            outcome = outcome.kind().name(), module = %version.digest.short(), "attempt failed"
+        );
+        let told = self.notes.wanted().then(|| Told {
+            effects: Effects::default(),
+            ticket: None,
+            dead: false,
+            again_ms: Some(due_ms.saturating_sub(now_ms)),
+        });
+        Ending { finish: Finish::RetryAt { at_ms: due_ms, first_ms }, told }
+    }
+
+    /// Commits the end of a delivery. The key goes on once the commit is in its lane, on state that
+    /// nobody else sees yet.
+    fn complete(
+        &self,
+        version: &Version,
+        event: &Arc<Event>,
+        attempt: &mut Attempt,
+        view: Option<KeyView>,
+        permit: Permit,
+        dead_letter: Option<DeadLetterRecord>,
+    ) -> Ending {
+        let effects = std::mem::take(&mut attempt.invocation.effects);
+        let shown = self.notes.wanted().then(|| effects.clone());
+        let dead = dead_letter.is_some();
+        let ended = Ended {
+            attempt: attempt.number,
+            outcome: attempt.invocation.outcome.kind(),
+            fuel: attempt.invocation.fuel,
+            dead_letter,
+        };
+        let commit = deliver::commit(&version.deliverer, event, ended, effects);
+        if let Some(view) = view {
+            let writes: Arc<[StateWrite]> = commit.state.as_slice().into();
+            view.push_pending(event.position, writes);
+        }
+        self.progress.submit();
+        let ticket = self.bus.commit(permit, commit);
+        self.metrics.lag(self.bus.now_ms().saturating_sub(event.recorded_ms));
+        let told =
+            shown.map(|effects| Told { effects, ticket: Some(ticket), dead, again_ms: None });
+        Ending { finish: Finish::Done, told }
+    }
+
+    fn keep_logs(&self, event: &Event, attempt: u32, invocation: &Invocation) {
+        for line in &invocation.logs {
+            self.log.push(Line {
+                at_ms: self.bus.now_ms(),
+                level: line.level.clone(),
+                message: line.message.clone(),
+                position: Some(event.position),
+                key: event.key.as_ref().map(ToString::to_string),
+                attempt: Some(attempt),
+            });
+        }
+    }
+
+    /// Notes a delivery for whoever watches, once its effects have their positions.
+    fn tell(&self, event: &Arc<Event>, attempt: &Attempt, told: Told) {
+        let text = |bytes: &bytes::Bytes| String::from_utf8_lossy(bytes).chars().take(40).collect();
+        let state = told.effects.state.iter().take(3);
+        let mut note = Note {
+            plugin: Arc::clone(&self.name),
+            event: Arc::clone(event),
+            outcome: attempt.invocation.outcome.kind(),
+            reason: attempt.invocation.outcome.reason(),
+            attempt: attempt.number,
+            wall: attempt.invocation.wall,
+            fuel: attempt.invocation.fuel,
+            state: state
+                .filter_map(|write| Some((Arc::clone(&write.name), text(write.value.as_ref()?))))
+                .collect(),
+            emitted: told.effects.emits.iter().map(|draft| Arc::clone(&draft.kind)).collect(),
+            first_position: None,
+            again_ms: told.again_ms,
+            dead: told.dead,
+        };
+        let notes = self.notes.clone();
+        let Some(ticket) = told.ticket else { return notes.tell(note) };
+        self.tasks.spawn(async move {
+            if let Ok(committed) = ticket.done().await {
+                note.first_position = committed.first_position;
+            }
+            notes.tell(note);
+        });
+    }
+}
+
+/// Whether giving up a delivery pauses its plugin.
+fn pauses(version: &Version, outcome: OutcomeKind) -> bool {
+    if outcome == OutcomeKind::Reject {
+        version.manifest.on_reject() == OnReject::Pause
+    } else {
+        version.manifest.on_failure() == OnFailure::Pause
+    }
+}
+
+/// Why a worker ends.
+enum Stopped {
+    /// The log takes nothing any more.
+    Closing,
+    /// The log or the state cannot be read.
+    Unreadable(String),
+}
+
+impl From<AppendError> for Stopped {
+    fn from(_: AppendError) -> Self {
+        Self::Closing
+    }
+}
+
+impl From<ReadError> for Stopped {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Closed => Self::Closing,
+            error => Self::Unreadable(error.to_string()),
+        }
+    }
+}
+
+impl From<ColdError> for Stopped {
+    fn from(error: ColdError) -> Self {
+        Self::Unreadable(error.to_string())
+    }
+}

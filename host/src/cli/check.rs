@@ -1,0 +1,134 @@
+//! `tidegate check MODULE`: what a module is, what it imports, what it would be granted, what is
+//! missing.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+use serde::Serialize;
+
+use super::Output;
+use crate::wasm::compile::CompileLimits;
+use crate::wasm::load::Compiler;
+use crate::wasm::refusal::Refusal;
+use crate::wasm::report::{ModuleReport, inspect};
+
+/// Says what a module is, what it imports, what it would be granted and what is missing.
+#[derive(Debug, Clone, clap::Args)]
+pub struct CheckArgs {
+    /// The module: a component, a core module with component types, a WASI command, or their text
+    pub module: PathBuf,
+}
+
+/// The JSON document.
+#[derive(Serialize)]
+struct Document<'a> {
+    module: &'a Path,
+    would_load: bool,
+    #[serde(flatten)]
+    report: &'a ModuleReport,
+}
+
+/// Checks a module and prints the report to standard output: exit code 1 where the host would
+/// refuse it.
+///
+/// # Errors
+/// The file cannot be read, or the output not written.
+pub fn run(args: &CheckArgs, output: Output) -> anyhow::Result<ExitCode> {
+    let exe = std::env::current_exe().context("cannot find this executable to compile with")?;
+    check(args, output, &Compiler::Child(exe), &mut std::io::stdout().lock())
+}
+
+/// [`run`] with a compiler and a place to print to.
+///
+/// # Errors
+/// The file cannot be read, or the output not written.
+pub fn check(
+    args: &CheckArgs,
+    output: Output,
+    compiler: &Compiler,
+    out: &mut dyn Write,
+) -> anyhow::Result<ExitCode> {
+    let limits = CompileLimits::default();
+    let wasm = read_module(&args.module, limits.module_bytes_max)?;
+    let report = inspect(&wasm, compiler, &limits);
+    match output {
+        Output::Text => writeln!(out, "{report}")?,
+        Output::Json => {
+            let would_load = report.would_load();
+            let document = Document { module: &args.module, would_load, report: &report };
+            serde_json::to_writer(&mut *out, &document)?;
+            writeln!(out)?;
+        }
+    }
+    Ok(if report.would_load() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Reads a module from a file of at most `bytes_max` bytes.
+///
+/// # Errors
+/// It is not there, not a regular file, or too large.
+pub(crate) fn read_module(path: &Path, bytes_max: u64) -> anyhow::Result<Vec<u8>> {
+    let named = || format!("cannot read module `{}`", path.display());
+    let meta = std::fs::metadata(path).with_context(named)?;
+    if meta.is_dir() {
+        bail!("`{}` is a folder; name the module in it", path.display());
+    }
+    // A FIFO would wait for its writer for ever.
+    if !meta.is_file() {
+        bail!("`{}` is not a regular file", path.display());
+    }
+    if meta.len() > bytes_max {
+        let refusal = Refusal::TooLarge { bytes: meta.len(), limit: bytes_max };
+        return Err(refusal).with_context(named);
+    }
+    let mut wasm = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(bytes_max).read_to_end(&mut wasm))
+        .with_context(named)?;
+    Ok(wasm)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wasm::fixtures::STDIO;
+
+    fn check_text(wasm: &str, output: Output) -> (String, bool) {
+        let dir = tempfile::tempdir().unwrap();
+        let args = CheckArgs { module: dir.path().join("m.wat") };
+        std::fs::write(&args.module, wasm).unwrap();
+        let mut out = Vec::new();
+        let code = check(&args, output, &Compiler::InProcess, &mut out).unwrap();
+        (String::from_utf8(out).unwrap(), code == ExitCode::SUCCESS)
+    }
+
+    #[test]
+    fn a_good_module_exits_with_success() {
+        let (text, ok) = check_text(STDIO, Output::Text);
+        assert!(ok && text.ends_with("would be loaded\n"), "{text}");
+    }
+
+    #[test]
+    fn a_module_that_would_be_refused_exits_with_failure() {
+        let (text, ok) = check_text("(module)", Output::Json);
+        let document: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert!(!ok);
+        assert_eq!(document["would_load"], false);
+        assert!(document["problems"][0].as_str().unwrap().contains("without component types"));
+    }
+
+    #[test]
+    fn folders_and_missing_files_are_errors_in_words() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = read_module(dir.path(), 10).unwrap_err();
+        assert!(folder.to_string().contains("is a folder; name the module in it"));
+        let missing = read_module(&dir.path().join("x.wasm"), 10).unwrap_err();
+        assert!(missing.to_string().contains("cannot read module"));
+        std::fs::write(dir.path().join("big.wasm"), [0; 11]).unwrap();
+        let big = read_module(&dir.path().join("big.wasm"), 10).unwrap_err();
+        assert!(format!("{big:#}").contains("module has 11 bytes, at most 10 are allowed"));
+    }
+}

@@ -1,0 +1,422 @@
+//! What client commands speak to the host with: blocking HTTP, typed answers, errors that say what
+//! to do next.
+
+use std::io::{BufRead, BufReader, Read};
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+use ureq::http::{Request, Response};
+use ureq::{Agent, Body};
+use url::Url;
+
+use super::out::UsageError;
+use crate::api::errors::{ErrorBody, ErrorDetail};
+
+/// Where a host listens unless it is told otherwise.
+const URL_DEFAULT: &str = "http://127.0.0.1:7411";
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest wait for an answer to begin. Publishing waits for the disk.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+/// Longest silence of an answer that has begun: a quiet stream says every 15 s that it is alive.
+const SILENCE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Bytes of an answer that is not a stream.
+const ANSWER_BYTES_MAX: u64 = 256 * 1024 * 1024;
+/// Bytes of one line of a stream: an event in JSON, escaped.
+const LINE_BYTES_MAX: u64 = 16 * 1024 * 1024;
+
+/// Which host, and who asks.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct ConnectArgs {
+    /// Address of the host [default: http://127.0.0.1:7411]
+    #[arg(long, global = true, env = "TIDEGATE_URL", value_name = "URL", help_heading = "Host")]
+    pub url: Option<String>,
+
+    /// File that holds the token, where TIDEGATE_TOKEN does not
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Host")]
+    pub token_file: Option<PathBuf>,
+}
+
+/// Why the host did not do as asked.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// Nobody listens there.
+    #[error(
+        "no host answers at {url}: start one with `tidegate run` (or `tidegate dev`), or say where \
+         it is with --url or TIDEGATE_URL"
+    )]
+    NoHost {
+        /// Where.
+        url: String,
+    },
+    /// The connection broke, or nothing came.
+    #[error("the connection to {url} failed: {why}")]
+    Broken {
+        /// Where.
+        url: String,
+        /// How.
+        why: String,
+    },
+    /// The host said no.
+    #[error("{}{}", detail.message, next_step(&detail.code))]
+    Refused {
+        /// What it said.
+        detail: Box<ErrorDetail>,
+    },
+    /// Whoever answers there speaks another language.
+    #[error("what answers at {url} is not a tidegate host of this version: {why}")]
+    Foreign {
+        /// Where.
+        url: String,
+        /// What it said.
+        why: String,
+    },
+}
+
+impl ClientError {
+    /// Whether the same request may succeed a little later.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::NoHost { .. } | Self::Broken { .. } => true,
+            Self::Refused { detail } => {
+                matches!(
+                    &*detail.code,
+                    "queue_full" | "too_many_streams" | "shutting_down" | "read_only" | "not_ready"
+                )
+            }
+            Self::Foreign { .. } => false,
+        }
+    }
+}
+
+fn next_step(code: &str) -> &'static str {
+    match code {
+        "unauthorized" => ": set TIDEGATE_TOKEN or give --token-file",
+        "missing_role" => ": use a token that has it",
+        "storage_full" => ": free some space, the host goes on by itself",
+        "read_only" => ": look at the host's log, then start it again",
+        "queue_full" => ": try again in a moment",
+        "shutting_down" => ": try again once it runs again",
+        _ => "",
+    }
+}
+
+/// A host, as seen from outside.
+#[derive(Debug, Clone)]
+pub struct Client {
+    agent: Agent,
+    base: Url,
+    token: Option<String>,
+}
+
+impl Client {
+    /// A client of the host that the arguments and the environment name. Does not connect yet.
+    ///
+    /// # Errors
+    /// [`UsageError`] where the address is none, or the token cannot be read.
+    pub fn new(args: &ConnectArgs) -> anyhow::Result<Self> {
+        let text = args.url.as_deref().unwrap_or(URL_DEFAULT);
+        let base = Url::parse(text)
+            .ok()
+            .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
+            .ok_or_else(|| {
+                UsageError(format!("`{text}` is not the address of a host, like {URL_DEFAULT}"))
+            })?;
+        let mut config = Agent::config_builder()
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .max_redirects_will_error(false)
+            .user_agent(concat!("tidegate/", env!("CARGO_PKG_VERSION")))
+            .timeout_connect(Some(CONNECT_TIMEOUT))
+            .timeout_recv_response(Some(ANSWER_TIMEOUT))
+            .timeout_per_read(Some(SILENCE_TIMEOUT));
+        if is_loopback(&base) {
+            // A proxy for the world has no way to this machine's own loopback.
+            config = config.proxy(None);
+        }
+        Ok(Self { agent: config.build().into(), base, token: token(args)? })
+    }
+
+    fn url(&self, path: &[&str], query: &[(&str, &str)]) -> Url {
+        let mut url = self.base.clone();
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.pop_if_empty().extend(path);
+        }
+        if !query.is_empty() {
+            url.query_pairs_mut().extend_pairs(query);
+        }
+        url
+    }
+
+    fn send(
+        &self,
+        method: &str,
+        url: &Url,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> Result<Response<Body>, ClientError> {
+        let mut request = Request::builder().method(method).uri(url.as_str());
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        if let Some(token) = &self.token {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        let sent = match method {
+            "GET" | "DELETE" => request
+                .body(())
+                .map_err(ureq::Error::from)
+                .and_then(|request| self.agent.run(request)),
+            _ => request
+                .body(body)
+                .map_err(ureq::Error::from)
+                .and_then(|request| self.agent.run(request)),
+        };
+        let response = sent.map_err(|error| self.broken(&error))?;
+        if response.status().is_success() { Ok(response) } else { Err(self.refused(response)) }
+    }
+
+    /// Asks for something and takes the answer apart.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn get<T: DeserializeOwned>(
+        &self,
+        path: &[&str],
+        query: &[(&str, &str)],
+    ) -> Result<T, ClientError> {
+        self.parse(&self.get_page(path, query)?.body)
+    }
+
+    /// Asks for something and takes the answer as it is.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn get_page(&self, path: &[&str], query: &[(&str, &str)]) -> Result<Page, ClientError> {
+        let response = self.send("GET", &self.url(path, query), &[], &[])?;
+        let header = response.headers().get("tidegate-cursor");
+        let cursor = header.and_then(|value| value.to_str().ok()).map(ToOwned::to_owned);
+        Ok(Page { cursor, body: self.body(response)? })
+    }
+
+    /// Asks for something to be done.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn post<T: DeserializeOwned>(
+        &self,
+        path: &[&str],
+        query: &[(&str, &str)],
+        content_type: Option<&str>,
+        body: &[u8],
+    ) -> Result<Posted<T>, ClientError> {
+        let content_type = content_type.map(|text| ("content-type", text));
+        let response = self.send("POST", &self.url(path, query), content_type.as_slice(), body)?;
+        let timing = response.headers().get("server-timing").and_then(|value| value.to_str().ok());
+        let durable_ms = timing
+            .and_then(|text| text.strip_prefix("durable;dur="))
+            .and_then(|text| text.parse().ok());
+        let body = self.body(response)?;
+        Ok(Posted { durable_ms, answer: self.parse(&body)? })
+    }
+
+    /// Asks for something to be removed.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn delete(&self, path: &[&str]) -> Result<(), ClientError> {
+        self.send("DELETE", &self.url(path, &[]), &[], &[]).map(drop)
+    }
+
+    /// Opens a stream of server-sent events, after the one with id `last`.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn stream(
+        &self,
+        path: &[&str],
+        query: &[(&str, &str)],
+        last: Option<&str>,
+    ) -> Result<Items, ClientError> {
+        let last = last.map(|id| ("last-event-id", id));
+        let response = self.send("GET", &self.url(path, query), last.as_slice(), &[])?;
+        let reader = BufReader::new(Box::new(response.into_body().into_reader()) as Box<dyn Read>);
+        Ok(Items { reader, url: self.base.to_string() })
+    }
+
+    fn body(&self, response: Response<Body>) -> Result<Vec<u8>, ClientError> {
+        let mut body = response.into_body();
+        let read = body.with_config().limit(ANSWER_BYTES_MAX).read_to_vec();
+        read.map_err(|error| self.broken(&error))
+    }
+
+    fn parse<T: DeserializeOwned>(&self, body: &[u8]) -> Result<T, ClientError> {
+        serde_json::from_slice(body).map_err(|why| ClientError::Foreign {
+            url: self.base.to_string(),
+            why: why.to_string(),
+        })
+    }
+
+    fn broken(&self, error: &ureq::Error) -> ClientError {
+        let url = self.base.to_string();
+        match error {
+            ureq::Error::Io(io) if io.kind() == std::io::ErrorKind::ConnectionRefused => {
+                ClientError::NoHost { url }
+            }
+            ureq::Error::HostNotFound | ureq::Error::ConnectionFailed => {
+                ClientError::NoHost { url }
+            }
+            other => ClientError::Broken { url, why: other.to_string() },
+        }
+    }
+
+    fn refused(&self, response: Response<Body>) -> ClientError {
+        let status = response.status();
+        let body = self.body(response).unwrap_or_default();
+        match serde_json::from_slice::<ErrorBody>(&body) {
+            Ok(body) => ClientError::Refused { detail: Box::new(body.error) },
+            Err(_) => {
+                let (url, why) = (self.base.to_string(), format!("it answers {status}"));
+                ClientError::Foreign { url, why }
+            }
+        }
+    }
+}
+
+/// An answer as it is.
+#[derive(Debug)]
+pub struct Page {
+    /// Where the next page begins; none: there is none.
+    pub cursor: Option<String>,
+    /// The body.
+    pub body: Vec<u8>,
+}
+
+/// The answer to something done.
+#[derive(Debug)]
+pub struct Posted<T> {
+    /// Milliseconds until it was durable, as the host measured.
+    pub durable_ms: Option<f64>,
+    /// What came back.
+    pub answer: T,
+}
+
+/// Server-sent events.
+pub struct Items {
+    reader: BufReader<Box<dyn Read>>,
+    url: String,
+}
+
+/// One server-sent event.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Item {
+    /// Where to go on after it.
+    pub id: Option<String>,
+    /// What it says.
+    pub data: String,
+}
+
+impl Items {
+    /// The next one; none: the stream has ended.
+    ///
+    /// # Errors
+    /// [`ClientError::Broken`].
+    pub fn next_item(&mut self) -> Result<Option<Item>, ClientError> {
+        let mut item = Item::default();
+        let mut has_data = false;
+        loop {
+            let mut line = String::new();
+            let mut bounded = (&mut self.reader).take(LINE_BYTES_MAX);
+            let read = bounded.read_line(&mut line);
+            let read = read.map_err(|error| ClientError::Broken {
+                url: self.url.clone(),
+                why: error.to_string(),
+            })?;
+            // What stands before a blank line that never came is not an item.
+            if read == 0 {
+                return Ok(None);
+            }
+            let line = line.trim_end_matches(['\n', '\r']);
+            if line.is_empty() && has_data {
+                return Ok(Some(item));
+            }
+            let (field, value) = line.split_once(':').unwrap_or((line, ""));
+            let value = value.strip_prefix(' ').unwrap_or(value);
+            match field {
+                "data" => {
+                    if has_data {
+                        item.data.push('\n');
+                    }
+                    has_data = true;
+                    item.data.push_str(value);
+                }
+                "id" => item.id = Some(value.to_owned()),
+                _ => {}
+            }
+        }
+    }
+}
+
+/// From the environment or a file, never from an argument, where everybody on the machine sees it.
+fn token(args: &ConnectArgs) -> anyhow::Result<Option<String>> {
+    let (text, from) = if let Some(path) = &args.token_file {
+        let text = std::fs::read_to_string(path).map_err(|why| {
+            UsageError(format!("cannot read token file `{}`: {why}", path.display()))
+        })?;
+        (text, format!("token file `{}`", path.display()))
+    } else {
+        match std::env::var("TIDEGATE_TOKEN") {
+            Ok(text) if !text.is_empty() => (text, "TIDEGATE_TOKEN".to_owned()),
+            _ => return Ok(None),
+        }
+    };
+    let token = text.trim();
+    if token.is_empty() || !token.bytes().all(|b| b.is_ascii_graphic()) {
+        return Err(
+            UsageError(format!("{from} holds no token: one word of printable ASCII")).into()
+        );
+    }
+    Ok(Some(token.to_owned()))
+}
+
+fn is_loopback(url: &Url) -> bool {
+    let host = url.host_str().unwrap_or_default();
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost" || bare.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn items_are_put_together_from_their_lines() {
+        let text = ":keep\n\nid: 1-2\ndata: {\ndata: }\n\nevent: x\ndata:y\n\ndata: cut";
+        let reader: Box<dyn Read> = Box::new(text.as_bytes());
+        let mut items = Items { reader: BufReader::new(reader), url: String::new() };
+        let first = Item { id: Some("1-2".to_owned()), data: "{\n}".to_owned() };
+        assert_eq!(items.next_item().unwrap(), Some(first));
+        let second = Item { id: None, data: "y".to_owned() };
+        assert_eq!(items.next_item().unwrap(), Some(second));
+        assert_eq!(items.next_item().unwrap(), None);
+    }
+
+    #[test]
+    fn names_travel_encoded() {
+        let url = Some("http://h:1/prefix/".to_owned());
+        let client = Client::new(&ConnectArgs { url, token_file: None }).unwrap();
+        let url = client.url(&["v1", "plugins", "a/b"], &[("key", "ü &=")]);
+        assert_eq!(url.as_str(), "http://h:1/prefix/v1/plugins/a%2Fb?key=%C3%BC+%26%3D");
+    }
+
+    #[test]
+    fn a_wrong_address_is_a_usage_error() {
+        for url in ["nonsense", "ftp://a", "localhost:7411"] {
+            let args = ConnectArgs { url: Some(url.to_owned()), token_file: None };
+            let error = Client::new(&args).unwrap_err();
+            assert!(error.downcast_ref::<UsageError>().is_some(), "{url}: {error}");
+        }
+    }
+}

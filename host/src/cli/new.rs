@@ -1,0 +1,162 @@
+//! `tidegate new NAME --lang L`: a small project that builds, with a handler, a test and a sample.
+//!
+//! Projects need nothing but this binary: the SDK they build against is written into them.
+
+mod lock;
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+use serde_json::json;
+
+use super::Output;
+use crate::build::is_plugin_name;
+use crate::limits::TYPE_BYTES_MAX;
+
+/// The SDK and its WIT, as they stood when this binary was built: path below `.tidegate`, text.
+static SDK: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/embedded_sdk.rs"));
+
+/// Path in the project, text with `{{name}}` and its like.
+type Template = (&'static str, &'static str);
+
+const RUST: &[Template] = &[
+    ("Cargo.toml", include_str!("new/rust/Cargo.toml.in")),
+    ("plugin.toml", include_str!("new/plugin.toml.in")),
+    ("src/lib.rs", include_str!("new/rust/lib.rs.in")),
+    ("events/sample.json", include_str!("new/sample.json.in")),
+    (".gitignore", include_str!("new/gitignore.in")),
+];
+
+const STDIO: &[Template] = &[
+    ("Cargo.toml", include_str!("new/stdio/Cargo.toml.in")),
+    ("plugin.toml", include_str!("new/plugin.toml.in")),
+    ("src/main.rs", include_str!("new/stdio/main.rs.in")),
+    ("events/sample.json", include_str!("new/sample.json.in")),
+    (".gitignore", include_str!("new/gitignore.in")),
+];
+
+/// Makes a new plugin: a small project with a manifest, a handler, a test and a sample event
+#[derive(Debug, Clone, clap::Args)]
+pub struct NewArgs {
+    /// Its name: 1 to 63 of a-z, 0-9 and `-`, not beginning with `-`
+    #[arg(value_parser = plugin_name)]
+    pub name: String,
+    /// What to write it in
+    #[arg(long, value_enum)]
+    pub lang: Lang,
+    /// The event type it takes; `*` stands for one segment, `**` for any number
+    #[arg(long, value_name = "TYPE", default_value = "order.created", value_parser = event_type)]
+    pub on: String,
+    /// The folder to make it in [default: `plugins` where there is one, else here]
+    #[arg(long)]
+    pub dir: Option<PathBuf>,
+}
+
+/// What this version can begin a plugin in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Lang {
+    /// Rust with the SDK
+    Rust,
+    /// A program that reads stdin and writes stdout, in Rust; no SDK
+    Stdio,
+}
+
+/// Makes the project and says what to do next.
+///
+/// # Errors
+/// There is such a folder already, or a file cannot be written.
+pub fn run(args: &NewArgs, output: Output) -> anyhow::Result<ExitCode> {
+    let here = args.dir.clone().unwrap_or_else(default_dir);
+    let folder = create(args, &here)?;
+    let mut out = std::io::stdout().lock();
+    let shown = folder.display();
+    match output {
+        Output::Json => writeln!(out, "{}", json!({ "name": args.name, "folder": folder }))?,
+        Output::Text => writeln!(
+            out,
+            "made {shown}\n  \
+             tidegate build {shown}      makes {name}.wasm\n  \
+             cargo test --manifest-path {shown}/Cargo.toml\n  \
+             tidegate dev {parent}      builds and runs it, and again on every change",
+            name = args.name,
+            parent = here.display(),
+        )?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn default_dir() -> PathBuf {
+    let plugins = PathBuf::from("plugins");
+    if plugins.is_dir() { plugins } else { PathBuf::from(".") }
+}
+
+/// Makes the project's folder below `dir` and everything in it; returns the folder.
+fn create(args: &NewArgs, dir: &Path) -> anyhow::Result<PathBuf> {
+    let folder = dir.join(&args.name);
+    if folder.symlink_metadata().is_ok() {
+        bail!("`{}` is there already: take another name, or remove it", folder.display());
+    }
+    let templates = match args.lang {
+        Lang::Rust => RUST,
+        Lang::Stdio => STDIO,
+    };
+    for (path, text) in templates {
+        write(&folder.join(path), &fill(text, args))?;
+    }
+    let roots: &[&str] = match args.lang {
+        Lang::Rust => {
+            for (path, text) in SDK {
+                write(&folder.join(".tidegate").join(path), text)?;
+            }
+            &["tidegate-sdk", "serde_json"]
+        }
+        Lang::Stdio => &["serde", "serde_json"],
+    };
+    if let Some(lock) = lock::cut(include_str!(env!("TIDEGATE_LOCK_FILE")), roots) {
+        write(&folder.join("Cargo.lock"), &lock)?;
+    }
+    Ok(folder)
+}
+
+fn write(path: &Path, text: &str) -> anyhow::Result<()> {
+    let folder = path.parent().unwrap_or(path);
+    std::fs::create_dir_all(folder)
+        .and_then(|()| std::fs::write(path, text))
+        .with_context(|| format!("cannot write `{}`", path.display()))
+}
+
+fn fill(template: &str, args: &NewArgs) -> String {
+    // Cargo takes no package name that begins with a digit.
+    let package = if args.name.starts_with(|c: char| c.is_ascii_digit()) {
+        format!("plugin-{}", args.name)
+    } else {
+        args.name.clone()
+    };
+    let sample = args.on.replace("**", "example").replace('*', "example");
+    template
+        .replace("{{name}}", &args.name)
+        .replace("{{package}}", &package)
+        .replace("{{type}}", &args.on)
+        .replace("{{sample-type}}", &sample)
+}
+
+fn plugin_name(text: &str) -> Result<String, String> {
+    if is_plugin_name(text) {
+        return Ok(text.to_owned());
+    }
+    Err("a plugin's name has 1 to 63 of a-z, 0-9 and `-`, and does not begin with `-`".to_owned())
+}
+
+/// Types go into Rust, TOML and JSON strings, so that what would end one is refused.
+fn event_type(text: &str) -> Result<String, String> {
+    let quotes = |c: char| c.is_control() || c == '"' || c == '\\' || c == '{' || c == '}';
+    if (1..=TYPE_BYTES_MAX).contains(&text.len()) && !text.contains(quotes) {
+        return Ok(text.to_owned());
+    }
+    Err(format!("an event type has 1 to {TYPE_BYTES_MAX} bytes, like `order.created`"))
+}
+
+#[cfg(test)]
+mod tests;

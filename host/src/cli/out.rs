@@ -1,0 +1,87 @@
+//! Where commands print: the only writer of standard output and standard error.
+
+use std::fmt::Display;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use serde::Serialize;
+
+/// Standard output, or a test's memory.
+pub struct Out(Box<dyn Write + Send>);
+
+/// The command line makes no sense, in a way only the command itself could see: exit code 2.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct UsageError(pub String);
+
+impl Out {
+    /// The process's own.
+    #[must_use]
+    pub fn stdout() -> Self {
+        Self(Box::new(io::stdout()))
+    }
+
+    /// Anything else that takes bytes.
+    #[must_use]
+    pub fn to(writer: impl Write + Send + 'static) -> Self {
+        Self(Box::new(writer))
+    }
+
+    /// One line.
+    ///
+    /// # Errors
+    /// The reader is gone, or the disk is full.
+    pub fn line(&mut self, line: impl Display) -> io::Result<()> {
+        writeln!(self.0, "{line}")?;
+        self.0.flush()
+    }
+
+    /// One document on one line.
+    ///
+    /// # Errors
+    /// As [`Self::line`].
+    pub fn json(&mut self, document: &impl Serialize) -> io::Result<()> {
+        let text = serde_json::to_string(document)?;
+        self.line(text)
+    }
+
+    /// Bytes as they are.
+    ///
+    /// # Errors
+    /// As [`Self::line`].
+    pub fn bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.0.write_all(bytes)?;
+        self.0.flush()
+    }
+}
+
+/// Says what went wrong, and which exit code that is.
+pub fn failed(error: &anyhow::Error) -> ExitCode {
+    // `tidegate events list | head`: the reader has what it wanted.
+    let gone = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>());
+    if gone.into_iter().any(|cause| cause.kind() == io::ErrorKind::BrokenPipe) {
+        return ExitCode::SUCCESS;
+    }
+    note(format_args!("error: {error:#}"));
+    if error.downcast_ref::<UsageError>().is_some() { ExitCode::from(2) } else { ExitCode::FAILURE }
+}
+
+/// One line to standard error, for people: what is going on, or is worth knowing.
+pub fn note(line: impl Display) {
+    // Nobody can be told that standard error is gone.
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// Text of strangers, for a terminal: without the characters that would drive it.
+#[must_use]
+pub fn plain(text: &str) -> String {
+    let control = |c: char| c.is_control() && c != '\n' && c != '\t';
+    if !text.contains(control) {
+        return text.to_owned();
+    }
+    let mut plain = String::with_capacity(text.len());
+    for c in text.chars() {
+        if control(c) { plain.extend(c.escape_unicode()) } else { plain.push(c) }
+    }
+    plain
+}

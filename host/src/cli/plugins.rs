@@ -1,0 +1,311 @@
+//! `tidegate plugins`: see and operate them.
+
+use serde::de::IgnoredAny;
+
+use super::Output;
+use super::client::Client;
+use super::out::{Out, note, plain};
+use super::table::{Table, bytes};
+use crate::api::view::{LogLineView, PluginView, PluginsView, SkippedView};
+
+/// Digits of a digest that people need.
+const DIGEST_SHOWN_CHARS: usize = 12;
+
+/// What to do with plugins.
+#[derive(Debug, clap::Subcommand)]
+pub enum PluginsCommand {
+    /// List plugins, and files that are none
+    List,
+    /// Show everything about one plugin
+    Show {
+        /// Its name
+        name: String,
+    },
+    /// Show what a plugin logs
+    Logs {
+        /// Its name
+        name: String,
+        /// Go on with new lines, until stopped
+        #[arg(long, short)]
+        follow: bool,
+        /// How many of the lines that are kept
+        #[arg(long, value_name = "N", default_value_t = 100)]
+        recent: usize,
+    },
+    /// Stop deliveries to a plugin
+    Pause {
+        /// Its name
+        name: String,
+        /// Why, for people
+        #[arg(long, value_name = "TEXT")]
+        reason: Option<String>,
+    },
+    /// Let deliveries to a plugin go on, or register one that waits as a new one
+    Resume {
+        /// Its name
+        name: String,
+    },
+    /// Give the state and place of OLD to the plugin NEW
+    Rename {
+        /// The name so far
+        old: String,
+        /// The new name: that of the new file
+        new: String,
+    },
+    /// Go back to an earlier module, until the file changes
+    Rollback {
+        /// Its name
+        name: String,
+        /// Its digest, or a beginning of it [default: the module before the current one]
+        #[arg(long, value_name = "DIGEST")]
+        module: Option<String>,
+    },
+    /// Remove a plugin whose file is gone, with its state
+    Forget {
+        /// Its name
+        name: String,
+    },
+}
+
+/// Runs one of them.
+///
+/// # Errors
+/// The host does not do as asked, or the output cannot be written.
+pub fn run(
+    client: &Client,
+    command: &PluginsCommand,
+    output: Output,
+    out: &mut Out,
+) -> anyhow::Result<()> {
+    match command {
+        PluginsCommand::List => {
+            let plugins: PluginsView = client.get(&["v1", "plugins"], &[])?;
+            match output {
+                Output::Json => out.json(&plugins)?,
+                Output::Text => {
+                    if plugins.plugins.is_empty() {
+                        note(
+                            "no plugins yet: put a .wasm file into the plugins folder, or tidegate new NAME",
+                        );
+                    } else {
+                        out.line(table(&plugins.plugins))?;
+                    }
+                    print_skipped(&plugins.skipped, out)?;
+                }
+            }
+        }
+        PluginsCommand::Show { name } => {
+            let plugin: PluginView = client.get(&["v1", "plugins", name], &[])?;
+            match output {
+                Output::Json => out.json(&plugin)?,
+                Output::Text => print_plugin(&plugin, out)?,
+            }
+        }
+        PluginsCommand::Logs { name, follow, recent } => {
+            logs(client, name, *follow, *recent, output, out)?;
+        }
+        PluginsCommand::Pause { name, reason } => {
+            let reason = reason.as_deref().map(|reason| ("reason", reason));
+            act(client, name, "pause", reason.as_slice(), output, out)?;
+        }
+        PluginsCommand::Resume { name } => act(client, name, "resume", &[], output, out)?,
+        PluginsCommand::Rename { old, new } => {
+            act(client, old, "rename", &[("to", new)], output, out)?;
+        }
+        PluginsCommand::Rollback { name, module } => {
+            let module = module.as_deref().map(|module| ("module", module));
+            act(client, name, "rollback", module.as_slice(), output, out)?;
+        }
+        PluginsCommand::Forget { name } => {
+            client.delete(&["v1", "plugins", name])?;
+            match output {
+                Output::Json => out.json(&serde_json::json!({ "forgotten": name }))?,
+                Output::Text => out.line(format_args!("{name} forgotten"))?,
+            }
+        }
+    }
+    Ok(())
+}
+
+fn act(
+    client: &Client,
+    name: &str,
+    action: &str,
+    query: &[(&str, &str)],
+    output: Output,
+    out: &mut Out,
+) -> anyhow::Result<()> {
+    let path = ["v1", "plugins", name, action];
+    let plugin: PluginView = client.post(&path, query, None, &[])?.answer;
+    match output {
+        Output::Json => out.json(&plugin)?,
+        Output::Text => {
+            let digest = digest(&plugin).map(|digest| format!("  {digest}")).unwrap_or_default();
+            let reason = plugin.reason.as_deref().map(|reason| format!("  {}", plain(reason)));
+            let state = plugin.state.name();
+            out.line(format_args!(
+                "{} {state}{digest}{}",
+                plugin.name,
+                reason.unwrap_or_default()
+            ))?;
+        }
+    }
+    Ok(())
+}
+
+fn logs(
+    client: &Client,
+    name: &str,
+    follow: bool,
+    recent: usize,
+    output: Output,
+    out: &mut Out,
+) -> anyhow::Result<()> {
+    let recent = recent.to_string();
+    let query = [("recent", recent.as_str()), ("follow", if follow { "true" } else { "false" })];
+    let mut items = client.stream(&["v1", "plugins", name, "logs"], &query, None)?;
+    let mut any = false;
+    while let Some(item) = items.next_item()? {
+        any = true;
+        if output == Output::Json {
+            // Checked, so that what is printed is one document a line.
+            serde_json::from_str::<IgnoredAny>(&item.data)?;
+            out.line(item.data)?;
+            continue;
+        }
+        let line: LogLineView = serde_json::from_str(&item.data)?;
+        let event = line.position.map(|position| format!(" #{position}"));
+        let key = line.key.as_deref().map(|key| format!(" {key}"));
+        let text = format!(
+            "{} {:<5}{}{}  {}",
+            line.at,
+            line.level,
+            event.unwrap_or_default(),
+            key.unwrap_or_default(),
+            line.message.replace('\n', "\n    "),
+        );
+        out.line(plain(&text))?;
+    }
+    if !any && output == Output::Text {
+        note("no log lines are kept");
+    }
+    Ok(())
+}
+
+fn digest(plugin: &PluginView) -> Option<String> {
+    plugin.module.as_ref().map(|module| module.digest.chars().take(DIGEST_SHOWN_CHARS).collect())
+}
+
+/// Plugins, one a row.
+pub(super) fn table(plugins: &[PluginView]) -> Table {
+    let mut table = Table::new(&[
+        "PLUGIN",
+        "STATE",
+        "MODULE",
+        "KIND",
+        ">LAG",
+        ">IN FLIGHT",
+        ">WAITING",
+        ">PARKED",
+        ">OK",
+        ">FAILED",
+        ">DEAD LETTERS",
+        "LAST ERROR",
+    ]);
+    for plugin in plugins {
+        let ok = plugin.deliveries.get("ok").copied().unwrap_or_default();
+        let all: u64 = plugin.deliveries.values().sum();
+        let error =
+            plugin.reason.clone().or_else(|| plugin.last_error.as_ref().map(|e| e.message.clone()));
+        table.row([
+            plugin.name.clone(),
+            plugin.state.name().to_owned(),
+            digest(plugin).unwrap_or_else(|| "-".to_owned()),
+            plugin.module.as_ref().map_or_else(|| "-".to_owned(), |module| module.kind.clone()),
+            plugin.lag_events.to_string(),
+            plugin.in_flight.to_string(),
+            plugin.waiting.to_string(),
+            plugin.parked_keys.to_string(),
+            ok.to_string(),
+            all.saturating_sub(ok).to_string(),
+            plugin.dead_letters.to_string(),
+            super::table::shortened(&error.unwrap_or_default(), 80),
+        ]);
+    }
+    table
+}
+
+/// Files that are no plugins.
+pub(super) fn print_skipped(skipped: &[SkippedView], out: &mut Out) -> anyhow::Result<()> {
+    for file in skipped {
+        out.line(format_args!("skipped {}: {}", plain(&file.path), plain(&file.reason)))?;
+    }
+    Ok(())
+}
+
+fn print_plugin(plugin: &PluginView, out: &mut Out) -> anyhow::Result<()> {
+    let mut lines: Vec<(&str, String)> =
+        vec![("name", plugin.name.clone()), ("state", plugin.state.name().to_owned())];
+    lines.extend(plugin.reason.clone().map(|reason| ("reason", reason)));
+    lines.push(("description", plugin.description.clone()));
+    lines.extend(plugin.file.clone().map(|file| ("file", file)));
+    if let Some(module) = &plugin.module {
+        let pinned = if module.pinned { ", pinned until the file changes" } else { "" };
+        let size = bytes(module.size_bytes);
+        lines.push(("module", format!("{} {} {size}{pinned}", module.digest, module.kind)));
+        lines.push(("exports", module.exports.join(", ")));
+    }
+    if let Some(instance) = plugin.instance {
+        lines.push(("instance", format!("{instance}, generation {}", plugin.generation)));
+    }
+    let subscription = &plugin.subscription;
+    let types = match subscription.types.is_empty() {
+        true => "every ingested event".to_owned(),
+        false => subscription.types.join(", "),
+    };
+    lines.push((
+        "subscribes to",
+        format!("{types} on {}, from {}", subscription.bus, subscription.start),
+    ));
+    if !subscription.sources.is_empty() {
+        lines.push(("sources", subscription.sources.join(", ")));
+    }
+    for (name, value) in &subscription.conditions {
+        lines.push(("where", format!("{name} = {value}")));
+    }
+    let progress = format!(
+        "completed up to #{}, lag {}, in flight {}, waiting {}, parked keys {}",
+        plugin.completed_position,
+        plugin.lag_events,
+        plugin.in_flight,
+        plugin.waiting,
+        plugin.parked_keys,
+    );
+    lines.push(("progress", progress));
+    let outcomes: Vec<_> = plugin.deliveries.iter().map(|(k, n)| format!("{k} {n}")).collect();
+    lines.push(("deliveries", outcomes.join(", ")));
+    lines.push(("dead letters", plugin.dead_letters.to_string()));
+    if let Some(error) = &plugin.last_error {
+        lines.push(("last error", format!("{}  {}", error.at, error.message)));
+    }
+    for (name, value) in lines.iter().filter(|(_, value)| !value.is_empty()) {
+        out.line(format_args!("{name:<13}  {}", plain(value)))?;
+    }
+    if !plugin.history.is_empty() {
+        let mut table = Table::new(&["TRIED", "MODULE", "RESULT", "WHY"]);
+        for tried in &plugin.history {
+            let digest = tried.digest.chars().take(DIGEST_SHOWN_CHARS).collect();
+            let result = match tried.result {
+                crate::api::view::ReloadResult::Ok => "ok",
+                crate::api::view::ReloadResult::Refused => "refused",
+            };
+            let why = tried.error.clone().unwrap_or_default();
+            table.row([tried.at.to_string(), digest, result.to_owned(), why]);
+        }
+        out.line(format_args!("\n{table}"))?;
+    }
+    if let Some(manifest) = &plugin.manifest {
+        out.line(format_args!("\n{}", plain(manifest.trim_end())))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,248 @@
+//! `publish --batch`: a file of events, in order, through one connection.
+//!
+//! One request at a time is what keeps the order of keys; a chunk is large enough to make up for it.
+//! A request that failed on the way may have been appended: it is sent again as it was, and what had
+//! been there already comes back as duplicates.
+
+use std::io::{self, BufRead, BufReader, IsTerminal, Read};
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+
+use crate::api::cloudevents::{BATCH, BadEvent, read_line};
+use crate::api::view::AppendedView;
+use crate::cli::client::{Client, ClientError};
+use crate::cli::out::{Out, note};
+
+/// Events of one request.
+const CHUNK_EVENTS_MAX: usize = 500;
+/// Bytes of one request, unless a single event has more.
+const CHUNK_BYTES_MAX: usize = 1024 * 1024;
+/// Bytes of one line: what the host takes as a body by default.
+const LINE_BYTES_MAX: u64 = 8 * 1024 * 1024;
+/// The first wait before trying again, and the longest.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// Seconds to wait in all for a host that is away.
+pub(super) const RETRY_SECONDS_DEFAULT: u64 = 60;
+
+/// What became of the file.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+struct Summary {
+    acknowledged: u64,
+    appended: u64,
+    duplicates: u64,
+}
+
+/// Events that travel in one request.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Chunk {
+    /// A JSON array, closed by [`Chunker`].
+    body: Vec<u8>,
+    /// Line numbers of its events, from 1.
+    lines: Vec<u64>,
+}
+
+/// Puts lines together to chunks.
+#[derive(Debug, Default)]
+struct Chunker(Chunk);
+
+impl Chunker {
+    /// Adds an event; returns the chunk before it, where it does not fit any more.
+    fn push(&mut self, number: u64, line: &[u8]) -> Option<Chunk> {
+        let full = self.0.lines.len() >= CHUNK_EVENTS_MAX
+            || self.0.body.len() + line.len() + 2 > CHUNK_BYTES_MAX;
+        let before = if full { self.take() } else { None };
+        let chunk = &mut self.0;
+        chunk.body.push(if chunk.lines.is_empty() { b'[' } else { b',' });
+        chunk.body.extend_from_slice(line);
+        chunk.lines.push(number);
+        before
+    }
+
+    /// What is left; none: nothing.
+    fn take(&mut self) -> Option<Chunk> {
+        let mut chunk = std::mem::take(&mut self.0);
+        chunk.body.push(b']');
+        (!chunk.lines.is_empty()).then_some(chunk)
+    }
+}
+
+/// Why a file is not published to its end.
+#[derive(Debug, thiserror::Error)]
+enum BatchError {
+    #[error("line {line}: {}", one_line(.bad))]
+    Line { line: u64, bad: BadEvent },
+    #[error("line {line} is longer than {LINE_BYTES_MAX} bytes")]
+    TooLong { line: u64 },
+    #[error("cannot read line {line}: {why}")]
+    Read { line: u64, why: io::Error },
+    #[error("line {line}: {error}")]
+    Refused { line: u64, error: ClientError },
+    #[error(
+        "lines {first} to {last}: {error}; publish the same file again to go on where it stopped"
+    )]
+    Gone { first: u64, last: u64, error: ClientError },
+}
+
+/// The line is known already; within it only the column is of use.
+fn one_line(bad: &BadEvent) -> String {
+    match bad {
+        BadEvent::Json { column, why, .. } => format!("not valid JSON at column {column}: {why}"),
+        other => other.to_string(),
+    }
+}
+
+/// Publishes a file and prints the summary, also where it stops in the middle.
+pub(super) fn run(
+    client: &Client,
+    path: &Path,
+    bus: Option<&str>,
+    retry_seconds: u64,
+    out: &mut Out,
+) -> anyhow::Result<ExitCode> {
+    let bytes = std::fs::metadata(path).ok().filter(|m| m.is_file()).map(|m| m.len());
+    let progress = progress_bar(bytes);
+    let bus = bus.map(|bus| ("bus", bus));
+    let mut publisher = Publisher {
+        send: &mut |chunk: &Chunk| {
+            let path = &["v1", "events"];
+            let posted = client.post(path, bus.as_slice(), Some(BATCH), &chunk.body)?;
+            Ok(posted.answer)
+        },
+        wait: &mut std::thread::sleep,
+        patience: Duration::from_secs(retry_seconds),
+        progress: &progress,
+        summary: Summary::default(),
+    };
+    let result = publisher.publish(super::open(path)?);
+    let summary = publisher.summary;
+    progress.finish_and_clear();
+    out.json(&summary)?;
+    result?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Sends chunks one after the other.
+struct Publisher<'a> {
+    send: &'a mut dyn FnMut(&Chunk) -> Result<Vec<AppendedView>, ClientError>,
+    wait: &'a mut dyn FnMut(Duration),
+    /// Waiting time for one chunk.
+    patience: Duration,
+    progress: &'a ProgressBar,
+    summary: Summary,
+}
+
+impl Publisher<'_> {
+    fn publish(&mut self, source: impl Read) -> Result<(), BatchError> {
+        let mut reader = BufReader::with_capacity(256 * 1024, source);
+        let mut chunker = Chunker::default();
+        let mut line = Vec::new();
+        let mut number = 0;
+        let ended = loop {
+            number += 1;
+            match next_line(&mut reader, number, &mut line) {
+                Ok(true) => {}
+                Ok(false) => break Ok(()),
+                Err(error) => break Err(error),
+            }
+            let text = line.trim_ascii();
+            if text.is_empty() {
+                continue;
+            }
+            if let Err(bad) = read_line(text) {
+                break Err(BatchError::Line { line: number, bad });
+            }
+            if let Some(chunk) = chunker.push(number, text) {
+                self.deliver(&chunk)?;
+            }
+        };
+        // What stands before a bad line is good.
+        if let Some(chunk) = chunker.take() {
+            self.deliver(&chunk)?;
+        }
+        ended
+    }
+
+    /// Sends a chunk until it is acknowledged.
+    fn deliver(&mut self, chunk: &Chunk) -> Result<(), BatchError> {
+        let mut waited = Duration::ZERO;
+        let mut backoff = BACKOFF.0;
+        loop {
+            let error = match (self.send)(chunk) {
+                Ok(appended) => {
+                    let duplicates = appended.iter().filter(|view| view.duplicate).count() as u64;
+                    self.summary.acknowledged += appended.len() as u64;
+                    self.summary.duplicates += duplicates;
+                    self.summary.appended += appended.len() as u64 - duplicates;
+                    self.progress.inc(chunk.body.len() as u64);
+                    self.progress.set_message(format!("{} events", self.summary.acknowledged));
+                    return Ok(());
+                }
+                Err(error) => error,
+            };
+            if !error.may_pass() || waited >= self.patience {
+                return Err(named(chunk, error));
+            }
+            if waited.is_zero() {
+                self.progress.suspend(|| note(format_args!("{error}; trying again")));
+            }
+            // Many publishers that lost one host should not come back at the same instant.
+            let pause = backoff.mul_f64(0.5 + fastrand::f64() / 2.0);
+            (self.wait)(pause);
+            waited += pause;
+            backoff = (backoff * 2).min(BACKOFF.1);
+        }
+    }
+}
+
+fn named(chunk: &Chunk, error: ClientError) -> BatchError {
+    let index = match &error {
+        ClientError::Refused { detail } => detail.index,
+        _ => None,
+    };
+    if let Some(line) = index.and_then(|index| chunk.lines.get(index)) {
+        return BatchError::Refused { line: *line, error };
+    }
+    let first = chunk.lines.first().copied().unwrap_or_default();
+    let last = chunk.lines.last().copied().unwrap_or_default();
+    BatchError::Gone { first, last, error }
+}
+
+/// Whether there was a line.
+fn next_line(
+    reader: &mut impl BufRead,
+    number: u64,
+    line: &mut Vec<u8>,
+) -> Result<bool, BatchError> {
+    line.clear();
+    let mut bounded = reader.take(LINE_BYTES_MAX + 1);
+    let read =
+        bounded.read_until(b'\n', line).map_err(|why| BatchError::Read { line: number, why })?;
+    if read as u64 > LINE_BYTES_MAX {
+        return Err(BatchError::TooLong { line: number });
+    }
+    Ok(read > 0)
+}
+
+/// On a terminal only: a log would fill with it.
+fn progress_bar(bytes: Option<u64>) -> ProgressBar {
+    if !io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let (bar, template) = match bytes {
+        Some(bytes) => {
+            (ProgressBar::new(bytes), "{wide_bar} {percent:>3} %  {msg}  {bytes_per_sec}  {eta}")
+        }
+        None => (ProgressBar::new_spinner(), "{spinner} {msg}  {bytes_per_sec}"),
+    };
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
+    }
+    bar
+}
+
+#[cfg(test)]
+mod tests;

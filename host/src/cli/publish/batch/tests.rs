@@ -1,0 +1,132 @@
+use super::*;
+use crate::api::errors::ErrorDetail;
+
+fn event(id: u64) -> String {
+    format!(r#"{{"specversion":"1.0","id":"{id}","source":"/s","type":"a"}}"#)
+}
+
+fn refused(code: &str, index: Option<usize>) -> ClientError {
+    let detail = ErrorDetail { code: code.to_owned(), index, ..ErrorDetail::default() };
+    ClientError::Refused { detail: Box::new(detail) }
+}
+
+fn gone() -> ClientError {
+    ClientError::NoHost { url: "http://h".to_owned() }
+}
+
+/// Publishes a text against a host that answers each request with what `answers` says of it.
+fn publish(
+    text: &str,
+    mut answers: impl FnMut(usize, &[serde_json::Value]) -> Result<Vec<bool>, ClientError>,
+) -> (Result<(), BatchError>, Summary, Vec<usize>, Duration) {
+    let (mut sizes, mut waited) = (Vec::new(), Duration::ZERO);
+    let mut publisher = Publisher {
+        send: &mut |chunk| {
+            let events: Vec<serde_json::Value> = serde_json::from_slice(&chunk.body).unwrap();
+            assert_eq!(events.len(), chunk.lines.len());
+            sizes.push(events.len());
+            let duplicates = answers(sizes.len(), &events)?;
+            let views = duplicates.into_iter().map(|duplicate| AppendedView {
+                source: String::new(),
+                id: String::new(),
+                position: 0,
+                sequence: 0,
+                duplicate,
+            });
+            Ok(views.collect())
+        },
+        wait: &mut |pause| waited += pause,
+        patience: Duration::from_secs(60),
+        progress: &ProgressBar::hidden(),
+        summary: Summary::default(),
+    };
+    let result = publisher.publish(text.as_bytes());
+    let summary = publisher.summary;
+    (result, summary, sizes, waited)
+}
+
+#[test]
+fn chunks_keep_order_and_bounds() {
+    let lines: Vec<_> = (0..1201).map(event).collect();
+    let mut seen = Vec::new();
+    let (result, summary, sizes, _) = publish(&lines.join("\r\n"), |_, events| {
+        seen.extend(events.iter().map(|e| e["id"].as_str().unwrap().parse::<u64>().unwrap()));
+        Ok(vec![false; events.len()])
+    });
+    result.unwrap();
+    assert_eq!(sizes, [500, 500, 201]);
+    assert_eq!(seen, (0..1201).collect::<Vec<_>>());
+    assert_eq!(summary, Summary { acknowledged: 1201, appended: 1201, duplicates: 0 });
+}
+
+#[test]
+fn large_events_make_small_chunks() {
+    let large = |id: u64| {
+        let data = "x".repeat(400 * 1024);
+        format!(r#"{{"specversion":"1.0","id":"{id}","source":"/s","type":"a","data":"{data}"}}"#)
+    };
+    let text = [large(1), large(2), large(3), large(4), event(5)].join("\n");
+    let (result, _, sizes, _) = publish(&text, |_, events| Ok(vec![false; events.len()]));
+    result.unwrap();
+    assert_eq!(sizes, [2, 3]);
+    // One event over the bound of a chunk still travels, alone.
+    let mut chunker = Chunker::default();
+    assert_eq!(chunker.push(1, b"{}"), None);
+    let first = chunker.push(2, &vec![b' '; CHUNK_BYTES_MAX]).unwrap();
+    assert_eq!((first.body, first.lines), (b"[{}]".to_vec(), vec![1]));
+    assert_eq!(chunker.push(3, b"{}").unwrap().lines, [2]);
+}
+
+#[test]
+fn a_lost_host_is_waited_for_and_the_same_chunk_sent_again() {
+    let (result, summary, sizes, waited) =
+        publish(&[event(1), event(2)].join("\n"), |attempt, _| match attempt {
+            1 => Err(gone()),
+            2 => Err(refused("queue_full", None)),
+            3 => Err(refused("shutting_down", None)),
+            _ => Ok(vec![true, false]),
+        });
+    result.unwrap();
+    assert_eq!(sizes, [2, 2, 2, 2]);
+    assert_eq!(summary, Summary { acknowledged: 2, appended: 1, duplicates: 1 });
+    assert!(waited > Duration::from_millis(300) && waited < Duration::from_secs(1), "{waited:?}");
+}
+
+#[test]
+fn patience_ends() {
+    let (result, summary, _, waited) = publish(&event(1), |_, _| Err(gone()));
+    let text = result.unwrap_err().to_string();
+    assert!(text.contains("lines 1 to 1") && text.contains("tidegate run"), "{text}");
+    assert_eq!(summary, Summary::default());
+    assert!(waited >= Duration::from_secs(60) && waited < Duration::from_secs(66), "{waited:?}");
+}
+
+#[test]
+fn a_bad_line_is_named_and_what_stands_before_it_is_published() {
+    for (bad, says) in [
+        ("{\"id\":", "line 4: not valid JSON at column 6"),
+        ("{\"specversion\":\"1.0\"}", "line 4: `id` is missing"),
+        ("42", "line 4: not valid JSON"),
+    ] {
+        let text = format!("{}\n\n{}\n{bad}\n{}", event(1), event(2), event(3));
+        let (result, summary, sizes, _) = publish(&text, |_, e| Ok(vec![false; e.len()]));
+        let error = result.unwrap_err().to_string();
+        assert!(error.starts_with(says), "{error}");
+        assert_eq!((summary.acknowledged, sizes), (2, vec![2]));
+    }
+}
+
+#[test]
+fn what_the_host_refuses_is_named_by_line() {
+    let text = format!("{}\n\n{}\n", event(1), event(2));
+    let (result, ..) = publish(&text, |_, _| Err(refused("id_conflict", Some(1))));
+    assert!(result.unwrap_err().to_string().starts_with("line 3: "));
+}
+
+#[test]
+fn a_line_without_end_is_refused() {
+    let endless = io::repeat(b'x');
+    let mut line = Vec::new();
+    let read = next_line(&mut BufReader::new(endless), 1, &mut line);
+    assert!(matches!(read, Err(BatchError::TooLong { line: 1 })));
+}

@@ -1,0 +1,124 @@
+//! `tidegate run`: the host, until it is told to stop.
+
+use std::future::Future;
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use serde_json::json;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::Output;
+use crate::config::{Config, Flags, environment};
+use crate::serve::Serving;
+
+/// Runs the host
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct RunArgs {
+    /// Configuration file; without it `tidegate.toml` of this folder, if it is there
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Where the logs and modules are kept
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// The folder whose modules are run
+    #[arg(long, value_name = "DIR")]
+    pub plugins: Option<PathBuf>,
+    /// Address to listen on; port 0 finds a free one
+    #[arg(long, value_name = "ADDR")]
+    pub listen: Option<String>,
+    /// Lets a listener that other machines can reach do without tokens and TLS
+    #[arg(long)]
+    pub insecure: bool,
+}
+
+/// Runs until SIGTERM or Ctrl-C; then ingest ends, deliveries end, the logs are sealed.
+///
+/// # Errors
+/// The configuration is wrong, the host does not start, or a log failed.
+pub fn run(args: &RunArgs, output: Output) -> anyhow::Result<ExitCode> {
+    let flags = Flags {
+        data: args.data.clone(),
+        plugins: args.plugins.clone(),
+        listen: args.listen.clone(),
+        insecure: args.insecure,
+        ..Flags::default()
+    };
+    let config = Config::load(args.config.as_deref(), &environment(), &flags)?;
+    log_to_stderr("info", output);
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    runtime()?.block_on(async {
+        let stop = stop_signal()?;
+        let serving = Serving::start(config).await?;
+        announce(&serving, output)?;
+        serving.until(stop).await?;
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+/// The runtime that everything but guests runs on.
+pub(super) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("io")
+        .build()
+        .context("cannot start the runtime")
+}
+
+/// Sends log lines to standard error: `TIDEGATE_LOG` says which, in the syntax of
+/// `tracing_subscriber::EnvFilter`.
+pub(super) fn log_to_stderr(default: &str, output: Output) {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("TIDEGATE_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
+    // A second subscriber in one process only happens in tests, and is no reason to fail.
+    let _ = match output {
+        Output::Json => builder.json().try_init(),
+        Output::Text => builder.with_target(false).try_init(),
+    };
+}
+
+/// Resolves at SIGTERM or SIGINT. Registered at once, so that a signal during the start counts.
+pub(super) fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => tracing::info!("SIGTERM: stopping"),
+            _ = interrupt.recv() => tracing::info!("interrupted: stopping"),
+        }
+    })
+}
+
+/// The first line: where it listens and where the data is.
+pub(super) fn announce(serving: &Serving, output: Output) -> std::io::Result<()> {
+    let about = serving.host.about();
+    let mut out = std::io::stdout().lock();
+    match output {
+        Output::Json => writeln!(
+            out,
+            "{}",
+            json!({
+                "version": about.version,
+                "listen": serving.addr.to_string(),
+                "url": format!("http://{}", serving.addr),
+                "data": about.data,
+                "plugins": about.plugins,
+                "new_empty_log": serving.new_empty_log,
+            })
+        ),
+        Output::Text => {
+            let new = if serving.new_empty_log { "  NEW EMPTY LOG" } else { "" };
+            let version = about.version;
+            let data = about.data.display();
+            writeln!(out, "tidegate {version}   http://{}   data {data}{new}", serving.addr)
+        }
+    }?;
+    out.flush()
+}

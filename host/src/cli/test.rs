@@ -1,0 +1,181 @@
+//! `tidegate test MODULE --event F`: deliveries of an author's own events, offline.
+//!
+//! The module runs in the real sandbox under the limits of its manifest; state is kept in memory
+//! from one event to the next and forgotten at the end. Emitted events are shown, not delivered.
+
+mod deliver;
+mod print;
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context, bail};
+
+use super::Output;
+use super::check::read_module;
+use crate::api::cloudevents;
+use crate::event::NewEvent;
+use crate::plugin::Manifest;
+use crate::wasm::compile::CompileLimits;
+use crate::wasm::engine::HostEngineOptions;
+use crate::wasm::load::{Compiler, LoaderOptions};
+use crate::wasm::{Sandbox, SandboxOptions};
+use deliver::Bench;
+
+/// Bytes of a file of events.
+const EVENTS_BYTES_MAX: u64 = 256 * 1024 * 1024;
+/// Bytes of a manifest.
+const MANIFEST_BYTES_MAX: u64 = 1024 * 1024;
+/// How often `--watch` looks at the files.
+const WATCH_INTERVAL: Duration = Duration::from_millis(200);
+
+/// Delivers events to a module, offline: outcome, effects, fuel, time and logs of each.
+#[derive(Debug, Clone, clap::Args)]
+pub struct TestArgs {
+    /// The module; a manifest beside it (`NAME.toml` or `plugin.toml`) is used
+    pub module: PathBuf,
+    /// A file with one event: a CloudEvent in JSON
+    #[arg(
+        long,
+        value_name = "FILE",
+        required_unless_present = "events",
+        conflicts_with = "events"
+    )]
+    pub event: Option<PathBuf>,
+    /// A file with a sequence of events: one CloudEvent a line; state is kept between them
+    #[arg(long, value_name = "FILE")]
+    pub events: Option<PathBuf>,
+    /// Runs again whenever the module, its manifest or the events change
+    #[arg(long)]
+    pub watch: bool,
+}
+
+/// Runs the deliveries and prints each: exit code 1 where one does not end `ok`.
+///
+/// # Errors
+/// A file cannot be read, the module is refused, or the output cannot be written. With `--watch`
+/// these are printed, and the next change waited for.
+pub fn run(args: &TestArgs, output: Output) -> anyhow::Result<ExitCode> {
+    let exe = std::env::current_exe().context("cannot find this executable to compile with")?;
+    let cache = tempfile::tempdir().context("cannot make a folder for compiled code")?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let sandbox = sandbox(cache.path(), Compiler::Child(exe))?;
+    let mut out = std::io::stdout().lock();
+    loop {
+        let seen = stamps(args);
+        let tested = runtime.block_on(test(args, output, &sandbox, &mut out));
+        if !args.watch {
+            return tested;
+        }
+        if let Err(error) = tested {
+            writeln!(std::io::stderr(), "error: {error:#}")?;
+        }
+        while stamps(args) == seen {
+            std::thread::sleep(WATCH_INTERVAL);
+        }
+    }
+}
+
+/// A sandbox for one module at a time.
+///
+/// # Errors
+/// The machine does not allow it.
+fn sandbox(cache: &Path, compiler: Compiler) -> anyhow::Result<Arc<Sandbox>> {
+    let engine = HostEngineOptions { workers: 1, plugins_max: 1, ..Default::default() };
+    let loader = LoaderOptions::new(cache.join("code"), compiler);
+    Ok(Sandbox::new(SandboxOptions { loader, engine })?)
+}
+
+/// One run over all events.
+async fn test(
+    args: &TestArgs,
+    output: Output,
+    sandbox: &Arc<Sandbox>,
+    out: &mut dyn Write,
+) -> anyhow::Result<ExitCode> {
+    let limits = CompileLimits::default();
+    let wasm = read_module(&args.module, limits.module_bytes_max)?;
+    let manifest = manifest(&args.module)?;
+    let events = events(args)?;
+    let module = sandbox
+        .load(wasm.into())
+        .await
+        .with_context(|| format!("module `{}` is refused", args.module.display()))?;
+    if !module.exports.handler {
+        bail!("module `{}` exports no `handler`: it takes no events", args.module.display());
+    }
+    let mut bench = Bench::new(module, &manifest);
+    let mut failed = 0_u64;
+    for event in events {
+        let delivered = bench.deliver(event).await;
+        failed += u64::from(!delivered.is_ok());
+        match output {
+            Output::Text => print::text(&delivered, out)?,
+            Output::Json => print::json(&delivered, out)?,
+        }
+        out.flush()?;
+    }
+    Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The manifest beside a module, or the defaults.
+fn manifest(module: &Path) -> anyhow::Result<Manifest> {
+    let Some(path) = manifest_path(module) else { return Ok(Manifest::default()) };
+    let text = String::from_utf8(read_file(&path, MANIFEST_BYTES_MAX)?)
+        .with_context(|| format!("manifest `{}` is not UTF-8", path.display()))?;
+    Ok(Manifest::parse(&path.display().to_string(), &text)?)
+}
+
+fn manifest_path(module: &Path) -> Option<PathBuf> {
+    [module.with_extension("toml"), module.with_file_name("plugin.toml")]
+        .into_iter()
+        .find(|path| path.is_file())
+}
+
+/// The events to deliver, checked as they are at ingest.
+fn events(args: &TestArgs) -> anyhow::Result<Vec<NewEvent>> {
+    if let Some(path) = &args.event {
+        let text = read_file(path, EVENTS_BYTES_MAX)?;
+        let publish = cloudevents::read_line(&text)
+            .with_context(|| format!("event file `{}`", path.display()))?;
+        return Ok(vec![publish.event]);
+    }
+    let Some(path) = &args.events else { return Ok(Vec::new()) };
+    let text = read_file(path, EVENTS_BYTES_MAX)?;
+    let lines = text.split(|byte| *byte == b'\n').enumerate();
+    lines
+        .filter(|(_, line)| !line.trim_ascii().is_empty())
+        .map(|(n, line)| {
+            let publish = cloudevents::read_line(line)
+                .with_context(|| format!("event file `{}`, line {}", path.display(), n + 1))?;
+            Ok(publish.event)
+        })
+        .collect()
+}
+
+fn read_file(path: &Path, bytes_max: u64) -> anyhow::Result<Vec<u8>> {
+    let named = || format!("cannot read `{}`", path.display());
+    let bytes = std::fs::metadata(path).with_context(named)?.len();
+    if bytes > bytes_max {
+        bail!("`{}` has {bytes} bytes, at most {bytes_max} are read", path.display());
+    }
+    std::fs::read(path).with_context(named)
+}
+
+/// What `--watch` compares: time and length of every file a run reads.
+fn stamps(args: &TestArgs) -> Vec<Option<(SystemTime, u64)>> {
+    let manifest = manifest_path(&args.module);
+    [Some(&args.module), manifest.as_ref(), args.event.as_ref(), args.events.as_ref()]
+        .into_iter()
+        .map(|path| {
+            let meta = std::fs::metadata(path?).ok()?;
+            Some((meta.modified().ok()?, meta.len()))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests;

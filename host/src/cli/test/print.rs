@@ -1,0 +1,162 @@
+//! A delivery for people, and as one JSON object a line.
+
+use std::io::Write;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Value, json};
+
+use super::deliver::Delivered;
+use crate::effects::{Effects, TimerChange};
+
+/// Bytes of a payload that are shown to people.
+const SHOWN_BYTES_MAX: usize = 200;
+
+/// Prints one line about the delivery, and one for each effect and log line.
+pub(super) fn text(delivered: &Delivered, out: &mut dyn Write) -> std::io::Result<()> {
+    let (event, invocation) = (&delivered.event, &delivered.invocation);
+    let key = event.key.as_ref().map_or("-", |key| key.as_str());
+    let outcome = invocation.outcome.kind().name();
+    let reason = invocation.outcome.reason();
+    let reason = if reason.is_empty() { reason } else { format!("   {}", clean(&reason)) };
+    writeln!(
+        out,
+        "#{} {} {} {outcome}  {} us  {} fuel  {} KiB{reason}",
+        event.position,
+        clean(&event.kind),
+        clean(key),
+        invocation.wall.as_micros(),
+        invocation.fuel,
+        invocation.memory_bytes.div_ceil(1024),
+    )?;
+    effects(&invocation.effects, out)?;
+    for line in &invocation.logs {
+        writeln!(out, "   log {}: {}", line.level, clean(&line.message))?;
+    }
+    for frame in invocation.backtrace.lines() {
+        writeln!(out, "   at {}", clean(frame.trim()))?;
+    }
+    Ok(())
+}
+
+fn effects(effects: &Effects, out: &mut dyn Write) -> std::io::Result<()> {
+    for emit in &effects.emits {
+        let key = emit.key.as_ref().map_or("-", |key| key.as_str());
+        let (kind, key, data) = (clean(&emit.kind), clean(key), shown(&emit.data));
+        writeln!(out, "   -> {kind} {key} {data}")?;
+    }
+    for write in &effects.state {
+        match &write.value {
+            Some(value) => writeln!(out, "   state {} = {}", clean(&write.name), shown(value))?,
+            None => writeln!(out, "   state {} removed", clean(&write.name))?,
+        }
+    }
+    for timer in &effects.timers {
+        match timer {
+            TimerChange::Set { name, due_ms, .. } => {
+                writeln!(out, "   timer {} at {due_ms} ms", clean(name))?;
+            }
+            TimerChange::Cancel { name } => writeln!(out, "   timer {} cancelled", clean(name))?,
+        }
+    }
+    for call in &effects.calls {
+        let (name, method, url) = (clean(&call.name), clean(&call.method), clean(&call.url));
+        writeln!(out, "   call {name}: {method} {url} (not sent)")?;
+    }
+    Ok(())
+}
+
+/// Prints the delivery as one line of JSON.
+pub(super) fn json(delivered: &Delivered, out: &mut dyn Write) -> std::io::Result<()> {
+    let (event, invocation) = (&delivered.event, &delivered.invocation);
+    let document = json!({
+        "position": event.position,
+        "id": &*event.id,
+        "type": &*event.kind,
+        "key": event.key.as_ref().map(|key| key.as_str()),
+        "outcome": invocation.outcome.kind().name(),
+        "reason": invocation.outcome.reason(),
+        "fuel": invocation.fuel,
+        "wall_us": u64::try_from(invocation.wall.as_micros()).unwrap_or(u64::MAX),
+        "memory_bytes": invocation.memory_bytes,
+        "effects": effects_document(&invocation.effects),
+        "logs": invocation.logs,
+        "backtrace": invocation.backtrace,
+    });
+    serde_json::to_writer(&mut *out, &document)?;
+    writeln!(out)
+}
+
+fn effects_document(effects: &Effects) -> Value {
+    let emits = effects.emits.iter().map(|emit| {
+        json!({
+            "id": &*emit.id,
+            "type": &*emit.kind,
+            "key": emit.key.as_ref().map(|key| key.as_str()),
+            "bus": emit.bus.as_deref(),
+            "datacontenttype": &*emit.content_type,
+            "data": value(&emit.data),
+            "attributes": pairs(&emit.attributes),
+        })
+    });
+    let state = effects.state.iter().map(|write| {
+        json!({
+            "name": &*write.name,
+            "value": write.value.as_ref().map(|bytes| value(bytes)),
+            "expires_ms": write.expires_ms,
+        })
+    });
+    let timers = effects.timers.iter().map(|timer| match timer {
+        TimerChange::Set { name, due_ms, data } => {
+            json!({ "set": &**name, "due_ms": due_ms, "data": value(data) })
+        }
+        TimerChange::Cancel { name } => json!({ "cancel": &**name }),
+    });
+    let calls = effects.calls.iter().map(|call| {
+        json!({
+            "name": &*call.name,
+            "method": &*call.method,
+            "url": &*call.url,
+            "headers": pairs(&call.headers),
+            "body": value(&call.body),
+        })
+    });
+    json!({
+        "emits": emits.collect::<Vec<_>>(),
+        "state": state.collect::<Vec<_>>(),
+        "timers": timers.collect::<Vec<_>>(),
+        "calls": calls.collect::<Vec<_>>(),
+    })
+}
+
+fn pairs(pairs: &[(std::sync::Arc<str>, std::sync::Arc<str>)]) -> Value {
+    pairs.iter().map(|(name, value)| (name.to_string(), Value::from(&**value))).collect()
+}
+
+/// JSON as JSON, other text as a string, anything else as `{"base64": ..}`.
+fn value(bytes: &[u8]) -> Value {
+    if let Ok(value) = serde_json::from_slice(bytes) {
+        return value;
+    }
+    match std::str::from_utf8(bytes) {
+        Ok(text) => text.into(),
+        Err(_) => json!({ "base64": STANDARD.encode(bytes) }),
+    }
+}
+
+/// Payload for people: text as it is, anything else as base64, cut where it is long.
+fn shown(bytes: &[u8]) -> String {
+    let text = match std::str::from_utf8(bytes) {
+        Ok(text) => clean(text),
+        Err(_) => STANDARD.encode(bytes),
+    };
+    match text.char_indices().nth(SHOWN_BYTES_MAX) {
+        Some((end, _)) => format!("{}… ({} bytes)", text.split_at(end).0, bytes.len()),
+        None => text,
+    }
+}
+
+/// A guest's text without what could steer a terminal.
+fn clean(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect()
+}

@@ -1,0 +1,117 @@
+use super::*;
+
+/// A stdio module that sets a state value and emits an event.
+const EMITS: &str = r#"(module
+  (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+  (memory (export "memory") 1)
+  (data (i32.const 16) "{\"state\":{\"set\":{\"seen\":true}}}\n{\"emit\":{\"type\":\"order.done\",\"data\":{\"n\":1}}}\n")
+  (func (export "_start")
+    (i32.store (i32.const 0) (i32.const 16))
+    (i32.store (i32.const 4) (i32.const 78))
+    (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))))"#;
+
+/// A stdio module that never ends.
+const SPINS: &str =
+    r#"(module (memory (export "memory") 1) (func (export "_start") (loop (br 0))))"#;
+
+/// A stdio module that ends with an error.
+const FAILS: &str = r#"(module
+  (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+  (memory (export "memory") 1)
+  (func (export "_start") (call $exit (i32.const 3))))"#;
+
+const EVENT: &str = r#"{"specversion":"1.0","id":"1","source":"/shop","type":"order.created",
+  "subject":"o-1","time":"2024-05-01T00:00:00Z","data":{"amount":40}}"#;
+
+struct Case {
+    dir: tempfile::TempDir,
+    args: TestArgs,
+}
+
+fn case(module: &str, events: &str) -> Case {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    std::fs::write(path("m.wat"), module).unwrap();
+    std::fs::write(path("events.ndjson"), events).unwrap();
+    let args = TestArgs {
+        module: path("m.wat"),
+        event: None,
+        events: Some(path("events.ndjson")),
+        watch: false,
+    };
+    Case { dir, args }
+}
+
+async fn run_case(case: &Case, output: Output) -> anyhow::Result<(String, bool)> {
+    let sandbox = sandbox(case.dir.path(), Compiler::InProcess)?;
+    let mut out = Vec::new();
+    let code = test(&case.args, output, &sandbox, &mut out).await?;
+    Ok((String::from_utf8(out)?, code == ExitCode::SUCCESS))
+}
+
+fn one_line(event: &str) -> String {
+    event.replace('\n', " ")
+}
+
+#[tokio::test]
+async fn effects_are_printed_for_people() {
+    let case = case(EMITS, &one_line(EVENT));
+    let (text, ok) = run_case(&case, Output::Text).await.unwrap();
+    assert!(ok, "{text}");
+    assert!(text.starts_with("#1 order.created o-1 ok  "), "{text}");
+    assert!(text.contains("\n   -> order.done o-1 {\"n\":1}\n"), "{text}");
+    assert!(text.contains("\n   state seen = true\n"), "{text}");
+}
+
+#[tokio::test]
+async fn json_is_one_object_a_delivery() {
+    let events = format!("{}\n\n{}\n", one_line(EVENT), one_line(EVENT).replace("o-1", "o-2"));
+    let case = case(EMITS, &events);
+    let (text, ok) = run_case(&case, Output::Json).await.unwrap();
+    assert!(ok, "{text}");
+    let documents: Vec<serde_json::Value> =
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(documents.len(), 2);
+    assert_eq!(documents[1]["position"], 2);
+    assert_eq!(documents[1]["key"], "o-2");
+    assert_eq!(documents[1]["outcome"], "ok");
+    assert_eq!(documents[1]["effects"]["emits"][0]["data"]["n"], 1);
+    assert_eq!(documents[1]["effects"]["state"][0]["name"], "seen");
+    assert!(documents[1]["fuel"].as_u64().unwrap() > 0);
+}
+
+#[tokio::test]
+async fn a_failed_delivery_is_a_failure() {
+    let (text, ok) = run_case(&case(FAILS, &one_line(EVENT)), Output::Text).await.unwrap();
+    assert!(!ok);
+    assert!(text.starts_with("#1 order.created o-1 trap  "), "{text}");
+}
+
+#[tokio::test]
+async fn limits_of_the_manifest_hold() {
+    let case = case(SPINS, &one_line(EVENT));
+    std::fs::write(case.dir.path().join("m.toml"), "[limits]\nfuel = 3000\n").unwrap();
+    let (text, ok) = run_case(&case, Output::Text).await.unwrap();
+    assert!(!ok && text.starts_with("#1 order.created o-1 fuel  "), "{text}");
+}
+
+#[tokio::test]
+async fn one_event_may_span_lines() {
+    let mut case = case(EMITS, EVENT);
+    case.args.event = case.args.events.take();
+    assert!(run_case(&case, Output::Text).await.unwrap().1);
+}
+
+#[tokio::test]
+async fn what_is_wrong_is_named_with_its_place() {
+    let bad_line = format!("{}\n{{\"id\":1\n", one_line(EVENT));
+    let error = run_case(&case(EMITS, &bad_line), Output::Text).await.unwrap_err();
+    assert!(format!("{error:#}").contains("events.ndjson`, line 2: not valid JSON"), "{error:#}");
+    let error = run_case(&case("(module)", &one_line(EVENT)), Output::Text).await.unwrap_err();
+    let error = format!("{error:#}");
+    assert!(error.contains("m.wat` is refused: a core module without"), "{error}");
+    let bad_manifest = case(EMITS, &one_line(EVENT));
+    std::fs::write(bad_manifest.dir.path().join("m.toml"), "[limits]\nfule = 3\n").unwrap();
+    let error = format!("{:#}", run_case(&bad_manifest, Output::Text).await.unwrap_err());
+    assert!(error.contains("limits.fule"), "{error}");
+}

@@ -1,0 +1,176 @@
+//! The commands, as they are typed, against a server with a host in memory.
+
+use std::io::{self, Write};
+use std::sync::{Arc, Mutex};
+
+use super::*;
+use crate::api::tests::Fixture;
+
+/// Keeps what a command prints.
+#[derive(Clone, Default)]
+struct Printed(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Printed {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Runs a command line against a server; what it prints, or why it fails.
+async fn tidegate(server: &Fixture, line: &[&str]) -> Result<String, String> {
+    let url = format!("http://{}", server.address);
+    let words = [&["tidegate", "--url", &url], line].concat();
+    let cli = Cli::try_parse_from(words).map_err(|error| error.to_string())?;
+    let printed = Printed::default();
+    let mut out = Out::to(printed.clone());
+    let ran = tokio::task::spawn_blocking(move || run(&cli, &mut out).map(drop));
+    ran.await.unwrap().map_err(|error| format!("{error:#}"))?;
+    let bytes = printed.0.lock().unwrap().clone();
+    Ok(String::from_utf8(bytes).unwrap())
+}
+
+#[test]
+fn the_command_tree_is_sound() {
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn a_wrong_command_line_is_a_usage_error() {
+    for line in [
+        "tidegate",
+        "tidegate publish",
+        "tidegate publish a.b --batch f",
+        "tidegate publish a.b --data 1 --file f",
+        "tidegate state get p",
+        "tidegate events get one",
+        "tidegate --output yaml status",
+    ] {
+        let error = Cli::try_parse_from(line.split(' ')).unwrap_err();
+        assert_eq!(error.exit_code(), 2, "{line}");
+    }
+    for line in [
+        "tidegate publish --batch -",
+        "tidegate publish a.b --key k --attr x=1 --attr y=2 --expected-sequence 0",
+        "tidegate events tail --type a.* --output json --url http://h:1",
+        "tidegate plugins rename old new",
+        "tidegate completions bash",
+    ] {
+        assert!(Cli::try_parse_from(line.split(' ')).is_ok(), "{line}");
+    }
+}
+
+#[tokio::test]
+async fn commands_print_text_for_people() {
+    let server = Fixture::default().await;
+    let publish =
+        ["publish", "order.created", "--key", "o-1", "--id", "1", "--data", r#"{"a": 1}"#];
+    let printed = tidegate(&server, &publish).await.unwrap();
+    assert!(printed.starts_with("#1 order.created o-1/1  durable "), "{printed}");
+    assert!(printed.ends_with("nobody subscribes to this type yet\n"), "{printed}");
+    let again = tidegate(&server, &publish).await.unwrap();
+    assert!(again.contains("duplicate"), "{again}");
+
+    for (line, says) in [
+        (&["events", "list"][..], r#"order.created  o-1/1  {"a": 1}"#),
+        (&["events", "get", "1"], "\n{\"a\": 1}\n"),
+        (
+            &["events", "tail", "--from", "1", "--limit", "1"],
+            "#1 order.created o-1/1  {\"a\": 1}\n",
+        ),
+        (&["events", "tree", "1"], "* #1 order.created o-1/1\n"),
+        (&["types", "list"], "order.created      1  -          nobody\n"),
+        (&["plugins", "list"], "totals  live"),
+        (&["plugins", "show", "totals"], "description    Adds up\n"),
+        (&["plugins", "logs", "totals", "--recent", "1"], "line 0\n"),
+        (&["plugins", "pause", "totals", "--reason", "why not"], "totals paused  why not\n"),
+        (&["plugins", "resume", "totals"], "totals live\n"),
+        (&["plugins", "rename", "totals", "sums"], "sums live\n"),
+        (&["plugins", "rollback", "totals"], "totals live\n"),
+        (&["state", "get", "totals", "k", "count"], "25\n"),
+        (&["state", "get", "totals", "k", "raw"], "/wA=\n"),
+        (&["state", "list", "totals", "k"], "count   2 B  -        25\n"),
+        (&["dead-letters", "list"], "unreachable"),
+        (&["dead-letters", "show", "1"], "outcome    trap\n"),
+        (&["buses", "list"], "main (default)  durable  open"),
+        (&["status"], "tidegate 0.1.0   ready"),
+        (&["completions", "bash"], "_tidegate"),
+    ] {
+        let printed = tidegate(&server, line).await.unwrap();
+        assert!(printed.contains(says), "{line:?}\n{printed}");
+    }
+}
+
+#[tokio::test]
+async fn commands_print_one_json_document() {
+    let server = Fixture::default().await;
+    server.publish_keyed(1, "k").await;
+    for line in [
+        &["publish", "a.b"][..],
+        &["events", "list"],
+        &["events", "list", "--type", "none"],
+        &["events", "get", "1"],
+        &["events", "tail", "--from", "1", "--limit", "1"],
+        &["events", "tree", "1"],
+        &["types", "list"],
+        &["plugins", "list"],
+        &["plugins", "show", "totals"],
+        &["plugins", "pause", "totals"],
+        &["plugins", "logs", "totals", "--recent", "1"],
+        &["state", "get", "totals", "k", "count"],
+        &["state", "list", "totals", "k"],
+        &["dead-letters", "list"],
+        &["dead-letters", "show", "1"],
+        &["buses", "list"],
+        &["status"],
+    ] {
+        let printed = tidegate(&server, &[line, &["--output", "json"]].concat()).await.unwrap();
+        let parsed = serde_json::from_str::<serde_json::Value>(&printed);
+        assert!(parsed.is_ok(), "{line:?}: {printed}");
+    }
+}
+
+#[tokio::test]
+async fn errors_say_what_to_do_next() {
+    let server = Fixture::default().await;
+    for (line, says) in [
+        (&["plugins", "show", "other"][..], "there is no plugin `other`"),
+        (&["plugins", "forget", "totals"], "remove it first"),
+        (&["state", "get", "totals", "k", "none"], "there is no state `none` of key `k`"),
+        (&["events", "list", "--from", "now"], "`from` is neither a position nor"),
+        (&["publish", "a.b", "--data", "{"], "not JSON: quote it for your shell"),
+        (&["publish", "tidegate.x"], "`type` is reserved"),
+        (&["publish", "--batch", "/no/such/file"], "cannot open `/no/such/file`"),
+    ] {
+        let error = tidegate(&server, line).await.unwrap_err();
+        assert!(error.contains(says), "{line:?}: {error}");
+    }
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let args = ConnectArgs { url: Some(format!("http://{free}")), token_file: None };
+    let answer = tokio::task::spawn_blocking(move || {
+        let client = Client::new(&args).unwrap();
+        status::status(&client, Output::Text, &mut Out::to(io::sink())).unwrap_err().to_string()
+    });
+    let error = answer.await.unwrap();
+    assert!(error.contains("start one with `tidegate run`"), "{error}");
+}
+
+#[tokio::test]
+async fn a_batch_is_published_once() {
+    let server = Fixture::default().await;
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let samples = include_str!("../api/tests/samples.ndjson");
+    std::fs::write(file.path(), samples).unwrap();
+    let path = file.path().to_str().unwrap();
+    let count = samples.lines().count();
+    let first = tidegate(&server, &["publish", "--batch", path]).await.unwrap();
+    let expected = format!("{{\"acknowledged\":{count},\"appended\":{count},\"duplicates\":0}}\n");
+    assert_eq!(first, expected);
+    let again = tidegate(&server, &["publish", "--batch", path]).await.unwrap();
+    let expected = format!("{{\"acknowledged\":{count},\"appended\":0,\"duplicates\":{count}}}\n");
+    assert_eq!(again, expected);
+    assert_eq!(server.host.events().len(), count);
+}

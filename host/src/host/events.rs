@@ -1,0 +1,197 @@
+//! Looking at events: listings, streams and trees of causes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use futures_util::StreamExt;
+use futures_util::stream;
+
+use crate::api::filter::{EventFilter, Point};
+use crate::api::host::{Cursor, EventPage, EventStream, HostError};
+use crate::api::view::{Timestamp, TreeEventView, TreeView};
+use crate::bus::Bus;
+use crate::event::{Addressee, Event, Key, Position};
+use crate::log::ReadError;
+
+/// Events that one page looks at, at most.
+const PAGE_SCAN_MAX: usize = 20_000;
+/// Events of one tree, at most.
+const TREE_EVENTS_MAX: usize = 1000;
+/// Events that a tree looks through for consequences, at most.
+const TREE_SCAN_MAX: usize = 200_000;
+
+/// Reads as the API's error: what a reader finds damaged is the host's fault, not the client's.
+pub(super) fn read_error(error: ReadError) -> HostError {
+    match error {
+        ReadError::Closed => HostError::ShuttingDown,
+        other => HostError::Internal(other.to_string()),
+    }
+}
+
+/// A page of public events.
+pub(super) async fn page(
+    bus: &Bus,
+    epoch: u32,
+    filter: &EventFilter,
+    cursor: Option<Cursor>,
+    limit: usize,
+) -> Result<EventPage, HostError> {
+    let after = start_after(bus, epoch, filter, cursor, Position(0)).await?;
+    if let Some(key) = &filter.key {
+        return page_of_key(bus, epoch, filter, key, after, limit).await;
+    }
+    let end = bus.last_position();
+    let mut page = EventPage { epoch, ..EventPage::default() };
+    let mut seen = after;
+    let mut looked_at = 0;
+    let mut source = bus.read_after(after);
+    while seen < end && looked_at < PAGE_SCAN_MAX {
+        let batch = source.next().await.map_err(read_error)?;
+        for event in batch.events() {
+            if event.position > end || filter.has_ended(event) {
+                return Ok(page);
+            }
+            seen = event.position;
+            looked_at += 1;
+            if filter.matches(event) && filter.has_begun(event) {
+                page.events.push(Arc::clone(event));
+                if page.events.len() == limit {
+                    page.next = (seen < end).then_some(seen);
+                    return Ok(page);
+                }
+            }
+        }
+    }
+    page.next = (seen < end).then_some(seen);
+    Ok(page)
+}
+
+async fn page_of_key(
+    bus: &Bus,
+    epoch: u32,
+    filter: &EventFilter,
+    key: &Key,
+    after: Position,
+    limit: usize,
+) -> Result<EventPage, HostError> {
+    let from = Position(after.0.saturating_add(1));
+    let positions = bus.key_positions(key, from, limit).await.map_err(read_error)?;
+    let more = positions.len() == limit;
+    let mut page = EventPage { epoch, ..EventPage::default() };
+    for position in positions {
+        let Some(event) = bus.event(position).await.map_err(read_error)? else { continue };
+        if filter.has_ended(&event) {
+            return Ok(EventPage { next: None, ..page });
+        }
+        page.next = more.then_some(position);
+        if filter.matches(&event) && filter.has_begun(&event) {
+            page.events.push(event);
+        }
+    }
+    Ok(page)
+}
+
+async fn start_after(
+    bus: &Bus,
+    epoch: u32,
+    filter: &EventFilter,
+    cursor: Option<Cursor>,
+    default: Position,
+) -> Result<Position, HostError> {
+    if let Some(cursor) = cursor {
+        if cursor.epoch > epoch {
+            let why = "is of another log".to_owned();
+            return Err(HostError::Invalid { field: "cursor".to_owned(), why });
+        }
+        return Ok(cursor.after);
+    }
+    Ok(match filter.from {
+        None => default,
+        Some(Point::Position(position)) => Position(position.0.saturating_sub(1)),
+        Some(Point::TimeMs(ms)) => bus.position_before(ms).await.map_err(read_error)?,
+    })
+}
+
+/// Public events as they become durable.
+pub(super) async fn follow(
+    bus: Arc<Bus>,
+    epoch: u32,
+    filter: EventFilter,
+    cursor: Option<Cursor>,
+) -> Result<EventStream, HostError> {
+    let after = start_after(&bus, epoch, &filter, cursor, bus.last_position()).await?;
+    let batches = stream::unfold((bus, after), |(bus, after)| async move {
+        // A reader for each batch: it borrows the bus, and a stream has to own what it uses. The
+        // next batch comes from memory where the client keeps up.
+        let batch = bus.read_after(after).next().await;
+        let events = match batch {
+            Ok(batch) => batch.events().to_vec(),
+            Err(error) => {
+                tracing::debug!(%error, "an event stream ends");
+                return None;
+            }
+        };
+        let after = events.last().map_or(after, |event| event.position);
+        Some((stream::iter(events), (bus, after)))
+    });
+    let ends = filter.clone();
+    let events = batches
+        .flatten()
+        .take_while(move |event| std::future::ready(!ends.has_ended(event)))
+        .filter(move |event| std::future::ready(filter.matches(event) && filter.has_begun(event)));
+    Ok(EventStream { epoch, events: events.boxed() })
+}
+
+/// What caused an event and what it caused, on its own bus.
+pub(super) async fn tree(bus: &Bus, position: Position) -> Result<TreeView, HostError> {
+    let asked = bus.event(position).await.map_err(read_error)?;
+    let Some(mut root) = asked else {
+        return Err(HostError::NotFound(format!("event at position {position}")));
+    };
+    while let Some(cause) = root.causation {
+        match bus.event(cause).await.map_err(read_error)? {
+            Some(event) if cause < root.position => root = event,
+            _ => break,
+        }
+    }
+    let mut found = BTreeMap::from([(root.position, Arc::clone(&root))]);
+    let mut causes = BTreeSet::from([root.position]);
+    let end = bus.last_position();
+    let mut source = bus.read_after(root.position);
+    let (mut seen, mut looked_at) = (root.position, 0);
+    while seen < end && looked_at < TREE_SCAN_MAX && found.len() < TREE_EVENTS_MAX {
+        let batch = source.next().await.map_err(read_error)?;
+        for event in batch.events() {
+            seen = event.position;
+            looked_at += 1;
+            if event.causation.is_some_and(|cause| causes.contains(&cause)) {
+                causes.insert(event.position);
+                found.insert(event.position, Arc::clone(event));
+            }
+        }
+    }
+    let events = found.values().map(|event| tree_event(bus, event)).collect();
+    Ok(TreeView { position: position.0, events, truncated: seen < end })
+}
+
+fn tree_event(bus: &Bus, event: &Event) -> TreeEventView {
+    let emitter = event
+        .emitter
+        .and_then(|id| bus.ledger().instance(id).map(|instance| instance.name.clone()));
+    let to = match &event.addressee {
+        Some(Addressee::Bus(name)) => name.to_string(),
+        _ => bus.name().to_string(),
+    };
+    TreeEventView {
+        bus: to,
+        position: event.position.0,
+        cause: event.causation.map(|cause| cause.0),
+        kind: event.kind.to_string(),
+        source: event.source.to_string(),
+        id: event.id.to_string(),
+        key: event.key.as_ref().map(ToString::to_string),
+        sequence: event.sequence.0,
+        emitter,
+        recorded: Timestamp(event.recorded_ms),
+    }
+}

@@ -1,0 +1,490 @@
+//! The host as its API sees it: buses and plugins behind one face.
+//!
+//! Nothing here decides: it finds the bus or plugin that is meant, asks it, and shows the answer.
+
+mod events;
+mod modules;
+pub mod plugins;
+mod views;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use futures_util::stream::{self, BoxStream};
+use futures_util::{FutureExt, StreamExt};
+use tokio::sync::broadcast::error::RecvError;
+
+use crate::api::filter::EventFilter;
+use crate::api::host::{
+    Answer, Appended, Cursor, DeadLetter, DeadLetterFilter, EventPage, EventStream, Follow,
+    HostApi, HostError, Publish, PublishError, Readiness, StateEntry,
+};
+use crate::api::view::{
+    BusView, DeadLetterView, LogLineView, PluginView, PluginsView, StatusView, Timestamp, TreeView,
+    TypeView,
+};
+use crate::bus::Bus;
+use crate::event::{Digest, Event, Key, Position};
+use crate::log::AppendError;
+use crate::metrics::{BusMetrics, Metrics};
+use crate::state::{Instance, Owner};
+
+use self::plugins::Plugins;
+
+pub use self::modules::ModuleStore;
+
+/// How often readiness is looked at by who waits for it.
+const READY_POLL: std::time::Duration = std::time::Duration::from_millis(20);
+
+/// What is the same as long as the host runs.
+#[derive(Debug)]
+pub struct About {
+    /// Version of the host.
+    pub version: &'static str,
+    /// The data folder, absolute.
+    pub data: PathBuf,
+    /// The plugins folder, absolute.
+    pub plugins: PathBuf,
+    /// Wall time of the start, milliseconds since the Unix epoch.
+    pub started_ms: u64,
+    /// Epoch of the default bus: how often a host has started on it.
+    pub epoch: u32,
+}
+
+/// See the module.
+pub struct Host {
+    about: About,
+    /// The default bus first.
+    buses: Vec<(Arc<Bus>, BusMetrics)>,
+    plugins: Arc<Plugins>,
+    metrics: Arc<Metrics>,
+    draining: AtomicBool,
+}
+
+impl Host {
+    /// Puts the parts together. `buses`: the default one first.
+    #[must_use]
+    pub fn new(
+        about: About,
+        buses: &[Arc<Bus>],
+        plugins: Arc<Plugins>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let buses = buses.iter().map(|bus| (Arc::clone(bus), metrics.bus(bus.name()))).collect();
+        Self { about, buses, plugins, metrics, draining: AtomicBool::new(false) }
+    }
+
+    /// What is the same as long as the host runs.
+    #[must_use]
+    pub fn about(&self) -> &About {
+        &self.about
+    }
+
+    /// Every plugin, ascending by name.
+    #[must_use]
+    pub fn plugins_now(&self) -> PluginsView {
+        self.plugins.view()
+    }
+
+    /// Waits until every plugin found at start is live or refused, and says how many there are.
+    pub async fn readied(&self) -> usize {
+        while !self.plugins.readiness().waiting_for.is_empty() {
+            tokio::time::sleep(READY_POLL).await;
+        }
+        self.plugins.view().plugins.len()
+    }
+
+    /// From now on nothing is taken in any more.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::SeqCst);
+    }
+
+    fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::SeqCst)
+    }
+
+    fn bus(&self, name: Option<&str>) -> Result<&(Arc<Bus>, BusMetrics), HostError> {
+        match name {
+            None => self.buses.first(),
+            Some(name) => self.buses.iter().find(|(bus, _)| **bus.name() == *name),
+        }
+        .ok_or_else(|| HostError::NotFound(format!("bus `{}`", name.unwrap_or_default())))
+    }
+
+    /// The bus that has registered this plugin, and what its ledger says of it.
+    fn registered<T>(
+        &self,
+        name: &str,
+        look: impl Fn(&Arc<Bus>, &Instance) -> T,
+    ) -> Result<T, HostError> {
+        self.buses
+            .iter()
+            .find_map(|(bus, _)| bus.ledger().named(name).map(|instance| look(bus, instance)))
+            .ok_or_else(|| HostError::NotFound(format!("plugin `{name}`")))
+    }
+
+    fn owner(&self, plugin: &str, key: &Key) -> Result<(Arc<Bus>, Owner), HostError> {
+        self.registered(plugin, |bus, instance| {
+            let owner =
+                Owner { instance: instance.id, generation: instance.generation, key: key.clone() };
+            (Arc::clone(bus), owner)
+        })
+    }
+
+    async fn publish_on(
+        &self,
+        bus: Option<&str>,
+        batch: Vec<Publish>,
+    ) -> Result<Vec<Appended>, PublishError> {
+        let (bus, metrics) =
+            self.bus(bus).map_err(|_| PublishError::NoBus(bus.unwrap_or_default().to_owned()))?;
+        if self.is_draining() {
+            return Err(PublishError::ShuttingDown);
+        }
+        let begun = Instant::now();
+        let batch = batch
+            .into_iter()
+            .map(|publish| crate::log::Publish { event: publish.event, expected: publish.expected })
+            .collect();
+        let appended = bus.publish(batch).await.map_err(publish_error)?;
+        let new = appended.iter().filter(|appended| !appended.duplicate).count();
+        metrics.appended(new as u64, begun.elapsed());
+        Ok(appended
+            .into_iter()
+            .map(|appended| Appended {
+                position: appended.position,
+                sequence: appended.sequence,
+                duplicate: appended.duplicate,
+            })
+            .collect())
+    }
+
+    fn state_entries(
+        &self,
+        plugin: &str,
+        key: &Key,
+        wanted: impl Fn(&str) -> bool,
+        limit: usize,
+    ) -> Result<Vec<StateEntry>, HostError> {
+        let (bus, owner) = self.owner(plugin, key)?;
+        let all = bus.values().all(&owner, bus.now_ms());
+        let all = all.map_err(|error| HostError::Internal(error.to_string()))?;
+        Ok(all
+            .into_iter()
+            .filter(|(name, _)| wanted(name))
+            .take(limit)
+            .map(|(name, value)| StateEntry {
+                name,
+                value: value.bytes,
+                expires_ms: value.expires_ms,
+            })
+            .collect())
+    }
+
+    async fn read_dead_letter(&self, id: &str) -> Result<Option<DeadLetter>, HostError> {
+        let Some((bus, number)) = self.dead_letter_id(id) else { return Ok(None) };
+        let found = {
+            let ledger = bus.ledger();
+            ledger.dead_letter(number).cloned().map(|letter| {
+                let plugin = ledger.instance(letter.instance).map(|i| i.name.clone());
+                (letter, plugin.unwrap_or_default())
+            })
+        };
+        let Some((letter, plugin)) = found else { return Ok(None) };
+        let event = bus.event(letter.position).await.map_err(events::read_error)?;
+        let record = views::dead_letter_record(bus, &letter).await.map_err(events::read_error)?;
+        let id = self.name_dead_letter(bus, number);
+        let view = views::dead_letter(bus, id, plugin, &letter, event.as_deref(), record.as_ref());
+        Ok(Some(DeadLetter { letter: view, event }))
+    }
+
+    /// Dead letters of the default bus are numbers; those of another bus have its name in front.
+    fn name_dead_letter(&self, bus: &Bus, number: u64) -> String {
+        let default = self.buses.first().is_some_and(|(first, _)| first.name() == bus.name());
+        if default { number.to_string() } else { format!("{}:{number}", bus.name()) }
+    }
+
+    fn dead_letter_id(&self, id: &str) -> Option<(&Arc<Bus>, u64)> {
+        let (bus, number) = match id.rsplit_once(':') {
+            Some((bus, number)) => (Some(bus), number),
+            None => (None, id),
+        };
+        Some((&self.bus(bus).ok()?.0, number.parse().ok()?))
+    }
+
+    async fn list_dead_letters(
+        &self,
+        filter: &DeadLetterFilter,
+    ) -> Result<Vec<DeadLetterView>, HostError> {
+        let mut views = Vec::new();
+        let after = filter.after.as_deref().and_then(|id| self.dead_letter_id(id));
+        let first = after.map_or(0, |(bus, _)| {
+            self.buses.iter().position(|(other, _)| other.name() == bus.name()).unwrap_or_default()
+        });
+        for (index, (bus, _)) in self.buses.iter().enumerate().skip(first) {
+            let after = after.filter(|_| index == first).map_or(0, |(_, number)| number);
+            let letters = views::matching(bus, filter, after, filter.limit - views.len());
+            for (letter, plugin) in letters {
+                let event = bus.event(letter.position).await.map_err(events::read_error)?;
+                let id = self.name_dead_letter(bus, letter.id);
+                views.push(views::dead_letter(bus, id, plugin, &letter, event.as_deref(), None));
+            }
+            if views.len() >= filter.limit {
+                break;
+            }
+        }
+        Ok(views)
+    }
+
+    fn status_now(&self) -> StatusView {
+        let PluginsView { mut plugins, skipped } = self.plugins.view();
+        for plugin in &mut plugins {
+            plugin.history.clear();
+        }
+        let waiting_for = self.plugins.readiness().waiting_for;
+        StatusView {
+            version: self.about.version.to_owned(),
+            ready: waiting_for.is_empty(),
+            waiting_for,
+            draining: self.is_draining(),
+            started: Timestamp(self.about.started_ms),
+            data: self.about.data.display().to_string(),
+            plugins_folder: self.about.plugins.display().to_string(),
+            buses: self.bus_views(),
+            plugins,
+            skipped,
+        }
+    }
+
+    fn bus_views(&self) -> Vec<BusView> {
+        let draining = self.is_draining();
+        self.buses
+            .iter()
+            .enumerate()
+            .map(|(index, (bus, _))| {
+                views::bus(bus, index == 0, draining, self.plugins.names_on(bus.name()))
+            })
+            .collect()
+    }
+
+    fn types_of(&self, bus: &Bus, only: Option<&str>) -> Vec<TypeView> {
+        let mut types = views::types(bus, only);
+        self.plugins.add_subscribers(bus.name(), only, &mut types);
+        types.into_values().collect()
+    }
+}
+
+fn publish_error(error: AppendError) -> PublishError {
+    match error {
+        AppendError::IdConflict { index, position } => PublishError::IdConflict { index, position },
+        AppendError::SequenceConflict { index, expected, actual } => {
+            PublishError::SequenceConflict { index, expected, actual }
+        }
+        AppendError::QueueFull { .. } => PublishError::QueueFull,
+        AppendError::StorageFull { .. } => PublishError::StorageFull,
+        AppendError::ShuttingDown => PublishError::ShuttingDown,
+        AppendError::ReadOnly(why) => PublishError::ReadOnly(why.to_string()),
+        AppendError::Encode(why) => PublishError::Internal(why.to_string()),
+        AppendError::Read(why) => PublishError::Internal(why),
+    }
+}
+
+impl HostApi for Host {
+    fn publish<'a>(
+        &'a self,
+        bus: Option<&'a str>,
+        batch: Vec<Publish>,
+    ) -> Answer<'a, Vec<Appended>, PublishError> {
+        self.publish_on(bus, batch).boxed()
+    }
+
+    fn event<'a>(
+        &'a self,
+        bus: Option<&'a str>,
+        position: Position,
+    ) -> Answer<'a, Option<Arc<Event>>> {
+        async move { self.bus(bus)?.0.event(position).await.map_err(events::read_error) }.boxed()
+    }
+
+    fn events<'a>(
+        &'a self,
+        bus: Option<&'a str>,
+        filter: &'a EventFilter,
+        cursor: Option<Cursor>,
+        limit: usize,
+    ) -> Answer<'a, EventPage> {
+        async move {
+            let bus = &self.bus(bus)?.0;
+            events::page(bus, self.about.epoch, filter, cursor, limit).await
+        }
+        .boxed()
+    }
+
+    fn tree<'a>(&'a self, bus: Option<&'a str>, position: Position) -> Answer<'a, TreeView> {
+        async move { events::tree(&self.bus(bus)?.0, position).await }.boxed()
+    }
+
+    fn stream<'a>(
+        &'a self,
+        bus: Option<&'a str>,
+        filter: EventFilter,
+        cursor: Option<Cursor>,
+    ) -> Answer<'a, EventStream> {
+        async move {
+            let bus = Arc::clone(&self.bus(bus)?.0);
+            events::follow(bus, self.about.epoch, filter, cursor).await
+        }
+        .boxed()
+    }
+
+    fn types<'a>(
+        &'a self,
+        bus: Option<&'a str>,
+        only: Option<&'a str>,
+    ) -> Answer<'a, Vec<TypeView>> {
+        async move { Ok(self.types_of(&self.bus(bus)?.0, only)) }.boxed()
+    }
+
+    fn buses(&self) -> Answer<'_, Vec<BusView>> {
+        async { Ok(self.bus_views()) }.boxed()
+    }
+
+    fn plugins(&self) -> Answer<'_, PluginsView> {
+        async { Ok(self.plugins.view()) }.boxed()
+    }
+
+    fn plugin<'a>(&'a self, name: &'a str) -> Answer<'a, PluginView> {
+        async move { self.plugins.view_of(name) }.boxed()
+    }
+
+    fn pause<'a>(
+        &'a self,
+        name: &'a str,
+        reason: &'a str,
+        actor: &'a str,
+    ) -> Answer<'a, PluginView> {
+        async move {
+            self.plugins.pause(name, reason, actor).await?;
+            self.plugins.view_of(name)
+        }
+        .boxed()
+    }
+
+    fn resume<'a>(&'a self, name: &'a str, actor: &'a str) -> Answer<'a, PluginView> {
+        async move {
+            self.plugins.resume(name, actor).await?;
+            self.plugins.view_of(name)
+        }
+        .boxed()
+    }
+
+    fn rollback<'a>(
+        &'a self,
+        name: &'a str,
+        module: Option<Digest>,
+        actor: &'a str,
+    ) -> Answer<'a, PluginView> {
+        async move {
+            self.plugins.rollback(name, module, actor).await?;
+            self.plugins.view_of(name)
+        }
+        .boxed()
+    }
+
+    fn rename<'a>(
+        &'a self,
+        name: &'a str,
+        new_name: &'a str,
+        actor: &'a str,
+    ) -> Answer<'a, PluginView> {
+        async move {
+            self.plugins.rename(name, new_name, actor).await?;
+            self.plugins.view_of(new_name)
+        }
+        .boxed()
+    }
+
+    fn forget<'a>(&'a self, name: &'a str, actor: &'a str) -> Answer<'a, ()> {
+        async move {
+            self.plugins.forget(name, actor).await?;
+            self.metrics.forget(name);
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn logs<'a>(
+        &'a self,
+        name: &'a str,
+        recent: usize,
+        follow: Follow,
+    ) -> Answer<'a, BoxStream<'static, LogLineView>> {
+        async move {
+            let (kept, new) = self.plugins.log_of(name)?.follow(recent);
+            let kept = stream::iter(kept).map(|line| views::log_line(&line));
+            if follow == Follow::Kept {
+                return Ok(kept.boxed());
+            }
+            let new = stream::unfold(new, |mut new| async {
+                loop {
+                    match new.recv().await {
+                        Ok(line) => return Some((views::log_line(&line), new)),
+                        Err(RecvError::Lagged(_)) => {}
+                        Err(RecvError::Closed) => return None,
+                    }
+                }
+            });
+            Ok(kept.chain(new).boxed())
+        }
+        .boxed()
+    }
+
+    fn state_get<'a>(
+        &'a self,
+        plugin: &'a str,
+        key: &'a Key,
+        name: &'a str,
+    ) -> Answer<'a, Option<StateEntry>> {
+        async move { Ok(self.state_entries(plugin, key, |n| n == name, 1)?.pop()) }.boxed()
+    }
+
+    fn state_list<'a>(
+        &'a self,
+        plugin: &'a str,
+        key: &'a Key,
+        prefix: &'a str,
+        after: Option<&'a str>,
+        limit: usize,
+    ) -> Answer<'a, Vec<StateEntry>> {
+        let wanted =
+            move |name: &str| name.starts_with(prefix) && after.is_none_or(|after| name > after);
+        async move { self.state_entries(plugin, key, wanted, limit) }.boxed()
+    }
+
+    fn dead_letters<'a>(&'a self, filter: &'a DeadLetterFilter) -> Answer<'a, Vec<DeadLetterView>> {
+        self.list_dead_letters(filter).boxed()
+    }
+
+    fn dead_letter<'a>(&'a self, id: &'a str) -> Answer<'a, Option<DeadLetter>> {
+        self.read_dead_letter(id).boxed()
+    }
+
+    fn status(&self) -> Answer<'_, StatusView> {
+        async { Ok(self.status_now()) }.boxed()
+    }
+
+    fn ready(&self) -> Readiness {
+        self.plugins.readiness()
+    }
+
+    fn metrics(&self) -> String {
+        let buses = self.buses.iter();
+        let standing = crate::metrics::Standing {
+            buses: buses.map(|(bus, _)| (bus.name().to_string(), bus.last_position().0)).collect(),
+            plugins: self.plugins.standing(),
+        };
+        self.metrics.encode(&standing)
+    }
+}

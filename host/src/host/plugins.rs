@@ -1,0 +1,349 @@
+//! The plugins of a host: what stands in the folder, what the logs know, and the runners that put
+//! the two together.
+//!
+//! Each plugin has a turn of its own: what changes it (a new module, a pause, a rollback) happens
+//! one after the other, while other plugins go on.
+
+mod install;
+mod operate;
+mod view;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::api::host::{HostError, Readiness};
+use crate::api::view::{PluginState, ReloadResult, ReloadView, SkippedView, Timestamp};
+use crate::bus::Bus;
+use crate::bus::notes::{Line, Notes, PluginLog};
+use crate::bus::runner::Runner;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::event::{Digest, InstanceId};
+use crate::metrics::Metrics;
+use crate::plugin::{Change, Source, Watcher};
+use crate::schedule::pool::GuestPool;
+use crate::wasm::{Module, Sandbox};
+
+use super::ModuleStore;
+
+/// Modules of one plugin's history that are shown.
+const HISTORY_KEPT: usize = 32;
+/// Pauses that wait to be recorded.
+const PAUSES_MAX: usize = 256;
+
+/// What plugins are run with.
+pub struct Means {
+    /// Every bus, the default one first.
+    pub buses: Vec<Arc<Bus>>,
+    /// Compiles and checks modules.
+    pub sandbox: Arc<Sandbox>,
+    /// Runs guests.
+    pub pool: Arc<GuestPool>,
+    /// Keeps modules.
+    pub modules: Arc<ModuleStore>,
+    /// The operator's word.
+    pub config: Arc<Config>,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// Where deliveries are noted.
+    pub notes: Notes,
+    /// Wall time of what happens outside a log.
+    pub clock: Arc<dyn Clock>,
+    /// Deliveries of one plugin at the same time, where its manifest says nothing.
+    pub workers: usize,
+}
+
+/// See the module.
+pub struct Plugins {
+    means: Means,
+    entries: Mutex<BTreeMap<String, Entry>>,
+    skipped: Mutex<BTreeMap<String, SkippedView>>,
+    scanned: AtomicBool,
+    ready: AtomicBool,
+    /// Held while an instance id is allocated and recorded.
+    registering: tokio::sync::Mutex<()>,
+    pauses: mpsc::Sender<(InstanceId, String)>,
+    tasks: TaskTracker,
+    closing: AtomicBool,
+}
+
+/// One plugin.
+struct Entry {
+    state: PluginState,
+    /// Why it is in this state, where there is something to say.
+    reason: Option<String>,
+    /// What stands in the folder.
+    source: Option<Arc<Source>>,
+    /// Counts changes of `source`: a load that is no longer the newest is not installed.
+    change: u64,
+    /// The name of the removed plugin this one looks like, while it waits.
+    /// Somebody said that it is a new plugin, whatever it looks like.
+    taken_as_new: bool,
+    runner: Option<Arc<Runner>>,
+    module: Option<Arc<Module>>,
+    history: VecDeque<ReloadView>,
+    last_error: Option<(u64, String)>,
+    log: Arc<PluginLog>,
+    turn: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl Default for Entry {
+    fn default() -> Self {
+        Self {
+            state: PluginState::Compiling,
+            reason: None,
+            source: None,
+            change: 0,
+            taken_as_new: false,
+            runner: None,
+            module: None,
+            history: VecDeque::new(),
+            last_error: None,
+            log: Arc::default(),
+            turn: Arc::default(),
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What is under these locks is replaced as a whole: a panic leaves nothing half-done.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Plugins {
+    /// No plugins yet, but those the logs know as removed until their file is found. Needs a tokio
+    /// runtime.
+    #[must_use]
+    pub fn new(means: Means) -> Arc<Self> {
+        let (pauses, wanted) = mpsc::channel(PAUSES_MAX);
+        let plugins = Arc::new(Self {
+            means,
+            entries: Mutex::default(),
+            skipped: Mutex::default(),
+            scanned: AtomicBool::new(false),
+            ready: AtomicBool::new(false),
+            registering: tokio::sync::Mutex::default(),
+            pauses,
+            tasks: TaskTracker::new(),
+            closing: AtomicBool::new(false),
+        });
+        plugins.remember();
+        plugins.tasks.spawn(Arc::clone(&plugins).record_pauses(wanted));
+        plugins
+    }
+
+    /// An entry for every plugin that some log knows.
+    fn remember(&self) {
+        let mut entries = lock(&self.entries);
+        for bus in &self.means.buses {
+            for instance in bus.ledger().instances() {
+                let entry = entries.entry(instance.name.clone()).or_default();
+                entry.state = PluginState::Removed;
+                entry.reason = Some("its file is not in the plugins folder".to_owned());
+                entry.history = instance
+                    .activations
+                    .iter()
+                    .rev()
+                    .take(HISTORY_KEPT)
+                    .map(|activation| ReloadView {
+                        digest: activation.module.to_string(),
+                        at: Timestamp(activation.at_ms),
+                        result: ReloadResult::Ok,
+                        error: None,
+                    })
+                    .collect();
+            }
+        }
+    }
+
+    /// Takes changes of the plugins folder until `stop`.
+    pub async fn follow(self: Arc<Self>, mut watcher: Watcher, stop: CancellationToken) {
+        // A renamed file is recognised by what is *not* there any more: new names wait until the
+        // whole folder was seen.
+        let mut unseen = Vec::new();
+        loop {
+            let change = tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                change = watcher.next() => change,
+            };
+            let Some(change) = change else { return };
+            match change {
+                Change::Present(source) if self.is_unheard_of(&source.name) => unseen.push(source),
+                Change::Present(source) => self.present(*source),
+                Change::Broken { name, why, .. } => self.refuse(&name, None, why),
+                Change::Removed { name } => self.removed(&name),
+                Change::SecondSource { name, path, holder } => {
+                    let holder = holder.display();
+                    self.skip(&path, format!("`{name}` is the plugin in `{holder}` already"));
+                }
+                Change::Skipped { path, why } => self.skip(&path, why),
+                Change::Cleared { path } => {
+                    lock(&self.skipped).remove(&path.display().to_string());
+                }
+                Change::ScanEnd => {
+                    unseen.drain(..).for_each(|source| self.present(*source));
+                    self.scanned.store(true, Ordering::SeqCst);
+                }
+            }
+        }
+    }
+
+    fn is_unheard_of(&self, name: &str) -> bool {
+        !self.scanned.load(Ordering::SeqCst) && !lock(&self.entries).contains_key(name)
+    }
+
+    fn skip(&self, path: &Path, why: String) {
+        let path = path.display().to_string();
+        tracing::warn!(path, why, "skipped");
+        lock(&self.skipped).insert(path.clone(), SkippedView { path, reason: why });
+    }
+
+    fn present(self: &Arc<Self>, source: Source) {
+        let name = source.name.clone();
+        let change = {
+            let mut entries = lock(&self.entries);
+            let entry = entries.entry(name.clone()).or_default();
+            if entry.runner.is_none() {
+                entry.state = PluginState::Compiling;
+                entry.reason = None;
+            }
+            entry.source = Some(Arc::new(source));
+            entry.change += 1;
+            entry.change
+        };
+        let plugins = Arc::clone(self);
+        self.tasks.spawn(async move { plugins.install_change(&name, change).await });
+    }
+
+    fn removed(self: &Arc<Self>, name: &str) {
+        let change = {
+            let mut entries = lock(&self.entries);
+            let Some(entry) = entries.get_mut(name) else { return };
+            entry.source = None;
+            entry.change += 1;
+            entry.change
+        };
+        let (plugins, name) = (Arc::clone(self), name.to_owned());
+        self.tasks.spawn(async move { plugins.take_away(&name, change).await });
+    }
+
+    async fn take_away(self: &Arc<Self>, name: &str, change: u64) {
+        let Some(turn) = self.turn(name) else { return };
+        {
+            let _turn = turn.lock().await;
+            {
+                let mut entries = lock(&self.entries);
+                let newest = entries.get_mut(name).filter(|entry| entry.change == change);
+                let Some(entry) = newest else { return };
+                entry.state = PluginState::Removed;
+                entry.reason = Some("its file was removed; its state is kept".to_owned());
+                entry.taken_as_new = false;
+            }
+            if self.stop_runner(name).await {
+                tracing::info!(plugin = name, "removed; its state is kept");
+            }
+            if self.registered(name).is_none() {
+                // The log never heard of it: nothing is left to show.
+                lock(&self.entries).remove(name);
+            }
+        }
+        self.release_waiting();
+    }
+
+    fn turn(&self, name: &str) -> Option<Arc<tokio::sync::Mutex<()>>> {
+        lock(&self.entries).get(name).map(|entry| Arc::clone(&entry.turn))
+    }
+
+    /// The bus that has registered a name, with the identity there; of several, where it runs.
+    fn registered(&self, name: &str) -> Option<(Arc<Bus>, InstanceId)> {
+        self.binding(name, lock(&self.entries).get(name))
+    }
+
+    /// Notes that a module was not taken; what served before goes on.
+    fn refuse(&self, name: &str, digest: Option<Digest>, why: String) {
+        tracing::warn!(plugin = name, why, "refused");
+        self.means.metrics.reloaded(name, "refused");
+        let at = self.means.clock.wall_ms();
+        let mut entries = lock(&self.entries);
+        let entry = entries.entry(name.to_owned()).or_default();
+        entry.last_error = Some((at, why.clone()));
+        entry.log.push(Line {
+            at_ms: at,
+            level: "error".to_owned(),
+            message: format!("refused: {why}"),
+            position: None,
+            key: None,
+            attempt: None,
+        });
+        if entry.runner.is_none() {
+            entry.state = PluginState::Refused;
+            entry.reason = Some(why.clone());
+        }
+        let digest = digest.map(|digest| digest.to_string()).unwrap_or_default();
+        entry.remember(ReloadView {
+            digest,
+            at: Timestamp(at),
+            result: ReloadResult::Refused,
+            error: Some(why),
+        });
+    }
+
+    /// What `/readyz` says: never waits, and never goes back to waiting.
+    #[must_use]
+    pub fn readiness(&self) -> Readiness {
+        if self.ready.load(Ordering::SeqCst) {
+            return Readiness::default();
+        }
+        if !self.scanned.load(Ordering::SeqCst) {
+            return Readiness { waiting_for: vec!["the plugins folder is being read".to_owned()] };
+        }
+        let waiting_for: Vec<String> = lock(&self.entries)
+            .iter()
+            .filter(|(_, entry)| entry.state == PluginState::Compiling)
+            .map(|(name, _)| format!("plugin `{name}` is being compiled"))
+            .collect();
+        if waiting_for.is_empty() {
+            self.ready.store(true, Ordering::SeqCst);
+        }
+        Readiness { waiting_for }
+    }
+
+    /// The log of a plugin.
+    ///
+    /// # Errors
+    /// There is no such plugin.
+    pub fn log_of(&self, name: &str) -> Result<Arc<PluginLog>, HostError> {
+        lock(&self.entries)
+            .get(name)
+            .map(|entry| Arc::clone(&entry.log))
+            .ok_or_else(|| HostError::NotFound(format!("plugin `{name}`")))
+    }
+
+    /// Where every delivery is noted.
+    #[must_use]
+    pub fn notes(&self) -> &Notes {
+        &self.means.notes
+    }
+
+    /// Stops every runner: deliveries in progress end, nothing new begins.
+    pub async fn stop(&self) {
+        self.closing.store(true, Ordering::SeqCst);
+        let runners: Vec<_> =
+            lock(&self.entries).values_mut().filter_map(|entry| entry.runner.take()).collect();
+        futures_util::future::join_all(runners.iter().map(|runner| runner.stop())).await;
+    }
+}
+
+impl Entry {
+    fn remember(&mut self, reload: ReloadView) {
+        self.history.push_front(reload);
+        self.history.truncate(HISTORY_KEPT);
+    }
+}

@@ -1,0 +1,389 @@
+//! From a module in the folder to a runner: settle who it is, compile, check, register, swap.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::{Entry, Plugins, lock};
+use crate::api::view::{PluginState, ReloadResult, ReloadView, Timestamp};
+use crate::bus::Bus;
+use crate::bus::deliver::{self, Deliverer};
+use crate::bus::runner::{Parts, Runner, Subscriptions, Version};
+use crate::event::{Digest, Generation, InstanceId, Position};
+use crate::log::record::{Control, ControlRecord};
+use crate::plugin::identity::{Binding, Decision, Plugins as Known, Registered};
+use crate::plugin::{Change, Manifest, Source, Start};
+use crate::schedule::retry::RetryPolicy;
+use crate::state::Instance;
+use crate::wasm::{GuestLimits, Module};
+
+/// A module that was loaded, and what it is to serve as.
+pub(super) struct Candidate {
+    pub(super) name: String,
+    pub(super) module: Arc<Module>,
+    pub(super) manifest: Arc<Manifest>,
+    pub(super) bus: Arc<Bus>,
+    pub(super) actor: Arc<str>,
+}
+
+/// Why a module is not taken, in words for people.
+type Refusal = String;
+
+impl Plugins {
+    /// Installs what stands in the folder under this name, unless it has changed again since.
+    pub(super) async fn install_change(self: &Arc<Self>, name: &str, change: u64) {
+        let Some(turn) = self.turn(name) else { return };
+        {
+            let _turn = turn.lock().await;
+            let source = {
+                let entries = lock(&self.entries);
+                let newest = entries.get(name).filter(|entry| entry.change == change);
+                newest.and_then(|entry| entry.source.clone())
+            };
+            let Some(source) = source else { return };
+            let began = std::time::Instant::now();
+            match self.try_install(&source).await {
+                Ok(shown) => {
+                    let ms = began.elapsed().as_millis();
+                    tracing::info!(plugin = name, ms, "{shown}");
+                }
+                Err(why) => self.refuse(name, Some(source.digest), why),
+            }
+        }
+        self.release_waiting();
+    }
+
+    async fn try_install(self: &Arc<Self>, source: &Arc<Source>) -> Result<String, Refusal> {
+        let name = &source.name;
+        let manifest = self.means.config.resolve(name, &source.manifest);
+        let manifest = Arc::new(manifest.map_err(|error| error.to_string())?);
+        let bus = self.bus(manifest.subscribe.bus())?;
+        let change = Change::Present(Box::new(Source::clone(source)));
+        let mut shown = String::new();
+        for decision in self.known().decide(&change, Some(&manifest)) {
+            let module = match decision {
+                Decision::Remove { bus, .. } => {
+                    self.stop_runner(name).await;
+                    tracing::info!(plugin = name, bus, "left the bus; its state there is kept");
+                    continue;
+                }
+                Decision::Waiting { old_name, .. } if !self.is_taken_as_new(name) => {
+                    return Ok(self.wait_for_word(name, &old_name));
+                }
+                Decision::Register(_) | Decision::Waiting { .. } => source.digest,
+                Decision::Reload { module, .. }
+                | Decision::Unpin { module, .. }
+                | Decision::Keep { module, .. } => module,
+                _ => continue,
+            };
+            let wasm = if module == source.digest {
+                source.wasm.clone()
+            } else {
+                self.kept_module(module).await?
+            };
+            let module = self.load(wasm).await?;
+            for warning in manifest.warnings() {
+                tracing::warn!(plugin = name, "{warning}");
+            }
+            let (manifest, bus) = (Arc::clone(&manifest), Arc::clone(&bus));
+            let actor = "host".into();
+            let candidate = Candidate { name: name.clone(), module, manifest, bus, actor };
+            shown = self.activate(candidate).await?;
+        }
+        Ok(shown)
+    }
+
+    fn bus(&self, name: &str) -> Result<Arc<Bus>, Refusal> {
+        let found = self.means.buses.iter().find(|bus| **bus.name() == *name);
+        found.map(Arc::clone).ok_or_else(|| format!("there is no bus `{name}`"))
+    }
+
+    /// What decisions depend on: what the logs know, and which files are there.
+    pub(super) fn known(&self) -> Known {
+        let entries = lock(&self.entries);
+        let mut known = Known::default();
+        for bus in &self.means.buses {
+            for instance in bus.ledger().instances() {
+                let here = entries.get(&instance.name).filter(|entry| entry.is_on(bus.name()));
+                let path = here.and_then(|entry| entry.source.as_ref()).map(|s| s.path.clone());
+                let registered = Registered {
+                    instance: instance.id,
+                    file: instance.file,
+                    environment: instance.active().map(|active| active.environment),
+                    pinned: instance.pinned,
+                    paused: instance.paused.is_some(),
+                    path,
+                };
+                known.registered.insert(Binding::new(bus.name(), &instance.name), registered);
+            }
+        }
+        for (name, entry) in entries.iter().filter(|(_, e)| e.state == PluginState::Waiting) {
+            if let Some(source) = &entry.source {
+                let binding = Binding::new(source.manifest.subscribe.bus(), name);
+                known.waiting.insert(binding, source.digest);
+            }
+        }
+        known
+    }
+
+    fn is_taken_as_new(&self, name: &str) -> bool {
+        lock(&self.entries).get(name).is_some_and(|entry| entry.taken_as_new)
+    }
+
+    fn wait_for_word(&self, name: &str, old: &str) -> String {
+        let reason = format!(
+            "its module is that of the removed plugin `{old}`: `tidegate plugins rename {old} {name}` \
+             goes on with its state, `tidegate plugins resume {name}` starts a new plugin"
+        );
+        let mut entries = lock(&self.entries);
+        let entry = entries.entry(name.to_owned()).or_default();
+        entry.state = PluginState::Waiting;
+        entry.reason = Some(reason.clone());
+        format!("waiting: {reason}")
+    }
+
+    /// Takes files as new plugins that need not wait any more.
+    pub(super) fn release_waiting(self: &Arc<Self>) {
+        for binding in self.known().released() {
+            let change = {
+                let mut entries = lock(&self.entries);
+                let Some(entry) = entries.get_mut(&binding.name) else { continue };
+                entry.state = PluginState::Compiling;
+                entry.reason = None;
+                entry.change
+            };
+            let plugins = Arc::clone(self);
+            self.tasks.spawn(async move {
+                Box::pin(plugins.install_change(&binding.name, change)).await;
+            });
+        }
+    }
+
+    /// Stops the runner of a plugin, if it has one.
+    pub(super) async fn stop_runner(&self, name: &str) -> bool {
+        let runner = lock(&self.entries).get_mut(name).and_then(|entry| entry.runner.take());
+        let Some(runner) = runner else { return false };
+        runner.stop().await;
+        true
+    }
+
+    pub(super) async fn kept_module(&self, digest: Digest) -> Result<bytes::Bytes, Refusal> {
+        let modules = Arc::clone(&self.means.modules);
+        let loaded = tokio::task::spawn_blocking(move || modules.load(digest)).await;
+        loaded
+            .map_err(|error| error.to_string())?
+            .map_err(|error| format!("module {} is not to be had: {error}", digest.short()))
+    }
+
+    pub(super) async fn load(&self, wasm: bytes::Bytes) -> Result<Arc<Module>, Refusal> {
+        let module =
+            self.means.sandbox.load(wasm.clone()).await.map_err(|error| error.to_string())?;
+        if !module.exports.handler {
+            return Err("exports no `handler`: there is nothing that could take events".to_owned());
+        }
+        let (modules, digest) = (Arc::clone(&self.means.modules), module.digest);
+        tokio::task::spawn_blocking(move || modules.keep(digest, &wasm))
+            .await
+            .map_err(|error| error.to_string())?
+            .map_err(|error| format!("the module cannot be kept: {error}"))?;
+        Ok(module)
+    }
+
+    /// Puts a loaded module to work. Returns what happened, for people.
+    pub(super) async fn activate(
+        self: &Arc<Self>,
+        candidate: Candidate,
+    ) -> Result<String, Refusal> {
+        if self.closing.load(std::sync::atomic::Ordering::SeqCst) {
+            return Err("the host is shutting down".to_owned());
+        }
+        let running = lock(&self.entries).get(&candidate.name).and_then(|e| e.runner.clone());
+        let (runner, shown) = match running {
+            Some(runner) => {
+                let (instance, generation) = (runner.instance(), runner.generation());
+                let version = Arc::new(self.version(&candidate, instance, generation));
+                let subscription = Arc::new(candidate.manifest.subscribe.clone());
+                let before = runner.version().digest;
+                runner
+                    .swap(version, subscription, Arc::clone(&candidate.actor))
+                    .await
+                    .map_err(|error| error.to_string())?;
+                (runner, format!("{} -> {}", before.short(), candidate.module.digest.short()))
+            }
+            None => (self.start(&candidate).await?, "started".to_owned()),
+        };
+        self.means.metrics.reloaded(&candidate.name, "ok");
+        let paused = self.paused(&candidate.bus, runner.instance());
+        let mut entries = lock(&self.entries);
+        let entry = entries.entry(candidate.name.clone()).or_default();
+        entry.serve(runner, &candidate.module, paused, self.means.clock.wall_ms());
+        Ok(shown)
+    }
+
+    fn paused(&self, bus: &Bus, instance: InstanceId) -> Option<String> {
+        bus.ledger().instance(instance).and_then(|instance| instance.paused.clone())
+    }
+
+    /// Registers the plugin where it is new, and starts its runner.
+    async fn start(self: &Arc<Self>, candidate: &Candidate) -> Result<Arc<Runner>, Refusal> {
+        let Candidate { name, manifest, bus, .. } = candidate;
+        let instance = {
+            // One at a time: the next id is what the applied log says.
+            let _registering = self.registering.lock().await;
+            self.register(candidate).await?
+        };
+        let known = bus.ledger().instance(instance).map(|known| {
+            (known.generation, known.paused.is_some(), subscriptions(known, manifest))
+        });
+        let Some((generation, paused, subscriptions)) = known else {
+            return Err("its registration is not in the log".to_owned());
+        };
+        let workers = match usize::try_from(manifest.run.workers) {
+            Ok(0) | Err(_) => self.means.workers,
+            Ok(workers) => workers,
+        };
+        let parts = Parts {
+            bus: Arc::clone(bus),
+            name: name.as_str().into(),
+            instance,
+            generation,
+            subscriptions,
+            version: Arc::new(self.version(candidate, instance, generation)),
+            paused,
+            tenant: self.means.pool.tenant(name),
+            log: lock(&self.entries).entry(name.clone()).or_default().log.clone(),
+            notes: self.means.notes.clone(),
+            metrics: self.means.metrics.plugin(name),
+            pauses: self.pauses.clone(),
+        };
+        Ok(Runner::start(parts, workers))
+    }
+
+    async fn register(&self, candidate: &Candidate) -> Result<InstanceId, Refusal> {
+        let Candidate { name, manifest, module, bus, actor } = candidate;
+        let environment = manifest.environment(module.digest);
+        let record = |control| ControlRecord { actor: Arc::clone(actor), control };
+        let known = bus.ledger().named(name).map(|known| {
+            let active = known.active().map(|active| active.environment);
+            (known.id, known.generation, active)
+        });
+        let activate = |instance, generation, after| {
+            record(Control::Activate {
+                instance,
+                generation,
+                module: module.digest,
+                environment,
+                manifest: manifest.to_toml(),
+                after,
+            })
+        };
+        let (instance, records) = match known {
+            Some((instance, _, Some(active))) if active == environment => return Ok(instance),
+            // What changed while it did not run holds for what comes from now on.
+            Some((instance, generation, _)) => {
+                (instance, vec![activate(instance, generation, bus.last_position())])
+            }
+            None => {
+                let instance = bus.ledger().next_instance();
+                let after = start_after(bus, manifest.subscribe.start()).await?;
+                let register = Control::Register { instance, name: name.clone(), after };
+                (instance, vec![record(register), activate(instance, Generation(0), after)])
+            }
+        };
+        let committed = bus.control(&records).done().await.map_err(|error| error.to_string())?;
+        bus.until_applied(committed.commit).await;
+        Ok(instance)
+    }
+
+    fn bus_names(&self) -> Arc<[String]> {
+        self.means.buses.iter().map(|bus| bus.name().to_string()).collect()
+    }
+
+    fn version(
+        &self,
+        candidate: &Candidate,
+        instance: InstanceId,
+        generation: Generation,
+    ) -> Version {
+        let Candidate { name, manifest, module, bus, .. } = candidate;
+        Version {
+            invoker: Arc::clone(module) as Arc<dyn crate::wasm::Invoker>,
+            digest: module.digest,
+            limits: Arc::new(GuestLimits::of(manifest, self.bus_names())),
+            config: Arc::new(manifest.config.clone()),
+            retry: RetryPolicy {
+                attempts_fault: manifest.retry.attempts_fault,
+                backoff_ms: manifest.retry.backoff.ms(),
+                backoff_max_ms: manifest.retry.backoff_max.ms(),
+                give_up_after_ms: manifest.retry.give_up_after.ms(),
+            },
+            deliverer: Deliverer {
+                instance,
+                generation,
+                environment: manifest.environment(module.digest),
+                bus: Arc::clone(bus.name()),
+                source: deliver::source(bus.name(), name),
+            },
+            manifest: Arc::clone(manifest),
+        }
+    }
+}
+
+impl Entry {
+    /// Whether its files, or else its runner, are for this bus.
+    fn is_on(&self, bus: &str) -> bool {
+        match (&self.runner, &self.source) {
+            (Some(runner), _) => **runner.bus().name() == *bus,
+            (None, Some(source)) => source.manifest.subscribe.bus() == bus,
+            (None, None) => false,
+        }
+    }
+
+    fn serve(
+        &mut self,
+        runner: Arc<Runner>,
+        module: &Arc<Module>,
+        paused: Option<String>,
+        at_ms: u64,
+    ) {
+        self.state = if paused.is_some() { PluginState::Paused } else { PluginState::Live };
+        self.reason = paused;
+        self.runner = Some(runner);
+        let digest = module.digest.to_string();
+        let again = self.history.front().is_some_and(|last| {
+            last.digest == digest && last.result == ReloadResult::Ok && self.module.is_none()
+        });
+        self.module = Some(Arc::clone(module));
+        if !again {
+            let (at, result) = (Timestamp(at_ms), ReloadResult::Ok);
+            self.remember(ReloadView { digest, at, result, error: None });
+        }
+    }
+}
+
+/// The subscriptions that judge what is still to be delivered.
+fn subscriptions(instance: &Instance, present: &Arc<Manifest>) -> Subscriptions {
+    let mut subscriptions: BTreeMap<Position, Arc<_>> = BTreeMap::new();
+    for activation in &instance.activations {
+        match Manifest::parse("the log", &activation.manifest) {
+            Ok(manifest) => {
+                subscriptions.insert(activation.after, Arc::new(manifest.subscribe));
+            }
+            Err(error) => tracing::warn!(
+                plugin = instance.name, %error, "a manifest in the log is not understood"
+            ),
+        }
+    }
+    if subscriptions.is_empty() {
+        subscriptions.insert(instance.low, Arc::new(present.subscribe.clone()));
+    }
+    subscriptions.into_iter().collect()
+}
+
+async fn start_after(bus: &Bus, start: &Start) -> Result<Position, Refusal> {
+    match start {
+        Start::Earliest => Ok(Position(0)),
+        Start::Latest => Ok(bus.last_position()),
+        Start::Position(position) => Ok(Position(position.0.saturating_sub(1))),
+        Start::Time { ms, .. } => bus.position_before(*ms).await.map_err(|error| error.to_string()),
+    }
+}

@@ -1,0 +1,217 @@
+//! What operators ask of plugins. Every one of it is a record in the log before it is done.
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+
+use super::install::Candidate;
+use super::{Plugins, lock};
+use crate::api::host::HostError;
+use crate::api::view::PluginState;
+use crate::bus::Bus;
+use crate::bus::runner::Runner;
+use crate::event::{Digest, InstanceId};
+use crate::log::AppendError;
+use crate::log::record::{Control, ControlRecord};
+use crate::plugin::identity::{Binding, Refusal};
+
+fn append_error(error: AppendError) -> HostError {
+    match error {
+        AppendError::ShuttingDown => HostError::ShuttingDown,
+        AppendError::StorageFull { .. } => HostError::StorageFull,
+        other => HostError::ReadOnly(other.to_string()),
+    }
+}
+
+fn unknown(name: &str) -> HostError {
+    HostError::NotFound(format!("plugin `{name}`"))
+}
+
+fn refused(refusal: Refusal) -> HostError {
+    match refusal {
+        Refusal::Unknown { name } => unknown(&name),
+        other => HostError::Conflict(other.to_string()),
+    }
+}
+
+impl Plugins {
+    /// Records something about a registered plugin, and waits until it is folded.
+    async fn record(&self, bus: &Bus, actor: &str, control: Control) -> Result<(), HostError> {
+        let record = ControlRecord { actor: actor.into(), control };
+        let committed = bus.control(&[record]).done().await.map_err(append_error)?;
+        bus.until_applied(committed.commit).await;
+        Ok(())
+    }
+
+    fn runner(&self, name: &str) -> Option<Arc<Runner>> {
+        lock(&self.entries).get(name).and_then(|entry| entry.runner.clone())
+    }
+
+    fn state(&self, name: &str) -> Result<PluginState, HostError> {
+        lock(&self.entries).get(name).map(|entry| entry.state).ok_or_else(|| unknown(name))
+    }
+
+    fn set_state(&self, name: &str, state: PluginState, reason: Option<String>) {
+        if let Some(entry) = lock(&self.entries).get_mut(name) {
+            entry.state = state;
+            entry.reason = reason;
+        }
+    }
+
+    /// Stops deliveries of a plugin.
+    ///
+    /// # Errors
+    /// There is no such plugin, or the log takes nothing.
+    pub async fn pause(&self, name: &str, reason: &str, actor: &str) -> Result<(), HostError> {
+        let turn = self.turn(name).ok_or_else(|| unknown(name))?;
+        let _turn = turn.lock().await;
+        let (bus, instance) = self.registered(name).ok_or_else(|| unknown(name))?;
+        let runner = self.runner(name);
+        if let Some(runner) = &runner {
+            runner.pause();
+        }
+        let control = Control::Pause { instance, reason: reason.to_owned() };
+        if let Err(error) = self.record(&bus, actor, control).await {
+            if let Some(runner) = &runner {
+                runner.resume();
+            }
+            return Err(error);
+        }
+        if runner.is_some() {
+            self.set_state(name, PluginState::Paused, Some(reason.to_owned()));
+        }
+        Ok(())
+    }
+
+    /// Lets deliveries of a plugin go on; takes a waiting one as new.
+    ///
+    /// # Errors
+    /// There is no such plugin, or the log takes nothing.
+    pub async fn resume(self: &Arc<Self>, name: &str, actor: &str) -> Result<(), HostError> {
+        if self.state(name)? == PluginState::Waiting {
+            return self.take_as_new(name).await;
+        }
+        let turn = self.turn(name).ok_or_else(|| unknown(name))?;
+        let _turn = turn.lock().await;
+        let (bus, instance) = self.registered(name).ok_or_else(|| unknown(name))?;
+        self.record(&bus, actor, Control::Resume { instance }).await?;
+        if let Some(runner) = self.runner(name) {
+            runner.resume();
+            self.set_state(name, PluginState::Live, None);
+        }
+        Ok(())
+    }
+
+    async fn take_as_new(self: &Arc<Self>, name: &str) -> Result<(), HostError> {
+        let change = {
+            let mut entries = lock(&self.entries);
+            let entry = entries.get_mut(name).ok_or_else(|| unknown(name))?;
+            entry.taken_as_new = true;
+            entry.state = PluginState::Compiling;
+            entry.reason = None;
+            entry.change
+        };
+        self.install_change(name, change).await;
+        Ok(())
+    }
+
+    /// Goes back to an earlier module, until the file changes. `module: None`: the one that served
+    /// before the present one.
+    ///
+    /// # Errors
+    /// There is no such plugin, it does not run, or there is nothing to go back to.
+    pub async fn rollback(
+        self: &Arc<Self>,
+        name: &str,
+        module: Option<Digest>,
+        actor: &str,
+    ) -> Result<(), HostError> {
+        let turn = self.turn(name).ok_or_else(|| unknown(name))?;
+        let _turn = turn.lock().await;
+        let (bus, instance) = self.registered(name).ok_or_else(|| unknown(name))?;
+        let runner = self.runner(name).ok_or_else(|| {
+            HostError::Conflict(format!("plugin `{name}` does not run: put its file back first"))
+        })?;
+        let history = served(&bus, instance);
+        let binding = Binding::new(bus.name(), name);
+        let (_, digest) = self.known().rollback(&binding, module, &history).map_err(refused)?;
+        let wasm = self.kept_module(digest).await.map_err(HostError::Conflict)?;
+        let module = self.load(wasm).await.map_err(HostError::Conflict)?;
+        self.record(&bus, actor, Control::Rollback { instance, module: digest }).await?;
+        let manifest = Arc::clone(&runner.version().manifest);
+        let candidate =
+            Candidate { name: name.to_owned(), module, manifest, bus, actor: actor.into() };
+        self.activate(candidate).await.map_err(HostError::Internal)?;
+        Ok(())
+    }
+
+    /// Binds the instance of a removed plugin to the name of a waiting file.
+    ///
+    /// # Errors
+    /// One of them is not there, or not in that state.
+    pub async fn rename(
+        self: &Arc<Self>,
+        old: &str,
+        new: &str,
+        actor: &str,
+    ) -> Result<(), HostError> {
+        let (bus, _) = self.registered(old).ok_or_else(|| unknown(old))?;
+        let binding = Binding::new(bus.name(), old);
+        let instance = self.known().rename(&binding, new).map_err(refused)?;
+        let change = lock(&self.entries)
+            .get(new)
+            .filter(|entry| entry.source.is_some())
+            .map(|entry| entry.change)
+            .ok_or_else(|| {
+                HostError::Conflict(format!("there is no file for `{new}` in the plugins folder"))
+            })?;
+        self.record(&bus, actor, Control::Rename { instance, name: new.to_owned() }).await?;
+        lock(&self.entries).remove(old);
+        self.set_state(new, PluginState::Compiling, None);
+        self.install_change(new, change).await;
+        Ok(())
+    }
+
+    /// Removes a plugin whose file is gone, with its state.
+    ///
+    /// # Errors
+    /// There is no such plugin, or its file is there.
+    pub async fn forget(&self, name: &str, actor: &str) -> Result<(), HostError> {
+        let turn = self.turn(name).ok_or_else(|| unknown(name))?;
+        let _turn = turn.lock().await;
+        let (bus, _) = self.registered(name).ok_or_else(|| unknown(name))?;
+        let binding = Binding::new(bus.name(), name);
+        let instance = self.known().forget(&binding).map_err(refused)?;
+        self.record(&bus, actor, Control::Forget { instance }).await?;
+        bus.values().forget(instance).map_err(|error| HostError::Internal(error.to_string()))?;
+        lock(&self.entries).remove(name);
+        Ok(())
+    }
+
+    /// Records the pauses that runners ask for.
+    pub(super) async fn record_pauses(
+        self: Arc<Self>,
+        mut wanted: mpsc::Receiver<(InstanceId, String)>,
+    ) {
+        while let Some((instance, reason)) = wanted.recv().await {
+            let name = lock(&self.entries)
+                .iter()
+                .find(|(_, entry)| {
+                    entry.runner.as_ref().is_some_and(|runner| runner.instance() == instance)
+                })
+                .map(|(name, _)| name.clone());
+            let Some(name) = name else { continue };
+            tracing::warn!(plugin = name, reason, "paused");
+            if let Err(error) = self.pause(&name, &reason, "host").await {
+                tracing::error!(plugin = name, %error, "the pause is not recorded");
+            }
+        }
+    }
+}
+
+/// The modules that served, the present one last.
+fn served(bus: &Bus, instance: InstanceId) -> Vec<Digest> {
+    let ledger = bus.ledger();
+    let activations = ledger.instance(instance).map(|instance| instance.activations.as_slice());
+    activations.unwrap_or_default().iter().map(|activation| activation.module).collect()
+}

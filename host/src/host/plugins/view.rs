@@ -1,0 +1,223 @@
+//! How plugins are shown.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Entry, Plugins, lock};
+use crate::api::host::HostError;
+use crate::api::view::{
+    ErrorAtView, ModuleView, PluginView, PluginsView, SubscriptionView, Timestamp, TypeView,
+};
+use crate::bus::Bus;
+use crate::effects::OutcomeKind;
+use crate::event::InstanceId;
+use crate::metrics::PluginStanding;
+use crate::plugin::Manifest;
+use crate::wasm::Module;
+
+impl Plugins {
+    /// Every plugin, ascending by name, and the files that are not one.
+    #[must_use]
+    pub fn view(&self) -> PluginsView {
+        let entries = lock(&self.entries);
+        let plugins = entries.iter().map(|(name, entry)| self.show(name, entry)).collect();
+        drop(entries);
+        let skipped = lock(&self.skipped).values().cloned().collect();
+        PluginsView { plugins, skipped }
+    }
+
+    /// One plugin, with its manifest.
+    ///
+    /// # Errors
+    /// There is no such plugin.
+    pub fn view_of(&self, name: &str) -> Result<PluginView, HostError> {
+        let entries = lock(&self.entries);
+        let entry =
+            entries.get(name).ok_or_else(|| HostError::NotFound(format!("plugin `{name}`")))?;
+        let manifest = entry.runner.as_ref().map(|runner| runner.version().manifest.to_toml());
+        Ok(PluginView { manifest, ..self.show(name, entry) })
+    }
+
+    fn show(&self, name: &str, entry: &Entry) -> PluginView {
+        let registered = self.binding(name, Some(entry));
+        let runner = entry.runner.as_ref();
+        let version = runner.map(|runner| runner.version());
+        let cursor = runner.map(|runner| runner.cursor());
+        let mut view = PluginView {
+            name: name.to_owned(),
+            state: entry.state,
+            reason: entry.reason.clone(),
+            description: String::new(),
+            file: entry.source.as_ref().map(|source| self.relative(&source.path)),
+            module: entry.module.as_deref().map(|module| show_module(module, false)),
+            instance: registered.as_ref().map(|(_, instance)| instance.0),
+            generation: 0,
+            subscription: SubscriptionView::default(),
+            completed_position: 0,
+            lag_events: 0,
+            in_flight: cursor.as_ref().map_or(0, |cursor| cursor.in_flight as u64),
+            waiting: cursor.as_ref().map_or(0, |cursor| cursor.waiting as u64),
+            parked_keys: 0,
+            deliveries: runner.map(|runner| by_outcome(runner.deliveries())).unwrap_or_default(),
+            dead_letters: 0,
+            last_error: last_error(entry),
+            history: entry.history.iter().cloned().collect(),
+            manifest: None,
+        };
+        let manifest = match (&version, &entry.source) {
+            (Some(version), _) => Some(&*version.manifest),
+            (None, Some(source)) => Some(&source.manifest),
+            (None, None) => None,
+        };
+        if let Some(manifest) = manifest {
+            view.description.clone_from(&manifest.description);
+            view.subscription = subscription(manifest);
+        }
+        let Some((bus, id)) = registered else { return view };
+        let ledger = bus.ledger();
+        let Some(instance) = ledger.instance(id) else { return view };
+        view.generation = instance.generation.0;
+        view.completed_position = cursor.as_ref().map_or(instance.low, |cursor| cursor.low).0;
+        let scanned = cursor.as_ref().map_or(instance.low, |cursor| cursor.scanned);
+        view.lag_events = bus.last_position().0.saturating_sub(scanned.0);
+        view.dead_letters =
+            ledger.dead_letters().filter(|letter| letter.instance == id).count() as u64;
+        if let Some(module) = &mut view.module {
+            module.pinned = instance.pinned.is_some();
+        }
+        view
+    }
+
+    fn relative(&self, path: &Path) -> String {
+        path.strip_prefix(&self.means.config.plugins).unwrap_or(path).display().to_string()
+    }
+
+    /// As [`Plugins::registered`], for who holds the lock on the entries.
+    pub(super) fn binding(
+        &self,
+        name: &str,
+        entry: Option<&Entry>,
+    ) -> Option<(Arc<Bus>, InstanceId)> {
+        if let Some(runner) = entry.and_then(|entry| entry.runner.as_ref()) {
+            return Some((Arc::clone(runner.bus()), runner.instance()));
+        }
+        self.means.buses.iter().find_map(|bus| {
+            let id = bus.ledger().named(name).map(|instance| instance.id)?;
+            Some((Arc::clone(bus), id))
+        })
+    }
+
+    /// The plugins that run on a bus, ascending.
+    #[must_use]
+    pub fn names_on(&self, bus: &str) -> Vec<String> {
+        lock(&self.entries)
+            .iter()
+            .filter(|(_, entry)| {
+                entry.runner.as_ref().is_some_and(|runner| **runner.bus().name() == *bus)
+            })
+            .map(|(name, _)| name.clone())
+            .collect()
+    }
+
+    /// Adds to `types` who gets them, and the types that plugins name though none was seen.
+    pub fn add_subscribers(
+        &self,
+        bus: &str,
+        only: Option<&str>,
+        types: &mut BTreeMap<String, TypeView>,
+    ) {
+        for (name, entry) in lock(&self.entries).iter() {
+            let Some(runner) = entry.runner.as_ref().filter(|r| **r.bus().name() == *bus) else {
+                continue;
+            };
+            let subscribe = &runner.version().manifest.subscribe;
+            let named = subscribe.types.iter().map(|pattern| pattern.as_str());
+            for kind in named.filter(|kind| !kind.contains('*')) {
+                if only.is_none_or(|only| only == kind) {
+                    types.entry(kind.to_owned()).or_insert_with(|| TypeView {
+                        kind: kind.to_owned(),
+                        count: 0,
+                        last_seen: None,
+                        subscribers: Vec::new(),
+                    });
+                }
+            }
+            for view in types.values_mut().filter(|view| subscribe.wants_type(&view.kind)) {
+                view.subscribers.push(name.clone());
+            }
+        }
+    }
+
+    /// How plugins stand, for the gauges.
+    #[must_use]
+    pub fn standing(&self) -> Vec<PluginStanding> {
+        let view = self.view();
+        view.plugins
+            .into_iter()
+            .map(|plugin| PluginStanding {
+                oldest_dead_letter: self.oldest_dead_letter(&plugin.name),
+                name: plugin.name,
+                lag_events: plugin.lag_events,
+                parked_keys: plugin.parked_keys,
+                dead_letters: plugin.dead_letters,
+            })
+            .collect()
+    }
+
+    fn oldest_dead_letter(&self, name: &str) -> Option<Duration> {
+        let (bus, id) = self.registered(name)?;
+        let ledger = bus.ledger();
+        let oldest = ledger.dead_letters().find(|letter| letter.instance == id)?.at.time_ms;
+        Some(Duration::from_millis(bus.now_ms().saturating_sub(oldest)))
+    }
+}
+
+fn by_outcome(counts: [u64; 9]) -> BTreeMap<String, u64> {
+    OutcomeKind::ALL
+        .into_iter()
+        .zip(counts)
+        .filter(|(_, count)| *count > 0)
+        .map(|(kind, count)| (kind.name().to_owned(), count))
+        .collect()
+}
+
+fn last_error(entry: &Entry) -> Option<ErrorAtView> {
+    let failed = entry.runner.as_ref().and_then(|runner| runner.last_failure());
+    let newest = failed.into_iter().chain(entry.last_error.clone()).max_by_key(|(at, _)| *at)?;
+    Some(ErrorAtView { at: Timestamp(newest.0), message: newest.1 })
+}
+
+fn show_module(module: &Module, pinned: bool) -> ModuleView {
+    let exports = [
+        ("handler", module.exports.handler),
+        ("command", module.exports.command),
+        ("query", module.exports.query),
+        ("upcaster", module.exports.upcaster),
+    ];
+    ModuleView {
+        digest: module.digest.to_string(),
+        kind: module.kind.name().to_owned(),
+        size_bytes: module.size_bytes as u64,
+        compile_ms: if module.from_cache {
+            0
+        } else {
+            u64::try_from(module.compile.as_millis()).unwrap_or(u64::MAX)
+        },
+        exports: exports.into_iter().filter(|(_, there)| *there).map(|(n, _)| n.into()).collect(),
+        pinned,
+    }
+}
+
+fn subscription(manifest: &Manifest) -> SubscriptionView {
+    let subscribe = &manifest.subscribe;
+    SubscriptionView {
+        bus: subscribe.bus().to_owned(),
+        types: subscribe.types.iter().map(|pattern| pattern.as_str().to_owned()).collect(),
+        sources: subscribe.sources.iter().map(|pattern| pattern.as_str().to_owned()).collect(),
+        conditions: subscribe.attributes.clone(),
+        own: subscribe.own,
+        start: subscribe.start().to_string(),
+    }
+}

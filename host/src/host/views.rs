@@ -1,0 +1,169 @@
+//! From what the host knows to what its API shows: pure, but for reading a commit again.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::api::host::DeadLetterFilter;
+use crate::api::view::{
+    BusKind, BusState, BusView, DeadLetterView, LogLineView, LogView, Timestamp, TypeView,
+};
+use crate::bus::Bus;
+use crate::bus::notes::Line;
+use crate::event::{Digest, Event};
+use crate::log::record::DeadLetterRecord;
+use crate::log::{Log, LogOptions, LogStats, ReadError, RecordRef};
+use crate::state::DeadLetter;
+
+pub(super) fn log_line(line: &Arc<Line>) -> LogLineView {
+    LogLineView {
+        at: Timestamp(line.at_ms),
+        level: line.level.clone(),
+        message: line.message.clone(),
+        position: line.position.map(|position| position.0),
+        key: line.key.clone(),
+        attempt: line.attempt,
+    }
+}
+
+pub(super) fn bus(bus: &Bus, default: bool, draining: bool, plugins: Vec<String>) -> BusView {
+    let stats = bus.log().map(crate::log::Log::stats);
+    let state = match &stats {
+        _ if draining => BusState::Draining,
+        Some(stats) if stats.failure.is_some() => BusState::ReadOnly,
+        Some(stats) if stats.free_bytes < LogOptions::default().watermark_ingest_bytes => {
+            BusState::StorageFull
+        }
+        Some(_) | None => BusState::Open,
+    };
+    let appended = stats.as_ref().map_or(bus.last_position().0, |stats| stats.appended_events);
+    let log = bus.log().zip(stats).map(|(log, stats)| log_view(log, &stats));
+    BusView {
+        name: bus.name().to_string(),
+        kind: if log.is_some() { BusKind::Durable } else { BusKind::Memory },
+        default,
+        state,
+        last_position: bus.last_position().0,
+        appended,
+        plugins,
+        log,
+        capacity: bus.ring().map(|ring| ring.capacity() as u64),
+    }
+}
+
+fn log_view(log: &Log, stats: &LogStats) -> LogView {
+    // The id itself salts the checksums, and stays inside.
+    let id: String = Digest::of(log.id().as_bytes()).to_string().chars().take(16).collect();
+    LogView {
+        id,
+        epoch: log.epoch(),
+        last_commit: stats.last_commit.0,
+        segments: stats.segments,
+        bytes: stats.bytes,
+        free_bytes: stats.free_bytes,
+        last_append_us: stats.last_append_us,
+        dedup_ids: stats.dedup.count as u64,
+        dedup_since: Some(Timestamp(log.now_ms().saturating_sub(stats.dedup.ms))),
+    }
+}
+
+/// Types seen on a bus, by name. `only`: this one alone, seen or not.
+pub(super) fn types(bus: &Bus, only: Option<&str>) -> BTreeMap<String, TypeView> {
+    let view = |kind: &str| TypeView {
+        kind: kind.to_owned(),
+        count: 0,
+        last_seen: None,
+        subscribers: Vec::new(),
+    };
+    let mut types: BTreeMap<String, TypeView> =
+        only.map(|kind| (kind.to_owned(), view(kind))).into_iter().collect();
+    let ledger = bus.ledger();
+    for (kind, seen) in ledger.types().filter(|(kind, _)| only.is_none_or(|only| only == *kind)) {
+        let view = types.entry(kind.to_owned()).or_insert_with(|| view(kind));
+        view.count = seen.count;
+        view.last_seen = Some(Timestamp(seen.last_ms));
+    }
+    types
+}
+
+/// Dead letters of a bus that a filter asks for, each with the name of its plugin.
+pub(super) fn matching(
+    bus: &Bus,
+    filter: &DeadLetterFilter,
+    after: u64,
+    limit: usize,
+) -> Vec<(DeadLetter, String)> {
+    let ledger = bus.ledger();
+    let name = |letter: &DeadLetter| {
+        ledger.instance(letter.instance).map(|instance| instance.name.clone()).unwrap_or_default()
+    };
+    ledger
+        .dead_letters()
+        .filter(|letter| letter.id > after)
+        .filter(|letter| filter.key.is_none() || letter.key == filter.key)
+        .filter(|letter| filter.outcome.is_none_or(|outcome| letter.outcome == outcome))
+        .map(|letter| (letter.clone(), name(letter)))
+        .filter(|(_, name)| filter.plugin.as_ref().is_none_or(|plugin| plugin == name))
+        .take(limit)
+        .collect()
+}
+
+/// The whole record of a dead letter, from its commit.
+pub(super) async fn dead_letter_record(
+    bus: &Bus,
+    letter: &DeadLetter,
+) -> Result<Option<DeadLetterRecord>, ReadError> {
+    let Some(log) = bus.log() else { return Ok(None) };
+    let frame = log.frames_from_commit(letter.at.commit).next().await?;
+    for commit in frame.commits() {
+        let commit = commit?;
+        if commit.number != letter.at.commit {
+            continue;
+        }
+        for record in commit.records() {
+            if let RecordRef::DeadLetter(record) = record? {
+                return Ok(Some(record));
+            }
+        }
+    }
+    Ok(None)
+}
+
+pub(super) fn dead_letter(
+    bus: &Bus,
+    id: String,
+    plugin: String,
+    letter: &DeadLetter,
+    event: Option<&Event>,
+    record: Option<&DeadLetterRecord>,
+) -> DeadLetterView {
+    let given_up = Timestamp(letter.at.time_ms);
+    let logs = record.map_or(&[][..], |record| &record.logs).iter();
+    DeadLetterView {
+        id,
+        plugin,
+        bus: bus.name().to_string(),
+        position: letter.position.0,
+        kind: event.map(|event| event.kind.to_string()).unwrap_or_default(),
+        source: event.map(|event| event.source.to_string()).unwrap_or_default(),
+        event_id: event.map(|event| event.id.to_string()).unwrap_or_default(),
+        key: letter.key.as_ref().map(ToString::to_string),
+        outcome: letter.outcome.name().to_owned(),
+        reason: record.map_or_else(|| letter.reason.clone(), |record| record.reason.clone()),
+        attempts: letter.attempts,
+        first_attempt: Timestamp(letter.first_ms),
+        given_up,
+        module: letter.module.to_string(),
+        parked: false,
+        backtrace: record.map(|record| record.backtrace.clone()).unwrap_or_default(),
+        logs: logs
+            .map(|line| LogLineView {
+                at: given_up,
+                level: line.level.clone(),
+                message: line.message.clone(),
+                position: Some(letter.position.0),
+                key: None,
+                attempt: Some(letter.attempts),
+            })
+            .collect(),
+    }
+}

@@ -1,0 +1,233 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::event::Position;
+
+/// INTERFACES.md section 2, word for word but for `start`, which its grants would demand.
+const EVERY_KEY: &str = r#"
+description = "Reserves stock for new orders"
+module = "reserve-stock.wasm"
+
+[subscribe]
+bus     = "main"
+types   = ["order.created", "payment.*"]
+sources = []
+where   = {}
+own     = false
+start   = "earliest"
+
+[limits]
+fuel = 50_000_000
+fuel-per-second = 0
+memory = "64MiB"
+timeout = "2s"
+emits = 1000
+output = "512KiB"
+
+[run]
+workers = 0
+instance = "reuse"
+recycle-after = 100_000
+in-flight = 4096
+waiting-max = 1_000_000
+shadow = 0
+state-version = 1
+
+[retry]
+attempts-fault = 2
+backoff = "100ms"
+backoff-max = "30s"
+give-up-after = "15m"
+on-failure = "park"
+on-reject  = "continue"
+breaker = "50% / 1m"
+
+[upcast]
+"order.created" = [1, 2]
+[grants]
+http = ["api.example.com", "*.example.com:8443"]
+env = []
+secrets = ["stripe-key"]
+[config]
+currency = "EUR"
+"#;
+
+fn errors(text: &str) -> String {
+    Manifest::parse("orders.toml", text).unwrap_err().to_string()
+}
+
+fn parsed(text: &str) -> Manifest {
+    Manifest::parse("orders.toml", text).unwrap()
+}
+
+#[test]
+fn every_key_is_read() {
+    let manifest = parsed(EVERY_KEY);
+    assert_eq!(manifest.description, "Reserves stock for new orders");
+    assert_eq!(manifest.module.as_deref(), Some("reserve-stock.wasm"));
+    assert_eq!(manifest.subscribe.types.len(), 2);
+    assert_eq!(manifest.subscribe.start, Some(Start::Earliest));
+    assert_eq!(manifest.retry.on_failure, Some(OnFailure::Park));
+    assert_eq!(manifest.upcast["order.created"], [1, 2]);
+    assert_eq!(manifest.grants.http.len(), 2);
+    assert_eq!(manifest.config["currency"], "EUR");
+}
+
+#[test]
+fn what_is_not_written_has_the_documented_default() {
+    let (bare, written) = (parsed(""), parsed(EVERY_KEY));
+    assert_eq!(bare, Manifest::default());
+    assert_eq!(bare.limits, written.limits);
+    assert_eq!(bare.run, written.run);
+    assert_eq!(bare.subscribe.bus(), "main");
+    assert_eq!(bare.subscribe.start(), &Start::Earliest);
+    let park = Retry { on_failure: Some(OnFailure::Park), ..bare.retry };
+    assert_eq!(park, written.retry);
+}
+
+#[test]
+fn an_unknown_key_names_file_full_key_and_the_nearest_known_one() {
+    for (text, expected) in [
+        (
+            "[limits]\nmemry = \"64MiB\"",
+            "manifest `orders.toml`: `limits.memry` is not a key; did you mean `limits.memory`?",
+        ),
+        (
+            "[limit]\nmemory = \"64MiB\"",
+            "manifest `orders.toml`: `limit` is not a key; did you mean `limits`?",
+        ),
+        ("fuel = 5", "manifest `orders.toml`: `fuel` is not a key; did you mean `limits.fuel`?"),
+        (
+            "[retry]\non_failure = \"pause\"",
+            "manifest `orders.toml`: `retry.on_failure` is not a key; did you mean \
+             `retry.on-failure`?",
+        ),
+        (
+            "[grants]\nwhatever = 1",
+            "manifest `orders.toml`: `grants.whatever` is not a key; known here: `grants.http`, \
+             `grants.env`, `grants.secrets`",
+        ),
+    ] {
+        assert_eq!(errors(text), expected);
+    }
+}
+
+#[test]
+fn a_wrong_value_is_named_with_what_was_found_and_what_is_allowed() {
+    for (text, expected) in [
+        ("limits.fuel = 0", "`limits.fuel` is 0; allowed: a whole number from 1 to 1000000000000"),
+        (
+            "limits.fuel = \"many\"",
+            "`limits.fuel` is \"many\"; allowed: a whole number from 1 to 1000000000000",
+        ),
+        (
+            "limits.memory = 64",
+            "`limits.memory` is 64; allowed: a size from \"64KiB\" to \"4GiB\", such as \"64MiB\"",
+        ),
+        (
+            "limits.timeout = \"2 seconds\"",
+            "`limits.timeout` is \"2 seconds\"; allowed: a time from \"1ms\" to \"10m\", such as \
+             \"2s\"",
+        ),
+        ("run.instance = \"new\"", "`run.instance` is \"new\"; allowed: \"reuse\", \"fresh\""),
+        (
+            "subscribe.types = [\"order.cre*\"]",
+            "`subscribe.types` is \"order.cre*\"; allowed: 1 to 255 bytes of segments between \
+             dots, where `*` alone is one segment and `**` alone zero or more",
+        ),
+        (
+            "subscribe.start = \"newest\"",
+            "`subscribe.start` is \"newest\"; allowed: \"earliest\", \"latest\", a position or an \
+             RFC 3339 time",
+        ),
+        ("subscribe = 3", "`subscribe` is 3; allowed: a table"),
+        (
+            "retry.breaker = \"half\"",
+            "`retry.breaker` is \"half\"; allowed: a percentage from 1 to 100 over a time, such \
+             as `50% / 1m`",
+        ),
+        (
+            "retry.backoff = \"1m\"",
+            "`retry.backoff` is \"1m\", over `retry.backoff-max` of \"30s\"",
+        ),
+        (
+            "module = \"../other.wasm\"",
+            "`module` is \"../other.wasm\"; allowed: a `.wasm` or `.wat` file within the plugin's \
+             folder",
+        ),
+        ("config.retries = 3", "`config.retries` is 3; allowed: a string"),
+        (
+            "[upcast]\n\"order.created\" = [0]",
+            "`upcast.\"order.created\"` is a list; allowed: a list of schema versions, whole \
+             numbers from 1 to 4294967295",
+        ),
+    ] {
+        assert_eq!(errors(text), format!("manifest `orders.toml`: {expected}"));
+    }
+}
+
+#[test]
+fn broken_toml_is_named_with_line_and_column() {
+    let why = errors("description = \"a\"\n[limits\nfuel = 1");
+    assert!(why.starts_with("manifest `orders.toml`: line 2, column 8: "), "{why}");
+}
+
+#[test]
+fn every_mistake_is_reported_at_once() {
+    let why = errors("limits.fuel = 0\nlimits.memry = 1\nrun.shadw = 2");
+    assert_eq!(why.lines().count(), 3, "{why}");
+}
+
+#[test]
+fn an_outbound_grant_without_a_start_is_refused_with_that_sentence() {
+    let why = errors("grants.http = [\"api.example.com\"]");
+    assert!(why.contains("a plugin with an outbound grant must write `start`"), "{why}");
+    parsed("grants.http = [\"api.example.com\"]\nsubscribe.start = \"latest\"");
+}
+
+#[test]
+fn the_resolved_text_reads_back_as_the_same_manifest() {
+    for text in [
+        "",
+        EVERY_KEY,
+        "subscribe.start = 120\nsubscribe.where = {region = \"eu\"}",
+        "subscribe.start = 2026-01-01T00:00:00Z\nlimits.memory = \"65536KiB\"",
+    ] {
+        let manifest = parsed(text);
+        assert_eq!(parsed(&manifest.to_toml()), manifest, "{}", manifest.to_toml());
+    }
+    assert_eq!(
+        parsed("subscribe.start = \"120\"").subscribe.start(),
+        &Start::Position(Position(120))
+    );
+}
+
+#[test]
+fn the_environment_changes_with_module_and_manifest_only() {
+    let (a, b) = (Digest::of(b"a"), Digest::of(b"b"));
+    let bare = Manifest::default();
+    assert_eq!(bare.environment(a), parsed(&bare.to_toml()).environment(a));
+    assert_ne!(bare.environment(a), bare.environment(b));
+    assert_ne!(bare.environment(a), parsed("config.x = \"1\"").environment(a));
+}
+
+#[test]
+fn keys_that_do_not_act_as_written_are_warned_of() {
+    let warnings = |text: &str| parsed(text).warnings();
+    assert!(warnings("")[0].starts_with("`retry.on-failure` is not set"));
+    assert!(
+        warnings("retry.on-failure = \"park\"")[0].starts_with("`retry.on-failure` is \"park\"")
+    );
+    assert_eq!(warnings("retry.on-failure = \"continue\""), Vec::<String>::new());
+    assert_eq!(parsed("retry.on-failure = \"park\"").on_failure(), OnFailure::Continue);
+    assert_eq!(parsed("retry.on-failure = \"pause\"").on_failure(), OnFailure::Pause);
+    let own = warnings("retry.on-failure = \"pause\"\nsubscribe.own = true\nrun.shadow = 5");
+    assert_eq!(own.len(), 2, "{own:?}");
+}
+
+proptest! {
+    #[test]
+    fn no_text_makes_parsing_panic(text in "[\\[\\]a-z.=\"0-9\n {}*-]{0,60}") {
+        let _ = Manifest::parse("orders.toml", &text);
+    }
+}

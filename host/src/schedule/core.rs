@@ -1,0 +1,346 @@
+//! Decides which event of one plugin runs next: keys, not partitions.
+//!
+//! Pure and synchronous: it is told what was read, what was taken and what came of it, and answers
+//! with what may run. What must not break: events of one key run one at a time in the order of
+//! their positions; every event offered stays *open* until a taker finishes it; and a key that
+//! waits is one entry, whatever stands behind it.
+//!
+//! A key is in one of these situations:
+//!
+//! * *live*: its events are in memory, the first one ready or running;
+//! * *waiting*: its first event failed or an operator holds it. Nothing of it is in memory; later
+//!   events are *deferred*, kept as (first, last, count) alone;
+//! * *draining*: it waits no longer, but has deferred events. The driver finds them again through
+//!   the index, in chunks; events offered meanwhile are deferred too, until a chunk reaches the last.
+//!
+//! A key that is none of these is not known here. Unkeyed events share nothing with each other.
+
+mod drain;
+mod fifo;
+mod hold;
+mod lane;
+#[cfg(test)]
+mod model;
+mod place;
+#[cfg(test)]
+mod tests;
+mod types;
+
+use std::collections::{BTreeSet, VecDeque};
+
+use hashbrown::{DefaultHashBuilder, HashTable};
+use slab::Slab;
+
+pub use self::drain::{Drain, Refill};
+use self::fifo::Nodes;
+pub use self::hold::{KeyView, Restored};
+pub use self::lane::{Deferred, Until};
+use self::lane::{Lane, Phase, Waiting};
+pub use self::types::{Assignment, Bounds, Cursor, Entry, Finish, Finished, Offer, Ticket};
+use crate::event::Position;
+
+/// The scheduler of one plugin. `T` is what an event carries.
+#[derive(Debug)]
+pub struct KeyScheduler<T> {
+    bounds: Bounds,
+    lanes: Slab<Lane>,
+    by_key: HashTable<usize>,
+    hasher: DefaultHashBuilder,
+    nodes: Nodes<T>,
+    ready: VecDeque<usize>,
+    delayed: BTreeSet<(u64, usize)>,
+    /// Lanes that want a drain; entries whose stamp is out of date are skipped.
+    drains: VecDeque<(usize, u64)>,
+    drains_wanted: usize,
+    /// Every event in memory or waiting.
+    open: BTreeSet<Position>,
+    /// The first deferred event of every lane that has some.
+    behind: BTreeSet<(Position, usize)>,
+    in_flight: usize,
+    in_flight_bytes: usize,
+    /// Places kept for drains under way.
+    reserved: usize,
+    waiting: usize,
+    running: usize,
+    deferred_events: u64,
+    scanned: Position,
+    offered: Position,
+    restored_max: Position,
+    /// Last stamp given out. Never starts over, so that what is late is known for it.
+    stamp: u64,
+    paused: bool,
+}
+
+impl<T> KeyScheduler<T> {
+    /// An empty scheduler.
+    #[must_use]
+    pub fn new(bounds: Bounds) -> Self {
+        let in_flight_count_max = bounds.in_flight_count_max.max(1);
+        Self {
+            bounds: Bounds { in_flight_count_max, ..bounds },
+            lanes: Slab::new(),
+            by_key: HashTable::new(),
+            hasher: DefaultHashBuilder::default(),
+            nodes: Nodes::new(),
+            ready: VecDeque::new(),
+            delayed: BTreeSet::new(),
+            drains: VecDeque::new(),
+            drains_wanted: 0,
+            open: BTreeSet::new(),
+            behind: BTreeSet::new(),
+            in_flight: 0,
+            in_flight_bytes: 0,
+            reserved: 0,
+            waiting: 0,
+            running: 0,
+            deferred_events: 0,
+            scanned: Position(0),
+            offered: Position(0),
+            restored_max: Position(0),
+            stamp: 0,
+            paused: false,
+        }
+    }
+
+    /// Takes the next event in the order of positions.
+    ///
+    /// # Errors
+    /// Gives the entry back where there is no room for it: offer it again, before any other, once
+    /// [`has_room`](Self::has_room). Events of keys that wait or drain need no room.
+    pub fn offer(&mut self, entry: Entry<T>) -> Result<Offer, Entry<T>> {
+        let position = entry.position;
+        let restored = position <= self.restored_max && self.open.contains(&position);
+        if position <= self.offered || restored {
+            return Ok(Offer::Known);
+        }
+        let known = entry.key.as_ref().and_then(|key| self.find(key));
+        let offer = match known {
+            Some(id) if self.lanes.get(id).is_some_and(Lane::defers) => {
+                self.defer(id, position);
+                Offer::Deferred
+            }
+            _ if !self.has_room() => return Err(entry),
+            Some(id) => {
+                self.push(id, position, entry.weight, entry.item);
+                Offer::Queued
+            }
+            None => {
+                let id = self.open_lane(entry.key);
+                self.push(id, position, entry.weight, entry.item);
+                self.place(id);
+                Offer::Ready
+            }
+        };
+        self.offered = position;
+        Ok(offer)
+    }
+
+    /// Whether [`offer`](Self::offer) takes an event of a key that is not known. While keys want to
+    /// drain a quarter of the bounds is theirs, so that new events cannot starve them.
+    #[must_use]
+    pub const fn has_room(&self) -> bool {
+        self.room() > 0
+    }
+
+    /// How many events [`offer`](Self::offer) would take now, their bytes aside.
+    #[must_use]
+    pub const fn room(&self) -> usize {
+        let Bounds { in_flight_count_max: mut count, in_flight_bytes_max: mut bytes, .. } =
+            self.bounds;
+        if self.drains_wanted > 0 {
+            count -= count.div_ceil(4);
+            bytes -= bytes / 4;
+        }
+        if self.in_flight_bytes >= bytes && self.in_flight > 0 {
+            return 0;
+        }
+        count.saturating_sub(self.in_flight + self.reserved)
+    }
+
+    /// Whether a quarter of the bounds is free for new events: enough to hand over a batch.
+    #[must_use]
+    pub const fn is_roomy(&self) -> bool {
+        let Bounds { in_flight_count_max: count, in_flight_bytes_max: bytes, .. } = self.bounds;
+        let few = self.in_flight == 0 || self.in_flight_bytes <= bytes - bytes / 4;
+        few && self.has_room() && self.room() >= count / 4
+    }
+
+    /// Notes that everything up to `position` was offered, or is not for this plugin.
+    pub fn scanned(&mut self, position: Position) {
+        self.scanned = self.scanned.max(position);
+        self.offered = self.offered.max(position);
+    }
+
+    /// Hands out the event that has been ready longest; none while paused.
+    pub fn take(&mut self) -> Option<Assignment<T>> {
+        if self.paused {
+            return None;
+        }
+        let id = self.ready.pop_front()?;
+        self.stamp += 1;
+        let stamp = self.stamp;
+        let lane = self.lanes.get_mut(id)?;
+        lane.phase = Phase::Running(stamp);
+        self.running += 1;
+        let (position, attempt, first_ms, item) = match lane.waiting {
+            Some(waiting) => (waiting.position, waiting.attempt, waiting.first_ms, None),
+            None => {
+                let head = self.nodes.front_mut(lane.queue)?;
+                (head.position, 1, None, head.item.take())
+            }
+        };
+        Some(Assignment {
+            ticket: Ticket { lane: id, stamp },
+            position,
+            key: lane.key.clone(),
+            attempt,
+            first_ms,
+            redriven: position <= lane.redriven_to,
+            item,
+        })
+    }
+
+    /// Gives a taken event back: its key is free again, or waits.
+    pub fn finish(&mut self, ticket: Ticket, finish: Finish) -> Finished {
+        let id = ticket.lane;
+        let Some(lane) = self.lanes.get_mut(id) else { return Finished::Stale };
+        if lane.phase != Phase::Running(ticket.stamp) {
+            return Finished::Stale;
+        }
+        let keyed = lane.key.is_some();
+        lane.phase = Phase::Resting;
+        self.running -= 1;
+        match finish {
+            Finish::Done => self.complete(id),
+            Finish::Park if !keyed => self.complete(id),
+            Finish::Park => self.wait(id, None, Until::Parked),
+            Finish::RetryAt { at_ms, first_ms } => {
+                self.wait(id, Some(first_ms), Until::Due(at_ms));
+            }
+            Finish::Return => {
+                if let Some(waiting) = &mut lane.waiting {
+                    waiting.until = Until::Now;
+                }
+            }
+        }
+        let (waits, held) =
+            self.lanes.get(id).map_or((false, false), |lane| (lane.waits(), lane.held));
+        if held {
+            self.shed(id, 0);
+        }
+        self.place(id);
+        match (waits, self.is_over()) {
+            (false, _) => Finished::Released,
+            (true, false) => Finished::Waits,
+            (true, true) => Finished::WaitsOver,
+        }
+    }
+
+    /// The bounds in force.
+    #[must_use]
+    pub const fn bounds(&self) -> Bounds {
+        self.bounds
+    }
+
+    /// Whether more lanes wait than `waiting_max`.
+    #[must_use]
+    pub const fn is_over(&self) -> bool {
+        self.waiting > self.bounds.waiting_max
+    }
+
+    /// Makes ready what is due at `now_ms` of the log clock, and says how much that was.
+    pub fn due(&mut self, now_ms: u64) -> usize {
+        let mut count = 0;
+        while let Some(&(at_ms, id)) = self.delayed.first()
+            && at_ms <= now_ms
+        {
+            self.unplace(id);
+            if let Some(Lane { waiting: Some(waiting), .. }) = self.lanes.get_mut(id) {
+                waiting.until = Until::Now;
+            }
+            self.place(id);
+            count += 1;
+        }
+        count
+    }
+
+    /// Log time at which the next waiting event is due.
+    #[must_use]
+    pub fn next_due_ms(&self) -> Option<u64> {
+        self.delayed.first().map(|&(at_ms, _)| at_ms)
+    }
+
+    /// How many events [`take`](Self::take) would hand out now.
+    #[must_use]
+    pub fn takeable(&self) -> usize {
+        if self.paused { 0 } else { self.ready.len() }
+    }
+
+    /// How far the plugin is.
+    #[must_use]
+    pub fn cursor(&self) -> Cursor {
+        let open = self.open.first().copied();
+        let behind = self.behind.first().map(|&(position, _)| position);
+        let incomplete = open.into_iter().chain(behind).min();
+        let low = incomplete.map_or(self.scanned, |first| self.scanned.min(before(first)));
+        Cursor {
+            scanned: self.scanned,
+            low,
+            in_flight: self.in_flight,
+            in_flight_bytes: self.in_flight_bytes,
+            running: self.running,
+            ready: self.ready.len(),
+            waiting: self.waiting,
+            deferred: self.behind.len(),
+            deferred_events: self.deferred_events,
+            draining: self.drains_wanted + self.reserved > 0,
+        }
+    }
+
+    /// Hands out nothing until [`resume`](Self::resume); what is taken already goes on.
+    pub const fn pause(&mut self) {
+        self.paused = true;
+    }
+
+    /// The end of [`pause`](Self::pause).
+    pub const fn resume(&mut self) {
+        self.paused = false;
+    }
+
+    /// Whether it is paused.
+    #[must_use]
+    pub const fn is_paused(&self) -> bool {
+        self.paused
+    }
+
+    /// Replaces the bounds; what is over them already stays.
+    pub fn set_bounds(&mut self, bounds: Bounds) {
+        let in_flight_count_max = bounds.in_flight_count_max.max(1);
+        self.bounds = Bounds { in_flight_count_max, ..bounds };
+    }
+
+    /// Forgets every event, key and position; all tickets and drains out there become stale. Whether
+    /// it is paused stays.
+    pub fn drop_all(&mut self) {
+        let (stamp, paused) = (self.stamp, self.paused);
+        *self = Self { stamp, paused, ..Self::new(self.bounds) };
+    }
+
+    /// The event that a taker gave back, or had, becomes the waiting entry of its lane.
+    fn wait(&mut self, id: usize, first_ms: Option<u64>, until: Until) {
+        let Some(lane) = self.lanes.get_mut(id) else { return };
+        if let Some(waiting) = &mut lane.waiting {
+            *waiting = Waiting { attempt: waiting.attempt + 1, first_ms, until, ..*waiting };
+        } else if let Some(head) = self.nodes.pop(&mut lane.queue) {
+            self.in_flight -= 1;
+            self.in_flight_bytes -= head.weight;
+            lane.waiting = Some(Waiting { position: head.position, attempt: 2, first_ms, until });
+        }
+        self.shed(id, 0);
+    }
+}
+
+/// The bound just below a position. It need not be the position of an event.
+const fn before(position: Position) -> Position {
+    Position(position.0.saturating_sub(1))
+}

@@ -1,0 +1,403 @@
+//! Builds the host from its configuration, serves until told to stop, and takes it down in order.
+//!
+//! The only place that knows every part; the order of the two lists, start and stop, is the point.
+
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::api::auth::{Tokens, TokensError};
+use crate::api::host::HostApi;
+use crate::api::{BindError, Server, ServerHandle, ServerOptions};
+use crate::bus::memory::{MemoryOptions, Order, Overflow};
+use crate::bus::notes::Notes;
+use crate::bus::{Bus, forward};
+use crate::clock::{Clock, SystemClock};
+use crate::config::{self, Config};
+use crate::event::CommitNumber;
+use crate::host::plugins::{Means, Plugins};
+use crate::host::{About, Host, ModuleStore};
+use crate::log::disk::{Disk, LockError, OsDisk};
+use crate::log::{Log, LogFailure, LogOptions, OpenError, Opened};
+use crate::metrics::Metrics;
+use crate::plugin::{WatchOptions, Watcher};
+use crate::schedule::pool::GuestPool;
+use crate::state::Ledger;
+use crate::wasm::compile::CompileLimits;
+use crate::wasm::engine::HostEngineOptions;
+use crate::wasm::load::{Compiler, LoaderOptions};
+use crate::wasm::{Sandbox, SandboxError, SandboxOptions};
+
+/// How long running deliveries may take to end at a stop.
+const DELIVERIES_END_MAX: Duration = Duration::from_secs(10);
+/// How long open HTTP requests may take to end at a stop.
+const REQUESTS_END_MAX: Duration = Duration::from_secs(5);
+
+/// How long to wait for a lock that another process holds.
+const LOCK_WAIT_MAX: Duration = Duration::from_secs(2);
+/// How often to try it.
+const LOCK_POLL: Duration = Duration::from_millis(20);
+
+/// Why the host did not start, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// A folder or file cannot be used.
+    #[error("`{}`: {source}", path.display())]
+    Io {
+        /// Which one.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The log of a bus cannot be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The tokens cannot be read.
+    #[error(transparent)]
+    Tokens(#[from] TokensError),
+    /// The sandbox cannot be set up.
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
+    /// The address cannot be listened on.
+    #[error(transparent)]
+    Listen(#[from] BindError),
+    /// The log failed while serving.
+    #[error("bus `{bus}`: {why}; the host has stopped, start it again to recover")]
+    LogFailed {
+        /// The bus.
+        bus: String,
+        /// Why.
+        why: String,
+    },
+    /// The log could not be sealed.
+    #[error("bus `{bus}`: the log was not sealed: {source}")]
+    Close {
+        /// The bus.
+        bus: String,
+        /// Why.
+        source: LogFailure,
+    },
+}
+
+/// A running host.
+pub struct Serving {
+    /// Where it listens.
+    pub addr: SocketAddr,
+    /// Whether the default bus was created by this start.
+    pub new_empty_log: bool,
+    /// The parts that a caller may look at.
+    pub host: Arc<Host>,
+    /// Every delivery.
+    pub notes: Notes,
+    buses: Vec<Arc<Bus>>,
+    plugins: Arc<Plugins>,
+    pool: Arc<GuestPool>,
+    http: ServerHandle,
+    server: tokio::task::JoinHandle<()>,
+    drain: CancellationToken,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+    failures: tokio::sync::mpsc::Receiver<ServeError>,
+}
+
+struct OpenBus {
+    bus: Arc<Bus>,
+    opened: Option<Opened>,
+}
+
+impl Serving {
+    /// Starts a host: logs, fold, sandbox, plugins, HTTP. Needs a multi-threaded tokio runtime.
+    ///
+    /// # Errors
+    /// See [`ServeError`]. Nothing is left running.
+    pub async fn start(config: Config) -> Result<Self, ServeError> {
+        let config = Arc::new(config);
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+        let disk: Arc<dyn Disk> = Arc::new(OsDisk);
+        create_dir(&config.data)?;
+        create_dir(&config.plugins)?;
+
+        let open = open_buses(&config, &disk, &clock)?;
+        let default = open.first().and_then(|open| open.opened.as_ref());
+        let new_empty_log = default.is_some_and(|opened| opened.new_empty);
+        let epoch = default.map_or(0, |opened| opened.epoch);
+        let buses: Vec<Arc<Bus>> = open.iter().map(|open| Arc::clone(&open.bus)).collect();
+        let (failed, failures) = tokio::sync::mpsc::channel(buses.len().max(1));
+        for bus in &buses {
+            fold(bus, &failed).await?;
+        }
+
+        let workers = std::thread::available_parallelism().map_or(2, NonZeroUsize::get);
+        let runtime = tokio::runtime::Handle::current();
+        let pool = GuestPool::new(workers, &runtime).map_err(at(Path::new("threads")))?;
+        let pool = Arc::new(pool);
+        let metrics = Arc::new(Metrics::default());
+        let notes = Notes::default();
+        let modules = config.data.join("modules");
+        let modules = ModuleStore::open(Arc::clone(&disk), &modules).map_err(at(&modules))?;
+        let plugins = Plugins::new(Means {
+            buses: buses.clone(),
+            sandbox: Sandbox::new(sandbox_options(&config, workers))?,
+            pool: Arc::clone(&pool),
+            modules: Arc::new(modules),
+            config: Arc::clone(&config),
+            metrics: Arc::clone(&metrics),
+            notes: notes.clone(),
+            clock: Arc::clone(&clock),
+            workers,
+        });
+        let about = About {
+            version: env!("CARGO_PKG_VERSION"),
+            data: config.data.clone(),
+            plugins: config.plugins.clone(),
+            started_ms: clock.wall_ms(),
+            epoch,
+        };
+        let host = Arc::new(Host::new(about, &buses, Arc::clone(&plugins), metrics));
+
+        let stop = CancellationToken::new();
+        let drain = CancellationToken::new();
+        let tasks = TaskTracker::new();
+        start_forwarders(&buses, &stop, &tasks);
+        let watcher = Watcher::start(watch_options(&config, &buses));
+        let watcher = watcher.map_err(at(&config.plugins))?;
+        tasks.spawn(Arc::clone(&plugins).follow(watcher, stop.clone()));
+        let api = Arc::clone(&host) as Arc<dyn HostApi>;
+        let server = Server::bind(config.http.listen, server_options(&config)?, api).await?;
+        let addr = server.local_addr();
+        let http = server.handle();
+        let server = tokio::spawn(server.serve(drain.clone().cancelled_owned()));
+        Ok(Self {
+            addr,
+            new_empty_log,
+            host,
+            notes,
+            buses,
+            plugins,
+            pool,
+            http,
+            server,
+            drain,
+            stop,
+            tasks,
+            failures,
+        })
+    }
+
+    /// Serves until `told` resolves or a log fails, then stops in order: ingest, deliveries, logs.
+    ///
+    /// # Errors
+    /// A log failed, or could not be sealed.
+    pub async fn until(mut self, told: impl Future<Output = ()>) -> Result<(), ServeError> {
+        let failure = tokio::select! {
+            () = told => None,
+            failure = self.failures.recv() => failure,
+        };
+        if let Some(failure) = &failure {
+            tracing::error!(error = %failure, "the host must end");
+        }
+        self.host.drain();
+        self.http.drain();
+        self.stop.cancel();
+        if tokio::time::timeout(DELIVERIES_END_MAX, self.plugins.stop()).await.is_err() {
+            tracing::warn!("some deliveries did not end in time; they run again at the next start");
+        }
+        self.drain.cancel();
+        if tokio::time::timeout(REQUESTS_END_MAX, &mut self.server).await.is_err() {
+            tracing::warn!("some requests did not end in time");
+            self.server.abort();
+        }
+        self.tasks.close();
+        let closed = self.close_logs().await;
+        self.pool.shutdown();
+        match failure {
+            Some(failure) => Err(failure),
+            None => closed,
+        }
+    }
+
+    async fn close_logs(&self) -> Result<(), ServeError> {
+        let mut result = Ok(());
+        for bus in &self.buses {
+            let Some(log) = bus.log() else { continue };
+            if let Err(source) = log.close().await {
+                let bus = bus.name().to_string();
+                result = Err(ServeError::Close { bus, source });
+            }
+        }
+        result
+    }
+}
+
+fn at(path: &Path) -> impl FnOnce(std::io::Error) -> ServeError + use<> {
+    let path = path.to_owned();
+    |source| ServeError::Io { path, source }
+}
+
+fn create_dir(path: &Path) -> Result<(), ServeError> {
+    std::fs::create_dir_all(path).map_err(at(path))
+}
+
+fn server_options(config: &Config) -> Result<ServerOptions, ServeError> {
+    let tokens = match &config.auth.tokens_file {
+        Some(path) => Some(Arc::new(Tokens::load(path)?)),
+        None => None,
+    };
+    let body_bytes_max = config.http.body_max.as_usize();
+    Ok(ServerOptions { body_bytes_max, tokens, ..ServerOptions::default() })
+}
+
+fn watch_options(config: &Config, buses: &[Arc<Bus>]) -> WatchOptions {
+    let module_bytes_max = config.compile.module_max.bytes();
+    let mut options = WatchOptions::new(config.plugins.clone(), module_bytes_max);
+    for bus in buses {
+        for instance in bus.ledger().instances() {
+            if let Some(file) = instance.file {
+                options.known.insert(instance.name.clone(), file);
+            }
+        }
+    }
+    options
+}
+
+fn open_buses(
+    config: &Config,
+    disk: &Arc<dyn Disk>,
+    clock: &Arc<dyn Clock>,
+) -> Result<Vec<OpenBus>, ServeError> {
+    let mut open = Vec::new();
+    for (name, bus) in &config.buses {
+        let opened = match bus {
+            config::Bus::Durable(options) => open_durable(config, name, options, disk, clock)?,
+            config::Bus::Memory(options) => {
+                let bus = Arc::new(Bus::memory(name, memory_options(options), Arc::clone(clock)));
+                OpenBus { bus, opened: None }
+            }
+        };
+        open.push(opened);
+    }
+    // The default bus first; the others keep their order.
+    open.sort_by_key(|open| **open.bus.name() != *crate::plugin::DEFAULT_BUS);
+    Ok(open)
+}
+
+fn open_durable(
+    config: &Config,
+    name: &str,
+    options: &config::DurableBus,
+    disk: &Arc<dyn Disk>,
+    clock: &Arc<dyn Clock>,
+) -> Result<OpenBus, ServeError> {
+    let dir = config.data.join("buses").join(name);
+    let state = dir.join("state");
+    create_dir(&state)?;
+    let options = LogOptions {
+        segment_bytes: options.segment.bytes(),
+        dedup_window_ms: options.dedup.ms(),
+        dedup_max: usize::try_from(options.dedup_max).unwrap_or(usize::MAX),
+        ..LogOptions::default()
+    };
+    let opened = open_log(disk, &dir, options, clock)?;
+    if let Some(cut) = &opened.cut {
+        tracing::warn!(
+            bus = name, file = %cut.path.display(), offset = cut.offset, bytes = cut.bytes,
+            kept = %cut.kept.display(), "a torn tail was cut off and kept aside"
+        );
+    }
+    let fold = (Ledger::default(), Arc::default(), CommitNumber(0));
+    let bus = Bus::durable(name, opened.log.clone(), fold, &state).map_err(at(&state))?;
+    Ok(OpenBus { bus: Arc::new(bus), opened: Some(opened) })
+}
+
+/// Opens a log; one that is locked is tried again for a moment: whoever restarts a host that was
+/// killed should not have to wait until the system has taken the old process apart.
+fn open_log(
+    disk: &Arc<dyn Disk>,
+    dir: &Path,
+    options: LogOptions,
+    clock: &Arc<dyn Clock>,
+) -> Result<Opened, OpenError> {
+    let begun = std::time::Instant::now();
+    loop {
+        match Log::open(Arc::clone(disk), dir, options, Arc::clone(clock)) {
+            Err(OpenError::Lock(LockError::Held { .. })) if begun.elapsed() < LOCK_WAIT_MAX => {
+                std::thread::sleep(LOCK_POLL);
+            }
+            opened => return opened,
+        }
+    }
+}
+
+fn memory_options(options: &config::MemoryBus) -> MemoryOptions {
+    MemoryOptions {
+        capacity: usize::try_from(options.capacity).unwrap_or(usize::MAX),
+        overflow: match options.overflow {
+            config::Overflow::Reject => Overflow::Reject,
+            config::Overflow::DropOldest => Overflow::DropOldest,
+        },
+        order: match options.order {
+            config::Order::Key => Order::Key,
+            config::Order::None => Order::None,
+        },
+    }
+}
+
+fn sandbox_options(config: &Config, workers: usize) -> SandboxOptions {
+    let compiler = std::env::current_exe().map_or(Compiler::InProcess, Compiler::Child);
+    let limits = CompileLimits {
+        memory_bytes: config.compile.memory.bytes(),
+        time: config.compile.time.duration(),
+        module_bytes_max: config.compile.module_max.bytes(),
+    };
+    let loader = LoaderOptions::new(config.data.join("cache"), compiler);
+    SandboxOptions {
+        loader: LoaderOptions { limits, ..loader },
+        engine: HostEngineOptions { workers, ..HostEngineOptions::default() },
+    }
+}
+
+/// Starts the thread that folds a durable bus, and waits until it has caught up with the log.
+async fn fold(
+    bus: &Arc<Bus>,
+    failed: &tokio::sync::mpsc::Sender<ServeError>,
+) -> Result<(), ServeError> {
+    let Some(log) = bus.log().cloned() else { return Ok(()) };
+    let durable = log.durable();
+    let runtime = tokio::runtime::Handle::current();
+    let (folded, failure) = (Arc::clone(bus), failed.clone());
+    let name = format!("fold-{}", bus.name());
+    let thread = move || {
+        if let Err(error) = folded.apply_durable(&runtime) {
+            let (bus, why) = (folded.name().to_string(), error.to_string());
+            // Full: another failure is being dealt with already.
+            let _ = failure.try_send(ServeError::LogFailed { bus, why });
+        }
+    };
+    std::thread::Builder::new().name(name).spawn(thread).map_err(at(Path::new("thread")))?;
+    let (watched, failure) = (bus.name().to_string(), failed.clone());
+    tokio::spawn(async move {
+        let why = log.failed().await.to_string();
+        let _ = failure.try_send(ServeError::LogFailed { bus: watched, why });
+    });
+    bus.until_applied(durable).await;
+    Ok(())
+}
+
+fn start_forwarders(buses: &[Arc<Bus>], stop: &CancellationToken, tasks: &TaskTracker) {
+    for source in buses {
+        for target in buses.iter().filter(|target| target.name() != source.name()) {
+            let (source, target, stop) = (Arc::clone(source), Arc::clone(target), stop.clone());
+            tasks.spawn(async move {
+                let (from, to) = (Arc::clone(source.name()), Arc::clone(target.name()));
+                if let Err(error) = forward::run(source, target, stop).await {
+                    tracing::error!(%from, %to, %error, "events are not forwarded any more");
+                }
+            });
+        }
+    }
+}

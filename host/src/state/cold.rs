@@ -1,0 +1,189 @@
+//! Keyed state that is not in memory: a sled tree, filled by eviction and never relied upon.
+//!
+//! Every entry here is also in a checkpoint or in the log after it, so the tree is thrown away at
+//! each start. (sled 0.34's `flush` does not sync on Linux: what it holds after a power cut says
+//! nothing.) It is a place for what does not fit into memory while the host runs.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use serde::{Deserialize, Serialize};
+use serde_bytes::Bytes as SerdeBytes;
+
+use super::values::Value;
+use crate::event::{Generation, InstanceId, Key};
+
+/// Bytes that sled may cache.
+const CACHE_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
+/// Why cold state cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum ColdError {
+    /// sled failed.
+    #[error("state store `{}`: {source}", path.display())]
+    Store {
+        /// The folder.
+        path: PathBuf,
+        /// Why.
+        source: sled::Error,
+    },
+    /// The folder of an earlier run cannot be removed.
+    #[error("state store `{}`: {source}", path.display())]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// An entry does not decode.
+    #[error("state store: an entry is damaged")]
+    Damaged,
+}
+
+/// Values of one key, ascending by name.
+pub(super) type KeyValues = Vec<(Arc<str>, Value)>;
+
+/// The tree of one bus.
+#[derive(Debug)]
+pub struct Cold {
+    tree: sled::Db,
+    path: PathBuf,
+    keys: AtomicU64,
+}
+
+/// Name, bytes, end.
+#[derive(Serialize, Deserialize)]
+struct Stored<'a>(&'a str, #[serde(borrow)] &'a SerdeBytes, Option<u64>);
+
+impl Cold {
+    /// An empty tree; one that an earlier run left there is removed.
+    ///
+    /// # Errors
+    /// The folder cannot be removed or opened.
+    pub fn create(path: &Path) -> Result<Self, ColdError> {
+        if path.exists() {
+            std::fs::remove_dir_all(path)
+                .map_err(|source| ColdError::Folder { path: path.to_owned(), source })?;
+        }
+        let tree = sled::Config::new()
+            .path(path)
+            .cache_capacity(CACHE_BYTES_MAX)
+            .open()
+            .map_err(|source| ColdError::Store { path: path.to_owned(), source })?;
+        Ok(Self { tree, path: path.to_owned(), keys: AtomicU64::new(0) })
+    }
+
+    fn failed(&self) -> impl FnOnce(sled::Error) -> ColdError {
+        let path = self.path.clone();
+        |source| ColdError::Store { path, source }
+    }
+
+    /// Keys it holds.
+    #[must_use]
+    pub fn keys(&self) -> u64 {
+        self.keys.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn put(
+        &self,
+        entries: &[(InstanceId, Generation, &str, KeyValues)],
+    ) -> Result<(), ColdError> {
+        let mut batch = sled::Batch::default();
+        for (instance, generation, key, values) in entries {
+            batch.insert(tree_key(*instance, *generation, key), encode(values));
+        }
+        self.tree.apply_batch(batch).map_err(self.failed())?;
+        self.keys.fetch_add(entries.len() as u64, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Moves the values of a key out.
+    pub(super) fn take(
+        &self,
+        instance: InstanceId,
+        generation: Generation,
+        key: &str,
+    ) -> Result<Option<KeyValues>, ColdError> {
+        if self.keys() == 0 {
+            return Ok(None);
+        }
+        let Some(bytes) =
+            self.tree.remove(tree_key(instance, generation, key)).map_err(self.failed())?
+        else {
+            return Ok(None);
+        };
+        self.keys.fetch_sub(1, Ordering::Relaxed);
+        decode(&bytes).map(Some)
+    }
+
+    /// Looks at the values of a key.
+    pub(super) fn get(
+        &self,
+        instance: InstanceId,
+        generation: Generation,
+        key: &str,
+    ) -> Result<Option<KeyValues>, ColdError> {
+        if self.keys() == 0 {
+            return Ok(None);
+        }
+        let found = self.tree.get(tree_key(instance, generation, key)).map_err(self.failed())?;
+        found.map(|bytes| decode(&bytes)).transpose()
+    }
+
+    /// Everything there is, in no meaningful order.
+    pub(super) fn each(
+        &self,
+        mut visit: impl FnMut(InstanceId, Generation, Key, KeyValues) -> std::io::Result<()>,
+    ) -> Result<std::io::Result<()>, ColdError> {
+        for entry in self.tree.iter() {
+            let (key, values) = entry.map_err(self.failed())?;
+            let (instance, generation, key) = split(&key).ok_or(ColdError::Damaged)?;
+            if let Err(error) = visit(instance, generation, key, decode(&values)?) {
+                return Ok(Err(error));
+            }
+        }
+        Ok(Ok(()))
+    }
+
+    pub(super) fn forget(&self, instance: InstanceId) -> Result<(), ColdError> {
+        for entry in self.tree.scan_prefix(instance.0.to_be_bytes()) {
+            let (key, _) = entry.map_err(self.failed())?;
+            if self.tree.remove(key).map_err(self.failed())?.is_some() {
+                self.keys.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn tree_key(instance: InstanceId, generation: Generation, key: &str) -> Vec<u8> {
+    [&instance.0.to_be_bytes()[..], &generation.0.to_be_bytes(), key.as_bytes()].concat()
+}
+
+fn split(bytes: &[u8]) -> Option<(InstanceId, Generation, Key)> {
+    let instance = u32::from_be_bytes(bytes.get(..4)?.try_into().ok()?);
+    let generation = u32::from_be_bytes(bytes.get(4..8)?.try_into().ok()?);
+    let key = Key::new(std::str::from_utf8(bytes.get(8..)?).ok()?).ok()?;
+    Some((InstanceId(instance), Generation(generation), key))
+}
+
+pub(super) fn encode(values: &KeyValues) -> Vec<u8> {
+    let stored: Vec<Stored<'_>> = values
+        .iter()
+        .map(|(name, value)| Stored(name, SerdeBytes::new(&value.bytes), value.expires_ms))
+        .collect();
+    rmp_serde::to_vec(&stored).expect("texts, bytes and integers have a MessagePack form")
+}
+
+pub(super) fn decode(bytes: &[u8]) -> Result<KeyValues, ColdError> {
+    let stored: Vec<Stored<'_>> =
+        rmp_serde::from_slice(bytes).map_err(|_malformed| ColdError::Damaged)?;
+    Ok(stored
+        .into_iter()
+        .map(|Stored(name, value, expires_ms)| {
+            let bytes = bytes::Bytes::copy_from_slice(value);
+            (name.into(), Value { bytes, expires_ms })
+        })
+        .collect())
+}

@@ -1,0 +1,239 @@
+//! What a guest may write: checks of its strings and lists, as pure functions.
+//!
+//! Each answers with a sentence for the author of the plugin; nothing here keeps or counts.
+
+use std::sync::Arc;
+
+use crate::limits;
+
+/// A string as it is kept.
+pub(super) type Text = Arc<str>;
+
+/// Attributes a guest may not set, because they have a field of their own or a meaning at ingest.
+const ATTRIBUTES_RESERVED: [&str; 9] = [
+    "data",
+    "datacontenttype",
+    "expectedsequence",
+    "id",
+    "partitionkey",
+    "source",
+    "specversion",
+    "time",
+    "type",
+];
+
+/// Attributes the host fills in on every emitted event. Dropped rather than refused, so that a
+/// guest may pass on the attributes of its input.
+const ATTRIBUTES_OF_HOST: [&str; 4] = ["causationid", "correlationid", "traceparent", "tracestate"];
+
+/// Checks a name: of a state value, a timer, a call.
+pub(super) fn name(what: &str, text: &str) -> Result<(), String> {
+    bounded(what, text, limits::NAME_BYTES_MAX)
+}
+
+/// Checks the type of an event to be emitted.
+pub(super) fn event_type(text: &str) -> Result<(), String> {
+    bounded("`type`", text, limits::TYPE_BYTES_MAX)?;
+    if text.starts_with("tidegate.") {
+        return Err(format!("`type` is `{text}`: types starting `tidegate.` are the host's own"));
+    }
+    Ok(())
+}
+
+/// Checks a media type; empty: none.
+pub(super) fn content_type(text: &str) -> Result<(), String> {
+    if text.is_empty() {
+        Ok(())
+    } else {
+        bounded("`content-type`", text, limits::CONTENT_TYPE_BYTES_MAX)
+    }
+}
+
+/// Checks the length of some bytes against a limit that is not a budget.
+pub(super) fn bytes(what: &str, bytes: usize, bytes_max: usize) -> Result<(), String> {
+    if bytes > bytes_max {
+        return Err(format!("{what} has {bytes} bytes, at most {bytes_max} are allowed"));
+    }
+    Ok(())
+}
+
+/// Checks the number of attributes, before any of them is looked at.
+pub(super) fn attribute_count(count: usize) -> Result<(), String> {
+    if count > limits::ATTRIBUTES_MAX {
+        return Err(format!(
+            "there are {count} attributes, at most {} are allowed",
+            limits::ATTRIBUTES_MAX
+        ));
+    }
+    Ok(())
+}
+
+/// Checks the attributes of an event to be emitted and puts them in order.
+pub(super) fn event_attributes(attributes: Vec<(Text, Text)>) -> Result<Vec<(Text, Text)>, String> {
+    let mut attributes = parameters(attributes)?;
+    if let Some((name, _)) =
+        attributes.iter().find(|(name, _)| ATTRIBUTES_RESERVED.contains(&&**name))
+    {
+        return Err(format!("attribute `{name}` is not an extension"));
+    }
+    attributes.retain(|(name, _)| !ATTRIBUTES_OF_HOST.contains(&&**name));
+    Ok(attributes)
+}
+
+/// Checks the attributes of a response and puts them in order.
+pub(super) fn parameters(mut attributes: Vec<(Text, Text)>) -> Result<Vec<(Text, Text)>, String> {
+    attribute_count(attributes.len())?;
+    for (name, value) in &attributes {
+        let letters = name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
+        if name.is_empty() || name.len() > limits::ATTRIBUTE_NAME_BYTES_MAX || !letters {
+            return Err(format!(
+                "attribute name `{}` must have 1 to {} characters of a-z and 0-9",
+                shown(name),
+                limits::ATTRIBUTE_NAME_BYTES_MAX
+            ));
+        }
+        if value.chars().any(char::is_control) {
+            return Err(format!("attribute `{name}` has a control character"));
+        }
+    }
+    bytes("all attributes together", size(&attributes), limits::ATTRIBUTES_BYTES_MAX)?;
+    attributes.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+    match attributes.windows(2).find(|pair| matches!(pair, [(one, _), (other, _)] if one == other))
+    {
+        Some(pair) => Err(format!(
+            "attribute `{}` is there twice",
+            pair.first().map_or("", |(name, _)| &**name)
+        )),
+        None => Ok(attributes),
+    }
+}
+
+/// Checks the headers of a call.
+pub(super) fn headers(headers: &[(Text, Text)]) -> Result<(), String> {
+    attribute_count(headers.len())?;
+    for (name, value) in headers {
+        let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+        if name.is_empty() || !name.bytes().all(token) {
+            return Err(format!("`{}` is not the name of a header", shown(name)));
+        }
+        if value.chars().any(char::is_control) {
+            return Err(format!("header `{}` has a control character", shown(name)));
+        }
+    }
+    bytes("all headers together", size(headers), limits::ATTRIBUTES_BYTES_MAX)
+}
+
+/// Checks a method: upper-case letters.
+pub(super) fn method(text: &str) -> Result<(), String> {
+    if text.is_empty() || text.len() > 16 || !text.bytes().all(|byte| byte.is_ascii_uppercase()) {
+        return Err(format!("`method` is `{}`, not like `GET` or `POST`", shown(text)));
+    }
+    Ok(())
+}
+
+/// Bytes of all names and values.
+pub(super) fn size(pairs: &[(Text, Text)]) -> usize {
+    pairs.iter().map(|(name, value)| name.len() + value.len()).sum()
+}
+
+/// Whether one of the granted hosts (`api.example.com`, `*.example.com:8443`) covers a URL. A grant
+/// without a port covers the port of the scheme alone.
+pub(super) fn granted(url: &url::Url, hosts: &[String]) -> bool {
+    let (Some(host), Some(port)) = (url.host_str(), url.port_or_known_default()) else {
+        return false;
+    };
+    hosts.iter().any(|grant| {
+        let (name, wanted) = match grant.rsplit_once(':') {
+            Some((name, digits)) => (name, digits.parse::<u16>().ok()),
+            None => (grant.as_str(), None),
+        };
+        let port_fits = match wanted {
+            Some(wanted) => wanted == port,
+            None => url.port().is_none(),
+        };
+        let name_fits = match name.strip_prefix("*.") {
+            Some(parent) => {
+                host.strip_suffix(parent).is_some_and(|rest| rest.len() > 1 && rest.ends_with('.'))
+            }
+            None => host.eq_ignore_ascii_case(name),
+        };
+        port_fits && name_fits
+    })
+}
+
+/// The start of a text of unknown length.
+pub(super) fn cut(text: &str, bytes_max: usize) -> &str {
+    text.get(..text.floor_char_boundary(bytes_max)).unwrap_or_default()
+}
+
+fn shown(text: &str) -> &str {
+    cut(text, 64)
+}
+
+fn bounded(what: &str, text: &str, bytes_max: usize) -> Result<(), String> {
+    if text.is_empty() || text.len() > bytes_max {
+        return Err(format!("{what} must have 1 to {bytes_max} bytes, not {}", text.len()));
+    }
+    if text.chars().any(char::is_control) {
+        return Err(format!("{what} has a control character"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pairs(names: &[&str]) -> Vec<(Text, Text)> {
+        names.iter().map(|name| (Text::from(*name), Text::from("x"))).collect()
+    }
+
+    #[test]
+    fn attributes_come_out_in_order_and_without_the_hosts_own() {
+        let sorted = event_attributes(pairs(&["b", "traceparent", "a"])).unwrap();
+        assert_eq!(sorted, pairs(&["a", "b"]));
+    }
+
+    #[test]
+    fn malformed_attributes_are_refused() {
+        for names in
+            [&["a", "a"][..], &["A"], &[""], &["a-b"], &["time"], &["abcdefghijklmnopqrstu"]]
+        {
+            assert!(event_attributes(pairs(names)).is_err(), "{names:?}");
+        }
+        let many: Vec<String> = (0..=limits::ATTRIBUTES_MAX).map(|n| format!("a{n}")).collect();
+        let many: Vec<&str> = many.iter().map(String::as_str).collect();
+        assert!(event_attributes(pairs(&many)).is_err());
+        let large = vec![(Text::from("a"), Text::from("x".repeat(limits::ATTRIBUTES_BYTES_MAX)))];
+        assert!(event_attributes(large).is_err());
+        assert!(event_attributes(vec![(Text::from("a"), Text::from("x\ny"))]).is_err());
+    }
+
+    #[test]
+    fn types_of_the_host_are_refused() {
+        assert!(event_type("tidegate.timer").is_err());
+        assert!(event_type("").is_err());
+        assert!(event_type("a\nb").is_err());
+        assert!(event_type("tidegates.moved").is_ok());
+    }
+
+    #[test]
+    fn grants_cover_exactly_what_they_say() {
+        let hosts = ["api.example.com".to_owned(), "*.example.org:8443".to_owned()];
+        let covered = |text: &str| granted(&url::Url::parse(text).unwrap(), &hosts);
+        assert!(covered("https://api.example.com/x"));
+        assert!(covered("https://API.example.com/x"));
+        assert!(covered("https://a.b.example.org:8443/"));
+        assert!(!covered("https://api.example.com:444/"));
+        assert!(!covered("https://example.org:8443/"));
+        assert!(!covered("https://evilexample.org:8443/"));
+        assert!(!covered("https://a.example.org/"));
+        assert!(!covered("https://api.example.com.evil.net/"));
+    }
+
+    #[test]
+    fn cutting_keeps_characters_whole() {
+        assert_eq!(cut("aé", 2), "a");
+        assert_eq!(cut("aé", 3), "aé");
+    }
+}

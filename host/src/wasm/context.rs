@@ -1,0 +1,167 @@
+//! What a guest may know, what it may hand over, and why that is refused: the vocabulary of a
+//! [`Session`](super::session::Session).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::bindings::tidegate::plugin::types::EffectError;
+use super::check::Text;
+use super::delivery::{Delivery, GuestLimits, KeysView, Question, Seed, StateView};
+use crate::effects::Outcome;
+use crate::event::{Event, Key, Position};
+
+/// Whether the guest may ask for effects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Access {
+    /// As a handler or a command.
+    Write,
+    /// As a question or an upcaster.
+    Read,
+}
+
+/// What the guest may know.
+pub(super) struct Context {
+    pub(super) event: Option<Arc<Event>>,
+    pub(super) key: Option<Key>,
+    pub(super) now_ms: u64,
+    pub(super) attempt: u32,
+    pub(super) redriven: bool,
+    pub(super) access: Access,
+    pub(super) seed: Seed,
+    pub(super) config: Arc<BTreeMap<String, String>>,
+    pub(super) limits: Arc<GuestLimits>,
+    pub(super) state: Arc<dyn StateView>,
+    pub(super) keys: Option<Arc<dyn KeysView>>,
+}
+
+impl Context {
+    pub(super) fn of_delivery(delivery: Delivery, access: Access) -> Self {
+        let Delivery { event, attempt, redriven, seed, config, limits, state } = delivery;
+        let (key, now_ms) = (event.key.clone(), event.recorded_ms);
+        let event = Some(event);
+        Self {
+            event,
+            key,
+            now_ms,
+            attempt,
+            redriven,
+            access,
+            seed,
+            config,
+            limits,
+            state,
+            keys: None,
+        }
+    }
+
+    /// The request is handed to the guest separately.
+    pub(super) fn of_question(question: Question) -> Self {
+        let Question { request, now_ms, seed, config, limits, state, keys } = question;
+        Self {
+            event: None,
+            key: request.key,
+            now_ms,
+            attempt: 1,
+            redriven: false,
+            access: Access::Read,
+            seed,
+            config,
+            limits,
+            state,
+            keys: Some(keys),
+        }
+    }
+
+    pub(super) fn position(&self) -> Position {
+        self.event.as_ref().map_or(Position(0), |event| event.position)
+    }
+}
+
+/// Why an effect was refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Denial {
+    /// A budget is used up.
+    Exceeded(Exceeded),
+    /// A malformed argument.
+    Invalid(String),
+    /// The input has no key.
+    Unkeyed,
+    /// Not granted; the manifest key.
+    Denied(&'static str),
+    /// No effects here.
+    ReadOnly,
+}
+
+impl std::fmt::Display for Denial {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Exceeded(Exceeded::Output(budget)) => write!(f, "`{budget}` was exceeded"),
+            Self::Exceeded(Exceeded::Depth) => f.write_str("emitted too deeply"),
+            Self::Invalid(why) => f.write_str(why),
+            Self::Unkeyed => f.write_str("the event has no key, so no state"),
+            Self::Denied(grant) => write!(f, "not granted: `{grant}`"),
+            Self::ReadOnly => f.write_str("nothing can be written here"),
+        }
+    }
+}
+
+/// Which bound a delivery went over: what its `ok` turns into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Exceeded {
+    /// An output budget; its manifest key.
+    Output(&'static str),
+    /// The chain of causes is too long.
+    Depth,
+}
+
+impl Exceeded {
+    pub(super) const EMITS: Self = Self::Output("limits.emits");
+    pub(super) const OUTPUT: Self = Self::Output("limits.output");
+
+    /// What becomes of a returned ok.
+    pub(super) fn outcome(self) -> Outcome {
+        match self {
+            Self::Output(budget) => Outcome::Output { budget: budget.to_owned() },
+            Self::Depth => Outcome::Depth,
+        }
+    }
+}
+
+impl From<String> for Denial {
+    fn from(why: String) -> Self {
+        Self::Invalid(why)
+    }
+}
+
+impl From<Denial> for EffectError {
+    fn from(refusal: Denial) -> Self {
+        match refusal {
+            Denial::Exceeded(Exceeded::Output(budget)) => Self::Exceeded(budget.to_owned()),
+            Denial::Exceeded(Exceeded::Depth) => Self::Exceeded("depth".to_owned()),
+            Denial::Invalid(why) => Self::Invalid(why),
+            Denial::Unkeyed => Self::Unkeyed,
+            Denial::Denied(grant) => Self::Denied(grant.to_owned()),
+            Denial::ReadOnly => Self::ReadOnly,
+        }
+    }
+}
+
+/// The arguments of an emit, wherever they stand.
+pub(super) struct DraftIn<'a> {
+    pub(super) kind: &'a str,
+    pub(super) key: Option<&'a str>,
+    pub(super) bus: Option<&'a str>,
+    pub(super) content_type: &'a str,
+    pub(super) data: &'a [u8],
+    pub(super) attributes: Vec<(Text, Text)>,
+}
+
+/// The arguments of a call, wherever they stand.
+pub(super) struct CallIn<'a> {
+    pub(super) name: &'a str,
+    pub(super) method: &'a str,
+    pub(super) url: &'a str,
+    pub(super) headers: Vec<(Text, Text)>,
+    pub(super) body: &'a [u8],
+    pub(super) timeout_ms: u32,
+}

@@ -1,0 +1,304 @@
+//! What goes into an invocation and what comes out of it: plain data and the two views of state.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use uuid::Uuid;
+
+use super::Slot;
+use crate::effects::{Effects, Outcome};
+use crate::event::{Event, Generation, InstanceId, Key, Position};
+use crate::log::record::LogLine;
+use crate::plugin::{Instance as InstancePolicy, Manifest};
+
+/// Runs deliveries. A seam, so that schedulers are tested without WebAssembly; [`super::Module`]
+/// is the real one.
+pub trait Invoker: Send + Sync + 'static {
+    /// Hands one event to the plugin, under every limit of the delivery.
+    ///
+    /// Needs a tokio runtime with time in context. Cancel safe: a dropped future leaves nothing
+    /// behind, and the slot empty.
+    fn invoke<'a>(&'a self, slot: &'a mut Slot, delivery: Delivery) -> BoxFuture<'a, Invocation>;
+}
+
+/// One event being handed to one plugin.
+#[derive(Clone)]
+pub struct Delivery {
+    /// The input.
+    pub event: Arc<Event>,
+    /// Number of this attempt, from 1.
+    pub attempt: u32,
+    /// Whether the input comes from a redriven dead letter.
+    pub redriven: bool,
+    /// What deterministic ids and randomness are made from.
+    pub seed: Seed,
+    /// `[config]` of the manifest. A reused instance is given up where this changes.
+    pub config: Arc<BTreeMap<String, String>>,
+    /// Budgets and grants.
+    pub limits: Arc<GuestLimits>,
+    /// State of the input's key; never asked where the event is unkeyed.
+    pub state: Arc<dyn StateView>,
+}
+
+/// A question from outside: reads, writes nothing.
+#[derive(Clone)]
+pub struct Question {
+    /// What is asked.
+    pub request: Request,
+    /// Log time it is answered at, milliseconds since the Unix epoch.
+    pub now_ms: u64,
+    /// See [`Delivery::seed`].
+    pub seed: Seed,
+    /// `[config]` of the manifest.
+    pub config: Arc<BTreeMap<String, String>>,
+    /// Budgets and grants.
+    pub limits: Arc<GuestLimits>,
+    /// Durable state of the request's key; never asked where it has none.
+    pub state: Arc<dyn StateView>,
+    /// Durable state across keys.
+    pub keys: Arc<dyn KeysView>,
+}
+
+/// A command or a question, as a guest sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    /// What to do, chosen by the plugin.
+    pub operation: String,
+    /// The key whose state it sees.
+    pub key: Option<Key>,
+    /// Who asks, as authenticated; empty: nobody in particular.
+    pub principal: String,
+    /// Media type of `data`; empty: none.
+    pub content_type: String,
+    /// The body.
+    pub data: Bytes,
+    /// Parameters.
+    pub attributes: Vec<(String, String)>,
+}
+
+/// Budgets and grants of one plugin, from its manifest. The defaults are those of a bare module.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GuestLimits {
+    /// Fuel of one delivery.
+    pub fuel: u64,
+    /// Bytes of linear memory and tables together.
+    pub memory_bytes: usize,
+    /// Wall time of one delivery.
+    pub timeout: Duration,
+    /// Events emitted by one delivery.
+    pub emits_max: u32,
+    /// Bytes of emitted events, state, calls, timers and response of one delivery together.
+    pub output_bytes_max: usize,
+    /// Whether an instance serves more than one delivery.
+    pub reuse: bool,
+    /// Deliveries after which an instance is replaced.
+    pub recycle_after: u32,
+    /// Names of the other buses an event may be emitted to.
+    pub buses: Arc<[String]>,
+    /// `grants.http`, as far as the operator allows it: `api.example.com`, `*.example.com:8443`.
+    pub http: Arc<[String]>,
+}
+
+impl Default for GuestLimits {
+    fn default() -> Self {
+        Self {
+            fuel: 50_000_000,
+            memory_bytes: 64 * 1024 * 1024,
+            timeout: Duration::from_secs(2),
+            emits_max: 1000,
+            output_bytes_max: 512 * 1024,
+            reuse: true,
+            recycle_after: 100_000,
+            buses: Arc::default(),
+            http: Arc::default(),
+        }
+    }
+}
+
+impl GuestLimits {
+    /// What a resolved manifest allows, with the names of the buses there are.
+    #[must_use]
+    pub fn of(manifest: &Manifest, buses: Arc<[String]>) -> Self {
+        Self {
+            fuel: manifest.limits.fuel,
+            memory_bytes: manifest.limits.memory.as_usize(),
+            timeout: manifest.limits.timeout.duration(),
+            emits_max: manifest.limits.emits,
+            output_bytes_max: manifest.limits.output.as_usize(),
+            reuse: manifest.run.instance == InstancePolicy::Reuse,
+            recycle_after: manifest.run.recycle_after,
+            buses,
+            http: manifest.grants.http.iter().map(ToString::to_string).collect(),
+        }
+    }
+}
+
+/// State of one plugin and key, as the delivery may see it.
+pub trait StateView: Send + Sync {
+    /// The value of a name, if any.
+    fn get(&self, name: &str) -> Option<Bytes>;
+    /// Names with `prefix`, ascending, after `after`; at most `limit`.
+    fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Vec<String>;
+}
+
+/// Durable state of one plugin across its keys, for questions.
+pub trait KeysView: Send + Sync {
+    /// Keys with `prefix` that have state, ascending, after `after`; at most `limit`.
+    fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Vec<String>;
+    /// The value of a name under a key, if any.
+    fn get(&self, key: &str, name: &str) -> Option<Bytes>;
+}
+
+/// No state at all.
+impl StateView for () {
+    fn get(&self, _name: &str) -> Option<Bytes> {
+        None
+    }
+
+    fn list(&self, _prefix: &str, _after: Option<&str>, _limit: usize) -> Vec<String> {
+        Vec::new()
+    }
+}
+
+/// How a delivery went.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Invocation {
+    /// How it ended.
+    pub outcome: Outcome,
+    /// What it wants to record; empty unless the outcome is `ok`.
+    pub effects: Effects,
+    /// Fuel it used; all of the budget where it was stopped by the clock.
+    pub fuel: u64,
+    /// Time it took, instantiation included.
+    pub wall: Duration,
+    /// Bytes of linear memory and tables its instance has reached.
+    pub memory_bytes: usize,
+    /// What the guest logged.
+    pub logs: Vec<LogLine>,
+    /// The guest's call stack where it was stopped, innermost first; empty where there is none.
+    pub backtrace: String,
+}
+
+/// The next shape of an old event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lifted {
+    /// Schema version of `data`.
+    pub version: u32,
+    /// Media type of `data`; empty: none.
+    pub content_type: String,
+    /// The payload.
+    pub data: Bytes,
+}
+
+/// What makes ids and randomness of a delivery its own, and the same when it runs again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Seed {
+    /// Id of the log.
+    pub log_id: Uuid,
+    /// The plugin.
+    pub instance: InstanceId,
+    /// Its generation.
+    pub generation: Generation,
+}
+
+impl Seed {
+    /// Id of the event emitted as number `index` (from 0) for the input at `position`: a UUIDv5 in
+    /// the namespace of the log id, over instance (4 bytes), generation (4), position (8) and
+    /// index (4), little endian.
+    #[must_use]
+    pub fn event_id(&self, position: Position, index: u32) -> Arc<str> {
+        self.uuid(position, index, b"")
+    }
+
+    /// Idempotency key of the call sent as number `index`: as [`Seed::event_id`], followed by the
+    /// four bytes `call`.
+    #[must_use]
+    pub fn call_id(&self, position: Position, index: u32) -> Arc<str> {
+        self.uuid(position, index, b"call")
+    }
+
+    /// The random number that call `call` (from 0) of an attempt answers with.
+    #[must_use]
+    pub fn random(&self, position: Position, attempt: u32, call: u32) -> u64 {
+        let mut hasher = self.hasher(position, attempt);
+        hasher.update(&call.to_le_bytes());
+        let mut first = [0_u8; 8];
+        hasher.finalize_xof().fill(&mut first);
+        u64::from_le_bytes(first)
+    }
+
+    /// An endless stream of bytes of an attempt's own, for guests that ask WASI for randomness.
+    pub(super) fn random_bytes(&self, position: Position, attempt: u32) -> blake3::OutputReader {
+        let mut hasher = self.hasher(position, attempt);
+        hasher.update(b"wasi");
+        hasher.finalize_xof()
+    }
+
+    fn hasher(&self, position: Position, attempt: u32) -> blake3::Hasher {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(b"tidegate random v1");
+        hasher.update(self.log_id.as_bytes());
+        hasher.update(&self.instance.0.to_le_bytes());
+        hasher.update(&self.generation.0.to_le_bytes());
+        hasher.update(&position.0.to_le_bytes());
+        hasher.update(&attempt.to_le_bytes());
+        hasher
+    }
+
+    fn uuid(&self, position: Position, index: u32, suffix: &[u8]) -> Arc<str> {
+        let mut name = [0_u8; 24];
+        let fields = [
+            &self.instance.0.to_le_bytes()[..],
+            &self.generation.0.to_le_bytes(),
+            &position.0.to_le_bytes(),
+            &index.to_le_bytes(),
+            suffix,
+        ];
+        let mut end = 0;
+        for byte in fields.into_iter().flatten() {
+            if let Some(slot) = name.get_mut(end) {
+                *slot = *byte;
+                end += 1;
+            }
+        }
+        let id = Uuid::new_v5(&self.log_id, name.get(..end).unwrap_or_default());
+        Arc::from(&*id.hyphenated().encode_lower(&mut Uuid::encode_buffer()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_differ_by_every_field_and_are_stable() {
+        let seed = Seed { log_id: Uuid::from_u128(7), ..Seed::default() };
+        let id = seed.event_id(Position(3), 0);
+        assert_eq!(id, seed.event_id(Position(3), 0));
+        let others = [
+            seed.event_id(Position(3), 1),
+            seed.event_id(Position(4), 0),
+            seed.call_id(Position(3), 0),
+            Seed { log_id: Uuid::from_u128(8), ..seed }.event_id(Position(3), 0),
+            Seed { instance: InstanceId(1), ..seed }.event_id(Position(3), 0),
+            Seed { generation: Generation(1), ..seed }.event_id(Position(3), 0),
+        ];
+        assert!(others.iter().all(|other| *other != id));
+        // Written down: a host that computes another id would emit everything twice after an
+        // upgrade.
+        assert_eq!(&*id, "18566b4f-73e2-5049-bb6c-855232f0fe08");
+    }
+
+    #[test]
+    fn randomness_differs_by_attempt_and_call() {
+        let seed = Seed::default();
+        let first = seed.random(Position(1), 1, 0);
+        assert_eq!(first, seed.random(Position(1), 1, 0));
+        assert_ne!(first, seed.random(Position(1), 2, 0));
+        assert_ne!(first, seed.random(Position(1), 1, 1));
+        assert_ne!(first, seed.random(Position(2), 1, 0));
+    }
+}

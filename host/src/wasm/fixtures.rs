@@ -1,0 +1,53 @@
+//! Modules for tests, written here as text.
+
+use wit_component::{StringEncoding, embed_component_metadata};
+use wit_parser::{Resolve, UnresolvedPackageGroup};
+
+/// A component that exports a handler and imports `context`. The type of its handler is wrong: it
+/// is loaded, and refused when linked.
+pub(crate) const COMPONENT: &str = r#"(component
+  (import "tidegate:plugin/context@0.1.0" (instance (export "now-ms" (func (result u64)))))
+  (core module $m (memory 2 4) (func (export "f")))
+  (core instance $i (instantiate $m))
+  (func $f (canon lift (core func $i "f")))
+  (instance $h (export "handle" (func $f)))
+  (export "tidegate:plugin/handler@0.1.0" (instance $h)))"#;
+
+/// A WASI command that ends at once.
+pub(crate) const STDIO: &str = r#"(module
+  (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+  (memory (export "memory") 1)
+  (func (export "_start") (call $exit (i32.const 0))))"#;
+
+/// A component with one more import.
+pub(crate) fn importing(import: &str) -> String {
+    let import = format!(r#"(component (import "{import}" (instance))"#);
+    COMPONENT.replacen("(component", &import, 1)
+}
+
+/// The binary form of a text.
+pub(crate) fn binary(text: &str) -> Vec<u8> {
+    wat::parse_str(text).unwrap()
+}
+
+/// A core module with the component types of world `reactor`, as wit-bindgen leaves it behind.
+/// `more` goes into the module.
+pub(crate) fn typed_core(more: &str) -> Vec<u8> {
+    let text = format!(
+        r##"(module
+          (import "tidegate:plugin/context@0.1.0" "now-ms" (func (result i64)))
+          {more}
+          (memory (export "memory") 1)
+          (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32) i32.const 1024)
+          (func (export "tidegate:plugin/handler@0.1.0#handle") (param i32) (result i32)
+            i32.const 2048))"##
+    );
+    let mut module = binary(&text);
+    let plugin = include_str!("../../../wit/plugin.wit");
+    let mut resolve = Resolve::default();
+    let group = UnresolvedPackageGroup::parse("plugin.wit", plugin).unwrap();
+    let package = resolve.push_group(group).unwrap();
+    let world = resolve.select_world(&[package], Some("reactor")).unwrap();
+    embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8).unwrap();
+    module
+}

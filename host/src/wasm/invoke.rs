@@ -1,0 +1,317 @@
+//! The one place that runs a guest.
+//!
+//! The rule that must not break: every limit is armed here, each time, before any code of the guest
+//! runs (a `start` function is code too); and an instance that did not return in order is never
+//! entered again.
+
+use std::collections::BTreeMap;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Instant;
+
+use wasmtime::Store;
+use wasmtime::component::{Instance, InstancePre};
+
+use super::bindings::exports::tidegate::plugin::{command, handler, query, upcaster};
+use super::bindings::tidegate::plugin::types::{self, Failure};
+use super::context::Context;
+use super::delivery::{Invocation, Lifted, Request};
+use super::limits::Breach;
+use super::module::{Linked, Module, Probed};
+use super::store::{self, StoreData};
+use super::{stdio, verdict};
+use crate::effects::{Outcome, Response};
+use crate::event::Event;
+
+/// Which export is called, with what the context does not say.
+pub(super) enum Entry {
+    /// `handler.handle`, with the event of the context.
+    Handle,
+    /// `command.execute`.
+    Execute(Request),
+    /// `query.read`.
+    Read(Request),
+    /// `upcaster.upcast`, with the event of the context at this schema version.
+    Upcast(u32),
+}
+
+impl Entry {
+    const fn interface(&self) -> &'static str {
+        match self {
+            Self::Handle => "handler",
+            Self::Execute(_) => "command",
+            Self::Read(_) => "query",
+            Self::Upcast(_) => "upcaster",
+        }
+    }
+}
+
+/// How a guest came to its end in order.
+pub(super) enum Returned {
+    /// With ok; an answer is already in the session.
+    Done,
+    /// With the next shape of an event.
+    Lifted(Lifted),
+    /// With a failure of its own choice.
+    Failed(Failure),
+    /// With something that makes no sense; why.
+    Broken(String),
+}
+
+/// An invocation, with what only an upcaster gives.
+pub(super) struct Finished {
+    pub(super) invocation: Invocation,
+    pub(super) lifted: Option<Lifted>,
+}
+
+/// What a worker keeps between deliveries of one plugin: the instance, where it may serve again.
+/// Empty at first.
+#[derive(Default)]
+pub struct Slot {
+    live: Option<Box<Live>>,
+}
+
+#[cfg(test)]
+impl Slot {
+    pub(super) fn is_empty(&self) -> bool {
+        self.live.is_none()
+    }
+
+    pub(super) fn served(&self) -> u32 {
+        self.live.as_ref().map_or(0, |live| live.served)
+    }
+}
+
+/// One instance with its store.
+struct Live {
+    store: Store<StoreData>,
+    exports: Option<GuestExports>,
+    /// [`Module::serial`] of the module it is an instance of.
+    module: u64,
+    config: Arc<BTreeMap<String, String>>,
+    served: u32,
+}
+
+/// The exports of one instance.
+struct GuestExports {
+    handler: Option<handler::Guest>,
+    command: Option<command::Guest>,
+    query: Option<query::Guest>,
+    upcaster: Option<upcaster::Guest>,
+}
+
+/// Runs one entry of a module under every limit of the delivery.
+///
+/// Cancel safe: the instance is in the slot only between invocations.
+pub(super) async fn invoke(
+    module: &Module,
+    slot: &mut Slot,
+    context: Context,
+    entry: Entry,
+) -> Finished {
+    let started = store::now();
+    let limits = context.limits.clone();
+    let mut live = match slot.live.take() {
+        Some(live) if live.fits(module, &context) => live,
+        _ => Box::new(Live::new(module, &context)),
+    };
+    let ended = match store::arm(&mut live.store, context, started) {
+        Ok(deadline) => within(deadline, live.run(module, &entry)).await,
+        Err(error) => Err(error),
+    };
+    live.served = live.served.saturating_add(1);
+
+    let in_order = ended.is_ok();
+    let fuel_left = live.store.get_fuel().unwrap_or(0);
+    let record = live.store.data_mut().finish();
+    let memory_bytes = live.store.data().memory_bytes();
+    let verdict = verdict::of(ended, record.exceeded);
+    // The count in the store is not right where the clock stopped the guest.
+    let timed_out = verdict.outcome == Outcome::Timeout;
+    let fuel = if timed_out { limits.fuel } else { limits.fuel.saturating_sub(fuel_left) };
+    let effects = if verdict.outcome == Outcome::Ok { record.effects } else { Default::default() };
+    if in_order && module.keeps_instances() && limits.reuse && live.served < limits.recycle_after {
+        slot.live = Some(live);
+    }
+    Finished {
+        invocation: Invocation {
+            outcome: verdict.outcome,
+            effects,
+            fuel,
+            wall: store::now().saturating_duration_since(started),
+            memory_bytes,
+            logs: record.logs,
+            backtrace: verdict.backtrace,
+        },
+        lifted: verdict.lifted,
+    }
+}
+
+/// Runs a future until a deadline. A guest that computes yields at epoch ticks and is judged by
+/// the store's own callback; this one is for guests that sleep in a host call. A timer is set only
+/// once the future has waited at all, which most never do.
+async fn within<T>(
+    deadline: Instant,
+    work: impl Future<Output = wasmtime::Result<T>>,
+) -> wasmtime::Result<T> {
+    let mut work = pin!(work);
+    let mut sleep = None;
+    poll_fn(|context| {
+        if let Poll::Ready(done) = work.as_mut().poll(context) {
+            return Poll::Ready(done);
+        }
+        let sleep =
+            sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline.into())));
+        // The clock is asked beside the timer, which fires only where its driver gets to run.
+        if store::now() >= deadline || sleep.as_mut().poll(context).is_ready() {
+            return Poll::Ready(Err(Breach::Timeout.into()));
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+impl Live {
+    fn new(module: &Module, context: &Context) -> Self {
+        let store = store::new_store(module.engine());
+        let config = context.config.clone();
+        Self { store, exports: None, module: module.serial(), config, served: 0 }
+    }
+
+    /// Whether the instance may serve a delivery in this context.
+    fn fits(&self, module: &Module, context: &Context) -> bool {
+        let same_config =
+            Arc::ptr_eq(&self.config, &context.config) || self.config == context.config;
+        let limits = &context.limits;
+        self.module == module.serial()
+            && same_config
+            && limits.reuse
+            && self.store.data().memory_bytes() <= limits.memory_bytes
+    }
+
+    async fn run(&mut self, module: &Module, entry: &Entry) -> wasmtime::Result<Returned> {
+        match module.linked() {
+            Linked::Stdio(pre) => stdio::run(&mut self.store, pre).await,
+            Linked::Component { pre, probed } => self.enter(pre, probed, entry).await,
+        }
+    }
+
+    async fn enter(
+        &mut self,
+        pre: &InstancePre<StoreData>,
+        probed: &Probed,
+        entry: &Entry,
+    ) -> wasmtime::Result<Returned> {
+        if self.exports.is_none() {
+            let instance = pre.instantiate_async(&mut self.store).await?;
+            self.exports = Some(GuestExports::load(probed, &mut self.store, &instance)?);
+        }
+        let store = &mut self.store;
+        let exports = self.exports.as_ref();
+        match entry {
+            Entry::Handle => {
+                if let Some(guest) = exports.and_then(|exports| exports.handler.as_ref()) {
+                    let event = event(store)?;
+                    let returned = guest.call_handle(&mut *store, lower(&event)).await?;
+                    return Ok(returned.map_or_else(Returned::Failed, |()| Returned::Done));
+                }
+            }
+            Entry::Execute(request) => {
+                if let Some(guest) = exports.and_then(|exports| exports.command.as_ref()) {
+                    let attributes = lower_attributes(request);
+                    let request = lower_request(request, &attributes);
+                    return respond(guest.call_execute(&mut *store, request).await?, store);
+                }
+            }
+            Entry::Read(request) => {
+                if let Some(guest) = exports.and_then(|exports| exports.query.as_ref()) {
+                    let attributes = lower_attributes(request);
+                    let request = lower_request(request, &attributes);
+                    return respond(guest.call_read(&mut *store, request).await?, store);
+                }
+            }
+            Entry::Upcast(version) => {
+                if let Some(guest) = exports.and_then(|exports| exports.upcaster.as_ref()) {
+                    let event = event(store)?;
+                    let returned = guest.call_upcast(&mut *store, lower(&event), *version).await?;
+                    return Ok(verdict::lifted(returned, *version));
+                }
+            }
+        }
+        Ok(Returned::Broken(format!("the module does not export `{}`", entry.interface())))
+    }
+}
+
+impl GuestExports {
+    fn load(
+        probed: &Probed,
+        store: &mut Store<StoreData>,
+        instance: &Instance,
+    ) -> wasmtime::Result<Self> {
+        let (handler, command) = (probed.handler.as_ref(), probed.command.as_ref());
+        let (query, upcaster) = (probed.query.as_ref(), probed.upcaster.as_ref());
+        Ok(Self {
+            handler: handler.map(|found| found.load(&mut *store, instance)).transpose()?,
+            command: command.map(|found| found.load(&mut *store, instance)).transpose()?,
+            query: query.map(|found| found.load(&mut *store, instance)).transpose()?,
+            upcaster: upcaster.map(|found| found.load(&mut *store, instance)).transpose()?,
+        })
+    }
+}
+
+fn event(store: &Store<StoreData>) -> Result<Arc<Event>, Breach> {
+    store.data().session()?.context.event.clone().ok_or(Breach::Idle)
+}
+
+fn lower(event: &Event) -> types::Event<'_> {
+    types::Event {
+        id: &event.id,
+        source: &event.source,
+        type_: &event.kind,
+        key: event.key.as_ref().map(AsRef::as_ref),
+        position: event.position.0,
+        sequence: event.sequence.0,
+        time_ms: event.time.as_ref().map(|time| time.ms),
+        recorded_ms: event.recorded_ms,
+        content_type: &event.content_type,
+        data: &event.data,
+    }
+}
+
+fn lower_attributes(request: &Request) -> Vec<(&str, &str)> {
+    request.attributes.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect()
+}
+
+fn lower_request<'a>(
+    request: &'a Request,
+    attributes: &'a [(&'a str, &'a str)],
+) -> types::Request<'a> {
+    types::Request {
+        operation: &request.operation,
+        key: request.key.as_ref().map(AsRef::as_ref),
+        principal: &request.principal,
+        content_type: &request.content_type,
+        data: &request.data,
+        attributes,
+    }
+}
+
+/// Takes the answer into the session, where it counts as output.
+fn respond(
+    returned: Result<types::Response, Failure>,
+    store: &mut Store<StoreData>,
+) -> wasmtime::Result<Returned> {
+    let response = match returned {
+        Ok(response) => response,
+        Err(failure) => return Ok(Returned::Failed(failure)),
+    };
+    let attributes = response.attributes.into_iter();
+    let taken = store.data_mut().session_mut()?.respond(Response {
+        content_type: response.content_type.into(),
+        data: response.data.into(),
+        attributes: attributes.map(|(name, value)| (name.into(), value.into())).collect(),
+    });
+    Ok(verdict::responded(taken))
+}

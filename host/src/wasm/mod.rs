@@ -1,0 +1,41 @@
+//! The sandbox: from the bytes of a module to something that can be invoked, and its invocation.
+
+pub mod cache;
+pub mod child;
+pub mod compile;
+pub mod encode;
+pub mod engine;
+pub mod load;
+pub mod recognise;
+pub mod refusal;
+pub mod report;
+pub mod shape;
+
+mod bindings;
+mod check;
+mod context;
+mod delivery;
+mod imports;
+mod invoke;
+mod limits;
+mod module;
+mod sandbox;
+mod session;
+mod stdio;
+mod store;
+mod verdict;
+mod wasi;
+
+#[cfg(test)]
+pub(crate) mod fixtures;
+#[cfg(test)]
+mod tests;
+
+pub use child::run_compile_child;
+pub use delivery::{
+    Delivery, GuestLimits, Invocation, Invoker, KeysView, Lifted, Question, Request, Seed,
+    StateView,
+};
+pub use invoke::Slot;
+pub use module::{Exports, Module, Upcast};
+pub use sandbox::{EPOCH_TICK, Sandbox, SandboxError, SandboxOptions};

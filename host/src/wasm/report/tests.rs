@@ -1,0 +1,84 @@
+use super::*;
+use crate::wasm::fixtures::{COMPONENT, STDIO, importing, typed_core};
+
+#[test]
+fn a_good_module_is_told_as_such() {
+    let report = report(&typed_core(""));
+    assert!(report.would_load(), "{report}");
+    assert_eq!((report.kind, report.text), (Some(ModuleKind::Core), false));
+    assert_eq!(report.exports, ["handler"]);
+    assert!(report.imports.iter().all(|import| import.verdict == Verdict::Granted));
+    let memory = MemoryShape { minimum_bytes: 64 * 1024, maximum_bytes: None };
+    assert_eq!(report.memory, Some(memory));
+    assert!(report.compile_ms.is_some());
+}
+
+#[test]
+fn the_text_names_what_an_author_looks_for() {
+    let text = report(COMPONENT.as_bytes()).to_string();
+    for words in [
+        "kind     a component, as text",
+        "exports  handler",
+        "memory   from 128 KiB, up to 256 KiB",
+        "imports  tidegate:plugin/context@0.1.0  granted",
+    ] {
+        assert!(text.contains(words), "no `{words}` in:\n{text}");
+    }
+}
+
+#[test]
+fn a_handler_of_another_type_is_a_problem() {
+    let report = report(COMPONENT.as_bytes());
+    assert!(!report.would_load(), "{report}");
+    assert!(report.problems[0].contains("handler"), "{report}");
+}
+
+#[test]
+fn every_import_that_is_not_granted_is_a_problem() {
+    let wasm = importing("acme:db/store@1.0.0");
+    let wasm =
+        wasm.replacen("(component", r#"(component (import "wasi:http/types@0.2.3" (instance))"#, 1);
+    let report = report(wasm.as_bytes());
+    assert!(!report.would_load());
+    assert_eq!(report.problems.len(), 2, "{report}");
+    let text = report.to_string();
+    assert!(text.contains("wasi:http/types@0.2.3          needs `grants.http`"), "{text}");
+    assert!(text.contains("acme:db/store@1.0.0            refused"), "{text}");
+    assert!(text.ends_with("would be refused"), "{text}");
+}
+
+#[test]
+fn a_typed_module_with_wasi_is_told_that_nothing_is_behind_it() {
+    let report = report(&typed_core(
+        r#"(import "wasi_snapshot_preview1" "environ_get" (func (param i32 i32) (result i32)))"#,
+    ));
+    assert!(report.would_load(), "{report}");
+    assert!(report.imports.iter().any(|import| import.verdict == Verdict::Empty));
+    assert!(report.notes[0].starts_with("WASI is there so that it links"));
+}
+
+#[test]
+fn a_memory_above_the_default_limit_is_a_note() {
+    let large = report(STDIO.replace("\"memory\") 1", "\"memory\") 2000").as_bytes());
+    assert!(large.would_load(), "{large}");
+    assert!(large.notes.iter().any(|note| note.contains("starts at 125 MiB")), "{large}");
+}
+
+#[test]
+fn what_is_not_a_module_is_a_problem_in_words() {
+    let report = report(b"\x7fELF");
+    assert_eq!(report.kind, None);
+    assert!(report.problems[0].contains("an ELF program"), "{report}");
+}
+
+#[test]
+fn the_document_has_stable_names() {
+    let report = report(STDIO.as_bytes());
+    let document = serde_json::to_value(&report).unwrap();
+    assert_eq!(document["kind"], "stdio");
+    assert_eq!(document["exports"][0], "handler");
+    assert_eq!(document["imports"][0]["name"], "wasi_snapshot_preview1.proc_exit");
+    assert_eq!(document["imports"][0]["verdict"], "granted");
+    assert_eq!(document["memory"]["minimum_bytes"], 64 * 1024);
+    assert_eq!(document["digest"], Digest::of(STDIO.as_bytes()).to_string());
+}

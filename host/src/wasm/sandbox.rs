@@ -1,0 +1,114 @@
+//! The engine of the process and what every module is linked against.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use wasmtime::{Engine, EngineWeak};
+
+use super::cache::CacheError;
+use super::engine::{HostEngineOptions, host_config};
+use super::imports;
+use super::load::{LoadError, Loader, LoaderOptions};
+use super::module::Module;
+use super::store::StoreData;
+
+/// Time between two ticks of the epoch: how long a guest computes before it yields, and how far
+/// past its timeout it can get.
+pub const EPOCH_TICK: Duration = Duration::from_millis(10);
+
+/// How the sandbox is built.
+#[derive(Debug, Clone)]
+pub struct SandboxOptions {
+    /// How modules are loaded.
+    pub loader: LoaderOptions,
+    /// What the pool of instances is sized from.
+    pub engine: HostEngineOptions,
+}
+
+/// Why there is no sandbox.
+#[derive(Debug, thiserror::Error)]
+pub enum SandboxError {
+    /// The engine refused its configuration, or the machine what it asks for.
+    #[error("cannot set up WebAssembly on this machine: {why}")]
+    Engine {
+        /// What wasmtime says.
+        why: String,
+    },
+    /// The cache folder failed.
+    #[error(transparent)]
+    Cache(#[from] CacheError),
+    /// No thread for the epoch.
+    #[error("cannot start the thread that ends running guests: {0}")]
+    Ticker(#[source] std::io::Error),
+}
+
+/// One engine, its epoch, its linkers, its loader. One for a process.
+pub struct Sandbox {
+    linkers: Linkers,
+    loader: Loader,
+}
+
+/// What modules are linked against: everything that is granted to all, nothing else.
+pub(super) struct Linkers {
+    pub(super) component: wasmtime::component::Linker<StoreData>,
+    pub(super) stdio: wasmtime::Linker<StoreData>,
+}
+
+impl Sandbox {
+    /// Builds the engine and starts its epoch.
+    ///
+    /// # Errors
+    /// [`SandboxError`].
+    pub fn new(options: SandboxOptions) -> Result<Arc<Self>, SandboxError> {
+        let engine = Engine::new(&host_config(options.engine)).map_err(|error| unfit(&error))?;
+        let loader = Loader::new(engine.clone(), options.loader)?;
+        let linkers = Linkers::new(&engine).map_err(|error| unfit(&error))?;
+        start_epoch(engine.weak()).map_err(SandboxError::Ticker)?;
+        Ok(Arc::new(Self { linkers, loader }))
+    }
+
+    /// Recognises, encodes, compiles and links a module; its code comes from the cache where it
+    /// can. No code of the module runs.
+    ///
+    /// # Errors
+    /// [`LoadError`].
+    pub async fn load(self: &Arc<Self>, wasm: Bytes) -> Result<Arc<Module>, LoadError> {
+        let loaded = self.loader.load(wasm).await?;
+        Ok(Arc::new(Module::link(&self.linkers, loaded)?))
+    }
+}
+
+impl std::fmt::Debug for Sandbox {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Sandbox").field("loader", &self.loader).finish_non_exhaustive()
+    }
+}
+
+impl Linkers {
+    pub(super) fn new(engine: &Engine) -> wasmtime::Result<Self> {
+        let mut component = wasmtime::component::Linker::new(engine);
+        imports::add_to_linker(&mut component)?;
+        wasmtime_wasi::p2::add_to_linker_async(&mut component)?;
+        let mut stdio = wasmtime::Linker::new(engine);
+        wasmtime_wasi::p1::add_to_linker_async(&mut stdio, StoreData::preview1)?;
+        Ok(Self { component, stdio })
+    }
+}
+
+/// Ticks until the engine is gone. Holds it weakly: a ticker must not keep an engine alive.
+#[allow(clippy::disallowed_methods, reason = "ends by itself when the engine does")]
+fn start_epoch(engine: EngineWeak) -> std::io::Result<()> {
+    let tick = move || {
+        while let Some(engine) = engine.upgrade() {
+            engine.increment_epoch();
+            drop(engine);
+            std::thread::sleep(EPOCH_TICK);
+        }
+    };
+    std::thread::Builder::new().name("epoch".to_owned()).spawn(tick).map(drop)
+}
+
+fn unfit(error: &wasmtime::Error) -> SandboxError {
+    SandboxError::Engine { why: format!("{error:#}") }
+}

@@ -1,0 +1,332 @@
+//! One invocation as the host sees it while the guest runs: what the guest may know, what it has
+//! asked for so far, what is left of its budgets.
+//!
+//! The rule that must not break: nothing leaves here before the guest has returned ok within its
+//! budgets. Every write has two halves: `draft_*` checks borrowed arguments and makes the owned
+//! effect, the other takes it. So arguments are read in place, in the guest's memory, which cannot
+//! be held across a change.
+
+mod later;
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use hashbrown::HashMap;
+
+use super::check::{self, Text};
+use super::context::{Access, Context, Denial, DraftIn, Exceeded};
+use super::limits::{Breach, HOST_CALLS_MAX};
+use crate::effects::{Draft, Effects, Response, StateWrite};
+use crate::event::Key;
+use crate::limits;
+use crate::log::record::LogLine;
+
+/// Writes of state up to which they are searched one by one.
+const WRITES_SEARCHED_MAX: usize = 16;
+
+/// See the top of the file.
+pub(super) struct Session {
+    pub(super) context: Context,
+    effects: Effects,
+    logs: Vec<LogLine>,
+    /// Place of each name in `effects.state`, once there are many.
+    places: HashMap<Text, usize>,
+    output_bytes: usize,
+    exceeded: Option<Exceeded>,
+    host_calls: u32,
+    random_calls: u32,
+}
+
+/// What is left of a session when the guest is done.
+#[derive(Default)]
+pub(super) struct Record {
+    pub(super) effects: Effects,
+    pub(super) logs: Vec<LogLine>,
+    pub(super) exceeded: Option<Exceeded>,
+}
+
+impl Session {
+    pub(super) fn new(context: Context) -> Self {
+        Self {
+            context,
+            effects: Effects::default(),
+            logs: Vec::new(),
+            places: HashMap::new(),
+            output_bytes: 0,
+            exceeded: None,
+            host_calls: 0,
+            random_calls: 0,
+        }
+    }
+
+    pub(super) fn finish(self) -> Record {
+        Record { effects: self.effects, logs: self.logs, exceeded: self.exceeded }
+    }
+
+    /// Counts one call into the host.
+    pub(super) fn host_call(&mut self) -> Result<(), Breach> {
+        self.host_calls += 1;
+        if self.host_calls > HOST_CALLS_MAX {
+            return Err(Breach::Output { budget: "host calls" });
+        }
+        Ok(())
+    }
+
+    // Emits.
+
+    /// Checks an event to be emitted; its id is still empty.
+    pub(super) fn draft_emit(&self, draft: DraftIn<'_>) -> Result<Draft, Denial> {
+        self.may_write()?;
+        let limits = &self.context.limits;
+        let depth = self.context.event.as_ref().map_or(0, |event| event.depth);
+        if depth >= limits::DEPTH_MAX {
+            return Err(Denial::Exceeded(Exceeded::Depth));
+        }
+        if self.effects.emits.len() >= usize::try_from(limits.emits_max).unwrap_or(usize::MAX) {
+            return Err(Denial::Exceeded(Exceeded::EMITS));
+        }
+        self.has_room(draft.data.len())?;
+        check::event_type(draft.kind)?;
+        check::content_type(draft.content_type)?;
+        check::bytes("`data`", draft.data.len(), limits::EVENT_DATA_BYTES_MAX)?;
+        let key = match draft.key {
+            None => self.context.key.clone(),
+            Some(text) => Some(self.key(text)?),
+        };
+        let bus = draft.bus.map(|name| self.bus(name)).transpose()?;
+        let made = Draft {
+            id: Text::default(),
+            kind: self.shared(draft.kind),
+            key,
+            bus,
+            content_type: self.shared(draft.content_type),
+            data: Bytes::copy_from_slice(draft.data),
+            attributes: check::event_attributes(draft.attributes)?,
+        };
+        self.has_room(emit_bytes(&made))?;
+        Ok(made)
+    }
+
+    /// Takes a checked event and answers with its id.
+    pub(super) fn emit(&mut self, draft: Result<Draft, Denial>) -> Result<Text, Denial> {
+        let mut draft = self.noted(draft)?;
+        let index = u32::try_from(self.effects.emits.len()).unwrap_or(u32::MAX);
+        draft.id = self.context.seed.event_id(self.context.position(), index);
+        let id = draft.id.clone();
+        self.output_bytes += emit_bytes(&draft);
+        self.effects.emits.push(draft);
+        Ok(id)
+    }
+
+    fn key(&self, text: &str) -> Result<Key, Denial> {
+        match &self.context.key {
+            Some(key) if key.as_str() == text => Ok(key.clone()),
+            _ => Key::new(text).map_err(|why| Denial::Invalid(why.to_string())),
+        }
+    }
+
+    fn bus(&self, name: &str) -> Result<Text, Denial> {
+        if self.context.limits.buses.iter().any(|bus| bus == name) {
+            return Ok(name.into());
+        }
+        Err(Denial::Invalid(format!("there is no bus `{}`", check::cut(name, 64))))
+    }
+
+    /// Most emits repeat the type or content type of their input or of the emit before.
+    fn shared(&self, text: &str) -> Text {
+        let event = self.context.event.as_deref();
+        let last = self.effects.emits.last();
+        let known = [
+            event.map(|event| &event.content_type),
+            last.map(|draft| &draft.content_type),
+            last.map(|draft| &draft.kind),
+        ];
+        known
+            .into_iter()
+            .flatten()
+            .find(|known| &***known == text)
+            .cloned()
+            .unwrap_or_else(|| text.into())
+    }
+
+    // State.
+
+    /// What a name stands for, own writes included.
+    pub(super) fn state(&self, name: &str) -> Option<Bytes> {
+        self.context.key.as_ref()?;
+        match self.place(name).and_then(|place| self.effects.state.get(place)) {
+            Some(write) => self.visible(write).cloned(),
+            None if check::name("", name).is_err() => None,
+            None => self.context.state.get(name),
+        }
+    }
+
+    /// Names with a prefix, own writes included.
+    pub(super) fn state_names(&self, prefix: &str, after: Option<&str>, limit: u32) -> Vec<String> {
+        let limit = listed(limit);
+        if self.context.key.is_none() || limit == 0 {
+            return Vec::new();
+        }
+        let own = |name: &str| name.starts_with(prefix) && after.is_none_or(|after| name > after);
+        let written: BTreeMap<&str, bool> = (self.effects.state.iter())
+            .filter(|write| own(&write.name))
+            .map(|write| (&*write.name, self.visible(write).is_some()))
+            .collect();
+        // Each removed name can take one place in what is stored.
+        let gone = written.values().filter(|there| !**there).count();
+        let stored = self.context.state.list(prefix, after, limit + gone);
+        let mut names: Vec<String> =
+            stored.into_iter().filter(|name| !written.contains_key(name.as_str())).collect();
+        names.extend(
+            written.iter().filter(|(_, there)| **there).map(|(name, _)| (*name).to_owned()),
+        );
+        names.sort_unstable();
+        names.truncate(limit);
+        names
+    }
+
+    /// Checks a write; no value: the name is removed.
+    pub(super) fn draft_write(
+        &self,
+        name: &str,
+        value: Option<&[u8]>,
+        ttl_ms: Option<u64>,
+    ) -> Result<StateWrite, Denial> {
+        self.may_write()?;
+        if self.context.key.is_none() {
+            return Err(Denial::Unkeyed);
+        }
+        check::name("a name", name)?;
+        let place = self.place(name);
+        let old = place.and_then(|place| self.effects.state.get(place));
+        if place.is_none() && self.effects.state.len() >= limits::EFFECTS_MAX {
+            return Err(Denial::Exceeded(Exceeded::OUTPUT));
+        }
+        let len = value.map_or(0, <[u8]>::len);
+        self.has_room((name.len() + len).saturating_sub(old.map_or(0, write_bytes)))?;
+        check::bytes("a value", len, limits::STATE_VALUE_BYTES_MAX)?;
+        Ok(StateWrite {
+            name: old.map_or_else(|| name.into(), |old| old.name.clone()),
+            value: value.map(Bytes::copy_from_slice),
+            expires_ms: ttl_ms.map(|ttl_ms| self.context.now_ms.saturating_add(ttl_ms)),
+        })
+    }
+
+    /// Takes a checked write.
+    pub(super) fn write(&mut self, write: Result<StateWrite, Denial>) -> Result<(), Denial> {
+        let write = self.noted(write)?;
+        self.output_bytes += write_bytes(&write);
+        if let Some(old) =
+            self.place(&write.name).and_then(|place| self.effects.state.get_mut(place))
+        {
+            self.output_bytes -= write_bytes(old);
+            *old = write;
+            return Ok(());
+        }
+        self.effects.state.push(write);
+        if self.effects.state.len() > WRITES_SEARCHED_MAX {
+            for place in self.places.len()..self.effects.state.len() {
+                if let Some(write) = self.effects.state.get(place) {
+                    self.places.insert(write.name.clone(), place);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn place(&self, name: &str) -> Option<usize> {
+        if self.effects.state.len() > WRITES_SEARCHED_MAX {
+            return self.places.get(name).copied();
+        }
+        self.effects.state.iter().position(|write| &*write.name == name)
+    }
+
+    fn visible<'a>(&self, write: &'a StateWrite) -> Option<&'a Bytes> {
+        let expired = write.expires_ms.is_some_and(|at| at <= self.context.now_ms);
+        write.value.as_ref().filter(|_| !expired)
+    }
+
+    // State across keys.
+
+    /// Keys that have state.
+    pub(super) fn keys(&self, prefix: &str, after: Option<&str>, limit: u32) -> Vec<String> {
+        let keys = self.context.keys.as_ref();
+        keys.map_or_else(Vec::new, |keys| keys.list(prefix, after, listed(limit)))
+    }
+
+    /// A value under another key.
+    pub(super) fn value_of(&self, key: &str, name: &str) -> Option<Bytes> {
+        self.context.keys.as_ref()?.get(key, name)
+    }
+
+    // The answer.
+
+    /// Takes the answer to a request. It counts as output even where effects are refused.
+    pub(super) fn respond(&mut self, response: Response) -> Result<(), Denial> {
+        check::content_type(&response.content_type)?;
+        let attributes = check::parameters(response.attributes)?;
+        let bytes = response.content_type.len() + response.data.len() + check::size(&attributes);
+        let room = self.has_room(bytes);
+        self.noted(room)?;
+        self.output_bytes += bytes;
+        self.effects.response = Some(Response { attributes, ..response });
+        Ok(())
+    }
+
+    // Context.
+
+    /// The next random number.
+    pub(super) fn random(&mut self) -> u64 {
+        let call = self.random_calls;
+        self.random_calls += 1;
+        self.context.seed.random(self.context.position(), self.context.attempt, call)
+    }
+
+    /// Keeps a line for the plugin's log.
+    pub(super) fn log(&mut self, level: &'static str, message: &str) {
+        if self.logs.len() < limits::LOG_LINES_MAX {
+            let message = check::cut(message, limits::LOG_LINE_BYTES_MAX).to_owned();
+            self.logs.push(LogLine { level: level.to_owned(), message });
+        }
+    }
+
+    fn may_write(&self) -> Result<(), Denial> {
+        match self.context.access {
+            Access::Write => Ok(()),
+            Access::Read => Err(Denial::ReadOnly),
+        }
+    }
+
+    fn has_room(&self, bytes: usize) -> Result<(), Denial> {
+        if self.output_bytes.saturating_add(bytes) > self.context.limits.output_bytes_max {
+            return Err(Denial::Exceeded(Exceeded::OUTPUT));
+        }
+        Ok(())
+    }
+
+    /// Remembers the first budget that was exceeded.
+    fn noted<T>(&mut self, result: Result<T, Denial>) -> Result<T, Denial> {
+        if let Err(Denial::Exceeded(exceeded)) = &result {
+            self.exceeded.get_or_insert(*exceeded);
+        }
+        result
+    }
+}
+
+fn emit_bytes(draft: &Draft) -> usize {
+    let key = draft.key.as_ref().map_or(0, |key| key.as_str().len());
+    let bus = draft.bus.as_ref().map_or(0, |bus| bus.len());
+    let names = draft.kind.len() + key + bus + draft.content_type.len();
+    names + draft.data.len() + check::size(&draft.attributes)
+}
+
+fn write_bytes(write: &StateWrite) -> usize {
+    write.name.len() + write.value.as_ref().map_or(0, Bytes::len)
+}
+
+fn listed(limit: u32) -> usize {
+    usize::try_from(limit).unwrap_or(usize::MAX).min(limits::LIST_MAX)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,80 @@
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::*;
+use crate::event::{CommitNumber, EventTime, Key, KeySequence, NewEvent, Position};
+
+fn event(body: NewEvent) -> Event {
+    Event {
+        position: Position(1),
+        sequence: KeySequence(1),
+        recorded_ms: 0,
+        commit: CommitNumber(1),
+        body,
+    }
+}
+
+fn read(body: NewEvent) -> Value {
+    let text = cloud_event(&event(body));
+    assert!(!text.contains('\n'), "one line: {text}");
+    serde_json::from_str(&text).unwrap()
+}
+
+fn with_data(content_type: &str, data: &[u8]) -> Value {
+    read(NewEvent {
+        content_type: content_type.into(),
+        data: Bytes::copy_from_slice(data),
+        ..NewEvent::default()
+    })
+}
+
+#[test]
+fn data_is_embedded_by_its_type() {
+    let json = with_data("application/json; charset=utf-8", b"{\n\"a\":\r\n1.0e2}");
+    assert_eq!(json["data"]["a"], 100.0);
+    assert_eq!(with_data("application/vnd.x+json", b"[1]")["data"][0], 1);
+    assert_eq!(with_data("text/plain", "é\n".as_bytes())["data"], "é\n");
+    assert_eq!(with_data("text/plain", b"\xff")["data_base64"], "/w==");
+    assert_eq!(with_data("application/json", b"{broken")["data_base64"], "e2Jyb2tlbg==");
+    assert_eq!(with_data("", b"25")["data"], 25);
+    assert!(with_data("", b"").get("data").is_none());
+}
+
+#[test]
+fn the_key_goes_where_it_came_from() {
+    let key = Some(Key::new("o-1").unwrap());
+    let subject =
+        NewEvent { key: key.clone(), key_variant: KeyVariant::Subject, ..NewEvent::default() };
+    assert_eq!(read(subject)["subject"], "o-1");
+    let attributes: Vec<(Arc<str>, Arc<str>)> = vec![("subject".into(), "other".into())];
+    let both = read(NewEvent {
+        key,
+        key_variant: KeyVariant::PartitionKey,
+        attributes,
+        time: Some(EventTime { text: "2024-01-01T00:00:00+02:00".into(), ms: 0 }),
+        ..NewEvent::default()
+    });
+    assert_eq!((&both["partitionkey"], &both["subject"]), (&"o-1".into(), &"other".into()));
+    assert_eq!(both["time"], "2024-01-01T00:00:00+02:00", "as it was sent");
+}
+
+#[test]
+fn state_of_any_kind_can_be_read() {
+    assert_eq!(json_value(b"{\"a\":\n1}"), "{\"a\": 1}");
+    assert_eq!(json_value(b"plain"), "\"plain\"");
+    assert_eq!(json_value(b"\xff"), "{\"base64\":\"/w==\"}");
+}
+
+#[test]
+fn printed_data_follows_its_type() {
+    let data = |line: &str| {
+        let line: Line<'_> = serde_json::from_str(line).unwrap();
+        String::from_utf8(line.emit.unwrap().data().unwrap()).unwrap()
+    };
+    assert_eq!(data(r#"{"emit":{"type":"a","data":"x"}}"#), "\"x\"");
+    assert_eq!(data(r#"{"emit":{"type":"a","datacontenttype":"text/plain","data":"x"}}"#), "x");
+    assert_eq!(data(r#"{"emit":{"type":"a","data_base64":"eA=="}}"#), "x");
+    assert_eq!(data(r#"{"emit":{"type":"a","data":1.10}}"#), "1.10");
+    assert_eq!(data(r#"{"emit":{"type":"a"}}"#), "");
+}

@@ -1,0 +1,130 @@
+//! What stands behind a running guest: its session, its limiter, its part of WASI.
+
+use std::time::Instant;
+
+use wasmtime::{Engine, Store, UpdateDeadline};
+use wasmtime_wasi::p1::WasiP1Ctx;
+use wasmtime_wasi::{WasiCtxView, WasiView};
+
+use super::context::Context;
+use super::limits::{Breach, HANDLES_MAX, Limiter};
+use super::session::{Record, Session};
+use super::stdio::Stdio;
+use super::wasi::Wasi;
+
+/// Ticks of the epoch after which a guest yields to others; a tick is
+/// [`super::EPOCH_TICK`].
+const YIELD_TICKS: u64 = 1;
+/// Bytes one call into the host, or one return, may carry beside what fits the guest's memory.
+const HOST_CALL_SLACK_BYTES: usize = 64 * 1024;
+
+/// What every host function can reach.
+pub(super) struct StoreData {
+    session: Option<Session>,
+    limiter: Limiter,
+    deadline: Instant,
+    /// Made when the guest first asks WASI for anything.
+    wasi: Option<Box<Wasi>>,
+    /// Set for stdio modules alone.
+    stdio: Option<Box<Stdio>>,
+}
+
+impl StoreData {
+    /// The running delivery.
+    pub(super) fn session(&self) -> Result<&Session, Breach> {
+        self.session.as_ref().ok_or(Breach::Idle)
+    }
+
+    /// The running delivery, to be changed.
+    pub(super) fn session_mut(&mut self) -> Result<&mut Session, Breach> {
+        self.session.as_mut().ok_or(Breach::Idle)
+    }
+
+    /// Bytes of linear memory and tables.
+    pub(super) const fn memory_bytes(&self) -> usize {
+        self.limiter.bytes()
+    }
+
+    /// Gives a stdio module its input and output.
+    pub(super) fn set_stdio(&mut self, stdio: Stdio) {
+        self.stdio = Some(Box::new(stdio));
+    }
+
+    /// WASI preview 1 of a stdio module.
+    pub(super) fn preview1(&mut self) -> &mut WasiP1Ctx {
+        self.stdio.get_or_insert_with(|| Box::new(Stdio::closed())).preview1()
+    }
+
+    /// Ends the delivery: what it asked for, with what it printed among its logs.
+    pub(super) fn finish(&mut self) -> Record {
+        let Some(mut session) = self.session.take() else { return Record::default() };
+        if let Some(wasi) = &self.wasi {
+            wasi.printed(&mut session);
+        }
+        if let Some(stdio) = &self.stdio {
+            stdio.printed(&mut session);
+        }
+        session.finish()
+    }
+}
+
+impl WasiView for StoreData {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        let session = self.session.as_ref();
+        let wasi = self
+            .wasi
+            .get_or_insert_with(|| Box::new(Wasi::new(session.map(|session| &session.context))));
+        wasi.view()
+    }
+}
+
+/// A store for one instance.
+pub(super) fn new_store(engine: &Engine) -> Store<StoreData> {
+    let data = StoreData {
+        session: None,
+        limiter: Limiter::default(),
+        deadline: now(),
+        wasi: None,
+        stdio: None,
+    };
+    let mut store = Store::new(engine, data);
+    store.limiter(|data| &mut data.limiter);
+    store.epoch_deadline_callback(|context| {
+        if now() >= context.data().deadline {
+            return Err(Breach::Timeout.into());
+        }
+        Ok(UpdateDeadline::Yield(YIELD_TICKS))
+    });
+    store
+}
+
+/// Arms every limit of a delivery. Called by `invoke` alone, each time.
+pub(super) fn arm(
+    store: &mut Store<StoreData>,
+    context: Context,
+    started: Instant,
+) -> wasmtime::Result<Instant> {
+    let limits = context.limits.clone();
+    // A timeout beyond what the clock can express never comes: a year is as good.
+    let deadline = started.checked_add(limits.timeout).unwrap_or(started + YEAR);
+    store.set_fuel(limits.fuel)?;
+    store.set_epoch_deadline(YIELD_TICKS);
+    store.set_hostcall_fuel(limits.memory_bytes.saturating_add(HOST_CALL_SLACK_BYTES));
+    store.set_max_component_handles(HANDLES_MAX);
+    let data = store.data_mut();
+    data.limiter.arm(limits.memory_bytes);
+    data.deadline = deadline;
+    if let Some(wasi) = &data.wasi {
+        wasi.begin(&context);
+    }
+    data.session = Some(Session::new(context));
+    Ok(deadline)
+}
+
+const YEAR: std::time::Duration = std::time::Duration::from_secs(365 * 24 * 60 * 60);
+
+/// Time as timeouts measure it. Never seen by a guest.
+#[allow(clippy::disallowed_methods, reason = "a guest that spins is stopped in real time")]
+pub(super) fn now() -> Instant {
+    Instant::now()
+}

@@ -1,0 +1,134 @@
+//! From the way a guest ended to the outcome of its delivery. Decides by type, never by text.
+
+use wasmtime::{PoolConcurrencyLimitError, Trap, WasmBacktrace};
+use wasmtime_wasi::I32Exit;
+
+use super::bindings::exports::tidegate::plugin::upcaster;
+use super::bindings::tidegate::plugin::types::Failure;
+use super::check;
+use super::context::{Denial, Exceeded};
+use super::delivery::Lifted;
+use super::invoke::Returned;
+use super::limits::Breach;
+use crate::effects::Outcome;
+use crate::limits;
+
+/// What became of a delivery, its effects aside.
+pub(super) struct Verdict {
+    pub(super) outcome: Outcome,
+    pub(super) lifted: Option<Lifted>,
+    pub(super) backtrace: String,
+}
+
+impl From<Outcome> for Verdict {
+    fn from(outcome: Outcome) -> Self {
+        Self { outcome, lifted: None, backtrace: String::new() }
+    }
+}
+
+/// Judges how a guest ended. A budget that was exceeded turns an ok into `output` or `depth`; a
+/// failure of the guest's own choice stands.
+pub(super) fn of(ended: wasmtime::Result<Returned>, exceeded: Option<Exceeded>) -> Verdict {
+    match ended {
+        Ok(Returned::Done) => exceeded.map_or(Outcome::Ok, Exceeded::outcome).into(),
+        Ok(Returned::Lifted(lifted)) => {
+            Verdict { lifted: Some(lifted), ..Verdict::from(Outcome::Ok) }
+        }
+        Ok(Returned::Failed(failure)) => failed(failure).into(),
+        Ok(Returned::Broken(why)) => trap(&why).into(),
+        Err(error) => Verdict { backtrace: backtrace(&error), ..stopped(&error).into() },
+    }
+}
+
+/// What an upcaster returned, checked against what it promises.
+pub(super) fn lifted(returned: Result<upcaster::Lifted, String>, version: u32) -> Returned {
+    let lifted = match returned {
+        Ok(lifted) => lifted,
+        Err(why) => return Returned::Failed(Failure::Reject(why)),
+    };
+    let checked = check::content_type(&lifted.content_type).and_then(|()| {
+        check::bytes("`data`", lifted.data.len(), limits::EVENT_DATA_BYTES_MAX)?;
+        if lifted.version <= version {
+            return Err(format!("version {} is not above {version}", lifted.version));
+        }
+        Ok(())
+    });
+    match checked {
+        Ok(()) => Returned::Lifted(Lifted {
+            version: lifted.version,
+            content_type: lifted.content_type,
+            data: lifted.data.into(),
+        }),
+        Err(why) => Returned::Broken(format!("upcast: {why}")),
+    }
+}
+
+/// Whether a response was taken. One that is too large has been noted in the session.
+pub(super) fn responded(taken: Result<(), Denial>) -> Returned {
+    match taken {
+        Ok(()) | Err(Denial::Exceeded(_)) => Returned::Done,
+        Err(denial) => Returned::Broken(format!("response: {denial}")),
+    }
+}
+
+fn failed(failure: Failure) -> Outcome {
+    match failure {
+        Failure::Retry(retry) => Outcome::Retry {
+            reason: kept(&retry.reason),
+            after_ms: retry.after_ms.map(|after_ms| after_ms.min(limits::RETRY_AFTER_MS_MAX)),
+        },
+        Failure::Reject(reason) => Outcome::Reject { reason: kept(&reason) },
+    }
+}
+
+fn stopped(error: &wasmtime::Error) -> Outcome {
+    if let Some(breach) = error.downcast_ref::<Breach>() {
+        return match breach {
+            Breach::Memory => Outcome::Memory,
+            Breach::Output { budget } => Outcome::Output { budget: (*budget).to_owned() },
+            Breach::Timeout => Outcome::Timeout,
+            Breach::Idle => trap(&breach.to_string()),
+        };
+    }
+    if let Some(code) = error.downcast_ref::<Trap>() {
+        return match code {
+            Trap::OutOfFuel => Outcome::Fuel,
+            Trap::Interrupt => Outcome::Timeout,
+            other => trap(&other.to_string()),
+        };
+    }
+    if let Some(I32Exit(code)) = error.downcast_ref::<I32Exit>() {
+        return trap(&exited(*code));
+    }
+    if error.downcast_ref::<PoolConcurrencyLimitError>().is_some() {
+        // Not the guest's doing: the same delivery runs once others have let go.
+        let reason = "no room for another instance in the pool".to_owned();
+        return Outcome::Retry { reason, after_ms: None };
+    }
+    trap(&error.root_cause().to_string())
+}
+
+/// The sentence for a guest that ended itself.
+pub(super) fn exited(code: i32) -> String {
+    format!("exited with code {code}")
+}
+
+fn trap(reason: &str) -> Outcome {
+    Outcome::Trap { reason: kept(reason) }
+}
+
+fn kept(reason: &str) -> String {
+    check::cut(reason, limits::REASON_BYTES_MAX).to_owned()
+}
+
+/// One line a frame, innermost first, names readable: as wasmtime prints it, without the heading
+/// and its advice to whoever runs the host.
+fn backtrace(error: &wasmtime::Error) -> String {
+    let Some(trace) = error.downcast_ref::<WasmBacktrace>() else { return String::new() };
+    let printed = trace.to_string();
+    let frames: Vec<&str> = (printed.lines().skip(1))
+        .take_while(|line| line.starts_with(' '))
+        .map(|line| line.strip_prefix("  ").unwrap_or(line))
+        .collect();
+    check::cut(&frames.join("\n"), limits::BACKTRACE_BYTES_MAX).to_owned()
+}
