@@ -201,6 +201,7 @@ impl Runner {
         self.queue.close();
         self.tasks.close();
         self.tasks.wait().await;
+        self.progress.conclude(self.queue.cursor().low);
         if let Some(ring) = self.bus.ring() {
             ring.remove_consumer(self.instance);
         }
