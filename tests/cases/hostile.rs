@@ -149,7 +149,7 @@ fn modules_that_are_none_or_want_too_much_are_refused_with_the_reason() {
     std::fs::write(plugins.join("cut.wasm"), &wasm[..wasm.len() / 2]).unwrap();
     std::fs::write(plugins.join("noise.wasm"), [0xAB; 4096]).unwrap();
     std::fs::write(plugins.join("empty.wasm"), b"").unwrap();
-    let wants = r#"(module (import "env" "launch_missiles" (func)))"#;
+    let wants = r#"(component (import "wasi:sockets/tcp@0.2.6" (instance)))"#;
     std::fs::write(plugins.join("wants.wat"), wants).unwrap();
     std::fs::write(plugins.join("typo.wasm"), &wasm).unwrap();
     std::fs::write(plugins.join("typo.toml"), "[limits]\nmemry = \"1MiB\"\n").unwrap();
@@ -162,7 +162,7 @@ fn modules_that_are_none_or_want_too_much_are_refused_with_the_reason() {
         ("cut", "offset"),
         ("noise", ""),
         ("empty", ""),
-        ("wants", "launch_missiles"),
+        ("wants", "wasi:sockets/tcp"),
         ("typo", "did you mean `limits.memory`?"),
     ] {
         let view = host.plugin(name);

@@ -82,10 +82,11 @@ pub(crate) fn copy_folder(from: &Path, to: &Path) {
     }
 }
 
-/// Emits, an allocator that starts over after each delivery, and texts at 3000.
+/// Emits, an allocator that starts over after each delivery, and a content type at 2900.
 const PRELUDE: &str = r#"
   (import "tidegate:plugin/bus@0.1.0" "emit" (func $emit
     (param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32)))
+  (data (i32.const 2900) "text/plain")
   (global $top (mut i32) (i32.const 65536))
   (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32)
     (local $at i32)
@@ -135,7 +136,7 @@ pub(crate) fn emitter(kind: &str) -> String {
     format!(
         "(call $emit (i32.const 3000) (i32.const {len})
            (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0)
-           (i32.const 0) (i32.const 0)
+           (i32.const 2900) (i32.const 10)
            (i32.load (local.get $event)) (i32.load offset=4 (local.get $event))
            (i32.const 0) (i32.const 0) (i32.const 2200))"
     )

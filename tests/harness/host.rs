@@ -24,6 +24,15 @@ pub(crate) struct Place {
     dir: tempfile::TempDir,
 }
 
+impl Drop for Place {
+    fn drop(&mut self) {
+        if std::thread::panicking() && std::env::var_os("TIDEGATE_TEST_KEEP").is_some() {
+            self.dir.disable_cleanup(true);
+            println!("kept: {}", self.dir.path().display());
+        }
+    }
+}
+
 /// How a host is started, where the defaults do not fit.
 #[derive(Default)]
 pub(crate) struct HostOptions {
@@ -222,7 +231,7 @@ impl Host {
 
     /// A client command that speaks to this host.
     pub(crate) fn cli(&self, words: &[&str]) -> Cli {
-        Cli::new(words).arg("--url").arg(self.url())
+        Cli::new(&[&["--url", self.url()], words].concat())
     }
 
     fn wait_ready(&mut self) {
