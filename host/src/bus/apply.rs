@@ -35,6 +35,13 @@ impl Progress {
         self.submitted.fetch_add(1, Ordering::SeqCst);
     }
 
+    /// Completions that are on their way into the log and its fold.
+    #[must_use]
+    pub fn outstanding(&self) -> u64 {
+        let applied = self.applied.load(Ordering::SeqCst);
+        self.submitted.load(Ordering::SeqCst).saturating_sub(applied)
+    }
+
     /// Offers a low mark of the scheduler. `low` is asked before the commits are counted.
     pub fn offer(&self, low: impl FnOnce() -> Position) {
         let mut candidate = self.candidate.lock().unwrap_or_else(PoisonError::into_inner);

@@ -223,6 +223,16 @@ impl Runner {
         self.queue.cursor()
     }
 
+    /// Deliveries in progress: those that run, and those whose effects nobody can see yet because
+    /// they are not durable and folded.
+    #[must_use]
+    pub fn in_flight(&self) -> u64 {
+        let running = self.queue.cursor().in_flight as u64;
+        // A memory bus folds at once, and may drop a completion where it is full.
+        let ends = self.bus.log().map_or(0, |_| self.progress.outstanding());
+        running.saturating_add(ends)
+    }
+
     /// What serves.
     #[must_use]
     pub fn version(&self) -> Arc<Version> {

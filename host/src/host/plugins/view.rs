@@ -57,7 +57,7 @@ impl Plugins {
             subscription: SubscriptionView::default(),
             completed_position: 0,
             lag_events: 0,
-            in_flight: cursor.as_ref().map_or(0, |cursor| cursor.in_flight as u64),
+            in_flight: runner.map_or(0, |runner| runner.in_flight()),
             waiting: cursor.as_ref().map_or(0, |cursor| cursor.waiting as u64),
             parked_keys: 0,
             deliveries: runner.map(|runner| by_outcome(runner.deliveries())).unwrap_or_default(),
