@@ -10,7 +10,7 @@ use crate::log::codec::{AddresseeRef, DecodeError};
 use crate::log::record::{ControlRecord, DeliveryCommit};
 use crate::log::{CommitRef, CompletionRef, Frame, ReadError, RecordRef};
 use crate::state::checkpoint::{CheckpointPolicy, Checkpoints};
-use crate::state::ledger::Completed;
+use crate::state::ledger::{Completed, Origin};
 use crate::state::{At, Ledger, Values};
 
 use super::memory::MemoryLog;
@@ -146,7 +146,10 @@ fn fold_commit(
         match record? {
             RecordRef::Event(event) => {
                 match event.addressee {
-                    None => ledger.apply_event(event.kind, at.time_ms),
+                    None => {
+                        let from = Origin::of(event.emitter, event.origin);
+                        ledger.apply_event(event.kind, from, at.time_ms);
+                    }
                     Some(AddresseeRef::Bus(bus)) => ledger.apply_outbound(bus, event.position),
                     Some(AddresseeRef::Plugin(_)) => {}
                 };

@@ -137,6 +137,7 @@ impl Runner {
             queue.pause();
         }
         queue.with(|core| {
+            core.scanned(low);
             for restored in waiting {
                 core.restore_waiting(restored);
             }
