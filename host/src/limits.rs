@@ -98,11 +98,19 @@ pub const IN_FLIGHT_BYTES_MAX: usize = 64 * 1024 * 1024;
 pub const INGEST_LANE_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Bytes waiting in the effects lane before deliveries wait.
 pub const EFFECTS_LANE_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Milliseconds that wall and log time may be apart before the log stops drawing near.
+pub const CLOCK_STEP_MS_MAX: u64 = 60_000;
+/// Milliseconds that the wall clock may be behind the log at start.
+pub const CLOCK_GAP_MS_MAX: u64 = 60 * 60 * 1000;
+/// Bytes of keyed state that one bus keeps in memory; what is not in use moves to disk beyond it.
+pub const STATE_HOT_BYTES_MAX: u64 = 1024 * 1024 * 1024;
+/// Bytes of a chunk of a checkpoint, about; a single value may be larger.
+pub const CHECKPOINT_CHUNK_BYTES: usize = 1024 * 1024;
+/// Bytes of a checkpoint between two syncs, so that the log's own syncs never wait for many.
+pub const CHECKPOINT_SYNC_BYTES: u64 = 32 * 1024 * 1024;
+/// Bytes that a checkpoint leaves free on the disk: more than what stops publishers.
+pub const CHECKPOINT_FREE_BYTES_MIN: u64 = 128 * 1024 * 1024;
 
 const _: () = assert!(EVENT_DATA_BYTES_MAX < GROUP_BYTES_MAX);
 const _: () = assert!(STATE_VALUE_BYTES_MAX < GROUP_BYTES_MAX);
 const _: () = assert!(GROUP_BYTES_MAX < INGEST_LANE_BYTES_MAX);
-/// x
-pub const CLOCK_STEP_MS_MAX: u64 = 1000;
-/// x
-pub const CLOCK_GAP_MS_MAX: u64 = 3600_000;

@@ -137,6 +137,7 @@ impl Runner {
             queue.pause();
         }
         queue.with(|core| {
+            core.scanned(low);
             for restored in waiting {
                 core.restore_waiting(restored);
             }
@@ -201,6 +202,7 @@ impl Runner {
         self.queue.close();
         self.tasks.close();
         self.tasks.wait().await;
+        self.progress.conclude(self.queue.cursor().low);
         if let Some(ring) = self.bus.ring() {
             ring.remove_consumer(self.instance);
         }
@@ -220,6 +222,16 @@ impl Runner {
     #[must_use]
     pub fn cursor(&self) -> Cursor {
         self.queue.cursor()
+    }
+
+    /// Deliveries in progress: those that run, and those whose effects nobody can see yet because
+    /// they are not durable and folded.
+    #[must_use]
+    pub fn in_flight(&self) -> u64 {
+        let running = self.queue.cursor().in_flight as u64;
+        // A memory bus folds at once, and may drop a completion where it is full.
+        let ends = self.bus.log().map_or(0, |_| self.progress.outstanding());
+        running.saturating_add(ends)
     }
 
     /// What serves.

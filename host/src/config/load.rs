@@ -41,13 +41,14 @@ const VARIABLES: [(&str, &str); 10] = [
     ("TIDEGATE_COMPILE_MODULE_MAX", "compile.module-max"),
 ];
 /// Environment variables that others read.
-const OTHER_VARIABLES: [&str; 6] = [
+const OTHER_VARIABLES: [&str; 7] = [
     FILE_VARIABLE,
     FOLDER_VARIABLE,
     "TIDEGATE_URL",
     "TIDEGATE_TOKEN",
     "TIDEGATE_TOKEN_FILE",
     "TIDEGATE_LOG",
+    crate::build::TARGET_VARIABLE,
 ];
 
 /// What was typed on the command line.

@@ -175,6 +175,11 @@ impl FrameBuilder {
         self.records == 0
     }
 
+    /// Makes room for a frame of so many bytes.
+    pub fn reserve(&mut self, frame_bytes: usize) {
+        self.bytes.reserve(frame_bytes);
+    }
+
     /// Commits so far.
     #[must_use]
     pub const fn commits(&self) -> u32 {

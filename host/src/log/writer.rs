@@ -171,6 +171,7 @@ impl Writer {
         let tip = self.segment.tip();
         let first_commit = tip.next_commit;
         self.group.begin(tip.next_position);
+        self.builder.reserve(taken.bytes + super::codec::HEADER_BYTES + super::codec::FRAME_ALIGN);
         for EffectsEntry { commit, reply, permit } in taken.effects {
             let first = self.group.effects(&shared.heads, &commit, &mut self.sequences);
             let number = first_commit + u64::from(self.builder.commits());

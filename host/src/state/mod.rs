@@ -4,10 +4,12 @@
 //! state. Both are functions of the log prefix that was applied to them, so a restart is the newest
 //! checkpoint plus the fold of what follows.
 
+pub mod checkpoint;
 pub mod cold;
 pub mod ledger;
 pub mod slots;
 pub mod values;
 
+pub use checkpoint::{CheckpointError, CheckpointPolicy, Checkpoints, Written};
 pub use ledger::{Activation, At, AttemptState, DeadLetter, Instance, Ledger};
 pub use values::{KeyView, Owner, Values};

@@ -9,7 +9,7 @@
 //! round of the sweep move out when memory is over its bound, and move in when they are asked for.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -32,7 +32,7 @@ pub struct Owner {
 
 /// An [`Owner`] whose key is only borrowed.
 #[derive(Clone, Copy, Hash)]
-struct OwnerRef<'a> {
+pub(super) struct OwnerRef<'a> {
     instance: InstanceId,
     generation: Generation,
     key: &'a str,
@@ -62,21 +62,29 @@ impl Value {
 }
 
 #[derive(Debug, Default)]
-struct Layers {
+pub(super) struct Layers {
     /// Ascending by name.
-    durable: Vec<(Arc<str>, Value)>,
+    pub(super) durable: KeyValues,
     /// Oldest first; each with the position of the delivery that wrote it.
-    pending: VecDeque<(Position, Arc<[StateWrite]>)>,
+    pub(super) pending: VecDeque<(Position, Arc<[StateWrite]>)>,
     /// Whether it was used since the last sweep.
-    touched: bool,
+    pub(super) touched: bool,
+    /// Whether the cold store has the durable layer too: it was asked for during a walk.
+    pub(super) copied: bool,
 }
 
 /// All keyed state of one bus.
 #[derive(Debug)]
 pub struct Values {
-    shards: Vec<Mutex<Shard>>,
+    pub(super) shards: Vec<Mutex<Shard>>,
     hasher: hashbrown::DefaultHashBuilder,
-    cold: Option<Cold>,
+    pub(super) cold: Option<Cold>,
+    /// Held by who moves keys out, and by who walks over all of them.
+    pub(super) sweep: Mutex<()>,
+    /// Whether someone walks over all keys: those asked for meanwhile stay in the cold store, too.
+    pub(super) walking: AtomicBool,
+    /// Keys that were copied out of the cold store during the walk.
+    pub(super) copied: Mutex<Vec<Owner>>,
     /// Bytes of durable values in memory, about.
     hot_bytes: AtomicU64,
     hot_bytes_max: u64,
@@ -84,8 +92,8 @@ pub struct Values {
 }
 
 #[derive(Debug, Default)]
-struct Shard {
-    entries: HashMap<Owner, Arc<Mutex<Layers>>>,
+pub(super) struct Shard {
+    pub(super) entries: HashMap<Owner, Arc<Mutex<Layers>>>,
 }
 
 /// The state of one key as its deliveries see it, pending writes included.
@@ -112,7 +120,7 @@ impl Default for Values {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Nothing under these locks can be left half-done by a panic.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -125,6 +133,9 @@ impl Values {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             hasher: hashbrown::DefaultHashBuilder::default(),
             cold,
+            sweep: Mutex::default(),
+            walking: AtomicBool::new(false),
+            copied: Mutex::default(),
             hot_bytes: AtomicU64::new(0),
             hot_bytes_max,
             next_sweep: AtomicUsize::new(0),
@@ -151,24 +162,53 @@ impl Values {
             return Ok(Some(Arc::clone(layers)));
         }
         let Some(cold) = &self.cold else { return Ok(None) };
-        let Some(durable) = cold.take(owner.instance, owner.generation, owner.key)? else {
-            return Ok(None);
+        // A walk sees all of memory before the cold store: a key that changed places meanwhile
+        // would be missed. So it stays there, until the walk is over.
+        let copied = self.walking.load(Ordering::Acquire);
+        let durable = if copied {
+            cold.get(owner.instance, owner.generation, owner.key)?
+        } else {
+            cold.take(owner.instance, owner.generation, owner.key)?
         };
-        Ok(self.insert(shard, owner, durable))
+        let Some(durable) = durable else { return Ok(None) };
+        let entry = self.insert(shard, owner, durable);
+        if let (true, Some(entry), Ok(key)) = (copied, &entry, Key::new(owner.key)) {
+            lock(entry).copied = true;
+            let OwnerRef { instance, generation, .. } = owner;
+            lock(&self.copied).push(Owner { instance, generation, key });
+        }
+        Ok(entry)
     }
 
-    fn insert(
+    /// Makes a key that is in both places be in memory alone.
+    pub(super) fn drop_copy(&self, owner: &Owner) -> Result<(), ColdError> {
+        let shard = self.shard(owner.as_ref());
+        shard.entries.get(owner).map_or(Ok(()), |entry| self.own(owner.as_ref(), &mut lock(entry)))
+    }
+
+    fn own(&self, owner: OwnerRef<'_>, layers: &mut Layers) -> Result<(), ColdError> {
+        if let (true, Some(cold)) = (layers.copied, &self.cold) {
+            cold.take(owner.instance, owner.generation, owner.key)?;
+            layers.copied = false;
+        }
+        Ok(())
+    }
+
+    pub(super) fn insert(
         &self,
         shard: &mut Shard,
         owner: OwnerRef<'_>,
         durable: KeyValues,
     ) -> Option<Arc<Mutex<Layers>>> {
         let key = Key::new(owner.key).ok()?;
-        let layers = Layers { durable, pending: VecDeque::new(), touched: true };
+        let layers = Layers { durable, touched: true, ..Layers::default() };
         self.hot_bytes.fetch_add((layers.weight() + KEY_OVERHEAD_BYTES) as u64, Ordering::Relaxed);
         let layers = Arc::new(Mutex::new(layers));
         let OwnerRef { instance, generation, .. } = owner;
-        shard.entries.insert(Owner { instance, generation, key }, Arc::clone(&layers));
+        let old = shard.entries.insert(Owner { instance, generation, key }, Arc::clone(&layers));
+        if let Some(old) = old {
+            self.shrink_by_entry(&lock(&old));
+        }
         Some(layers)
     }
 
@@ -190,6 +230,7 @@ impl Values {
             return Ok(());
         };
         let mut layers = lock(&entry);
+        self.own(owner, &mut layers)?;
         let before = layers.weight() as u64;
         for write in writes {
             layers.write(write);
@@ -243,8 +284,7 @@ impl Values {
             lock(shard).entries.retain(|owner, entry| {
                 let keep = owner.instance != instance;
                 if !keep {
-                    let bytes = lock(entry).weight() + KEY_OVERHEAD_BYTES;
-                    self.hot_bytes.fetch_sub(bytes as u64, Ordering::Relaxed);
+                    self.shrink_by_entry(&lock(entry));
                 }
                 keep
             });
@@ -271,80 +311,41 @@ impl Values {
     /// The cold store cannot be written; nothing was moved then.
     pub fn evict_some(&self) -> Result<usize, ColdError> {
         let Some(cold) = &self.cold else { return Ok(0) };
+        let _sweep = lock(&self.sweep);
         let at = self.next_sweep.fetch_add(1, Ordering::Relaxed) % self.shards.len();
         let Some(shard) = self.shards.get(at) else { return Ok(0) };
         let mut shard = lock(shard);
-        let mut idle: Vec<(Owner, KeyValues, usize)> = Vec::new();
+        let mut idle: Vec<(Owner, KeyValues)> = Vec::new();
         for (owner, entry) in &shard.entries {
             // More than one reference: a delivery has it in hand.
             if Arc::strong_count(entry) > 1 || idle.len() >= EVICT_BATCH_MAX {
                 continue;
             }
             let mut layers = lock(entry);
-            if !std::mem::take(&mut layers.touched) && layers.pending.is_empty() {
-                idle.push((owner.clone(), layers.durable.clone(), layers.weight()));
+            let touched = std::mem::take(&mut layers.touched);
+            if !touched && !layers.copied && layers.pending.is_empty() {
+                idle.push((owner.clone(), layers.durable.clone()));
             }
         }
         if idle.is_empty() {
             return Ok(0);
         }
-        let rows: Vec<_> = idle
-            .iter_mut()
-            .map(|(owner, values, _)| {
-                let values = std::mem::take(values);
-                (owner.instance, owner.generation, owner.key.as_str(), values)
-            })
-            .collect();
-        cold.put(&rows)?;
-        drop(rows);
-        for (owner, _, weight) in &idle {
-            shard.entries.remove(owner);
-            let bytes = (weight + KEY_OVERHEAD_BYTES) as u64;
-            self.hot_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        cold.put(&idle)?;
+        for (owner, _) in &idle {
+            if let Some(entry) = shard.entries.remove(owner) {
+                self.shrink_by_entry(&lock(&entry));
+            }
         }
         Ok(idle.len())
     }
 
-    /// Every key with its durable values, for a checkpoint. Keys must not be evicted meanwhile.
-    ///
-    /// # Errors
-    /// The cold store cannot be read; or, inside, what `visit` returned.
-    pub(super) fn each(
-        &self,
-        mut visit: impl FnMut(InstanceId, Generation, Key, KeyValues) -> std::io::Result<()>,
-    ) -> Result<std::io::Result<()>, ColdError> {
-        for shard in &self.shards {
-            let entries: Vec<_> = lock(shard)
-                .entries
-                .iter()
-                .map(|(owner, entry)| (owner.clone(), Arc::clone(entry)))
-                .collect();
-            for (owner, entry) in entries {
-                let values = lock(&entry).durable.clone();
-                if values.is_empty() {
-                    continue;
-                }
-                if let Err(error) = visit(owner.instance, owner.generation, owner.key, values) {
-                    return Ok(Err(error));
-                }
-            }
-        }
-        self.cold.as_ref().map_or(Ok(Ok(())), |cold| cold.each(visit))
+    /// Takes an entry that goes away off the account.
+    pub(super) fn shrink_by_entry(&self, layers: &Layers) {
+        let bytes = layers.weight() + KEY_OVERHEAD_BYTES;
+        self.hot_bytes.fetch_sub(bytes as u64, Ordering::Relaxed);
     }
 
-    /// Puts in what a checkpoint holds.
-    pub(super) fn restore(
-        &self,
-        instance: InstanceId,
-        generation: Generation,
-        key: &str,
-        values: KeyValues,
-    ) {
-        let owner = OwnerRef { instance, generation, key };
-        self.insert(&mut self.shard(owner), owner, values);
-    }
-
-    fn shard(&self, owner: OwnerRef<'_>) -> MutexGuard<'_, Shard> {
+    pub(super) fn shard(&self, owner: OwnerRef<'_>) -> MutexGuard<'_, Shard> {
         use std::hash::BuildHasher;
         let hash = self.hasher.hash_one(owner);
         let index = usize::try_from(hash >> 32).unwrap_or(0) % self.shards.len();
@@ -354,7 +355,7 @@ impl Values {
 }
 
 impl Owner {
-    fn as_ref(&self) -> OwnerRef<'_> {
+    pub(super) fn as_ref(&self) -> OwnerRef<'_> {
         OwnerRef { instance: self.instance, generation: self.generation, key: self.key.as_str() }
     }
 }
