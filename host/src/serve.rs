@@ -31,6 +31,7 @@ use crate::plugin::{WatchOptions, Watcher};
 use crate::schedule::pool::GuestPool;
 use crate::state::checkpoint::{CheckpointError, Checkpoints};
 use crate::state::cold::{Cold, ColdError};
+use crate::state::evict::Evictor;
 use crate::state::{Ledger, Values};
 use crate::wasm::compile::CompileLimits;
 use crate::wasm::engine::HostEngineOptions;
@@ -113,6 +114,8 @@ pub struct Serving {
     stop: CancellationToken,
     tasks: TaskTracker,
     folds: Vec<JoinHandle<()>>,
+    /// Held for their threads.
+    _evictors: Vec<Evictor>,
     failures: tokio::sync::mpsc::Receiver<ServeError>,
 }
 
@@ -141,8 +144,11 @@ impl Serving {
         let buses: Vec<Arc<Bus>> = open.iter().map(|open| Arc::clone(&open.bus)).collect();
         let (failed, failures) = tokio::sync::mpsc::channel(buses.len().max(1));
         let mut folds = Vec::new();
+        let mut evictors = Vec::new();
         for OpenBus { bus, durable } in open {
             if let Some((_, checkpoints)) = durable {
+                let evictor = Evictor::start(Arc::clone(bus.values()), bus.name());
+                evictors.push(evictor.map_err(at(Path::new("threads")))?);
                 folds.push(fold(&bus, checkpoints, &failed).await?);
             }
         }
@@ -201,6 +207,7 @@ impl Serving {
             stop,
             tasks,
             folds: folds.into_iter().flatten().collect(),
+            _evictors: evictors,
             failures,
         })
     }

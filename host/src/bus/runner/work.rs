@@ -108,6 +108,7 @@ impl Runner {
             notes.begin(Suspect { instance, position, attempt: assignment.attempt });
         }
         let first_ms = assignment.first_ms.unwrap_or_else(|| self.bus.now_ms());
+        self.bus.values().room().await;
         let view = self.view(&event)?;
         let delivery = self.delivery(&version, &event, assignment.attempt, view.as_ref());
         let invocation = version.invoker.invoke(slot, delivery).await;
