@@ -12,4 +12,5 @@ mod refusals;
 mod reload;
 mod saga;
 mod stop;
+mod tls;
 mod versions;
