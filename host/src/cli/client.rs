@@ -72,7 +72,7 @@ pub enum ClientError {
         why: String,
     },
     /// Whoever answers there cannot show that it is the host.
-    #[error("{url} is not trusted: {why}{}", trust::next_step(why))]
+    #[error("{url} is not trusted: {}", trust::reason(why))]
     Untrusted {
         /// Where.
         url: String,

@@ -37,17 +37,20 @@ pub(super) fn handshake_failure(error: &ureq::Error) -> Option<Handshake> {
     }
 }
 
-/// What to do about a certificate that is not believed.
-pub(super) fn next_step(why: &CertificateError) -> &'static str {
+/// Why a certificate is not believed, and what to do about it.
+pub(super) fn reason(why: &CertificateError) -> String {
     match why {
         CertificateError::UnknownIssuer => {
-            ": name a PEM file of its authority with --ca-cert or TIDEGATE_CA_CERT"
+            "no known authority has signed its certificate; name a PEM file of the one that has \
+             with --ca-cert or TIDEGATE_CA_CERT"
+                .to_owned()
         }
         // Reasons without a name of their own: mostly that of a certificate that calls itself an
         // authority, as `openssl req -x509` makes them unless told otherwise.
-        CertificateError::Other(_) => {
-            ": the certificate of a host must not be that of an authority (CA:TRUE)"
-        }
-        _ => "",
+        CertificateError::Other(why) => format!(
+            "its certificate cannot be used ({why}); one of an authority (CA:TRUE) is not one of \
+             a host"
+        ),
+        why => why.to_string(),
     }
 }
