@@ -102,6 +102,8 @@ pub const EFFECTS_LANE_BYTES_MAX: usize = 64 * 1024 * 1024;
 pub const CLOCK_STEP_MS_MAX: u64 = 60_000;
 /// Milliseconds that the wall clock may be behind the log at start.
 pub const CLOCK_GAP_MS_MAX: u64 = 60 * 60 * 1000;
+/// Bytes of keyed state that a durable bus keeps in memory; the rest is in its cold store.
+pub const STATE_HOT_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 /// Bytes of a chunk of a checkpoint, about; a single value may be larger.
 pub const CHECKPOINT_CHUNK_BYTES: usize = 1024 * 1024;
 /// Bytes of a checkpoint between two syncs, so that the log's own syncs never wait for many.

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -22,12 +23,15 @@ use crate::config::{self, Config};
 use crate::event::CommitNumber;
 use crate::host::plugins::{Means, Plugins};
 use crate::host::{About, Host, ModuleStore};
+use crate::limits::STATE_HOT_BYTES_MAX;
 use crate::log::disk::{Disk, LockError, OsDisk};
 use crate::log::{Log, LogFailure, LogOptions, OpenError, Opened};
 use crate::metrics::Metrics;
 use crate::plugin::{WatchOptions, Watcher};
 use crate::schedule::pool::GuestPool;
-use crate::state::Ledger;
+use crate::state::checkpoint::{CheckpointError, Checkpoints};
+use crate::state::cold::{Cold, ColdError};
+use crate::state::{Ledger, Values};
 use crate::wasm::compile::CompileLimits;
 use crate::wasm::engine::HostEngineOptions;
 use crate::wasm::load::{Compiler, LoaderOptions};
@@ -57,6 +61,12 @@ pub enum ServeError {
     /// The log of a bus cannot be opened.
     #[error(transparent)]
     Open(#[from] OpenError),
+    /// A checkpoint cannot be used, nor set aside.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// The working state has no place.
+    #[error(transparent)]
+    Cold(#[from] ColdError),
     /// The tokens cannot be read.
     #[error(transparent)]
     Tokens(#[from] TokensError),
@@ -102,12 +112,14 @@ pub struct Serving {
     drain: CancellationToken,
     stop: CancellationToken,
     tasks: TaskTracker,
+    folds: Vec<JoinHandle<()>>,
     failures: tokio::sync::mpsc::Receiver<ServeError>,
 }
 
 struct OpenBus {
     bus: Arc<Bus>,
-    opened: Option<Opened>,
+    /// Of a durable bus.
+    durable: Option<(Opened, Checkpoints)>,
 }
 
 impl Serving {
@@ -123,13 +135,16 @@ impl Serving {
         create_dir(&config.plugins)?;
 
         let open = open_buses(&config, &disk, &clock)?;
-        let default = open.first().and_then(|open| open.opened.as_ref());
-        let new_empty_log = default.is_some_and(|opened| opened.new_empty);
-        let epoch = default.map_or(0, |opened| opened.epoch);
+        let default = open.first().and_then(|open| open.durable.as_ref());
+        let new_empty_log = default.is_some_and(|(opened, _)| opened.new_empty);
+        let epoch = default.map_or(0, |(opened, _)| opened.epoch);
         let buses: Vec<Arc<Bus>> = open.iter().map(|open| Arc::clone(&open.bus)).collect();
         let (failed, failures) = tokio::sync::mpsc::channel(buses.len().max(1));
-        for bus in &buses {
-            fold(bus, &failed).await?;
+        let mut folds = Vec::new();
+        for OpenBus { bus, durable } in open {
+            if let Some((_, checkpoints)) = durable {
+                folds.push(fold(&bus, checkpoints, &failed).await?);
+            }
         }
 
         let workers = std::thread::available_parallelism().map_or(2, NonZeroUsize::get);
@@ -185,6 +200,7 @@ impl Serving {
             drain,
             stop,
             tasks,
+            folds: folds.into_iter().flatten().collect(),
             failures,
         })
     }
@@ -214,6 +230,12 @@ impl Serving {
         }
         self.tasks.close();
         let closed = self.close_logs().await;
+        let folds = std::mem::take(&mut self.folds);
+        // They end with their logs, each with a last checkpoint.
+        let _ = tokio::task::spawn_blocking(move || {
+            folds.into_iter().for_each(|fold| drop(fold.join()));
+        })
+        .await;
         self.pool.shutdown();
         match failure {
             Some(failure) => Err(failure),
@@ -276,7 +298,7 @@ fn open_buses(
             config::Bus::Durable(options) => open_durable(config, name, options, disk, clock)?,
             config::Bus::Memory(options) => {
                 let bus = Arc::new(Bus::memory(name, memory_options(options), Arc::clone(clock)));
-                OpenBus { bus, opened: None }
+                OpenBus { bus, durable: None }
             }
         };
         open.push(opened);
@@ -309,9 +331,18 @@ fn open_durable(
             kept = %cut.kept.display(), "a torn tail was cut off and kept aside"
         );
     }
-    let fold = (Ledger::default(), Arc::default(), CommitNumber(0));
+    let values =
+        Arc::new(Values::new(Some(Cold::create(&state.join("sled"))?), STATE_HOT_BYTES_MAX));
+    let checkpoints = dir.join("checkpoints");
+    let checkpoints = Checkpoints::open(Arc::clone(disk), &checkpoints, opened.log.id())
+        .map_err(at(&checkpoints))?;
+    let (ledger, applied) = match checkpoints.newest(&values, opened.last_commit)? {
+        Some((ledger, at)) => (ledger, at.commit),
+        None => (Ledger::default(), CommitNumber(0)),
+    };
+    let fold = (ledger, values, applied);
     let bus = Bus::durable(name, opened.log.clone(), fold, &state).map_err(at(&state))?;
-    Ok(OpenBus { bus: Arc::new(bus), opened: Some(opened) })
+    Ok(OpenBus { bus: Arc::new(bus), durable: Some((opened, checkpoints)) })
 }
 
 /// Opens a log; one that is locked is tried again for a moment: whoever restarts a host that was
@@ -364,28 +395,30 @@ fn sandbox_options(config: &Config, workers: usize) -> SandboxOptions {
 /// Starts the thread that folds a durable bus, and waits until it has caught up with the log.
 async fn fold(
     bus: &Arc<Bus>,
+    checkpoints: Checkpoints,
     failed: &tokio::sync::mpsc::Sender<ServeError>,
-) -> Result<(), ServeError> {
-    let Some(log) = bus.log().cloned() else { return Ok(()) };
+) -> Result<Option<JoinHandle<()>>, ServeError> {
+    let Some(log) = bus.log().cloned() else { return Ok(None) };
     let durable = log.durable();
     let runtime = tokio::runtime::Handle::current();
     let (folded, failure) = (Arc::clone(bus), failed.clone());
     let name = format!("fold-{}", bus.name());
     let thread = move || {
-        if let Err(error) = folded.apply_durable(&runtime) {
+        if let Err(error) = folded.apply_durable(&runtime, &checkpoints) {
             let (bus, why) = (folded.name().to_string(), error.to_string());
             // Full: another failure is being dealt with already.
             let _ = failure.try_send(ServeError::LogFailed { bus, why });
         }
     };
-    std::thread::Builder::new().name(name).spawn(thread).map_err(at(Path::new("thread")))?;
+    let thread = std::thread::Builder::new().name(name).spawn(thread);
+    let thread = thread.map_err(at(Path::new("thread")))?;
     let (watched, failure) = (bus.name().to_string(), failed.clone());
     tokio::spawn(async move {
         let why = log.failed().await.to_string();
         let _ = failure.try_send(ServeError::LogFailed { bus: watched, why });
     });
     bus.until_applied(durable).await;
-    Ok(())
+    Ok(Some(thread))
 }
 
 fn start_forwarders(buses: &[Arc<Bus>], stop: &CancellationToken, tasks: &TaskTracker) {

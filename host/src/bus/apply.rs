@@ -9,7 +9,8 @@ use crate::event::{CommitNumber, Generation, InstanceId, Position};
 use crate::log::codec::{AddresseeRef, DecodeError};
 use crate::log::record::{ControlRecord, DeliveryCommit};
 use crate::log::{CommitRef, CompletionRef, Frame, ReadError, RecordRef};
-use crate::state::ledger::Completed;
+use crate::state::checkpoint::{CheckpointPolicy, Checkpoints};
+use crate::state::ledger::{Completed, Origin};
 use crate::state::{At, Ledger, Values};
 
 use super::memory::MemoryLog;
@@ -50,6 +51,12 @@ impl Progress {
         }
     }
 
+    /// Offers the last low mark of a runner that has stopped, in place of any before.
+    pub fn conclude(&self, low: Position) {
+        let submitted = self.submitted.load(Ordering::SeqCst);
+        *self.candidate.lock().unwrap_or_else(PoisonError::into_inner) = Some((low, submitted));
+    }
+
     /// The offered low mark, once it is safe.
     fn take_safe(&self) -> Option<Position> {
         let mut candidate = self.candidate.lock().unwrap_or_else(PoisonError::into_inner);
@@ -76,16 +83,46 @@ pub enum FoldError {
     Cold(#[from] ColdError),
 }
 
-/// Folds one frame.
+/// Folds the commits of one frame that come after `applied`.
 ///
 /// # Errors
 /// See [`FoldError`].
-pub fn fold(ledger: &mut Ledger, values: &Values, frame: &Frame) -> Result<Folded, FoldError> {
+pub fn fold(
+    ledger: &mut Ledger,
+    values: &Values,
+    frame: &Frame,
+    applied: CommitNumber,
+) -> Result<Folded, FoldError> {
     let mut folded = Folded::default();
     for commit in frame.commits() {
-        fold_commit(ledger, values, &commit?, &mut folded)?;
+        let commit = commit?;
+        if commit.number > applied {
+            fold_commit(ledger, values, &commit, &mut folded)?;
+        }
     }
     Ok(folded)
+}
+
+/// What was folded since the last checkpoint.
+struct Since {
+    bytes: u64,
+    commits: u64,
+    /// The last commit folded.
+    at: At,
+}
+
+impl Default for Since {
+    fn default() -> Self {
+        Self { bytes: 0, commits: 0, at: At { commit: CommitNumber(0), time_ms: 0 } }
+    }
+}
+
+impl Since {
+    fn add(&mut self, frame: &Frame) {
+        self.bytes += frame.bytes().len() as u64;
+        self.commits += frame.last_commit().0.saturating_sub(frame.first_commit().0) + 1;
+        self.at = At { commit: frame.last_commit(), time_ms: frame.time_ms() };
+    }
 }
 
 /// What a fold came across that others want to know.
@@ -109,7 +146,10 @@ fn fold_commit(
         match record? {
             RecordRef::Event(event) => {
                 match event.addressee {
-                    None => ledger.apply_event(event.kind, at.time_ms),
+                    None => {
+                        let from = Origin::of(event.emitter, event.origin);
+                        ledger.apply_event(event.kind, from, at.time_ms);
+                    }
                     Some(AddresseeRef::Bus(bus)) => ledger.apply_outbound(bus, event.position),
                     Some(AddresseeRef::Plugin(_)) => {}
                 };
@@ -151,23 +191,54 @@ fn apply_writes(
 }
 
 impl Bus {
-    /// Folds durable frames as they come, until the log is closed. Blocks its thread.
+    /// Folds durable frames as they come, until the log is closed; writes checkpoints on the way,
+    /// and one at the end. Blocks its thread.
     ///
     /// # Errors
     /// See [`FoldError`].
-    pub fn apply_durable(&self, runtime: &tokio::runtime::Handle) -> Result<(), FoldError> {
+    pub fn apply_durable(
+        &self,
+        runtime: &tokio::runtime::Handle,
+        checkpoints: &Checkpoints,
+    ) -> Result<(), FoldError> {
         let Some(log) = self.log() else { return Ok(()) };
         let next = CommitNumber(self.applied.borrow().0 + 1);
         let mut frames = log.frames_from_commit(next);
+        let mut since = Since::default();
         loop {
             let frame = match runtime.block_on(frames.next()) {
                 Ok(frame) => frame,
-                Err(ReadError::Closed) => return Ok(()),
+                Err(ReadError::Closed) => break,
                 Err(error) => return Err(error.into()),
             };
-            let folded = fold(&mut self.ledger(), &self.values, &frame)?;
+            let applied = *self.applied.borrow();
+            let folded = fold(&mut self.ledger(), &self.values, &frame, applied)?;
             self.count(&folded.completed);
             self.applied.send_replace(frame.last_commit());
+            since.add(&frame);
+            if CheckpointPolicy::default().due(since.bytes, since.commits) {
+                self.checkpoint(checkpoints, since.at);
+                since = Since::default();
+            }
+        }
+        // The log was closed in order: with this the next start has nothing to fold.
+        self.count(&[]);
+        if since.commits > 0 {
+            self.checkpoint(checkpoints, since.at);
+        }
+        Ok(())
+    }
+
+    /// Writes a checkpoint of the fold as it is. One that fails costs time at the next start, and
+    /// nothing else.
+    fn checkpoint(&self, checkpoints: &Checkpoints, at: At) {
+        let ledger = self.ledger().clone();
+        match checkpoints.write(&ledger, &self.values, at) {
+            Ok(written) => tracing::debug!(
+                bus = %self.name, commit = %at.commit, bytes = written.bytes, keys = written.keys,
+                ms = written.took.as_millis(), "checkpoint"
+            ),
+            Err(error) => tracing::warn!(bus = %self.name, %error, "no checkpoint"),
         }
     }
 

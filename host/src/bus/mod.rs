@@ -23,6 +23,7 @@ use crate::clock::Clock;
 use crate::event::{CommitNumber, Event, InstanceId, Key, NewEvent, Position};
 use crate::log::record::{ControlRecord, DeliveryCommit};
 use crate::log::{AppendError, Appended, CommitTicket, EffectsPermit, Log, Publish, ReadError};
+use crate::state::ledger::Origin;
 use crate::state::slots::{Slots, Suspect};
 use crate::state::{Ledger, Values};
 
@@ -257,7 +258,8 @@ impl Bus {
             log.append(events).map_err(|full| AppendError::QueueFull { limit: full.capacity })?;
         let mut ledger = self.ledger();
         for event in &appended {
-            ledger.apply_event(&event.kind, event.recorded_ms);
+            let from = Origin::of(event.emitter, event.origin.as_ref());
+            ledger.apply_event(&event.kind, from, event.recorded_ms);
         }
         Ok(appended)
     }

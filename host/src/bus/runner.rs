@@ -139,6 +139,7 @@ impl Runner {
             queue.pause();
         }
         queue.with(|core| {
+            core.scanned(low);
             for restored in waiting {
                 let position = restored.position;
                 if core.restore_waiting(restored) {
@@ -206,6 +207,7 @@ impl Runner {
         self.queue.close();
         self.tasks.close();
         self.tasks.wait().await;
+        self.progress.conclude(self.queue.cursor().low);
         if let Some(ring) = self.bus.ring() {
             ring.remove_consumer(self.instance);
         }

@@ -132,7 +132,7 @@ fn greet(serving: &Serving, folder: &Path, any: bool) -> std::io::Result<()> {
         out,
         "every grant is allowed, as this is `dev`; sources are rebuilt when they change"
     )?;
-    writeln!(out, "try:  tidegate publish order.created --key o-1 --data '{{\"amount\":40}}'")?;
+    writeln!(out, "try:  tidegate publish order.created --key o-1 --data '{{\"sku\":\"lamp\",\"quantity\":1,\"amount\":40}}'")?;
     writeln!(
         out,
         "      tidegate plugins list        tidegate events tail        tidegate status"

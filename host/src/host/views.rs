@@ -72,6 +72,7 @@ pub(super) fn types(bus: &Bus, only: Option<&str>) -> BTreeMap<String, TypeView>
         kind: kind.to_owned(),
         count: 0,
         last_seen: None,
+        emitted_only: false,
         subscribers: Vec::new(),
     };
     let mut types: BTreeMap<String, TypeView> =
@@ -81,6 +82,7 @@ pub(super) fn types(bus: &Bus, only: Option<&str>) -> BTreeMap<String, TypeView>
         let view = types.entry(kind.to_owned()).or_insert_with(|| view(kind));
         view.count = seen.count;
         view.last_seen = Some(Timestamp(seen.last_ms));
+        view.emitted_only = seen.ingested == 0;
     }
     types
 }

@@ -120,7 +120,7 @@ impl Checkpoints {
     /// Blocks. Checkpoints that cannot be used are set aside, each with a warning.
     ///
     /// # Errors
-    /// The directory cannot be read, the cold store fails, or a checkpoint beyond the log's end
+    /// The directory cannot be read, the cold store cannot be emptied, or a checkpoint beyond the log's end
     /// cannot be set aside: the log would grow past it and then seem to be what it was made of.
     pub fn newest(
         &self,
@@ -130,7 +130,6 @@ impl Checkpoints {
         for commit in self.commits()?.into_iter().rev() {
             let refused = match self.read(commit, last_commit, values) {
                 Ok(found) => return Ok(Some(found)),
-                Err(Refused::Cold(error)) => return Err(error.into()),
                 Err(refused) => refused,
             };
             values.clear()?;
@@ -232,7 +231,7 @@ impl Checkpoints {
             Refused::Foreign(_) => "foreign",
             Refused::Ahead(_) => "ahead",
             // It may be good: for a newer host, or once the disk can be read again.
-            Refused::Newer(_) | Refused::Io(_) | Refused::Cold(_) => {
+            Refused::Newer(_) | Refused::Io(_) => {
                 self.useless().push(commit);
                 return Ok(());
             }

@@ -50,6 +50,9 @@ pub struct Cold {
     tree: sled::Db,
     path: PathBuf,
     keys: AtomicU64,
+    /// Makes writes fail from now on.
+    #[cfg(test)]
+    pub(super) fails: std::sync::atomic::AtomicBool,
 }
 
 /// Name, bytes, end.
@@ -71,7 +74,13 @@ impl Cold {
             .cache_capacity(CACHE_BYTES_MAX)
             .open()
             .map_err(|source| ColdError::Store { path: path.to_owned(), source })?;
-        Ok(Self { tree, path: path.to_owned(), keys: AtomicU64::new(0) })
+        Ok(Self {
+            tree,
+            path: path.to_owned(),
+            keys: AtomicU64::new(0),
+            #[cfg(test)]
+            fails: std::sync::atomic::AtomicBool::new(false),
+        })
     }
 
     fn failed(&self) -> impl FnOnce(sled::Error) -> ColdError {
@@ -85,16 +94,34 @@ impl Cold {
         self.keys.load(Ordering::Relaxed)
     }
 
-    /// Takes keys that it does not hold.
+    /// Takes keys that it does not hold, all or none.
     pub(super) fn put(&self, entries: &[(Owner, KeyValues)]) -> Result<(), ColdError> {
         let mut batch = sled::Batch::default();
         for (owner, values) in entries {
             let key = tree_key(owner.instance, owner.generation, owner.key.as_str());
             batch.insert(key, encode(values));
         }
-        self.tree.apply_batch(batch).map_err(self.failed())?;
+        if let Err(error) = self.apply(batch) {
+            for (owner, _) in entries {
+                // As far as possible nothing of it stays, to be taken for the truth later.
+                let _ = self.tree.remove(tree_key(
+                    owner.instance,
+                    owner.generation,
+                    owner.key.as_str(),
+                ));
+            }
+            return Err(error);
+        }
         self.keys.fetch_add(entries.len() as u64, Ordering::Relaxed);
         Ok(())
+    }
+
+    fn apply(&self, batch: sled::Batch) -> Result<(), ColdError> {
+        #[cfg(test)]
+        if self.fails.load(Ordering::Relaxed) {
+            return Err(self.failed()(sled::Error::Unsupported("it was told to fail".to_owned())));
+        }
+        self.tree.apply_batch(batch).map_err(self.failed())
     }
 
     /// Moves the values of a key out.

@@ -146,8 +146,28 @@ pub struct Ledger {
 pub struct TypeCount {
     /// Public events of it.
     pub count: u64,
+    /// How many of them came from outside.
+    #[serde(default)]
+    pub ingested: u64,
     /// Log time of the last one.
     pub last_ms: u64,
+}
+
+/// Where a public event came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// It was published.
+    Outside,
+    /// A plugin emitted it, here or on another bus.
+    Plugin,
+}
+
+impl Origin {
+    /// Of an event with this emitter and bus of origin.
+    #[must_use]
+    pub fn of<T>(emitter: Option<InstanceId>, origin: Option<T>) -> Self {
+        if emitter.is_some() || origin.is_some() { Self::Plugin } else { Self::Outside }
+    }
 }
 
 /// Types counted of one bus: who invents a type per event gets no count for the later ones.
@@ -212,7 +232,7 @@ impl Ledger {
     }
 
     /// Takes a public event.
-    pub fn apply_event(&mut self, kind: &str, recorded_ms: u64) {
+    pub fn apply_event(&mut self, kind: &str, from: Origin, recorded_ms: u64) {
         if !self.types.contains_key(kind) {
             if self.types.len() >= TYPES_MAX {
                 return;
@@ -221,6 +241,7 @@ impl Ledger {
         }
         let Some(seen) = self.types.get_mut(kind) else { return };
         seen.count += 1;
+        seen.ingested += u64::from(from == Origin::Outside);
         seen.last_ms = recorded_ms;
     }
 

@@ -6,10 +6,12 @@
 
 pub mod checkpoint;
 pub mod cold;
+pub mod evict;
 pub mod ledger;
 pub mod slots;
 pub mod values;
 
 pub use checkpoint::{CheckpointError, CheckpointPolicy, Checkpoints, Written};
+pub use evict::Evictor;
 pub use ledger::{Activation, At, AttemptState, DeadLetter, Instance, Ledger};
 pub use values::{KeyView, Owner, Values};

@@ -5,17 +5,19 @@
 //! deliveries whose commit is on its way to the disk: only the key's own next delivery reads it, so
 //! that a busy key does not wait for a sync between two events.
 //!
-//! A key is either in memory or in the cold store, never in both. Keys that were not touched for a
-//! round of the sweep move out when memory is over its bound, and move in when they are asked for.
+//! A key is either in memory or in the cold store. Keys that were not touched for a round of the
+//! sweep move out when memory is over its bound (`evict.rs`), and move in when they are asked for.
+//! During a walk over all keys those asked for are in both, and memory counts.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use hashbrown::{Equivalent, HashMap};
 
 use super::cold::{Cold, ColdError, KeyValues};
+use super::evict::Budget;
 use crate::effects::StateWrite;
 use crate::event::{Generation, InstanceId, Key, Position};
 
@@ -85,10 +87,8 @@ pub struct Values {
     pub(super) walking: AtomicBool,
     /// Keys that were copied out of the cold store during the walk.
     pub(super) copied: Mutex<Vec<Owner>>,
-    /// Bytes of durable values in memory, about.
-    hot_bytes: AtomicU64,
-    hot_bytes_max: u64,
-    next_sweep: AtomicUsize,
+    pub(super) budget: Budget,
+    pub(super) next_sweep: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
@@ -106,9 +106,7 @@ pub struct KeyView {
     now_ms: u64,
 }
 
-const SHARDS: usize = 64;
-/// Keys moved out at a time: a shard is locked meanwhile.
-const EVICT_BATCH_MAX: usize = 32;
+pub(super) const SHARDS: usize = 64;
 /// What a key costs in memory beside its values, about.
 const KEY_OVERHEAD_BYTES: usize = 200;
 /// What a value costs beside its bytes, about.
@@ -126,9 +124,10 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Values {
-    /// No state yet. Above `hot_bytes_max`, [`Values::evict_some`] moves keys to `cold`.
+    /// No state yet. Above `hot_bytes_max`, an [`super::Evictor`] moves keys to `cold`.
     #[must_use]
     pub fn new(cold: Option<Cold>, hot_bytes_max: u64) -> Self {
+        let budget = Budget::new(if cold.is_some() { hot_bytes_max } else { u64::MAX });
         Self {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             hasher: hashbrown::DefaultHashBuilder::default(),
@@ -136,8 +135,7 @@ impl Values {
             sweep: Mutex::default(),
             walking: AtomicBool::new(false),
             copied: Mutex::default(),
-            hot_bytes: AtomicU64::new(0),
-            hot_bytes_max,
+            budget,
             next_sweep: AtomicUsize::new(0),
         }
     }
@@ -202,7 +200,7 @@ impl Values {
     ) -> Option<Arc<Mutex<Layers>>> {
         let key = Key::new(owner.key).ok()?;
         let layers = Layers { durable, touched: true, ..Layers::default() };
-        self.hot_bytes.fetch_add((layers.weight() + KEY_OVERHEAD_BYTES) as u64, Ordering::Relaxed);
+        self.budget.grow(layers.weight() + KEY_OVERHEAD_BYTES);
         let layers = Arc::new(Mutex::new(layers));
         let OwnerRef { instance, generation, .. } = owner;
         let old = shard.entries.insert(Owner { instance, generation, key }, Arc::clone(&layers));
@@ -231,18 +229,22 @@ impl Values {
         };
         let mut layers = lock(&entry);
         self.own(owner, &mut layers)?;
-        let before = layers.weight() as u64;
+        let before = layers.weight();
         for write in writes {
             layers.write(write);
         }
-        self.hot_bytes.fetch_add(layers.weight() as u64, Ordering::Relaxed);
-        self.hot_bytes.fetch_sub(before, Ordering::Relaxed);
+        let after = layers.weight();
+        if after >= before {
+            self.budget.grow(after - before);
+        } else {
+            self.budget.shrink(before - after);
+        }
         if layers.pending.front().is_some_and(|(writer, _)| *writer == position) {
             layers.pending.pop_front();
         }
         if layers.durable.is_empty() && layers.pending.is_empty() {
             shard.entries.remove(&owner);
-            self.hot_bytes.fetch_sub(KEY_OVERHEAD_BYTES as u64, Ordering::Relaxed);
+            self.budget.shrink(KEY_OVERHEAD_BYTES);
         }
         Ok(())
     }
@@ -292,57 +294,9 @@ impl Values {
         self.cold.as_ref().map_or(Ok(()), |cold| cold.forget(instance))
     }
 
-    /// Whether memory is over its bound.
-    #[must_use]
-    pub fn is_over(&self) -> bool {
-        self.cold.is_some() && self.hot_bytes() > self.hot_bytes_max
-    }
-
-    /// Bytes of durable values in memory, about.
-    #[must_use]
-    pub fn hot_bytes(&self) -> u64 {
-        self.hot_bytes.load(Ordering::Relaxed)
-    }
-
-    /// Looks at one shard: moves out some keys that were not touched since it was looked at last,
-    /// and marks the others. Returns how many were moved out.
-    ///
-    /// # Errors
-    /// The cold store cannot be written; nothing was moved then.
-    pub fn evict_some(&self) -> Result<usize, ColdError> {
-        let Some(cold) = &self.cold else { return Ok(0) };
-        let _sweep = lock(&self.sweep);
-        let at = self.next_sweep.fetch_add(1, Ordering::Relaxed) % self.shards.len();
-        let Some(shard) = self.shards.get(at) else { return Ok(0) };
-        let mut shard = lock(shard);
-        let mut idle: Vec<(Owner, KeyValues)> = Vec::new();
-        for (owner, entry) in &shard.entries {
-            // More than one reference: a delivery has it in hand.
-            if Arc::strong_count(entry) > 1 || idle.len() >= EVICT_BATCH_MAX {
-                continue;
-            }
-            let mut layers = lock(entry);
-            let touched = std::mem::take(&mut layers.touched);
-            if !touched && !layers.copied && layers.pending.is_empty() {
-                idle.push((owner.clone(), layers.durable.clone()));
-            }
-        }
-        if idle.is_empty() {
-            return Ok(0);
-        }
-        cold.put(&idle)?;
-        for (owner, _) in &idle {
-            if let Some(entry) = shard.entries.remove(owner) {
-                self.shrink_by_entry(&lock(&entry));
-            }
-        }
-        Ok(idle.len())
-    }
-
     /// Takes an entry that goes away off the account.
     pub(super) fn shrink_by_entry(&self, layers: &Layers) {
-        let bytes = layers.weight() + KEY_OVERHEAD_BYTES;
-        self.hot_bytes.fetch_sub(bytes as u64, Ordering::Relaxed);
+        self.budget.shrink(layers.weight() + KEY_OVERHEAD_BYTES);
     }
 
     pub(super) fn shard(&self, owner: OwnerRef<'_>) -> MutexGuard<'_, Shard> {
@@ -361,6 +315,11 @@ impl Owner {
 }
 
 impl Layers {
+    /// Whether all there is of it is what the cold store can take, and does not have.
+    pub(super) fn is_movable(&self) -> bool {
+        !self.copied && self.pending.is_empty()
+    }
+
     fn weight(&self) -> usize {
         let values = self.durable.iter();
         values.map(|(name, value)| name.len() + value.bytes.len() + VALUE_OVERHEAD_BYTES).sum()
@@ -518,45 +477,6 @@ mod tests {
         apply(&values, "k", 2, &[StateWrite { name: "n".into(), value: None, expires_ms: None }]);
         view.push_pending(Position(3), [set("n", "3")].into());
         assert_eq!(values.view(owner("k"), 0).unwrap().get("n").as_deref(), Some(&b"3"[..]));
-    }
-
-    #[test]
-    fn keys_over_the_bound_move_out_and_come_back_whole() {
-        let dir = tempfile::tempdir().unwrap();
-        let cold = Cold::create(&dir.path().join("sled")).unwrap();
-        let values = Arc::new(Values::new(Some(cold), 10_000));
-        for key in 0..500_u64 {
-            apply(&values, &format!("k{key}"), key + 1, &[set("n", &key.to_string())]);
-        }
-        assert!(values.is_over());
-        // Two rounds: the first one only takes the marks away.
-        for _ in 0..2 * SHARDS {
-            values.evict_some().unwrap();
-        }
-        assert!(!values.is_over(), "{} bytes are still in memory", values.hot_bytes());
-        for key in 0..500_u64 {
-            let name = format!("k{key}");
-            let found = values.get(&owner(&name), "n", 0).unwrap().unwrap();
-            assert_eq!(found.bytes, key.to_string());
-            let view = values.view(owner(&name), 0).unwrap();
-            assert_eq!(view.get("n").unwrap(), key.to_string());
-        }
-        assert_eq!(values.cold.as_ref().unwrap().keys(), 0);
-    }
-
-    #[test]
-    fn a_key_that_a_delivery_has_in_hand_stays() {
-        let dir = tempfile::tempdir().unwrap();
-        let cold = Cold::create(&dir.path().join("sled")).unwrap();
-        let values = Arc::new(Values::new(Some(cold), 0));
-        apply(&values, "k", 1, &[set("n", "1")]);
-        let view = values.view(owner("k"), 0).unwrap();
-        for _ in 0..3 * SHARDS {
-            assert_eq!(values.evict_some().unwrap(), 0);
-        }
-        drop(view);
-        let moved: usize = (0..3 * SHARDS).map(|_| values.evict_some().unwrap()).sum();
-        assert_eq!(moved, 1);
     }
 
     #[test]

@@ -288,6 +288,7 @@ impl HostApi for FakeHost {
             }
             counts.retain(|kind, _| only.is_none_or(|only| only == kind));
             let views = counts.into_iter().map(|(kind, count)| TypeView {
+                emitted_only: false,
                 kind,
                 count,
                 last_seen: None,

@@ -189,6 +189,9 @@ pub struct TypeView {
     /// When the log took the last one; absent: none as yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_seen: Option<Timestamp>,
+    /// Whether every one of them was emitted by a plugin.
+    #[serde(default)]
+    pub emitted_only: bool,
     /// Plugins that get it.
     pub subscribers: Vec<String>,
 }

@@ -140,11 +140,17 @@ impl Plugins {
                         kind: kind.to_owned(),
                         count: 0,
                         last_seen: None,
+                        emitted_only: false,
                         subscribers: Vec::new(),
                     });
                 }
             }
-            for view in types.values_mut().filter(|view| subscribe.wants_type(&view.kind)) {
+            // Without `types`, a subscription is to what comes from outside.
+            let wants = |view: &TypeView| {
+                subscribe.wants_type(&view.kind)
+                    && !(view.emitted_only && subscribe.types.is_empty())
+            };
+            for view in types.values_mut().filter(|view| wants(view)) {
                 view.subscribers.push(name.clone());
             }
         }

@@ -15,7 +15,7 @@ use super::format::{
 };
 use crate::event::CommitNumber;
 use crate::log::disk::{DiskFile, read_up_to};
-use crate::state::cold::{ColdError, KeyValues};
+use crate::state::cold::KeyValues;
 use crate::state::ledger::{At, Ledger};
 use crate::state::values::{Owner, Values};
 
@@ -35,8 +35,6 @@ pub(super) enum Refused {
     Newer(FormatError),
     #[error("it cannot be read: {0}")]
     Io(#[from] io::Error),
-    #[error(transparent)]
-    Cold(#[from] ColdError),
 }
 
 /// Which checkpoint a file should hold.
@@ -170,7 +168,8 @@ impl Restored<'_> {
             let offset = start + (CHUNK_HEADER_BYTES + content.len() - from.rest.len()) as u64;
             whole.extend(self.row(&mut from).map_err(|error| damaged(offset, error))?);
         }
-        Ok(self.values.restore(whole)?)
+        self.values.restore(whole);
+        Ok(())
     }
 
     /// Reads a row; gives the key if that was its last one.

@@ -10,6 +10,7 @@ use crate::log::disk::sim::{Crash, Fault, SimDisk};
 use crate::log::record::{AttemptRecord, Control, ControlRecord, DeadLetterRecord};
 use crate::state::cold::Cold;
 use crate::state::ledger::Completed;
+use crate::state::ledger::Origin;
 use crate::state::values::{Owner, Value};
 
 mod faults;
@@ -59,7 +60,7 @@ fn values_of(commit: u64) -> Values {
 
 fn ledger_of(commit: u64) -> Ledger {
     let mut ledger = Ledger::default();
-    ledger.apply_event(&format!("type-{commit}"), commit);
+    ledger.apply_event(&format!("type-{commit}"), Origin::Outside, commit);
     ledger
 }
 

@@ -71,12 +71,9 @@ impl Values {
         })
     }
 
-    /// Puts in what a checkpoint holds: into memory up to the bound, the rest into the cold store.
-    /// None of the keys may be there yet.
-    ///
-    /// # Errors
-    /// The cold store cannot be written.
-    pub(in crate::state) fn restore(&self, keys: Vec<(Owner, KeyValues)>) -> Result<(), ColdError> {
+    /// Puts in what a checkpoint holds: into memory up to the bound, the rest into the cold store;
+    /// into memory too where that fails. None of the keys may be there yet.
+    pub(in crate::state) fn restore(&self, keys: Vec<(Owner, KeyValues)>) {
         let mut rest = Vec::new();
         for (owner, values) in keys {
             if self.is_over() {
@@ -85,9 +82,12 @@ impl Values {
                 self.insert(&mut self.shard(owner.as_ref()), owner.as_ref(), values);
             }
         }
-        match &self.cold {
-            Some(cold) if !rest.is_empty() => cold.put(&rest),
-            _ => Ok(()),
+        let Some(cold) = self.cold.as_ref().filter(|_| !rest.is_empty()) else { return };
+        if let Err(error) = cold.put(&rest) {
+            self.budget.give_up(&error);
+            for (owner, values) in rest {
+                self.insert(&mut self.shard(owner.as_ref()), owner.as_ref(), values);
+            }
         }
     }
 

@@ -61,7 +61,7 @@ fn ledger(steps: &[(u32, u64, u8)]) -> Ledger {
                     dead: (dead_or_not == 5).then_some(&dead),
                 };
                 ledger.apply_completion(place, &done);
-                ledger.apply_event(&format!("t{position}"), commit);
+                ledger.apply_event(&format!("t{position}"), Origin::Outside, commit);
                 ledger.apply_outbound("other", position);
                 continue;
             }
@@ -137,7 +137,7 @@ fn a_key_larger_than_a_chunk_comes_back_whole() {
 fn a_ledger_larger_than_a_chunk_comes_back_whole() {
     let mut ledger = Ledger::default();
     for number in 0..9_000 {
-        ledger.apply_event(&format!("{number:0>250}"), number);
+        ledger.apply_event(&format!("{number:0>250}"), Origin::Plugin, number);
     }
     let disk = SimDisk::new();
     let written = open(&disk).write(&ledger, &Values::default(), at(5)).unwrap();
