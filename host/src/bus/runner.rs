@@ -108,12 +108,14 @@ pub struct Runner {
 /// What earlier runs of the host have done with events that this one reads again.
 pub(super) struct Before {
     low: Position,
-    completed: RoaringTreemap,
+    /// Completed, or waiting for another attempt: the scheduler knows of those from the start, and
+    /// they may be over before the feeder comes by.
+    known: RoaringTreemap,
 }
 
 impl Before {
-    pub(super) fn is_completed(&self, position: Position) -> bool {
-        position <= self.low || self.completed.contains(position.0)
+    pub(super) fn is_known(&self, position: Position) -> bool {
+        position <= self.low || self.known.contains(position.0)
     }
 }
 
@@ -130,7 +132,7 @@ impl Runner {
     #[must_use]
     pub fn start(parts: Parts, workers: usize) -> Arc<Self> {
         let (swaps, incoming) = mpsc::channel(1);
-        let (before, waiting) = look_back(&parts.bus, parts.instance);
+        let (mut before, waiting) = look_back(&parts.bus, parts.instance);
         let low = before.low;
         let clock = Arc::clone(&parts.bus);
         let queue =
@@ -141,7 +143,10 @@ impl Runner {
         queue.with(|core| {
             core.scanned(low);
             for restored in waiting {
-                core.restore_waiting(restored);
+                let position = restored.position;
+                if core.restore_waiting(restored) {
+                    before.known.insert(position.0);
+                }
             }
         });
         let runner = Arc::new(Self {
@@ -318,27 +323,20 @@ impl Runner {
 fn look_back(bus: &Bus, instance: InstanceId) -> (Before, Vec<Restored>) {
     let ledger = bus.ledger();
     let Some(plugin) = ledger.instance(instance) else {
-        return (Before { low: Position(0), completed: RoaringTreemap::new() }, Vec::new());
-    };
-    let suspect = |position: Position| {
-        bus.suspects().iter().find(|s| s.instance == instance && s.position == position)
+        return (Before { low: Position(0), known: RoaringTreemap::new() }, Vec::new());
     };
     let waiting = plugin
         .attempts
         .iter()
-        .map(|(position, state)| {
-            // Running again when the host died: that attempt counts.
-            let died = suspect(*position).map_or(0, |suspect| suspect.attempt);
-            Restored {
-                position: *position,
-                key: state.key.clone(),
-                attempt: state.attempts.max(died).saturating_add(1),
-                first_ms: Some(state.first_ms),
-                until: Until::Due(state.due_ms),
-            }
+        .map(|(position, state)| Restored {
+            position: *position,
+            key: state.key.clone(),
+            attempt: state.attempts.saturating_add(1),
+            first_ms: Some(state.first_ms),
+            until: Until::Due(state.due_ms),
         })
         .collect();
-    (Before { low: plugin.low, completed: plugin.completed.clone() }, waiting)
+    (Before { low: plugin.low, known: plugin.completed.clone() }, waiting)
 }
 
 fn count(number: u32) -> usize {

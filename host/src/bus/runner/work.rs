@@ -8,7 +8,7 @@ use crate::bus::deliver::{self, Ended};
 use crate::bus::notes::{Line, Note};
 use crate::bus::{Permit, Ticket};
 use crate::effects::{Effects, OutcomeKind, StateWrite};
-use crate::event::Event;
+use crate::event::{Event, Position};
 use crate::log::record::{AttemptRecord, Control, ControlRecord, DeadLetterRecord};
 use crate::log::{AppendError, ReadError};
 use crate::plugin::manifest::{OnFailure, OnReject};
@@ -101,20 +101,21 @@ impl Runner {
                 None => return Ok(Finish::Done),
             },
         };
+        let number = self.attempt(event.position, assignment.attempt);
         let version = self.version.load_full();
         let bytes = version.limits.output_bytes_max + COMPLETION_BYTES;
         let permit = self.bus.reserve(self.instance, bytes).await?;
         if let Some(notes) = notes {
             let (instance, position) = (self.instance, event.position);
-            notes.begin(Suspect { instance, position, attempt: assignment.attempt });
+            notes.begin(Suspect { instance, position, attempt: number });
         }
         let first_ms = assignment.first_ms.unwrap_or_else(|| self.bus.now_ms());
         self.bus.values().room().await;
         let view = self.view(&event)?;
-        let delivery = self.delivery(&version, &event, assignment.attempt, view.as_ref());
+        let delivery = self.delivery(&version, &event, number, view.as_ref());
         let invocation = version.invoker.invoke(slot, delivery).await;
-        self.keep_logs(&event, assignment.attempt, &invocation);
-        let mut attempt = Attempt { number: assignment.attempt, first_ms, invocation };
+        self.keep_logs(&event, number, &invocation);
+        let mut attempt = Attempt { number, first_ms, invocation };
         // No `await` from here to `finish`: a delivery that is committed must be over, and one that
         // is over must be committed.
         let ending = self.end(&version, &event, &mut attempt, view, permit);
@@ -122,6 +123,14 @@ impl Runner {
             self.tell(&event, &attempt, told);
         }
         Ok(ending.finish)
+    }
+
+    /// What ran when the host died has had that attempt: it may be what killed it. It comes in the
+    /// order of its key like all others, for what came before it may not have been durable.
+    fn attempt(&self, position: Position, next: u32) -> u32 {
+        let suspects = self.bus.suspects().iter();
+        let mut died = suspects.filter(|s| s.instance == self.instance && s.position == position);
+        died.next().map_or(next, |suspect| next.max(suspect.attempt.saturating_add(1)))
     }
 
     fn view(&self, event: &Event) -> Result<Option<KeyView>, ColdError> {
