@@ -147,7 +147,7 @@ fn fold_commit(
             RecordRef::Event(event) => {
                 match event.addressee {
                     None => {
-                        let from = Origin::of(event.emitter, event.origin);
+                        let from = Origin::of(event.emitter, event.origin.is_some());
                         ledger.apply_event(event.kind, from, at.time_ms);
                     }
                     Some(AddresseeRef::Bus(bus)) => ledger.apply_outbound(bus, event.position),
