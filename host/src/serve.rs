@@ -31,6 +31,7 @@ use crate::plugin::{WatchOptions, Watcher};
 use crate::schedule::pool::GuestPool;
 use crate::state::checkpoint::{CheckpointError, Checkpoints};
 use crate::state::cold::{Cold, ColdError};
+use crate::state::evict::Evictor;
 use crate::state::{Ledger, Values};
 use crate::wasm::compile::CompileLimits;
 use crate::wasm::engine::HostEngineOptions;
@@ -113,6 +114,8 @@ pub struct Serving {
     stop: CancellationToken,
     tasks: TaskTracker,
     folds: Vec<JoinHandle<()>>,
+    /// Held for their threads.
+    _evictors: Vec<Evictor>,
     failures: tokio::sync::mpsc::Receiver<ServeError>,
 }
 
@@ -140,12 +143,7 @@ impl Serving {
         let epoch = default.map_or(0, |(opened, _)| opened.epoch);
         let buses: Vec<Arc<Bus>> = open.iter().map(|open| Arc::clone(&open.bus)).collect();
         let (failed, failures) = tokio::sync::mpsc::channel(buses.len().max(1));
-        let mut folds = Vec::new();
-        for OpenBus { bus, durable } in open {
-            if let Some((_, checkpoints)) = durable {
-                folds.push(fold(&bus, checkpoints, &failed).await?);
-            }
-        }
+        let (folds, evictors) = start_folds(open, &failed).await?;
 
         let workers = std::thread::available_parallelism().map_or(2, NonZeroUsize::get);
         let runtime = tokio::runtime::Handle::current();
@@ -153,13 +151,11 @@ impl Serving {
         let pool = Arc::new(pool);
         let metrics = Arc::new(Metrics::default());
         let notes = Notes::default();
-        let modules = config.data.join("modules");
-        let modules = ModuleStore::open(Arc::clone(&disk), &modules).map_err(at(&modules))?;
         let plugins = Plugins::new(Means {
             buses: buses.clone(),
             sandbox: Sandbox::new(sandbox_options(&config, workers))?,
             pool: Arc::clone(&pool),
-            modules: Arc::new(modules),
+            modules: Arc::new(open_modules(&config, &disk)?),
             config: Arc::clone(&config),
             metrics: Arc::clone(&metrics),
             notes: notes.clone(),
@@ -200,7 +196,8 @@ impl Serving {
             drain,
             stop,
             tasks,
-            folds: folds.into_iter().flatten().collect(),
+            folds,
+            _evictors: evictors,
             failures,
         })
     }
@@ -390,6 +387,26 @@ fn sandbox_options(config: &Config, workers: usize) -> SandboxOptions {
         loader: LoaderOptions { limits, ..loader },
         engine: HostEngineOptions { workers, ..HostEngineOptions::default() },
     }
+}
+
+fn open_modules(config: &Config, disk: &Arc<dyn Disk>) -> Result<ModuleStore, ServeError> {
+    let dir = config.data.join("modules");
+    ModuleStore::open(Arc::clone(disk), &dir).map_err(at(&dir))
+}
+
+/// Starts what keeps the state of durable buses, and waits until it has caught up with their logs.
+async fn start_folds(
+    open: Vec<OpenBus>,
+    failed: &tokio::sync::mpsc::Sender<ServeError>,
+) -> Result<(Vec<JoinHandle<()>>, Vec<Evictor>), ServeError> {
+    let (mut folds, mut evictors) = (Vec::new(), Vec::new());
+    for OpenBus { bus, durable } in open {
+        let Some((_, checkpoints)) = durable else { continue };
+        let evictor = Evictor::start(Arc::clone(bus.values()), bus.name());
+        evictors.push(evictor.map_err(at(Path::new("threads")))?);
+        folds.extend(fold(&bus, checkpoints, failed).await?);
+    }
+    Ok((folds, evictors))
 }
 
 /// Starts the thread that folds a durable bus, and waits until it has caught up with the log.

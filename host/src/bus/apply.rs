@@ -7,7 +7,7 @@ use super::{Bus, Committed};
 use crate::effects::StateWrite;
 use crate::event::{CommitNumber, Generation, InstanceId, Position};
 use crate::log::codec::{AddresseeRef, DecodeError};
-use crate::log::record::{ControlRecord, DeliveryCommit};
+use crate::log::record::{Control, ControlRecord, DeliveryCommit};
 use crate::log::{CommitRef, CompletionRef, Frame, ReadError, RecordRef};
 use crate::state::checkpoint::{CheckpointPolicy, Checkpoints};
 use crate::state::ledger::{Completed, Origin};
@@ -147,7 +147,7 @@ fn fold_commit(
             RecordRef::Event(event) => {
                 match event.addressee {
                     None => {
-                        let from = Origin::of(event.emitter, event.origin);
+                        let from = Origin::of(event.emitter, event.origin.is_some());
                         ledger.apply_event(event.kind, from, at.time_ms);
                     }
                     Some(AddresseeRef::Bus(bus)) => ledger.apply_outbound(bus, event.position),
@@ -157,7 +157,12 @@ fn fold_commit(
             RecordRef::Completion(record) => completion = Some(record),
             RecordRef::State(write) => writes.push(write.to_owned()),
             RecordRef::DeadLetter(record) => dead = Some(record),
-            RecordRef::Control(record) => ledger.apply_control(at, &record),
+            RecordRef::Control(record) => {
+                if let Control::Forget { instance } = record.control {
+                    values.forget(instance)?;
+                }
+                ledger.apply_control(at, &record);
+            }
             _ => {}
         }
     }
@@ -302,6 +307,11 @@ impl Bus {
         let at = At { commit: committed.commit, time_ms: committed.recorded_ms };
         let mut ledger = self.ledger();
         for record in records {
+            if let Control::Forget { instance } = record.control {
+                // A memory bus has no cold store that could fail.
+                let forgotten = self.values.forget(instance);
+                debug_assert!(forgotten.is_ok());
+            }
             ledger.apply_control(at, record);
         }
         committed

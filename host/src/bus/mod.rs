@@ -258,7 +258,7 @@ impl Bus {
             log.append(events).map_err(|full| AppendError::QueueFull { limit: full.capacity })?;
         let mut ledger = self.ledger();
         for event in &appended {
-            let from = Origin::of(event.emitter, event.origin.as_ref());
+            let from = Origin::of(event.emitter, event.origin.is_some());
             ledger.apply_event(&event.kind, from, event.recorded_ms);
         }
         Ok(appended)

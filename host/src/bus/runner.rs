@@ -8,7 +8,7 @@ mod feed;
 mod work;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -101,6 +101,8 @@ pub struct Runner {
     tasks: TaskTracker,
     deliveries: [AtomicU64; 9],
     last_failure: Mutex<Option<(u64, String)>>,
+    /// Whether it was said that some effects are recorded only.
+    pub(super) warned: AtomicBool,
 }
 
 /// What earlier runs of the host have done with events that this one reads again.
@@ -166,6 +168,7 @@ impl Runner {
             tasks: TaskTracker::new(),
             deliveries: Default::default(),
             last_failure: Mutex::default(),
+            warned: AtomicBool::new(false),
         });
         runner.tasks.spawn(Arc::clone(&runner).feed(low, incoming));
         runner.tasks.spawn(Arc::clone(&runner).drain());

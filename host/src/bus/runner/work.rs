@@ -1,6 +1,7 @@
 //! Delivering: from the scheduler's queue through the sandbox into the log.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::{Runner, Version};
 use crate::bus::deliver::{self, Ended};
@@ -109,6 +110,7 @@ impl Runner {
             notes.begin(Suspect { instance, position, attempt: number });
         }
         let first_ms = assignment.first_ms.unwrap_or_else(|| self.bus.now_ms());
+        self.bus.values().room().await;
         let view = self.view(&event)?;
         let delivery = self.delivery(&version, &event, number, view.as_ref());
         let invocation = version.invoker.invoke(slot, delivery).await;
@@ -264,6 +266,7 @@ impl Runner {
         dead_letter: Option<DeadLetterRecord>,
     ) -> Ending {
         let effects = std::mem::take(&mut attempt.invocation.effects);
+        self.warn_of_unserved(&effects);
         let shown = self.notes.wanted().then(|| effects.clone());
         let dead = dead_letter.is_some();
         let ended = Ended {
@@ -283,6 +286,17 @@ impl Runner {
         let told =
             shown.map(|effects| Told { effects, ticket: Some(ticket), dead, again_ms: None });
         Ending { finish: Finish::Done, told }
+    }
+
+    /// Says once that timers and calls are recorded and nothing more.
+    fn warn_of_unserved(&self, effects: &Effects) {
+        let unserved = !effects.timers.is_empty() || !effects.calls.is_empty();
+        if unserved && !self.warned.swap(true, Ordering::Relaxed) {
+            let words =
+                "timers and calls are recorded, but this version neither fires nor sends them";
+            tracing::warn!(plugin = %self.name, "{words}");
+            self.say("warn", words.to_owned());
+        }
     }
 
     fn keep_logs(&self, event: &Event, attempt: u32, invocation: &Invocation) {
