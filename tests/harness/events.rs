@@ -14,8 +14,8 @@ pub(crate) fn event(kind: &str, id: &str, key: Option<&str>, data: Value) -> Val
         "source": "/test",
         "type": kind,
         "datacontenttype": "application/json",
-        "data": data,
     });
+    event["data"] = data;
     if let Some(key) = key {
         event["partitionkey"] = key.into();
     }

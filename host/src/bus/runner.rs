@@ -204,15 +204,29 @@ impl Runner {
     }
 
     /// Stops reading and delivering. A delivery in progress goes on until its guest returns or
-    /// `limits.timeout` passes, and is committed.
+    /// `limits.timeout` passes, and is committed; this returns once its commit is durable.
     pub async fn stop(&self) {
         self.stop.cancel();
         self.queue.close();
         self.tasks.close();
         self.tasks.wait().await;
         self.progress.conclude(self.queue.cursor().low);
+        self.until_folded().await;
         if let Some(ring) = self.bus.ring() {
             ring.remove_consumer(self.instance);
+        }
+    }
+
+    /// Waits until the ledger knows of every delivery that ended here: who runs the plugin next looks
+    /// back on it, and would deliver again what it does not know.
+    async fn until_folded(&self) {
+        let Some(log) = self.bus.log() else { return };
+        let mut applied = self.bus.applied();
+        let folded =
+            async { while self.progress.outstanding() > 0 && applied.changed().await.is_ok() {} };
+        tokio::select! {
+            () = folded => {}
+            _ = log.failed() => {}
         }
     }
 
