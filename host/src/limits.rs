@@ -42,6 +42,8 @@ pub const LOG_LINES_MAX: usize = 256;
 pub const BACKTRACE_BYTES_MAX: usize = 8 * 1024;
 /// Bytes of state a stdio module can be handed: it gets all that its key has.
 pub const STDIO_STATE_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Shortest delay before another attempt that a guest gets, whatever it asks for.
+pub const RETRY_AFTER_MS_MIN: u64 = 10;
 /// Longest delay a guest may ask for.
 pub const RETRY_AFTER_MS_MAX: u64 = 30 * 24 * 60 * 60 * 1000;
 /// State writes, timer changes and calls of one delivery, each: what their bytes alone do not bound.
