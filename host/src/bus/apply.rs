@@ -210,6 +210,7 @@ impl Bus {
         let next = CommitNumber(self.applied.borrow().0 + 1);
         let mut frames = log.frames_from_commit(next);
         let mut since = Since::default();
+        let mut policy = CheckpointPolicy::default();
         loop {
             let frame = match runtime.block_on(frames.next()) {
                 Ok(frame) => frame,
@@ -221,8 +222,10 @@ impl Bus {
             self.count(&folded.completed);
             self.applied.send_replace(frame.last_commit());
             since.add(&frame);
-            if CheckpointPolicy::default().due(since.bytes, since.commits) {
-                self.checkpoint(checkpoints, since.at);
+            if policy.due(since.bytes, since.commits) {
+                let bytes = self.checkpoint(checkpoints, since.at);
+                // The fold stands still meanwhile: not for more bytes of state than of log.
+                policy.every_bytes = CheckpointPolicy::default().every_bytes.max(bytes);
                 since = Since::default();
             }
         }
@@ -234,16 +237,22 @@ impl Bus {
         Ok(())
     }
 
-    /// Writes a checkpoint of the fold as it is. One that fails costs time at the next start, and
-    /// nothing else.
-    fn checkpoint(&self, checkpoints: &Checkpoints, at: At) {
+    /// Writes a checkpoint of the fold as it is, and says how many bytes it has. One that fails
+    /// costs time at the next start, and nothing else.
+    fn checkpoint(&self, checkpoints: &Checkpoints, at: At) -> u64 {
         let ledger = self.ledger().clone();
         match checkpoints.write(&ledger, &self.values, at) {
-            Ok(written) => tracing::debug!(
-                bus = %self.name, commit = %at.commit, bytes = written.bytes, keys = written.keys,
-                ms = written.took.as_millis(), "checkpoint"
-            ),
-            Err(error) => tracing::warn!(bus = %self.name, %error, "no checkpoint"),
+            Ok(written) => {
+                tracing::debug!(
+                    bus = %self.name, commit = %at.commit, bytes = written.bytes,
+                    keys = written.keys, ms = written.took.as_millis(), "checkpoint"
+                );
+                written.bytes
+            }
+            Err(error) => {
+                tracing::warn!(bus = %self.name, %error, "no checkpoint");
+                0
+            }
         }
     }
 
