@@ -226,6 +226,10 @@ impl Serving {
             self.server.abort();
         }
         self.tasks.close();
+        // Before the logs: a guest that still runs has room reserved in the effects lane, and a log
+        // closes only once all of that is given back.
+        let pool = Arc::clone(&self.pool);
+        let _ = tokio::task::spawn_blocking(move || pool.shutdown()).await;
         let closed = self.close_logs().await;
         let folds = std::mem::take(&mut self.folds);
         // They end with their logs, each with a last checkpoint.
@@ -233,7 +237,6 @@ impl Serving {
             folds.into_iter().for_each(|fold| drop(fold.join()));
         })
         .await;
-        self.pool.shutdown();
         match failure {
             Some(failure) => Err(failure),
             None => closed,

@@ -80,7 +80,10 @@ fn check_new(lang: &str) {
     Cli::new(&["build", "plugins/totals"]).within(place.path()).run().expect_done();
     let module = folder.join("totals.wasm");
     let checked = Cli::new(&["check"]).arg(&module).run().expect_done();
-    assert!(!checked.is_empty());
+    assert!(checked.contains("handler") || checked.contains("stdio"), "{checked}");
+    let sample = folder.join("events/sample.json");
+    let tested = Cli::new(&["test"]).arg(&module).arg("--event").arg(sample).run().expect_done();
+    assert!(tested.contains("ok") && tested.contains("totals.updated"), "{tested}");
     let host = place.start();
     for n in 0..2 {
         let words = ["publish", "order.created", "--key", "o-1", "--data", r#"{"amount":40}"#];

@@ -54,6 +54,10 @@ fn killed_hosts_lose_nothing_and_repeat_nothing() {
 
     let kills = number("TIDEGATE_KILLS", KILLS);
     for kill in 0..kills {
+        if rng.bool() {
+            // In the middle of a start: plugins are being compiled, the log is being read again.
+            place.start_and_kill();
+        }
         let host = place.start();
         // Every round comes a bit further, so that kills hit young logs and old ones, duplicates
         // and new events.

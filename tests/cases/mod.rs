@@ -13,3 +13,4 @@ mod reload;
 mod saga;
 mod stop;
 mod versions;
+mod watching;

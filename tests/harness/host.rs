@@ -122,6 +122,12 @@ impl Place {
         host
     }
 
+    /// Starts a host and kills it as soon as it says where it listens.
+    pub(crate) fn start_and_kill(&self) {
+        let host = self.spawn(&HostOptions::default());
+        host.unwrap_or_else(|run| panic!("no start: {run:?}")).kill();
+    }
+
     /// Tries to start a host that is expected to refuse.
     pub(crate) fn start_refused(&self) -> super::Run {
         match self.spawn(&HostOptions::default()) {
