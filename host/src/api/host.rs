@@ -11,7 +11,8 @@ use futures_util::stream::BoxStream;
 
 use super::filter::EventFilter;
 use super::view::{
-    BusView, DeadLetterView, LogLineView, PluginView, PluginsView, StatusView, TreeView, TypeView,
+    BusKind, BusView, DeadLetterView, LogLineView, PluginView, PluginsView, StatusView, TreeView,
+    TypeView,
 };
 use crate::effects::OutcomeKind;
 use crate::event::{Digest, Event, Key, KeySequence, Position};
@@ -193,6 +194,9 @@ pub trait HostApi: Send + Sync + 'static {
         bus: Option<&'a str>,
         batch: Vec<Publish>,
     ) -> Answer<'a, Vec<Appended>, PublishError>;
+
+    /// What a bus is; none: there is no such bus.
+    fn bus_kind(&self, bus: Option<&str>) -> Option<BusKind>;
 
     /// The event at a position, public or private.
     fn event<'a>(

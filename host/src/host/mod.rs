@@ -22,8 +22,8 @@ use crate::api::host::{
     HostApi, HostError, Publish, PublishError, Readiness, StateEntry,
 };
 use crate::api::view::{
-    BusView, DeadLetterView, LogLineView, PluginView, PluginsView, StatusView, Timestamp, TreeView,
-    TypeView,
+    BusKind, BusView, DeadLetterView, LogLineView, PluginView, PluginsView, StatusView, Timestamp,
+    TreeView, TypeView,
 };
 use crate::bus::Bus;
 use crate::event::{Digest, Event, Key, Position};
@@ -287,6 +287,10 @@ impl HostApi for Host {
         batch: Vec<Publish>,
     ) -> Answer<'a, Vec<Appended>, PublishError> {
         self.publish_on(bus, batch).boxed()
+    }
+
+    fn bus_kind(&self, bus: Option<&str>) -> Option<BusKind> {
+        self.bus(bus).ok().map(|(bus, _)| views::bus_kind(bus))
     }
 
     fn event<'a>(
