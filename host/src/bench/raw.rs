@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::limits::SEGMENT_ZEROED_AHEAD_BYTES;
+use crate::limits::{SEGMENT_ZEROED_AHEAD_BYTES, SEGMENT_ZEROED_STEP_BYTES};
 use crate::log::disk::{Disk, DiskFile, OsDisk};
 
 use super::BenchError;
@@ -120,9 +120,11 @@ impl RawSegment {
             self.begin()?;
         }
         let end = self.at + self.bytes.len() as u64;
-        if end > self.zeroed {
-            let until = (end + SEGMENT_ZEROED_AHEAD_BYTES).min(size);
-            self.zero(end, until).map_err(at(&self.path))?;
+        let ahead = (end + SEGMENT_ZEROED_AHEAD_BYTES).min(size);
+        let step = SEGMENT_ZEROED_STEP_BYTES.max(self.bytes.len() as u64);
+        let from = self.zeroed.max(end);
+        if end > self.zeroed || from + step <= ahead {
+            self.zero(from, (from + step).min(ahead)).map_err(at(&self.path))?;
         }
         let written = self.file.write_at(&self.bytes, self.at);
         written.and_then(|()| self.file.sync_data()).map_err(at(&self.path))?;
@@ -164,7 +166,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut raw = RawSegment::new(dir.path(), Zeroing::Ahead, 10, 100).unwrap();
         raw.run(20, Duration::from_secs(60)).unwrap();
-        assert_eq!((raw.at, raw.zeroed), (2000, 1000 + SEGMENT_ZEROED_AHEAD_BYTES));
+        assert_eq!((raw.at, raw.zeroed), (2000, 1000 + 2 * SEGMENT_ZEROED_STEP_BYTES));
+        raw.run(300, Duration::from_secs(60)).unwrap();
+        assert!(raw.zeroed <= raw.at + SEGMENT_ZEROED_AHEAD_BYTES);
+        assert!(raw.zeroed > raw.at + SEGMENT_ZEROED_AHEAD_BYTES - SEGMENT_ZEROED_STEP_BYTES);
         assert_eq!(std::fs::metadata(&raw.path).unwrap().len(), SEGMENT_BYTES);
     }
 }
