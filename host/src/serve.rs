@@ -202,6 +202,12 @@ impl Serving {
         })
     }
 
+    /// Its buses, the default one first.
+    #[must_use]
+    pub fn buses(&self) -> &[Arc<Bus>] {
+        &self.buses
+    }
+
     /// Serves until `told` resolves or a log fails, then stops in order: ingest, deliveries, logs.
     ///
     /// # Errors

@@ -69,8 +69,10 @@ pub(super) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 }
 
 /// Sends log lines to standard error: `TIDEGATE_LOG` says which, in the syntax of
-/// `tracing_subscriber::EnvFilter`.
+/// `tracing_subscriber::EnvFilter`; without it those of level `default` and up.
 pub(super) fn log_to_stderr(default: &str, output: Output) {
+    // `notify` warns of every folder that goes away with its watch, which is how a plugin is removed.
+    let default = format!("{default},notify=error");
     let filter = tracing_subscriber::EnvFilter::try_from_env("TIDEGATE_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));
     let builder = tracing_subscriber::fmt()

@@ -25,6 +25,10 @@ pub(super) fn log_line(line: &Arc<Line>) -> LogLineView {
     }
 }
 
+pub(super) fn bus_kind(bus: &Bus) -> BusKind {
+    if bus.log().is_some() { BusKind::Durable } else { BusKind::Memory }
+}
+
 pub(super) fn bus(bus: &Bus, default: bool, draining: bool, plugins: Vec<String>) -> BusView {
     let stats = bus.log().map(crate::log::Log::stats);
     let state = match &stats {
@@ -39,7 +43,7 @@ pub(super) fn bus(bus: &Bus, default: bool, draining: bool, plugins: Vec<String>
     let log = bus.log().zip(stats).map(|(log, stats)| log_view(log, &stats));
     BusView {
         name: bus.name().to_string(),
-        kind: if log.is_some() { BusKind::Durable } else { BusKind::Memory },
+        kind: bus_kind(bus),
         default,
         state,
         last_position: bus.last_position().0,

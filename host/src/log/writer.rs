@@ -9,6 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use tokio::sync::oneshot;
 
@@ -64,6 +65,9 @@ enum Waiting {
         answer: IngestReply,
     },
 }
+
+/// That a group is durable, and its log time, milliseconds since the Unix epoch.
+type Proof = (Durable, u64);
 
 /// Why a group was not written.
 enum Stop {
@@ -136,7 +140,7 @@ impl Writer {
 
     /// Takes one group through: all of it, or (full, failed) none.
     fn write_group(&mut self, taken: Taken) {
-        let started = std::time::Instant::now();
+        let started = Instant::now();
         let time_ms = self.shared.clock.now_ms();
         let taken = self.turn_away(taken, time_ms);
         if taken.effects.is_empty() && taken.ingest.is_empty() {
@@ -148,12 +152,13 @@ impl Writer {
             return;
         }
         let mut waiting = self.gather(taken);
+        let gathered = Instant::now();
         let committed = if self.builder.is_empty() { Ok(None) } else { self.append(time_ms) };
         match committed {
             Ok(committed) => {
-                self.answer(&mut waiting, committed);
-                let us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
-                self.shared.counters.last_append_us.store(us, Ordering::Relaxed);
+                self.answer(&mut waiting, committed.map(|(proof, _)| proof));
+                let synced = committed.map_or(gathered, |(_, synced)| synced);
+                self.note_times(started, gathered, synced);
             }
             Err(failure) => {
                 self.shared.fail(&failure);
@@ -162,6 +167,18 @@ impl Writer {
                 }
             }
         }
+    }
+
+    fn note_times(&self, started: Instant, gathered: Instant, synced: Instant) {
+        let counters = &self.shared.counters;
+        let ended = Instant::now();
+        let span = |from: Instant, to: Instant| {
+            u64::try_from(to.saturating_duration_since(from).as_nanos()).unwrap_or(u64::MAX)
+        };
+        counters.last_append_us.store(span(started, ended) / 1000, Ordering::Relaxed);
+        counters.gather_ns.fetch_add(span(started, gathered), Ordering::Relaxed);
+        counters.sync_ns.fetch_add(span(gathered, synced), Ordering::Relaxed);
+        counters.settle_ns.fetch_add(span(synced, ended), Ordering::Relaxed);
     }
 
     /// Numbers what was taken and puts it into the frame.
@@ -197,14 +214,16 @@ impl Writer {
         waiting
     }
 
-    /// Writes the frame, syncs, and makes it known: tables, index, tail, durable mark.
-    fn append(&mut self, time_ms: u64) -> Result<Option<(Durable, u64)>, LogFailure> {
+    /// Writes the frame, syncs, and makes it known: tables, index, tail, durable mark. Gives the
+    /// proof, and when the sync was through.
+    fn append(&mut self, time_ms: u64) -> Result<Option<(Proof, Instant)>, LogFailure> {
         let header = self.segment.header(self.shared.epoch, time_ms);
         let appended = self.segment.append(&mut self.builder, header);
         let (frame, offset, durable) = appended.map_err(|error| LogFailure::Write {
             path: error.path,
             why: error.source.to_string(),
         })?;
+        let synced = Instant::now();
         self.group.settle(&self.shared.dedup, &self.shared.heads, frame.time_ms());
         self.index(&frame, offset)?;
         let counters = &self.shared.counters;
@@ -214,7 +233,7 @@ impl Writer {
         counters.events.fetch_add(header.event_count.into(), Ordering::Relaxed);
         counters.open_bytes.store(self.segment.end(), Ordering::Relaxed);
         make_known(&self.shared, frame);
-        Ok(Some((durable, header.time_ms)))
+        Ok(Some(((durable, header.time_ms), synced)))
     }
 
     fn index(&mut self, frame: &Frame, offset: u64) -> Result<(), LogFailure> {
@@ -232,7 +251,7 @@ impl Writer {
         }
     }
 
-    fn answer(&self, waiting: &mut Vec<Waiting>, committed: Option<(Durable, u64)>) {
+    fn answer(&self, waiting: &mut Vec<Waiting>, committed: Option<Proof>) {
         let mut buffers = Vec::with_capacity(waiting.len());
         for one in waiting.drain(..) {
             match (one, committed) {
@@ -369,7 +388,7 @@ impl Waiting {
 }
 
 const fn committed_as(
-    (durable, recorded_ms): (Durable, u64),
+    (durable, recorded_ms): Proof,
     number: u64,
     first: Position,
     has_events: bool,

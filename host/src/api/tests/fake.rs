@@ -134,7 +134,7 @@ pub(crate) fn plugin_view(name: &str, state: PluginState) -> Result<PluginView, 
 
 fn check_bus(bus: Option<&str>) -> Result<(), HostError> {
     match bus {
-        None | Some("main") => Ok(()),
+        None | Some("main" | "live") => Ok(()),
         Some(other) => Err(HostError::NotFound(format!("bus `{other}`"))),
     }
 }
@@ -186,6 +186,11 @@ impl HostApi for FakeHost {
             check_bus(bus).map_err(|_| PublishError::NoBus(bus.unwrap_or_default().to_owned()))?;
             self.append(batch)
         })
+    }
+
+    fn bus_kind(&self, bus: Option<&str>) -> Option<BusKind> {
+        let memory = bus == Some("live");
+        Some(if memory { BusKind::Memory } else { BusKind::Durable })
     }
 
     fn event<'a>(

@@ -88,6 +88,17 @@ pub enum BusKind {
     Memory,
 }
 
+impl BusKind {
+    /// What an event is once its publisher has the answer.
+    #[must_use]
+    pub const fn published(self) -> &'static str {
+        match self {
+            Self::Durable => "durable",
+            Self::Memory => "taken",
+        }
+    }
+}
+
 /// Whether a bus takes events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]

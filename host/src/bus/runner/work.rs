@@ -57,12 +57,12 @@ struct Told {
 impl Runner {
     /// Takes one delivery after the other until stopped.
     pub(super) async fn work(self: Arc<Self>) {
-        let notes = self.bus.slots().and_then(Slots::take);
+        let mut notes = self.bus.slots().and_then(Slots::take);
         let mut slot = Slot::default();
         let mut next = self.queue.take().await;
         while let Some(lease) = next {
             let position = lease.assignment().position;
-            match self.deliver(&mut slot, notes.as_ref(), &lease).await {
+            match self.deliver(&mut slot, notes.as_mut(), &lease).await {
                 Ok(finish) => {
                     let (finished, following) = lease.finish_then_take(finish).await;
                     if finished == Finished::WaitsOver {
@@ -89,7 +89,7 @@ impl Runner {
     async fn deliver(
         &self,
         slot: &mut Slot,
-        notes: Option<&NoteSlot<'_>>,
+        notes: Option<&mut NoteSlot<'_>>,
         lease: &Lease<Arc<Event>>,
     ) -> Result<Finish, Stopped> {
         let assignment = lease.assignment();
