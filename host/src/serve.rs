@@ -19,7 +19,7 @@ use crate::bus::memory::{MemoryOptions, Order, Overflow};
 use crate::bus::notes::Notes;
 use crate::bus::{Bus, forward};
 use crate::clock::{Clock, SystemClock};
-use crate::config::{self, Config};
+use crate::config::{self, Config, TOKENS_VARIABLE, TokensFrom};
 use crate::event::CommitNumber;
 use crate::host::plugins::{Means, Plugins};
 use crate::host::{About, Host, ModuleStore};
@@ -132,6 +132,8 @@ impl Serving {
     /// See [`ServeError`]. Nothing is left running.
     pub async fn start(config: Config) -> Result<Self, ServeError> {
         let config = Arc::new(config);
+        // Before anything is touched: who cannot listen as told has no use for the data.
+        let server = server_options(&config)?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let disk: Arc<dyn Disk> = Arc::new(OsDisk);
         create_dir(&config.data)?;
@@ -179,7 +181,7 @@ impl Serving {
         let watcher = watcher.map_err(at(&config.plugins))?;
         tasks.spawn(Arc::clone(&plugins).follow(watcher, stop.clone()));
         let api = Arc::clone(&host) as Arc<dyn HostApi>;
-        let server = Server::bind(config.http.listen, server_options(&config)?, api).await?;
+        let server = Server::bind(config.http.listen, server, api).await?;
         let addr = server.local_addr();
         let http = server.handle();
         let server = tokio::spawn(server.serve(drain.clone().cancelled_owned()));
@@ -272,8 +274,11 @@ fn create_dir(path: &Path) -> Result<(), ServeError> {
 }
 
 fn server_options(config: &Config) -> Result<ServerOptions, ServeError> {
-    let tokens = match &config.auth.tokens_file {
-        Some(path) => Some(Arc::new(Tokens::load(path)?)),
+    let tokens = match &config.auth.tokens {
+        Some(TokensFrom::File(path)) => Some(Arc::new(Tokens::load(path)?)),
+        Some(TokensFrom::Environment(text)) => {
+            Some(Arc::new(Tokens::from_variable(TOKENS_VARIABLE, text)?))
+        }
         None => None,
     };
     let body_bytes_max = config.http.body_max.as_usize();
