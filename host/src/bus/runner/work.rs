@@ -269,10 +269,13 @@ impl Runner {
             view.push_pending(event.position, writes);
         }
         self.progress.submit();
-        let ticket = self.bus.commit(permit, commit);
         self.metrics.lag(self.bus.now_ms().saturating_sub(event.recorded_ms));
-        let told =
-            shown.map(|effects| Told { effects, ticket: Some(ticket), dead, again_ms: None });
+        let Some(effects) = shown else {
+            self.bus.commit_untold(permit, commit);
+            return Ending { finish: Finish::Done, told: None };
+        };
+        let ticket = Some(self.bus.commit(permit, commit));
+        let told = Some(Told { effects, ticket, dead, again_ms: None });
         Ending { finish: Finish::Done, told }
     }
 
