@@ -151,29 +151,17 @@ impl Serving {
         let epoch = default.map_or(0, |(opened, _)| opened.epoch);
         let buses: Vec<Arc<Bus>> = open.iter().map(|open| Arc::clone(&open.bus)).collect();
         let (failed, failures) = tokio::sync::mpsc::channel(buses.len().max(1));
-        let mut folds = Vec::new();
-        let mut evictors = Vec::new();
-        for OpenBus { bus, durable } in open {
-            if let Some((_, checkpoints)) = durable {
-                let evictor = Evictor::start(Arc::clone(bus.values()), bus.name());
-                evictors.push(evictor.map_err(at(Path::new("threads")))?);
-                folds.push(fold(&bus, checkpoints, &failed).await?);
-            }
-        }
+        let (folds, evictors) = start_folds(open, &failed).await?;
 
         let workers = std::thread::available_parallelism().map_or(2, NonZeroUsize::get);
-        let runtime = tokio::runtime::Handle::current();
-        let pool = GuestPool::new(workers, &runtime).map_err(at(Path::new("threads")))?;
-        let pool = Arc::new(pool);
+        let pool = start_pool(workers)?;
         let metrics = Arc::new(Metrics::default());
         let notes = Notes::default();
-        let modules = config.data.join("modules");
-        let modules = ModuleStore::open(Arc::clone(&disk), &modules).map_err(at(&modules))?;
         let plugins = Plugins::new(Means {
             buses: buses.clone(),
             sandbox: Sandbox::new(sandbox_options(&config, workers))?,
             pool: Arc::clone(&pool),
-            modules: Arc::new(modules),
+            modules: Arc::new(open_modules(&config, &disk)?),
             config: Arc::clone(&config),
             metrics: Arc::clone(&metrics),
             notes: notes.clone(),
@@ -216,10 +204,16 @@ impl Serving {
             drain,
             stop,
             tasks,
-            folds: folds.into_iter().flatten().collect(),
+            folds,
             _evictors: evictors,
             failures,
         })
+    }
+
+    /// Its buses, the default one first.
+    #[must_use]
+    pub fn buses(&self) -> &[Arc<Bus>] {
+        &self.buses
     }
 
     /// Where it listens, as clients write it.
@@ -253,6 +247,10 @@ impl Serving {
             self.server.abort();
         }
         self.tasks.close();
+        // Before the logs: a guest that still runs has room reserved in the effects lane, and a log
+        // closes only once all of that is given back.
+        let pool = Arc::clone(&self.pool);
+        let _ = tokio::task::spawn_blocking(move || pool.shutdown()).await;
         let closed = self.close_logs().await;
         let folds = std::mem::take(&mut self.folds);
         // They end with their logs, each with a last checkpoint.
@@ -260,7 +258,6 @@ impl Serving {
             folds.into_iter().for_each(|fold| drop(fold.join()));
         })
         .await;
-        self.pool.shutdown();
         match failure {
             Some(failure) => Err(failure),
             None => closed,
@@ -421,6 +418,31 @@ fn sandbox_options(config: &Config, workers: usize) -> SandboxOptions {
         loader: LoaderOptions { limits, ..loader },
         engine: HostEngineOptions { workers, ..HostEngineOptions::default() },
     }
+}
+
+fn start_pool(workers: usize) -> Result<Arc<GuestPool>, ServeError> {
+    let runtime = tokio::runtime::Handle::current();
+    GuestPool::new(workers, &runtime).map(Arc::new).map_err(at(Path::new("threads")))
+}
+
+fn open_modules(config: &Config, disk: &Arc<dyn Disk>) -> Result<ModuleStore, ServeError> {
+    let dir = config.data.join("modules");
+    ModuleStore::open(Arc::clone(disk), &dir).map_err(at(&dir))
+}
+
+/// Starts what keeps the state of durable buses, and waits until it has caught up with their logs.
+async fn start_folds(
+    open: Vec<OpenBus>,
+    failed: &tokio::sync::mpsc::Sender<ServeError>,
+) -> Result<(Vec<JoinHandle<()>>, Vec<Evictor>), ServeError> {
+    let (mut folds, mut evictors) = (Vec::new(), Vec::new());
+    for OpenBus { bus, durable } in open {
+        let Some((_, checkpoints)) = durable else { continue };
+        let evictor = Evictor::start(Arc::clone(bus.values()), bus.name());
+        evictors.push(evictor.map_err(at(Path::new("threads")))?);
+        folds.extend(fold(&bus, checkpoints, failed).await?);
+    }
+    Ok((folds, evictors))
 }
 
 /// Starts the thread that folds a durable bus, and waits until it has caught up with the log.

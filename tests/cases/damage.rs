@@ -1,5 +1,7 @@
 //! Damage is found and named, never skipped; nobody else opens a log that is open.
 
+use std::path::Path;
+
 use serde_json::json;
 
 use crate::harness::{Cli, HostOptions, Place, event, seed};
@@ -24,8 +26,8 @@ fn filled(place: &Place) {
 }
 
 #[test]
-fn a_changed_byte_in_a_closed_segment_is_named_and_the_host_refuses_to_start() {
-    let mut rng = seed("a_changed_byte_in_a_closed_segment_is_named");
+fn a_changed_byte_in_a_closed_log_is_named_and_the_host_refuses_to_start() {
+    let mut rng = seed("a_changed_byte_in_a_closed_log_is_named");
     let place = Place::new();
     filled(&place);
     let segments = place.segments("main");
@@ -33,34 +35,37 @@ fn a_changed_byte_in_a_closed_segment_is_named_and_the_host_refuses_to_start() {
     let sound = Cli::new(&["log", "verify"]).arg(place.data()).run().expect_done();
     assert!(sound.contains("nothing is damaged"), "{sound}");
 
-    let damaged = &segments[rng.usize(..segments.len() - 1)];
-    let good = std::fs::read(damaged).unwrap();
-    for _ in 0..3 {
-        let offset = rng.usize(..good.len());
+    for round in 0..6 {
+        let damaged = &segments[rng.usize(..segments.len())];
+        let good = std::fs::read(damaged).unwrap();
+        // Anywhere; and at the very end, where the seal is.
+        let offset = if round == 0 { good.len() - 1 } else { rng.usize(..good.len()) };
         let mut bytes = good.clone();
         bytes[offset] ^= 1 << rng.u32(..8);
         std::fs::write(damaged, &bytes).unwrap();
-        let path = damaged.display().to_string();
-
-        let verify = Cli::new(&["log", "verify"]).arg(place.data()).run();
-        assert_eq!(verify.code, 1, "byte {offset} of {path}: {verify:?}");
-        assert!(verify.stdout.contains(&path), "{verify:?}");
-        assert!(verify.stdout.contains("at byte "), "{verify:?}");
-
-        let refused = place.start_refused();
-        let said = &refused.stderr;
-        assert_eq!(refused.code, 1, "{refused:?}");
-        let name = damaged.file_name().unwrap().to_str().unwrap();
-        assert!(said.contains(name), "byte {offset} of {name}: {said}");
-        assert!(said.contains("byte"), "{said}");
-        assert!(said.contains("tidegate log verify"), "what to do next: {said}");
+        check_damage_is_told(&place, damaged, offset);
         assert_eq!(std::fs::read(damaged).unwrap(), bytes, "nothing was touched");
+        std::fs::write(damaged, good).unwrap();
     }
     // Put right again, it starts, and everything is there.
-    std::fs::write(damaged, good).unwrap();
     let host = place.start();
     assert_eq!(host.http.events("").len(), 3000);
     host.stop();
+}
+
+fn check_damage_is_told(place: &Place, damaged: &Path, offset: usize) {
+    let path = damaged.display().to_string();
+    let verify = Cli::new(&["log", "verify"]).arg(place.data()).run();
+    assert_eq!(verify.code, 1, "byte {offset} of {path}: {verify:?}");
+    assert!(verify.stdout.contains(&format!("{path} at byte ")), "{verify:?}");
+
+    let refused = place.start_refused();
+    assert_eq!(refused.code, 1, "{refused:?}");
+    let said = &refused.stderr;
+    let name = damaged.file_name().unwrap().to_str().unwrap();
+    assert!(said.contains(name), "byte {offset} of {name}: {said}");
+    assert!(said.contains("byte"), "{said}");
+    assert!(said.contains("tidegate log verify"), "what to do next: {said}");
 }
 
 #[test]

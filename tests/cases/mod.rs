@@ -14,3 +14,4 @@ mod saga;
 mod stop;
 mod tls;
 mod versions;
+mod watching;

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::harness::{Cli, Place, Publisher, bare_guest, event, sequences_are_dense, wait_until};
+use crate::harness::{
+    Cli, Place, Publisher, bare_guest, event, handler, sequences_are_dense, wait_until,
+};
 
 const LOADED_MAX: Duration = Duration::from_secs(60);
 
@@ -66,4 +68,26 @@ fn a_host_without_work_stops_and_starts_with_everything_as_it_was() {
         assert_eq!(host.state("bare", "k", "seen"), Some(round.to_string()));
         host.stop();
     }
+}
+
+#[test]
+fn sigterm_does_not_wait_for_a_guest_that_does_not_return() {
+    let place = Place::new();
+    let spin = handler("", "(loop $on (br $on))", "");
+    std::fs::write(place.plugins().join("spin.wasm"), spin).unwrap();
+    let manifest = "[limits]\nfuel = 1_000_000_000_000\ntimeout = \"5m\"\n";
+    std::fs::write(place.plugins().join("spin.toml"), manifest).unwrap();
+    let host = place.start();
+    host.http.publish(&[event("a.b", "1", Some("k"), json!(1))]);
+    host.wait_plugin("spin", "at work", |view| view["in_flight"] == 1);
+    let (status, said) = host.terminate();
+    assert_eq!(status.code(), Some(0), "{said}");
+    Cli::new(&["log", "verify"]).arg(place.data()).run().expect_done();
+
+    // The backlog stays: the delivery that was cut off is made by who can.
+    std::fs::write(place.plugins().join("spin.wasm"), bare_guest()).unwrap();
+    let host = place.start();
+    host.wait_rest("spin", 0);
+    assert_eq!(host.http.events("type=bare.seen").len(), 1);
+    host.stop();
 }

@@ -1,11 +1,12 @@
 //! What operators do to plugins, and that it outlives a restart.
 
 use std::path::Path;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tidegate::event::Digest;
 
-use crate::harness::{Host, Place, emitter, event, handler};
+use crate::harness::{Host, Place, emitter, event, handler, wait_until};
 
 fn version(number: usize) -> Vec<u8> {
     let kind = format!("seen.{number}");
@@ -199,5 +200,24 @@ fn a_plugin_is_forgotten_only_once_its_file_is_gone() {
     wait_live(&host, "seen", 1);
     host.wait_rest("seen", 0);
     assert_eq!(handled(&host), pairs(&[("seen.1", "1"), ("seen.1", "1")]));
+    host.stop();
+}
+
+#[test]
+fn a_second_source_for_a_name_is_refused_and_the_first_goes_on() {
+    let place = Place::new();
+    put(&place.plugins(), "seen", 1);
+    let host = place.start();
+    let folder = place.plugins().join("seen");
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::write(folder.join("seen.wasm"), version(2)).unwrap();
+    wait_until("the second source is told of", Duration::from_secs(60), || {
+        let listed = host.cli(&["plugins", "list"]).run().expect_done();
+        if listed.contains("`seen` is the plugin in") { Ok(()) } else { Err(listed) }
+    });
+    wait_live(&host, "seen", 1);
+    publish(&host, &["1"]);
+    host.wait_rest("seen", 0);
+    assert_eq!(handled(&host), pairs(&[("seen.1", "1")]));
     host.stop();
 }

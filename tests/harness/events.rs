@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 /// An event of `/test` with JSON data.
+#[allow(clippy::needless_pass_by_value, reason = "`json!` values are made for the call")]
 pub(crate) fn event(kind: &str, id: &str, key: Option<&str>, data: Value) -> Value {
     let mut event = json!({
         "specversion": "1.0",
@@ -13,8 +14,8 @@ pub(crate) fn event(kind: &str, id: &str, key: Option<&str>, data: Value) -> Val
         "source": "/test",
         "type": kind,
         "datacontenttype": "application/json",
-        "data": data,
     });
+    event["data"] = data;
     if let Some(key) = key {
         event["partitionkey"] = key.into();
     }

@@ -86,6 +86,7 @@ pub(crate) fn copy_folder(from: &Path, to: &Path) {
 const PRELUDE: &str = r#"
   (import "tidegate:plugin/bus@0.1.0" "emit" (func $emit
     (param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32)))
+  (import "tidegate:plugin/context@0.1.0" "attempt" (func $attempt (result i32)))
   (data (i32.const 2900) "text/plain")
   (global $top (mut i32) (i32.const 65536))
   (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32)

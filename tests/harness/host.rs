@@ -124,6 +124,12 @@ impl Place {
         host
     }
 
+    /// Starts a host and kills it as soon as it says where it listens.
+    pub(crate) fn start_and_kill(&self) {
+        let host = self.spawn(&HostOptions::default());
+        host.unwrap_or_else(|run| panic!("no start: {run:?}")).kill();
+    }
+
     /// Tries to start a host that is expected to refuse.
     pub(crate) fn start_refused(&self) -> super::Run {
         self.start_refused_with(&HostOptions::default())
@@ -310,11 +316,22 @@ impl Host {
     }
 
     /// Waits until a plugin has handled everything there is, but for `waiting` deliveries that wait
-    /// for another attempt.
+    /// for another attempt and what stands behind them.
     pub(crate) fn wait_rest(&self, name: &str, waiting: u64) -> Value {
         self.wait_plugin(name, "at rest", |view| {
-            view["lag_events"] == 0 && view["in_flight"] == 0 && view["waiting"] == waiting
+            let idle = view["lag_events"] == 0 && view["in_flight"] == 0;
+            // Events behind a key that waited are neither until they are found again: only the
+            // completed position tells of them.
+            let done = || view["completed_position"] == self.last_position(&view["subscription"]);
+            idle && view["waiting"] == waiting && (waiting > 0 || done())
         })
+    }
+
+    fn last_position(&self, subscription: &Value) -> Value {
+        let buses = self.http.get("/v1/buses").expect_ok();
+        let mut buses = buses["buses"].as_array().cloned().unwrap_or_default().into_iter();
+        let bus = buses.find(|bus| bus["name"] == subscription["bus"]);
+        bus.map(|bus| bus["last_position"].clone()).unwrap_or_default()
     }
 
     /// A value of a plugin's state for a key, as text.

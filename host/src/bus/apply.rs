@@ -7,7 +7,7 @@ use super::{Bus, Committed};
 use crate::effects::StateWrite;
 use crate::event::{CommitNumber, Generation, InstanceId, Position};
 use crate::log::codec::{AddresseeRef, DecodeError};
-use crate::log::record::{ControlRecord, DeliveryCommit};
+use crate::log::record::{Control, ControlRecord, DeliveryCommit};
 use crate::log::{CommitRef, CompletionRef, Frame, ReadError, RecordRef};
 use crate::state::checkpoint::{CheckpointPolicy, Checkpoints};
 use crate::state::ledger::{Completed, Origin};
@@ -147,7 +147,7 @@ fn fold_commit(
             RecordRef::Event(event) => {
                 match event.addressee {
                     None => {
-                        let from = Origin::of(event.emitter, event.origin);
+                        let from = Origin::of(event.emitter, event.origin.is_some());
                         ledger.apply_event(event.kind, from, at.time_ms);
                     }
                     Some(AddresseeRef::Bus(bus)) => ledger.apply_outbound(bus, event.position),
@@ -157,7 +157,12 @@ fn fold_commit(
             RecordRef::Completion(record) => completion = Some(record),
             RecordRef::State(write) => writes.push(write.to_owned()),
             RecordRef::DeadLetter(record) => dead = Some(record),
-            RecordRef::Control(record) => ledger.apply_control(at, &record),
+            RecordRef::Control(record) => {
+                if let Control::Forget { instance } = record.control {
+                    values.forget(instance)?;
+                }
+                ledger.apply_control(at, &record);
+            }
             _ => {}
         }
     }
@@ -205,6 +210,7 @@ impl Bus {
         let next = CommitNumber(self.applied.borrow().0 + 1);
         let mut frames = log.frames_from_commit(next);
         let mut since = Since::default();
+        let mut policy = CheckpointPolicy::default();
         loop {
             let frame = match runtime.block_on(frames.next()) {
                 Ok(frame) => frame,
@@ -216,8 +222,10 @@ impl Bus {
             self.count(&folded.completed);
             self.applied.send_replace(frame.last_commit());
             since.add(&frame);
-            if CheckpointPolicy::default().due(since.bytes, since.commits) {
-                self.checkpoint(checkpoints, since.at);
+            if policy.due(since.bytes, since.commits) {
+                let bytes = self.checkpoint(checkpoints, since.at);
+                // The fold stands still meanwhile: not for more bytes of state than of log.
+                policy.every_bytes = CheckpointPolicy::default().every_bytes.max(bytes);
                 since = Since::default();
             }
         }
@@ -229,16 +237,22 @@ impl Bus {
         Ok(())
     }
 
-    /// Writes a checkpoint of the fold as it is. One that fails costs time at the next start, and
-    /// nothing else.
-    fn checkpoint(&self, checkpoints: &Checkpoints, at: At) {
+    /// Writes a checkpoint of the fold as it is, and says how many bytes it has. One that fails
+    /// costs time at the next start, and nothing else.
+    fn checkpoint(&self, checkpoints: &Checkpoints, at: At) -> u64 {
         let ledger = self.ledger().clone();
         match checkpoints.write(&ledger, &self.values, at) {
-            Ok(written) => tracing::debug!(
-                bus = %self.name, commit = %at.commit, bytes = written.bytes, keys = written.keys,
-                ms = written.took.as_millis(), "checkpoint"
-            ),
-            Err(error) => tracing::warn!(bus = %self.name, %error, "no checkpoint"),
+            Ok(written) => {
+                tracing::debug!(
+                    bus = %self.name, commit = %at.commit, bytes = written.bytes,
+                    keys = written.keys, ms = written.took.as_millis(), "checkpoint"
+                );
+                written.bytes
+            }
+            Err(error) => {
+                tracing::warn!(bus = %self.name, %error, "no checkpoint");
+                0
+            }
         }
     }
 
@@ -302,6 +316,11 @@ impl Bus {
         let at = At { commit: committed.commit, time_ms: committed.recorded_ms };
         let mut ledger = self.ledger();
         for record in records {
+            if let Control::Forget { instance } = record.control {
+                // A memory bus has no cold store that could fail.
+                let forgotten = self.values.forget(instance);
+                debug_assert!(forgotten.is_ok());
+            }
             ledger.apply_control(at, record);
         }
         committed

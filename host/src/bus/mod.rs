@@ -258,7 +258,7 @@ impl Bus {
             log.append(events).map_err(|full| AppendError::QueueFull { limit: full.capacity })?;
         let mut ledger = self.ledger();
         for event in &appended {
-            let from = Origin::of(event.emitter, event.origin.as_ref());
+            let from = Origin::of(event.emitter, event.origin.is_some());
             ledger.apply_event(&event.kind, from, event.recorded_ms);
         }
         Ok(appended)
@@ -283,6 +283,18 @@ impl Bus {
             }
             (Store::Durable(_), Permit::Memory) => Ticket::Memory(Err(AppendError::ShuttingDown)),
             (Store::Memory { log, .. }, _) => Ticket::Memory(self.commit_memory(log, commit)),
+        }
+    }
+
+    /// As [`Bus::commit`], where nobody waits for the end of it.
+    pub fn commit_untold(&self, permit: Permit, commit: DeliveryCommit) {
+        let (Store::Durable(log), Permit::Durable(permit)) = (&self.store, permit) else {
+            drop(self.commit(Permit::Memory, commit));
+            return;
+        };
+        if let Err(error) = log.commit_untold(permit, &commit) {
+            let position = commit.completion.position;
+            tracing::error!(bus = %self.name, %position, %error, "effects cannot be recorded");
         }
     }
 

@@ -8,7 +8,7 @@ mod feed;
 mod work;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -101,17 +101,21 @@ pub struct Runner {
     tasks: TaskTracker,
     deliveries: [AtomicU64; 9],
     last_failure: Mutex<Option<(u64, String)>>,
+    /// Whether it was said that some effects are recorded only.
+    pub(super) warned: AtomicBool,
 }
 
 /// What earlier runs of the host have done with events that this one reads again.
 pub(super) struct Before {
     low: Position,
-    completed: RoaringTreemap,
+    /// Completed, or waiting for another attempt: the scheduler knows of those from the start, and
+    /// they may be over before the feeder comes by.
+    known: RoaringTreemap,
 }
 
 impl Before {
-    pub(super) fn is_completed(&self, position: Position) -> bool {
-        position <= self.low || self.completed.contains(position.0)
+    pub(super) fn is_known(&self, position: Position) -> bool {
+        position <= self.low || self.known.contains(position.0)
     }
 }
 
@@ -128,7 +132,7 @@ impl Runner {
     #[must_use]
     pub fn start(parts: Parts, workers: usize) -> Arc<Self> {
         let (swaps, incoming) = mpsc::channel(1);
-        let (before, waiting) = look_back(&parts.bus, parts.instance);
+        let (mut before, waiting) = look_back(&parts.bus, parts.instance);
         let low = before.low;
         let clock = Arc::clone(&parts.bus);
         let queue =
@@ -139,7 +143,10 @@ impl Runner {
         queue.with(|core| {
             core.scanned(low);
             for restored in waiting {
-                core.restore_waiting(restored);
+                let position = restored.position;
+                if core.restore_waiting(restored) {
+                    before.known.insert(position.0);
+                }
             }
         });
         let runner = Arc::new(Self {
@@ -161,6 +168,7 @@ impl Runner {
             tasks: TaskTracker::new(),
             deliveries: Default::default(),
             last_failure: Mutex::default(),
+            warned: AtomicBool::new(false),
         });
         runner.tasks.spawn(Arc::clone(&runner).feed(low, incoming));
         runner.tasks.spawn(Arc::clone(&runner).drain());
@@ -196,15 +204,29 @@ impl Runner {
     }
 
     /// Stops reading and delivering. A delivery in progress goes on until its guest returns or
-    /// `limits.timeout` passes, and is committed.
+    /// `limits.timeout` passes, and is committed; this returns once its commit is durable.
     pub async fn stop(&self) {
         self.stop.cancel();
         self.queue.close();
         self.tasks.close();
         self.tasks.wait().await;
         self.progress.conclude(self.queue.cursor().low);
+        self.until_folded().await;
         if let Some(ring) = self.bus.ring() {
             ring.remove_consumer(self.instance);
+        }
+    }
+
+    /// Waits until the ledger knows of every delivery that ended here: who runs the plugin next looks
+    /// back on it, and would deliver again what it does not know.
+    async fn until_folded(&self) {
+        let Some(log) = self.bus.log() else { return };
+        let mut applied = self.bus.applied();
+        let folded =
+            async { while self.progress.outstanding() > 0 && applied.changed().await.is_ok() {} };
+        tokio::select! {
+            () = folded => {}
+            _ = log.failed() => {}
         }
     }
 
@@ -315,27 +337,20 @@ impl Runner {
 fn look_back(bus: &Bus, instance: InstanceId) -> (Before, Vec<Restored>) {
     let ledger = bus.ledger();
     let Some(plugin) = ledger.instance(instance) else {
-        return (Before { low: Position(0), completed: RoaringTreemap::new() }, Vec::new());
-    };
-    let suspect = |position: Position| {
-        bus.suspects().iter().find(|s| s.instance == instance && s.position == position)
+        return (Before { low: Position(0), known: RoaringTreemap::new() }, Vec::new());
     };
     let waiting = plugin
         .attempts
         .iter()
-        .map(|(position, state)| {
-            // Running again when the host died: that attempt counts.
-            let died = suspect(*position).map_or(0, |suspect| suspect.attempt);
-            Restored {
-                position: *position,
-                key: state.key.clone(),
-                attempt: state.attempts.max(died).saturating_add(1),
-                first_ms: Some(state.first_ms),
-                until: Until::Due(state.due_ms),
-            }
+        .map(|(position, state)| Restored {
+            position: *position,
+            key: state.key.clone(),
+            attempt: state.attempts.saturating_add(1),
+            first_ms: Some(state.first_ms),
+            until: Until::Due(state.due_ms),
         })
         .collect();
-    (Before { low: plugin.low, completed: plugin.completed.clone() }, waiting)
+    (Before { low: plugin.low, known: plugin.completed.clone() }, waiting)
 }
 
 fn count(number: u32) -> usize {

@@ -399,7 +399,7 @@ impl Items {
 }
 
 /// From the environment or a file, never from an argument, where everybody on the machine sees it.
-fn token(args: &ConnectArgs) -> anyhow::Result<Option<String>> {
+pub(super) fn token(args: &ConnectArgs) -> anyhow::Result<Option<String>> {
     let (text, from) = if let Some(path) = &args.token_file {
         let text = std::fs::read_to_string(path).map_err(|why| {
             UsageError(format!("cannot read token file `{}`: {why}", path.display()))

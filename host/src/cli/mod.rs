@@ -3,6 +3,7 @@
 //! Exit codes: 0 done, 1 failed, 2 the command line makes no sense. What went wrong goes to standard
 //! error and says what to do next.
 
+pub mod bench;
 pub mod build;
 pub mod check;
 pub mod client;
@@ -93,6 +94,9 @@ pub enum Command {
     /// See buses
     #[command(subcommand)]
     Buses(status::BusesCommand),
+    /// Measure how fast the host is on this machine
+    #[command(subcommand)]
+    Bench(bench::BenchCommand),
     /// Print a completion script for a shell
     Completions {
         /// The shell
@@ -133,6 +137,7 @@ pub fn run(cli: &Cli, out: &mut Out) -> anyhow::Result<ExitCode> {
         Command::DeadLetters(command) => dead_letters::run(&client()?, command, output, out)?,
         Command::Buses(command) => status::buses(&client()?, command, output, out)?,
         Command::Log(command) => return log::run(command, output),
+        Command::Bench(command) => return bench::run(command, &cli.connect, output, out),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(*shell, &mut Cli::command(), "tidegate", &mut script);

@@ -144,21 +144,10 @@ impl Host {
             return Err(PublishError::ShuttingDown);
         }
         let begun = Instant::now();
-        let batch = batch
-            .into_iter()
-            .map(|publish| crate::log::Publish { event: publish.event, expected: publish.expected })
-            .collect();
         let appended = bus.publish(batch).await.map_err(publish_error)?;
         let new = appended.iter().filter(|appended| !appended.duplicate).count();
         metrics.appended(new as u64, begun.elapsed());
-        Ok(appended
-            .into_iter()
-            .map(|appended| Appended {
-                position: appended.position,
-                sequence: appended.sequence,
-                duplicate: appended.duplicate,
-            })
-            .collect())
+        Ok(appended)
     }
 
     fn state_entries(

@@ -163,10 +163,10 @@ pub enum Origin {
 }
 
 impl Origin {
-    /// Of an event with this emitter and bus of origin.
+    /// Of an event with this emitter, or forwarded from another bus.
     #[must_use]
-    pub fn of<T>(emitter: Option<InstanceId>, origin: Option<T>) -> Self {
-        if emitter.is_some() || origin.is_some() { Self::Plugin } else { Self::Outside }
+    pub fn of(emitter: Option<InstanceId>, forwarded: bool) -> Self {
+        if emitter.is_some() || forwarded { Self::Plugin } else { Self::Outside }
     }
 }
 

@@ -9,12 +9,11 @@ use super::{Runner, Subscriptions, Swap};
 use crate::event::{Event, Position};
 use crate::log::ReadError;
 use crate::log::record::{Control, ControlRecord};
-use crate::schedule::core::{Drain, Entry, Restored, Until};
+use crate::schedule::core::{Drain, Entry};
 
 impl Runner {
     /// Reads the bus from `low` on and offers what the plugin subscribes to, until stopped.
     pub(super) async fn feed(self: Arc<Self>, low: Position, mut swaps: mpsc::Receiver<Swap>) {
-        self.restore_suspects().await;
         let bus = Arc::clone(&self.bus);
         let mut source = bus.read_after(low);
         let mut scanned = low;
@@ -46,34 +45,6 @@ impl Runner {
         }
     }
 
-    /// What was running when the host died starts at the next attempt: it may be what killed it.
-    async fn restore_suspects(&self) {
-        for suspect in self.bus.suspects().iter().filter(|s| s.instance == self.instance) {
-            if self.before.is_completed(suspect.position) {
-                continue;
-            }
-            let event = match self.bus.event(suspect.position).await {
-                Ok(Some(event)) => event,
-                Ok(None) => continue,
-                Err(error) => {
-                    tracing::warn!(plugin = %self.name, %error, "a suspect cannot be read");
-                    continue;
-                }
-            };
-            if self.wants(&self.subscriptions.load(), &event) {
-                let restored = Restored {
-                    position: event.position,
-                    key: event.key.clone(),
-                    attempt: suspect.attempt.saturating_add(1),
-                    first_ms: None,
-                    until: Until::Now,
-                };
-                // Known already where it waits for another attempt anyway.
-                self.queue.with(|core| core.restore_waiting(restored));
-            }
-        }
-    }
-
     /// The events among `events` that are this plugin's and still to be delivered.
     fn judge(&self, events: &[Arc<Event>]) -> VecDeque<Entry<Arc<Event>>> {
         let subscriptions = self.subscriptions.load();
@@ -85,7 +56,7 @@ impl Runner {
         subscriptions: &Subscriptions,
         event: &Arc<Event>,
     ) -> Option<Entry<Arc<Event>>> {
-        if !self.wants(subscriptions, event) || self.before.is_completed(event.position) {
+        if !self.wants(subscriptions, event) || self.before.is_known(event.position) {
             return None;
         }
         Some(Entry {
@@ -130,7 +101,9 @@ impl Runner {
             },
         };
         let result = self.bus.control(&[record]).done().await;
-        if result.is_ok() {
+        if let Ok(committed) = &result {
+            // Who asks next sees it in the ledger too: that a rollback has ended, say.
+            self.bus.until_applied(committed.commit).await;
             let mut subscriptions = Subscriptions::clone(&self.subscriptions.load());
             subscriptions.push((after, swap.subscription));
             self.subscriptions.store(Arc::new(subscriptions));
@@ -169,7 +142,7 @@ impl Runner {
         for position in positions.into_iter().take_while(|position| *position <= drain.to) {
             reached = position;
             let Some(event) = self.bus.event(position).await? else { continue };
-            if self.wants(&subscriptions, &event) && !self.before.is_completed(position) {
+            if self.wants(&subscriptions, &event) && !self.before.is_known(position) {
                 entries.push(Entry {
                     position,
                     key: event.key.clone(),

@@ -1,13 +1,14 @@
 //! Delivering: from the scheduler's queue through the sandbox into the log.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::{Runner, Version};
 use crate::bus::deliver::{self, Ended};
 use crate::bus::notes::{Line, Note};
 use crate::bus::{Permit, Ticket};
 use crate::effects::{Effects, OutcomeKind, StateWrite};
-use crate::event::Event;
+use crate::event::{Event, Position};
 use crate::log::record::{AttemptRecord, Control, ControlRecord, DeadLetterRecord};
 use crate::log::{AppendError, ReadError};
 use crate::plugin::manifest::{OnFailure, OnReject};
@@ -25,7 +26,10 @@ const COMPLETION_BYTES: usize = 1024;
 /// What one attempt came to.
 struct Attempt {
     number: u32,
+    /// When the first one began, log time.
     first_ms: u64,
+    /// When this one ended, log time. The clock is asked once a delivery: it is everybody's.
+    ended_ms: u64,
     invocation: Invocation,
 }
 
@@ -56,12 +60,12 @@ struct Told {
 impl Runner {
     /// Takes one delivery after the other until stopped.
     pub(super) async fn work(self: Arc<Self>) {
-        let notes = self.bus.slots().and_then(Slots::take);
+        let mut notes = self.bus.slots().and_then(Slots::take);
         let mut slot = Slot::default();
         let mut next = self.queue.take().await;
         while let Some(lease) = next {
             let position = lease.assignment().position;
-            match self.deliver(&mut slot, notes.as_ref(), &lease).await {
+            match self.deliver(&mut slot, notes.as_mut(), &lease).await {
                 Ok(finish) => {
                     let (finished, following) = lease.finish_then_take(finish).await;
                     if finished == Finished::WaitsOver {
@@ -88,7 +92,7 @@ impl Runner {
     async fn deliver(
         &self,
         slot: &mut Slot,
-        notes: Option<&NoteSlot<'_>>,
+        notes: Option<&mut NoteSlot<'_>>,
         lease: &Lease<Arc<Event>>,
     ) -> Result<Finish, Stopped> {
         let assignment = lease.assignment();
@@ -100,20 +104,26 @@ impl Runner {
                 None => return Ok(Finish::Done),
             },
         };
+        let number = self.attempt(event.position, assignment.attempt);
         let version = self.version.load_full();
         let bytes = version.limits.output_bytes_max + COMPLETION_BYTES;
         let permit = self.bus.reserve(self.instance, bytes).await?;
         if let Some(notes) = notes {
             let (instance, position) = (self.instance, event.position);
-            notes.begin(Suspect { instance, position, attempt: assignment.attempt });
+            notes.begin(Suspect { instance, position, attempt: number });
         }
-        let first_ms = assignment.first_ms.unwrap_or_else(|| self.bus.now_ms());
         self.bus.values().room().await;
         let view = self.view(&event)?;
-        let delivery = self.delivery(&version, &event, assignment.attempt, view.as_ref());
+        let delivery = self.delivery(&version, &event, number, view.as_ref());
         let invocation = version.invoker.invoke(slot, delivery).await;
-        self.keep_logs(&event, assignment.attempt, &invocation);
-        let mut attempt = Attempt { number: assignment.attempt, first_ms, invocation };
+        self.keep_logs(&event, number, &invocation);
+        let ended_ms = self.bus.now_ms();
+        let began_ms = || {
+            let took_ms = u64::try_from(invocation.wall.as_millis()).unwrap_or(u64::MAX);
+            ended_ms.saturating_sub(took_ms)
+        };
+        let first_ms = assignment.first_ms.unwrap_or_else(began_ms);
+        let mut attempt = Attempt { number, first_ms, ended_ms, invocation };
         // No `await` from here to `finish`: a delivery that is committed must be over, and one that
         // is over must be committed.
         let ending = self.end(&version, &event, &mut attempt, view, permit);
@@ -121,6 +131,14 @@ impl Runner {
             self.tell(&event, &attempt, told);
         }
         Ok(ending.finish)
+    }
+
+    /// What ran when the host died has had that attempt: it may be what killed it. It comes in the
+    /// order of its key like all others, for what came before it may not have been durable.
+    fn attempt(&self, position: Position, next: u32) -> u32 {
+        let suspects = self.bus.suspects().iter();
+        let mut died = suspects.filter(|s| s.instance == self.instance && s.position == position);
+        died.next().map_or(next, |suspect| next.max(suspect.attempt.saturating_add(1)))
     }
 
     fn view(&self, event: &Event) -> Result<Option<KeyView>, ColdError> {
@@ -167,9 +185,8 @@ impl Runner {
         let kind = attempt.invocation.outcome.kind();
         self.count(kind);
         self.metrics.delivered(kind, attempt.invocation.wall, attempt.invocation.fuel);
-        let now_ms = self.bus.now_ms();
         let outcome = &attempt.invocation.outcome;
-        let (number, first_ms) = (attempt.number, attempt.first_ms);
+        let (number, first_ms, now_ms) = (attempt.number, attempt.first_ms, attempt.ended_ms);
         let jitter = fastrand::u64(..);
         let step = retry::next(&version.retry, number, first_ms, now_ms, outcome, jitter);
         if step != Step::Done {
@@ -177,7 +194,7 @@ impl Runner {
         }
         match step {
             Step::Done => self.complete(version, event, attempt, view, permit, None),
-            Step::RetryAt(due_ms) => self.retry(version, event, attempt, due_ms, now_ms),
+            Step::RetryAt(due_ms) => self.retry(version, event, attempt, due_ms),
             Step::GiveUp => {
                 let letter = DeadLetterRecord {
                     reason: outcome.reason(),
@@ -212,7 +229,6 @@ impl Runner {
         event: &Arc<Event>,
         attempt: &Attempt,
         due_ms: u64,
-        now_ms: u64,
     ) -> Ending {
         let outcome = &attempt.invocation.outcome;
         let first_ms = attempt.first_ms;
@@ -239,7 +255,7 @@ impl Runner {
             effects: Effects::default(),
             ticket: None,
             dead: false,
-            again_ms: Some(due_ms.saturating_sub(now_ms)),
+            again_ms: Some(due_ms.saturating_sub(attempt.ended_ms)),
         });
         Ending { finish: Finish::RetryAt { at_ms: due_ms, first_ms }, told }
     }
@@ -256,6 +272,7 @@ impl Runner {
         dead_letter: Option<DeadLetterRecord>,
     ) -> Ending {
         let effects = std::mem::take(&mut attempt.invocation.effects);
+        self.warn_of_unserved(&effects);
         let shown = self.notes.wanted().then(|| effects.clone());
         let dead = dead_letter.is_some();
         let ended = Ended {
@@ -270,11 +287,25 @@ impl Runner {
             view.push_pending(event.position, writes);
         }
         self.progress.submit();
-        let ticket = self.bus.commit(permit, commit);
-        self.metrics.lag(self.bus.now_ms().saturating_sub(event.recorded_ms));
-        let told =
-            shown.map(|effects| Told { effects, ticket: Some(ticket), dead, again_ms: None });
+        self.metrics.lag(attempt.ended_ms.saturating_sub(event.recorded_ms));
+        let Some(effects) = shown else {
+            self.bus.commit_untold(permit, commit);
+            return Ending { finish: Finish::Done, told: None };
+        };
+        let ticket = Some(self.bus.commit(permit, commit));
+        let told = Some(Told { effects, ticket, dead, again_ms: None });
         Ending { finish: Finish::Done, told }
+    }
+
+    /// Says once that timers and calls are recorded and nothing more.
+    fn warn_of_unserved(&self, effects: &Effects) {
+        let unserved = !effects.timers.is_empty() || !effects.calls.is_empty();
+        if unserved && !self.warned.swap(true, Ordering::Relaxed) {
+            let words =
+                "timers and calls are recorded, but this version neither fires nor sends them";
+            tracing::warn!(plugin = %self.name, "{words}");
+            self.say("warn", words.to_owned());
+        }
     }
 
     fn keep_logs(&self, event: &Event, attempt: u32, invocation: &Invocation) {

@@ -83,6 +83,29 @@ fn a_key_that_a_delivery_has_in_hand_stays() {
 }
 
 #[test]
+fn a_key_taken_up_since_it_was_looked_out_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let values = with_cold(dir.path(), 0);
+    let move_out = || {
+        let (cold, k) = (values.cold.as_ref().unwrap(), owner("k"));
+        values.move_out(cold, &mut values.shard(k.as_ref()), &[owner("k")]).unwrap()
+    };
+    let untouch = || lock(&values.shard(owner("k").as_ref()).entries[&owner("k")]).touched = false;
+    apply(&values, "k", b"1");
+    assert_eq!(move_out(), 0, "touched");
+    untouch();
+    let view = values.view(owner("k"), 0).unwrap();
+    untouch();
+    assert_eq!(move_out(), 0, "in hand");
+    view.push_pending(Position(2), [write("n", Some(b"2"))].into());
+    assert_eq!(move_out(), 0, "with a pending write");
+    let commit = (InstanceId(1), Generation(0), "k");
+    values.apply(commit, Position(2), [write("n", Some(b"2"))]).unwrap();
+    untouch();
+    assert_eq!(move_out(), 1);
+}
+
+#[test]
 fn the_thread_keeps_memory_within_its_bound_and_stops() {
     let dir = tempfile::tempdir().unwrap();
     let values = with_cold(dir.path(), 10_000);
