@@ -5,6 +5,8 @@
 //! policy's; this file performs them.
 
 mod feed;
+mod keys;
+mod restore;
 mod work;
 
 use std::collections::BTreeMap;
@@ -12,11 +14,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
-use roaring::RoaringTreemap;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub use self::keys::{Deferred, Letter};
+use self::restore::Before;
 use super::Bus;
 use super::apply::Progress;
 use super::deliver::Deliverer;
@@ -26,7 +29,7 @@ use crate::log::AppendError;
 use crate::metrics::PluginMetrics;
 use crate::plugin::Subscription;
 use crate::plugin::manifest::Manifest;
-use crate::schedule::core::{Cursor, Restored, Until};
+use crate::schedule::core::Cursor;
 use crate::schedule::driver::PluginQueue;
 use crate::schedule::pool::Tenant;
 use crate::schedule::retry::RetryPolicy;
@@ -81,6 +84,9 @@ pub struct Parts {
     pub pauses: mpsc::Sender<(InstanceId, String)>,
 }
 
+/// Longest wait for the last commits of a plugin that was stopped.
+const SETTLE_MAX: std::time::Duration = std::time::Duration::from_secs(2);
+
 /// A plugin at work. Ends its tasks in [`Runner::stop`].
 pub struct Runner {
     pub(super) bus: Arc<Bus>,
@@ -90,7 +96,7 @@ pub struct Runner {
     pub(super) queue: PluginQueue<Arc<Event>>,
     pub(super) version: ArcSwap<Version>,
     pub(super) subscriptions: ArcSwap<Subscriptions>,
-    pub(super) before: Before,
+    before: Before,
     pub(super) progress: Arc<Progress>,
     pub(super) log: Arc<PluginLog>,
     pub(super) notes: Notes,
@@ -101,18 +107,6 @@ pub struct Runner {
     tasks: TaskTracker,
     deliveries: [AtomicU64; 9],
     last_failure: Mutex<Option<(u64, String)>>,
-}
-
-/// What earlier runs of the host have done with events that this one reads again.
-pub(super) struct Before {
-    low: Position,
-    completed: RoaringTreemap,
-}
-
-impl Before {
-    pub(super) fn is_completed(&self, position: Position) -> bool {
-        position <= self.low || self.completed.contains(position.0)
-    }
 }
 
 /// A new version on its way in.
@@ -128,19 +122,15 @@ impl Runner {
     #[must_use]
     pub fn start(parts: Parts, workers: usize) -> Arc<Self> {
         let (swaps, incoming) = mpsc::channel(1);
-        let (before, waiting) = look_back(&parts.bus, parts.instance);
-        let low = before.low;
+        let past = restore::look_back(&parts.bus, parts.instance);
+        let seen = past.seen;
         let clock = Arc::clone(&parts.bus);
         let queue =
             PluginQueue::new(bounds(&parts.version.manifest), Arc::new(move || clock.now_ms()));
         if parts.paused {
             queue.pause();
         }
-        queue.with(|core| {
-            for restored in waiting {
-                core.restore_waiting(restored);
-            }
-        });
+        let before = queue.with(|core| past.restore(core));
         let runner = Arc::new(Self {
             progress: parts.bus.progress(parts.instance),
             bus: parts.bus,
@@ -161,7 +151,7 @@ impl Runner {
             deliveries: Default::default(),
             last_failure: Mutex::default(),
         });
-        runner.tasks.spawn(Arc::clone(&runner).feed(low, incoming));
+        runner.tasks.spawn(Arc::clone(&runner).feed(seen, incoming));
         runner.tasks.spawn(Arc::clone(&runner).drain());
         for _ in 0..workers {
             let worker = runner.tasks.track_future(Arc::clone(&runner).work());
@@ -201,8 +191,19 @@ impl Runner {
         self.queue.close();
         self.tasks.close();
         self.tasks.wait().await;
+        // Who starts the plugin again looks at what is applied. A log that failed applies no more.
+        let _ = tokio::time::timeout(SETTLE_MAX, self.settled()).await;
         if let Some(ring) = self.bus.ring() {
             ring.remove_consumer(self.instance);
+        }
+    }
+
+    async fn settled(&self) {
+        let mut applied = self.bus.applied();
+        while self.bus.log().is_some() && !self.progress.is_settled() {
+            if applied.changed().await.is_err() {
+                return;
+            }
         }
     }
 
@@ -296,34 +297,6 @@ impl Runner {
     pub(super) fn note_failure(&self, at_ms: u64, words: String) {
         *self.last_failure.lock().unwrap_or_else(PoisonError::into_inner) = Some((at_ms, words));
     }
-}
-
-/// What the log says of deliveries that this runner comes across: those that are over, and those
-/// that wait for another attempt.
-fn look_back(bus: &Bus, instance: InstanceId) -> (Before, Vec<Restored>) {
-    let ledger = bus.ledger();
-    let Some(plugin) = ledger.instance(instance) else {
-        return (Before { low: Position(0), completed: RoaringTreemap::new() }, Vec::new());
-    };
-    let suspect = |position: Position| {
-        bus.suspects().iter().find(|s| s.instance == instance && s.position == position)
-    };
-    let waiting = plugin
-        .attempts
-        .iter()
-        .map(|(position, state)| {
-            // Running again when the host died: that attempt counts.
-            let died = suspect(*position).map_or(0, |suspect| suspect.attempt);
-            Restored {
-                position: *position,
-                key: state.key.clone(),
-                attempt: state.attempts.max(died).saturating_add(1),
-                first_ms: Some(state.first_ms),
-                until: Until::Due(state.due_ms),
-            }
-        })
-        .collect();
-    (Before { low: plugin.low, completed: plugin.completed.clone() }, waiting)
 }
 
 fn count(number: u32) -> usize {

@@ -5,9 +5,13 @@
 //! checkpoint plus the fold of what follows.
 
 pub mod cold;
+pub mod keys;
 pub mod ledger;
+pub mod letters;
 pub mod slots;
 pub mod values;
 
-pub use ledger::{Activation, At, AttemptState, DeadLetter, Instance, Ledger};
+pub use keys::KeyState;
+pub use ledger::{Activation, At, AttemptState, Instance, Ledger};
+pub use letters::DeadLetter;
 pub use values::{KeyView, Owner, Values};

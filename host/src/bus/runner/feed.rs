@@ -9,15 +9,14 @@ use super::{Runner, Subscriptions, Swap};
 use crate::event::{Event, Position};
 use crate::log::ReadError;
 use crate::log::record::{Control, ControlRecord};
-use crate::schedule::core::{Drain, Entry, Restored, Until};
+use crate::schedule::core::{Drain, Entry};
 
 impl Runner {
-    /// Reads the bus from `low` on and offers what the plugin subscribes to, until stopped.
-    pub(super) async fn feed(self: Arc<Self>, low: Position, mut swaps: mpsc::Receiver<Swap>) {
-        self.restore_suspects().await;
+    /// Reads the bus from `seen` on and offers what the plugin subscribes to, until stopped.
+    pub(super) async fn feed(self: Arc<Self>, seen: Position, mut swaps: mpsc::Receiver<Swap>) {
         let bus = Arc::clone(&self.bus);
-        let mut source = bus.read_after(low);
-        let mut scanned = low;
+        let mut source = bus.read_after(seen);
+        let mut scanned = seen;
         loop {
             // Cancel safe: `next` loses nothing, and a swap that was received is performed.
             let batch = tokio::select! {
@@ -42,36 +41,12 @@ impl Runner {
             let entries = self.judge(batch.events());
             self.offer(entries, last, &mut swaps).await;
             scanned = last;
-            self.progress.offer(|| self.queue.cursor().low);
+            self.note_progress();
         }
     }
 
-    /// What was running when the host died starts at the next attempt: it may be what killed it.
-    async fn restore_suspects(&self) {
-        for suspect in self.bus.suspects().iter().filter(|s| s.instance == self.instance) {
-            if self.before.is_completed(suspect.position) {
-                continue;
-            }
-            let event = match self.bus.event(suspect.position).await {
-                Ok(Some(event)) => event,
-                Ok(None) => continue,
-                Err(error) => {
-                    tracing::warn!(plugin = %self.name, %error, "a suspect cannot be read");
-                    continue;
-                }
-            };
-            if self.wants(&self.subscriptions.load(), &event) {
-                let restored = Restored {
-                    position: event.position,
-                    key: event.key.clone(),
-                    attempt: suspect.attempt.saturating_add(1),
-                    first_ms: None,
-                    until: Until::Now,
-                };
-                // Known already where it waits for another attempt anyway.
-                self.queue.with(|core| core.restore_waiting(restored));
-            }
-        }
+    fn note_progress(&self) {
+        self.progress.offer(|| self.queue.with(|core| core.settled()));
     }
 
     /// The events among `events` that are this plugin's and still to be delivered.
@@ -180,6 +155,7 @@ impl Runner {
         }
         let reached = if whole || reached >= drain.to { drain.to } else { reached };
         self.queue.refill(drain, entries, reached);
+        self.note_progress();
         Ok(())
     }
 }
