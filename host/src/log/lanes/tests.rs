@@ -40,7 +40,7 @@ fn effects_go_first_and_ingest_keeps_a_quarter() {
 fn either_lane_takes_all_of_a_group_if_it_is_alone() {
     for fill in [
         |lanes: &Arc<Lanes>| effects(lanes, MIB / 10),
-        |lanes: &Lanes| ingest(lanes, MIB / 10).unwrap(),
+        |lanes: &Arc<Lanes>| ingest(lanes, MIB / 10).unwrap(),
     ] {
         let lanes = Lanes::new();
         (0..80).for_each(|_| fill(&lanes));
