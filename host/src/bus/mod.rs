@@ -286,6 +286,18 @@ impl Bus {
         }
     }
 
+    /// As [`Bus::commit`], where nobody waits for the end of it.
+    pub fn commit_untold(&self, permit: Permit, commit: DeliveryCommit) {
+        let (Store::Durable(log), Permit::Durable(permit)) = (&self.store, permit) else {
+            drop(self.commit(Permit::Memory, commit));
+            return;
+        };
+        if let Err(error) = log.commit_untold(permit, &commit) {
+            let position = commit.completion.position;
+            tracing::error!(bus = %self.name, %position, %error, "effects cannot be recorded");
+        }
+    }
+
     /// Records what changes how the bus runs.
     pub fn control(&self, records: &[ControlRecord]) -> Ticket {
         match &self.store {

@@ -47,7 +47,7 @@ pub(super) struct Writer {
 /// Somebody who waits for the sync.
 enum Waiting {
     Effects {
-        reply: oneshot::Sender<Result<Committed, AppendError>>,
+        reply: Option<oneshot::Sender<Result<Committed, AppendError>>>,
         commit: Encoded,
         permit: Option<EffectsPermit>,
         number: u64,
@@ -253,13 +253,16 @@ impl Writer {
 
     fn answer(&self, waiting: &mut Vec<Waiting>, committed: Option<Proof>) {
         let mut buffers = Vec::with_capacity(waiting.len());
+        let mut room = 0;
         for one in waiting.drain(..) {
             match (one, committed) {
                 (Waiting::Answer { reply, answer }, _) => drop(reply.send(answer)),
                 (Waiting::Effects { reply, commit, permit, number, first }, Some(proof)) => {
                     let answer = committed_as(proof, number, first, !commit.events.is_empty());
-                    drop(reply.send(Ok(answer)));
-                    drop(permit);
+                    if let Some(reply) = reply {
+                        drop(reply.send(Ok(answer)));
+                    }
+                    room += permit.map_or(0, |mut permit| permit.take_bytes());
                     buffers.push(commit);
                 }
                 (Waiting::Ingest { reply, batch, number, first }, Some(proof)) => {
@@ -272,6 +275,7 @@ impl Writer {
                 (one, None) => one.refuse(AppendError::ReadOnly(LogFailure::WriterGone)),
             }
         }
+        self.shared.lanes.release(room);
         self.shared.buffers.give(buffers.into_iter());
     }
 
@@ -284,7 +288,7 @@ impl Writer {
             }
         };
         for entry in taken.effects {
-            let _ = entry.reply.send(Err(error.clone()));
+            entry.answer(Err(error.clone()));
         }
         for entry in taken.ingest {
             let _ = entry.reply.send(IngestReply::Refused(error.clone()));
@@ -379,7 +383,7 @@ impl Writer {
 impl Waiting {
     fn refuse(self, error: AppendError) {
         match self {
-            Self::Effects { reply, .. } => drop(reply.send(Err(error))),
+            Self::Effects { reply, .. } => drop(reply.map(|reply| reply.send(Err(error)))),
             Self::Ingest { reply, .. } | Self::Answer { reply, .. } => {
                 drop(reply.send(IngestReply::Refused(error)));
             }

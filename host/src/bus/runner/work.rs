@@ -26,7 +26,10 @@ const COMPLETION_BYTES: usize = 1024;
 /// What one attempt came to.
 struct Attempt {
     number: u32,
+    /// When the first one began, log time.
     first_ms: u64,
+    /// When this one ended, log time. The clock is asked once a delivery: it is everybody's.
+    ended_ms: u64,
     invocation: Invocation,
 }
 
@@ -109,13 +112,18 @@ impl Runner {
             let (instance, position) = (self.instance, event.position);
             notes.begin(Suspect { instance, position, attempt: number });
         }
-        let first_ms = assignment.first_ms.unwrap_or_else(|| self.bus.now_ms());
         self.bus.values().room().await;
         let view = self.view(&event)?;
         let delivery = self.delivery(&version, &event, number, view.as_ref());
         let invocation = version.invoker.invoke(slot, delivery).await;
         self.keep_logs(&event, number, &invocation);
-        let mut attempt = Attempt { number, first_ms, invocation };
+        let ended_ms = self.bus.now_ms();
+        let began_ms = || {
+            let took_ms = u64::try_from(invocation.wall.as_millis()).unwrap_or(u64::MAX);
+            ended_ms.saturating_sub(took_ms)
+        };
+        let first_ms = assignment.first_ms.unwrap_or_else(began_ms);
+        let mut attempt = Attempt { number, first_ms, ended_ms, invocation };
         // No `await` from here to `finish`: a delivery that is committed must be over, and one that
         // is over must be committed.
         let ending = self.end(&version, &event, &mut attempt, view, permit);
@@ -177,9 +185,8 @@ impl Runner {
         let kind = attempt.invocation.outcome.kind();
         self.count(kind);
         self.metrics.delivered(kind, attempt.invocation.wall, attempt.invocation.fuel);
-        let now_ms = self.bus.now_ms();
         let outcome = &attempt.invocation.outcome;
-        let (number, first_ms) = (attempt.number, attempt.first_ms);
+        let (number, first_ms, now_ms) = (attempt.number, attempt.first_ms, attempt.ended_ms);
         let jitter = fastrand::u64(..);
         let step = retry::next(&version.retry, number, first_ms, now_ms, outcome, jitter);
         if step != Step::Done {
@@ -187,7 +194,7 @@ impl Runner {
         }
         match step {
             Step::Done => self.complete(version, event, attempt, view, permit, None),
-            Step::RetryAt(due_ms) => self.retry(version, event, attempt, due_ms, now_ms),
+            Step::RetryAt(due_ms) => self.retry(version, event, attempt, due_ms),
             Step::GiveUp => {
                 let letter = DeadLetterRecord {
                     reason: outcome.reason(),
@@ -222,7 +229,6 @@ impl Runner {
         event: &Arc<Event>,
         attempt: &Attempt,
         due_ms: u64,
-        now_ms: u64,
     ) -> Ending {
         let outcome = &attempt.invocation.outcome;
         let first_ms = attempt.first_ms;
@@ -249,7 +255,7 @@ impl Runner {
             effects: Effects::default(),
             ticket: None,
             dead: false,
-            again_ms: Some(due_ms.saturating_sub(now_ms)),
+            again_ms: Some(due_ms.saturating_sub(attempt.ended_ms)),
         });
         Ending { finish: Finish::RetryAt { at_ms: due_ms, first_ms }, told }
     }
@@ -281,10 +287,13 @@ impl Runner {
             view.push_pending(event.position, writes);
         }
         self.progress.submit();
-        let ticket = self.bus.commit(permit, commit);
-        self.metrics.lag(self.bus.now_ms().saturating_sub(event.recorded_ms));
-        let told =
-            shown.map(|effects| Told { effects, ticket: Some(ticket), dead, again_ms: None });
+        self.metrics.lag(attempt.ended_ms.saturating_sub(event.recorded_ms));
+        let Some(effects) = shown else {
+            self.bus.commit_untold(permit, commit);
+            return Ending { finish: Finish::Done, told: None };
+        };
+        let ticket = Some(self.bus.commit(permit, commit));
+        let told = Some(Told { effects, ticket, dead, again_ms: None });
         Ending { finish: Finish::Done, told }
     }
 
