@@ -4,6 +4,7 @@
 //! the repository tells the story.
 
 pub mod api;
+pub mod bench;
 pub mod build;
 pub mod bus;
 pub mod cli;

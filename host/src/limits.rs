@@ -42,6 +42,8 @@ pub const LOG_LINES_MAX: usize = 256;
 pub const BACKTRACE_BYTES_MAX: usize = 8 * 1024;
 /// Bytes of state a stdio module can be handed: it gets all that its key has.
 pub const STDIO_STATE_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Shortest delay before another attempt that a guest gets, whatever it asks for.
+pub const RETRY_AFTER_MS_MIN: u64 = 10;
 /// Longest delay a guest may ask for.
 pub const RETRY_AFTER_MS_MAX: u64 = 30 * 24 * 60 * 60 * 1000;
 /// State writes, timer changes and calls of one delivery, each: what their bytes alone do not bound.
@@ -90,6 +92,8 @@ pub const BATCH_EVENTS_MAX: usize = 10_000;
 pub const GROUP_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Bytes that a segment is zeroed ahead of its end.
 pub const SEGMENT_ZEROED_AHEAD_BYTES: u64 = 8 * 1024 * 1024;
+/// Bytes that are zeroed at a time: one sync carries them along, and everybody in the group waits.
+pub const SEGMENT_ZEROED_STEP_BYTES: u64 = 512 * 1024;
 /// Bytes of recent frames kept in memory for consumers that keep up.
 pub const TAIL_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Bytes of events that one plugin has in memory.
@@ -98,11 +102,20 @@ pub const IN_FLIGHT_BYTES_MAX: usize = 64 * 1024 * 1024;
 pub const INGEST_LANE_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Bytes waiting in the effects lane before deliveries wait.
 pub const EFFECTS_LANE_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Milliseconds that wall and log time may be apart before the log stops drawing near.
+pub const CLOCK_STEP_MS_MAX: u64 = 60_000;
+/// Milliseconds that the wall clock may be behind the log at start.
+pub const CLOCK_GAP_MS_MAX: u64 = 60 * 60 * 1000;
+/// Bytes of keyed state that a durable bus keeps in memory; the rest is in its cold store.
+pub const STATE_HOT_BYTES_MAX: u64 = 1024 * 1024 * 1024;
+/// Bytes of a chunk of a checkpoint, about; a single value may be larger.
+pub const CHECKPOINT_CHUNK_BYTES: usize = 1024 * 1024;
+/// Bytes of a checkpoint between two syncs, so that the log's own syncs never wait for many.
+pub const CHECKPOINT_SYNC_BYTES: u64 = 32 * 1024 * 1024;
+/// Bytes that a checkpoint leaves free on the disk: more than what stops publishers.
+pub const CHECKPOINT_FREE_BYTES_MIN: u64 = 128 * 1024 * 1024;
 
 const _: () = assert!(EVENT_DATA_BYTES_MAX < GROUP_BYTES_MAX);
 const _: () = assert!(STATE_VALUE_BYTES_MAX < GROUP_BYTES_MAX);
+const _: () = assert!(SEGMENT_ZEROED_STEP_BYTES < SEGMENT_ZEROED_AHEAD_BYTES);
 const _: () = assert!(GROUP_BYTES_MAX < INGEST_LANE_BYTES_MAX);
-/// x
-pub const CLOCK_STEP_MS_MAX: u64 = 1000;
-/// x
-pub const CLOCK_GAP_MS_MAX: u64 = 3600_000;

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -13,21 +14,25 @@ use tokio_util::task::TaskTracker;
 
 use crate::api::auth::{Tokens, TokensError};
 use crate::api::host::HostApi;
-use crate::api::{BindError, Server, ServerOptions};
+use crate::api::{BindError, Server, ServerHandle, ServerOptions};
 use crate::bus::memory::{MemoryOptions, Order, Overflow};
 use crate::bus::notes::Notes;
 use crate::bus::{Bus, forward};
 use crate::clock::{Clock, SystemClock};
-use crate::config::{self, Config};
+use crate::config::{self, Config, TOKENS_VARIABLE, TokensFrom};
 use crate::event::CommitNumber;
 use crate::host::plugins::{Means, Plugins};
 use crate::host::{About, Host, ModuleStore};
-use crate::log::disk::{Disk, OsDisk};
+use crate::limits::STATE_HOT_BYTES_MAX;
+use crate::log::disk::{Disk, LockError, OsDisk};
 use crate::log::{Log, LogFailure, LogOptions, OpenError, Opened};
 use crate::metrics::Metrics;
 use crate::plugin::{WatchOptions, Watcher};
 use crate::schedule::pool::GuestPool;
-use crate::state::Ledger;
+use crate::state::checkpoint::{CheckpointError, Checkpoints};
+use crate::state::cold::{Cold, ColdError};
+use crate::state::evict::Evictor;
+use crate::state::{Ledger, Values};
 use crate::wasm::compile::CompileLimits;
 use crate::wasm::engine::HostEngineOptions;
 use crate::wasm::load::{Compiler, LoaderOptions};
@@ -37,6 +42,11 @@ use crate::wasm::{Sandbox, SandboxError, SandboxOptions};
 const DELIVERIES_END_MAX: Duration = Duration::from_secs(10);
 /// How long open HTTP requests may take to end at a stop.
 const REQUESTS_END_MAX: Duration = Duration::from_secs(5);
+
+/// How long to wait for a lock that another process holds.
+const LOCK_WAIT_MAX: Duration = Duration::from_secs(2);
+/// How often to try it.
+const LOCK_POLL: Duration = Duration::from_millis(20);
 
 /// Why the host did not start, or ended.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +62,12 @@ pub enum ServeError {
     /// The log of a bus cannot be opened.
     #[error(transparent)]
     Open(#[from] OpenError),
+    /// A checkpoint cannot be used, nor set aside.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// The working state has no place.
+    #[error(transparent)]
+    Cold(#[from] ColdError),
     /// The tokens cannot be read.
     #[error(transparent)]
     Tokens(#[from] TokensError),
@@ -92,16 +108,21 @@ pub struct Serving {
     buses: Vec<Arc<Bus>>,
     plugins: Arc<Plugins>,
     pool: Arc<GuestPool>,
+    http: ServerHandle,
     server: tokio::task::JoinHandle<()>,
     drain: CancellationToken,
     stop: CancellationToken,
     tasks: TaskTracker,
+    folds: Vec<JoinHandle<()>>,
+    /// Held for their threads.
+    _evictors: Vec<Evictor>,
     failures: tokio::sync::mpsc::Receiver<ServeError>,
 }
 
 struct OpenBus {
     bus: Arc<Bus>,
-    opened: Option<Opened>,
+    /// Of a durable bus.
+    durable: Option<(Opened, Checkpoints)>,
 }
 
 impl Serving {
@@ -111,20 +132,20 @@ impl Serving {
     /// See [`ServeError`]. Nothing is left running.
     pub async fn start(config: Config) -> Result<Self, ServeError> {
         let config = Arc::new(config);
+        // Before anything is touched: who cannot listen as told has no use for the data.
+        let server = server_options(&config)?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let disk: Arc<dyn Disk> = Arc::new(OsDisk);
         create_dir(&config.data)?;
         create_dir(&config.plugins)?;
 
         let open = open_buses(&config, &disk, &clock)?;
-        let default = open.first().and_then(|open| open.opened.as_ref());
-        let new_empty_log = default.is_some_and(|opened| opened.new_empty);
-        let epoch = default.map_or(0, |opened| opened.epoch);
+        let default = open.first().and_then(|open| open.durable.as_ref());
+        let new_empty_log = default.is_some_and(|(opened, _)| opened.new_empty);
+        let epoch = default.map_or(0, |(opened, _)| opened.epoch);
         let buses: Vec<Arc<Bus>> = open.iter().map(|open| Arc::clone(&open.bus)).collect();
         let (failed, failures) = tokio::sync::mpsc::channel(buses.len().max(1));
-        for bus in &buses {
-            fold(bus, &failed).await?;
-        }
+        let (folds, evictors) = start_folds(open, &failed).await?;
 
         let workers = std::thread::available_parallelism().map_or(2, NonZeroUsize::get);
         let runtime = tokio::runtime::Handle::current();
@@ -132,13 +153,11 @@ impl Serving {
         let pool = Arc::new(pool);
         let metrics = Arc::new(Metrics::default());
         let notes = Notes::default();
-        let modules = config.data.join("modules");
-        let modules = ModuleStore::open(Arc::clone(&disk), &modules).map_err(at(&modules))?;
         let plugins = Plugins::new(Means {
             buses: buses.clone(),
             sandbox: Sandbox::new(sandbox_options(&config, workers))?,
             pool: Arc::clone(&pool),
-            modules: Arc::new(modules),
+            modules: Arc::new(open_modules(&config, &disk)?),
             config: Arc::clone(&config),
             metrics: Arc::clone(&metrics),
             notes: notes.clone(),
@@ -162,8 +181,9 @@ impl Serving {
         let watcher = watcher.map_err(at(&config.plugins))?;
         tasks.spawn(Arc::clone(&plugins).follow(watcher, stop.clone()));
         let api = Arc::clone(&host) as Arc<dyn HostApi>;
-        let server = Server::bind(config.http.listen, server_options(&config)?, api).await?;
+        let server = Server::bind(config.http.listen, server, api).await?;
         let addr = server.local_addr();
+        let http = server.handle();
         let server = tokio::spawn(server.serve(drain.clone().cancelled_owned()));
         Ok(Self {
             addr,
@@ -173,12 +193,21 @@ impl Serving {
             buses,
             plugins,
             pool,
+            http,
             server,
             drain,
             stop,
             tasks,
+            folds,
+            _evictors: evictors,
             failures,
         })
+    }
+
+    /// Its buses, the default one first.
+    #[must_use]
+    pub fn buses(&self) -> &[Arc<Bus>] {
+        &self.buses
     }
 
     /// Serves until `told` resolves or a log fails, then stops in order: ingest, deliveries, logs.
@@ -194,18 +223,28 @@ impl Serving {
             tracing::error!(error = %failure, "the host must end");
         }
         self.host.drain();
-        self.drain.cancel();
+        self.http.drain();
         self.stop.cancel();
         if tokio::time::timeout(DELIVERIES_END_MAX, self.plugins.stop()).await.is_err() {
             tracing::warn!("some deliveries did not end in time; they run again at the next start");
         }
+        self.drain.cancel();
         if tokio::time::timeout(REQUESTS_END_MAX, &mut self.server).await.is_err() {
             tracing::warn!("some requests did not end in time");
             self.server.abort();
         }
         self.tasks.close();
+        // Before the logs: a guest that still runs has room reserved in the effects lane, and a log
+        // closes only once all of that is given back.
+        let pool = Arc::clone(&self.pool);
+        let _ = tokio::task::spawn_blocking(move || pool.shutdown()).await;
         let closed = self.close_logs().await;
-        self.pool.shutdown();
+        let folds = std::mem::take(&mut self.folds);
+        // They end with their logs, each with a last checkpoint.
+        let _ = tokio::task::spawn_blocking(move || {
+            folds.into_iter().for_each(|fold| drop(fold.join()));
+        })
+        .await;
         match failure {
             Some(failure) => Err(failure),
             None => closed,
@@ -235,8 +274,11 @@ fn create_dir(path: &Path) -> Result<(), ServeError> {
 }
 
 fn server_options(config: &Config) -> Result<ServerOptions, ServeError> {
-    let tokens = match &config.auth.tokens_file {
-        Some(path) => Some(Arc::new(Tokens::load(path)?)),
+    let tokens = match &config.auth.tokens {
+        Some(TokensFrom::File(path)) => Some(Arc::new(Tokens::load(path)?)),
+        Some(TokensFrom::Environment(text)) => {
+            Some(Arc::new(Tokens::from_variable(TOKENS_VARIABLE, text)?))
+        }
         None => None,
     };
     let body_bytes_max = config.http.body_max.as_usize();
@@ -267,7 +309,7 @@ fn open_buses(
             config::Bus::Durable(options) => open_durable(config, name, options, disk, clock)?,
             config::Bus::Memory(options) => {
                 let bus = Arc::new(Bus::memory(name, memory_options(options), Arc::clone(clock)));
-                OpenBus { bus, opened: None }
+                OpenBus { bus, durable: None }
             }
         };
         open.push(opened);
@@ -293,16 +335,44 @@ fn open_durable(
         dedup_max: usize::try_from(options.dedup_max).unwrap_or(usize::MAX),
         ..LogOptions::default()
     };
-    let opened = Log::open(Arc::clone(disk), &dir, options, Arc::clone(clock))?;
+    let opened = open_log(disk, &dir, options, clock)?;
     if let Some(cut) = &opened.cut {
         tracing::warn!(
             bus = name, file = %cut.path.display(), offset = cut.offset, bytes = cut.bytes,
             kept = %cut.kept.display(), "a torn tail was cut off and kept aside"
         );
     }
-    let fold = (Ledger::default(), Arc::default(), CommitNumber(0));
+    let values =
+        Arc::new(Values::new(Some(Cold::create(&state.join("sled"))?), STATE_HOT_BYTES_MAX));
+    let checkpoints = dir.join("checkpoints");
+    let checkpoints = Checkpoints::open(Arc::clone(disk), &checkpoints, opened.log.id())
+        .map_err(at(&checkpoints))?;
+    let (ledger, applied) = match checkpoints.newest(&values, opened.last_commit)? {
+        Some((ledger, at)) => (ledger, at.commit),
+        None => (Ledger::default(), CommitNumber(0)),
+    };
+    let fold = (ledger, values, applied);
     let bus = Bus::durable(name, opened.log.clone(), fold, &state).map_err(at(&state))?;
-    Ok(OpenBus { bus: Arc::new(bus), opened: Some(opened) })
+    Ok(OpenBus { bus: Arc::new(bus), durable: Some((opened, checkpoints)) })
+}
+
+/// Opens a log; one that is locked is tried again for a moment: whoever restarts a host that was
+/// killed should not have to wait until the system has taken the old process apart.
+fn open_log(
+    disk: &Arc<dyn Disk>,
+    dir: &Path,
+    options: LogOptions,
+    clock: &Arc<dyn Clock>,
+) -> Result<Opened, OpenError> {
+    let begun = std::time::Instant::now();
+    loop {
+        match Log::open(Arc::clone(disk), dir, options, Arc::clone(clock)) {
+            Err(OpenError::Lock(LockError::Held { .. })) if begun.elapsed() < LOCK_WAIT_MAX => {
+                std::thread::sleep(LOCK_POLL);
+            }
+            opened => return opened,
+        }
+    }
 }
 
 fn memory_options(options: &config::MemoryBus) -> MemoryOptions {
@@ -333,31 +403,53 @@ fn sandbox_options(config: &Config, workers: usize) -> SandboxOptions {
     }
 }
 
+fn open_modules(config: &Config, disk: &Arc<dyn Disk>) -> Result<ModuleStore, ServeError> {
+    let dir = config.data.join("modules");
+    ModuleStore::open(Arc::clone(disk), &dir).map_err(at(&dir))
+}
+
+/// Starts what keeps the state of durable buses, and waits until it has caught up with their logs.
+async fn start_folds(
+    open: Vec<OpenBus>,
+    failed: &tokio::sync::mpsc::Sender<ServeError>,
+) -> Result<(Vec<JoinHandle<()>>, Vec<Evictor>), ServeError> {
+    let (mut folds, mut evictors) = (Vec::new(), Vec::new());
+    for OpenBus { bus, durable } in open {
+        let Some((_, checkpoints)) = durable else { continue };
+        let evictor = Evictor::start(Arc::clone(bus.values()), bus.name());
+        evictors.push(evictor.map_err(at(Path::new("threads")))?);
+        folds.extend(fold(&bus, checkpoints, failed).await?);
+    }
+    Ok((folds, evictors))
+}
+
 /// Starts the thread that folds a durable bus, and waits until it has caught up with the log.
 async fn fold(
     bus: &Arc<Bus>,
+    checkpoints: Checkpoints,
     failed: &tokio::sync::mpsc::Sender<ServeError>,
-) -> Result<(), ServeError> {
-    let Some(log) = bus.log().cloned() else { return Ok(()) };
+) -> Result<Option<JoinHandle<()>>, ServeError> {
+    let Some(log) = bus.log().cloned() else { return Ok(None) };
     let durable = log.durable();
     let runtime = tokio::runtime::Handle::current();
     let (folded, failure) = (Arc::clone(bus), failed.clone());
     let name = format!("fold-{}", bus.name());
     let thread = move || {
-        if let Err(error) = folded.apply_durable(&runtime) {
+        if let Err(error) = folded.apply_durable(&runtime, &checkpoints) {
             let (bus, why) = (folded.name().to_string(), error.to_string());
             // Full: another failure is being dealt with already.
             let _ = failure.try_send(ServeError::LogFailed { bus, why });
         }
     };
-    std::thread::Builder::new().name(name).spawn(thread).map_err(at(Path::new("thread")))?;
+    let thread = std::thread::Builder::new().name(name).spawn(thread);
+    let thread = thread.map_err(at(Path::new("thread")))?;
     let (watched, failure) = (bus.name().to_string(), failed.clone());
     tokio::spawn(async move {
         let why = log.failed().await.to_string();
         let _ = failure.try_send(ServeError::LogFailed { bus: watched, why });
     });
     bus.until_applied(durable).await;
-    Ok(())
+    Ok(Some(thread))
 }
 
 fn start_forwarders(buses: &[Arc<Bus>], stop: &CancellationToken, tasks: &TaskTracker) {

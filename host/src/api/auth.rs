@@ -53,7 +53,7 @@ impl Principal {
     }
 }
 
-/// Why a file of tokens is not taken.
+/// Why tokens are not taken.
 #[derive(Debug, thiserror::Error)]
 pub enum TokensError {
     /// It cannot be read.
@@ -64,19 +64,35 @@ pub enum TokensError {
         /// What the system says.
         source: std::io::Error,
     },
-    /// It is not what it should be.
-    #[error("tokens file: {0}")]
-    Syntax(#[from] toml::de::Error),
+    /// The text is wrong.
+    #[error("{place}: {why}")]
+    Invalid {
+        /// Where it stands.
+        place: String,
+        /// What is wrong with it.
+        why: InvalidTokens,
+    },
+}
+
+/// What is wrong with the text of a tokens file.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidTokens {
+    /// It is not what it should be. Without the line itself: somebody may have put a token there.
+    #[error("line {line}: {why}")]
+    Syntax {
+        /// From 1.
+        line: usize,
+        /// What the parser says.
+        why: String,
+    },
     /// A hash has the wrong shape.
-    #[error(
-        "tokens file: `sha256` of token `{0}` must be 64 hex digits: printf %s TOKEN | sha256sum"
-    )]
+    #[error("`sha256` of token `{0}` must be 64 hex digits: printf %s TOKEN | sha256sum")]
     Hash(String),
     /// A token without a name, or two with one.
-    #[error("tokens file: every token needs a `name` of its own, found `{0}` again")]
+    #[error("every token needs a `name` of its own, found `{0}` again")]
     Name(String),
     /// There are none: nobody could do anything.
-    #[error("tokens file: there is no token; add a `[[tokens]]` table")]
+    #[error("there is no token; add a `[[tokens]]` table")]
     Empty,
 }
 
@@ -121,28 +137,42 @@ impl Tokens {
     pub fn load(path: &Path) -> Result<Self, TokensError> {
         let text = std::fs::read_to_string(path)
             .map_err(|source| TokensError::Read { path: path.to_owned(), source })?;
-        Self::parse(&text)
+        let place = format!("tokens file `{}`", path.display());
+        Self::parse(&text).map_err(|why| TokensError::Invalid { place, why })
+    }
+
+    /// Reads the text of such a file, as the environment variable `name` holds it.
+    ///
+    /// # Errors
+    /// [`TokensError::Invalid`].
+    pub fn from_variable(name: &str, text: &str) -> Result<Self, TokensError> {
+        let place = format!("environment variable `{name}`");
+        Self::parse(text).map_err(|why| TokensError::Invalid { place, why })
     }
 
     /// Reads the text of such a file.
     ///
     /// # Errors
-    /// [`TokensError`].
-    pub fn parse(text: &str) -> Result<Self, TokensError> {
-        let file: TokensFile = toml::from_str(text)?;
+    /// [`InvalidTokens`].
+    pub fn parse(text: &str) -> Result<Self, InvalidTokens> {
+        let file: TokensFile = toml::from_str(text).map_err(|error| {
+            let before = error.span().and_then(|span| text.get(..span.start));
+            let line = before.map_or(1, |before| 1 + before.matches('\n').count());
+            InvalidTokens::Syntax { line, why: error.message().to_owned() }
+        })?;
         let mut tokens: Vec<Token> = Vec::with_capacity(file.tokens.len());
         for entry in file.tokens {
             if entry.name.is_empty() || tokens.iter().any(|t| *t.name == *entry.name) {
-                return Err(TokensError::Name(entry.name));
+                return Err(InvalidTokens::Name(entry.name));
             }
             // Both hashes have 32 bytes; this only reads the hex digits.
             let Ok(hash) = blake3::Hash::from_hex(&entry.sha256) else {
-                return Err(TokensError::Hash(entry.name));
+                return Err(InvalidTokens::Hash(entry.name));
             };
             let hash = *hash.as_bytes();
             tokens.push(Token { name: entry.name.into(), hash, roles: entry.roles });
         }
-        if tokens.is_empty() { Err(TokensError::Empty) } else { Ok(Self(tokens)) }
+        if tokens.is_empty() { Err(InvalidTokens::Empty) } else { Ok(Self(tokens)) }
     }
 
     /// Looks at every token whatever it finds, and compares hashes in constant time.
@@ -336,5 +366,14 @@ mod tests {
             let error = Tokens::parse(text).unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");
         }
+    }
+
+    #[test]
+    fn what_is_wrong_with_tokens_is_said_with_its_place_and_without_the_token() {
+        let error = Tokens::from_variable("TIDEGATE_TOKENS", "\ns3cret\n").unwrap_err().to_string();
+        let place = "environment variable `TIDEGATE_TOKENS`: line 2: ";
+        assert!(error.starts_with(place) && !error.contains("s3cret"), "{error}");
+        let error = Tokens::load(Path::new("/no/tokens.toml")).unwrap_err().to_string();
+        assert!(error.starts_with("cannot read tokens file `/no/tokens.toml`: No such"), "{error}");
     }
 }

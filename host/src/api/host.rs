@@ -11,34 +11,15 @@ use futures_util::stream::BoxStream;
 
 use super::filter::EventFilter;
 use super::view::{
-    ActedView, BusView, DeadLetterView, KeyView, LogLineView, PluginView, PluginsView, StatusView,
-    TreeView, TypeView,
+    ActedView, BusKind, BusView, DeadLetterView, KeyView, LogLineView, PluginView, PluginsView,
+    StatusView, TreeView, TypeView,
 };
 use crate::effects::OutcomeKind;
-use crate::event::{Digest, Event, Key, KeySequence, NewEvent, Position};
+use crate::event::{Digest, Event, Key, KeySequence, Position};
+pub use crate::log::{Appended, Publish};
 
 /// What a method of [`HostApi`] returns.
 pub type Answer<'a, T, E = HostError> = BoxFuture<'a, Result<T, E>>;
-
-/// An event to be published, with its condition.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Publish {
-    /// The event.
-    pub event: NewEvent,
-    /// Key sequence the publisher saw last; 0: the key is new; none: no condition.
-    pub expected: Option<KeySequence>,
-}
-
-/// Where a published event stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Appended {
-    /// Its position: the first one, where it is a duplicate.
-    pub position: Position,
-    /// Its key sequence; 0: unkeyed.
-    pub sequence: KeySequence,
-    /// Whether it had been there already.
-    pub duplicate: bool,
-}
 
 /// Why a batch was not appended. Nothing of it was.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -226,6 +207,9 @@ pub trait HostApi: Send + Sync + 'static {
         bus: Option<&'a str>,
         batch: Vec<Publish>,
     ) -> Answer<'a, Vec<Appended>, PublishError>;
+
+    /// What a bus is; none: there is no such bus.
+    fn bus_kind(&self, bus: Option<&str>) -> Option<BusKind>;
 
     /// The event at a position, public or private.
     fn event<'a>(

@@ -1,14 +1,17 @@
 //! Query parameters, one by one: each is named in its error, and none is silently ignored.
 
+use std::str::FromStr;
+
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use url::form_urlencoded;
 
 use super::errors::{ApiError, Code};
-use super::filter::{EventFilter, Point, SourcePattern, TypePattern};
+use super::filter::{EventFilter, Point};
 use super::host::Cursor;
 use crate::event::{Key, Position};
 use crate::limits;
+use crate::plugin::pattern::InvalidPattern;
 
 /// Items a listing has where none is asked for.
 pub(super) const LIMIT_DEFAULT: usize = 100;
@@ -91,13 +94,22 @@ impl Params {
     /// The filters that listing and stream share.
     pub(super) fn event_filter(&mut self) -> Result<EventFilter, ApiError> {
         Ok(EventFilter {
-            kind: self.text("type").map(|text| TypePattern::new(&text)),
+            kind: self.pattern("type")?,
             key: self.key()?,
-            source: self.text("source").map(|text| SourcePattern::new(&text)),
+            source: self.pattern("source")?,
             id: self.text("id"),
             from: self.point("from")?,
             to: self.point("to")?,
         })
+    }
+
+    fn pattern<P: FromStr<Err = InvalidPattern>>(
+        &mut self,
+        name: &'static str,
+    ) -> Result<Option<P>, ApiError> {
+        let Some(text) = self.text(name) else { return Ok(None) };
+        let parsed = text.parse().map_err(|why| ApiError::field(name, format!("must have {why}")));
+        parsed.map(Some)
     }
 
     fn point(&mut self, name: &'static str) -> Result<Option<Point>, ApiError> {

@@ -7,10 +7,11 @@ use super::{Bus, Committed};
 use crate::effects::StateWrite;
 use crate::event::{CommitNumber, Generation, InstanceId, Position};
 use crate::log::codec::{AddresseeRef, DecodeError};
-use crate::log::record::{ControlRecord, DeliveryCommit};
+use crate::log::record::{Control, ControlRecord, DeliveryCommit};
 use crate::log::{CommitRef, CompletionRef, Frame, ReadError, RecordRef};
 use crate::schedule::core::Settled;
-use crate::state::ledger::Completed;
+use crate::state::checkpoint::{CheckpointPolicy, Checkpoints};
+use crate::state::ledger::{Completed, Origin};
 use crate::state::{At, Ledger, Values};
 
 use super::memory::MemoryLog;
@@ -35,6 +36,13 @@ impl Progress {
         self.submitted.fetch_add(1, Ordering::SeqCst);
     }
 
+    /// Completions that are on their way into the log and its fold.
+    #[must_use]
+    pub fn outstanding(&self) -> u64 {
+        let applied = self.applied.load(Ordering::SeqCst);
+        self.submitted.load(Ordering::SeqCst).saturating_sub(applied)
+    }
+
     /// Offers how far the scheduler is. It is asked before the commits are counted, and not at all
     /// while what was offered before is not noted.
     pub fn offer(&self, settled: impl FnOnce() -> Settled) {
@@ -45,17 +53,17 @@ impl Progress {
         }
     }
 
+    /// Offers how far a scheduler was when its runner stopped, in place of any mark before.
+    pub fn conclude(&self, settled: Settled) {
+        let submitted = self.submitted.load(Ordering::SeqCst);
+        *self.candidate.lock().unwrap_or_else(PoisonError::into_inner) = Some((settled, submitted));
+    }
+
     /// What was offered, once it is safe.
     fn take_safe(&self) -> Option<Settled> {
         let mut candidate = self.candidate.lock().unwrap_or_else(PoisonError::into_inner);
         let applied = self.applied.load(Ordering::SeqCst);
         candidate.take_if(|(_, submitted)| *submitted <= applied).map(|(settled, _)| settled)
-    }
-
-    /// Whether everything that was submitted is applied.
-    #[must_use]
-    pub fn is_settled(&self) -> bool {
-        self.applied.load(Ordering::SeqCst) >= self.submitted.load(Ordering::SeqCst)
     }
 }
 
@@ -73,16 +81,46 @@ pub enum FoldError {
     Cold(#[from] ColdError),
 }
 
-/// Folds one frame.
+/// Folds the commits of one frame that come after `applied`.
 ///
 /// # Errors
 /// See [`FoldError`].
-pub fn fold(ledger: &mut Ledger, values: &Values, frame: &Frame) -> Result<Folded, FoldError> {
+pub fn fold(
+    ledger: &mut Ledger,
+    values: &Values,
+    frame: &Frame,
+    applied: CommitNumber,
+) -> Result<Folded, FoldError> {
     let mut folded = Folded::default();
     for commit in frame.commits() {
-        fold_commit(ledger, values, &commit?, &mut folded)?;
+        let commit = commit?;
+        if commit.number > applied {
+            fold_commit(ledger, values, &commit, &mut folded)?;
+        }
     }
     Ok(folded)
+}
+
+/// What was folded since the last checkpoint.
+struct Since {
+    bytes: u64,
+    commits: u64,
+    /// The last commit folded.
+    at: At,
+}
+
+impl Default for Since {
+    fn default() -> Self {
+        Self { bytes: 0, commits: 0, at: At { commit: CommitNumber(0), time_ms: 0 } }
+    }
+}
+
+impl Since {
+    fn add(&mut self, frame: &Frame) {
+        self.bytes += frame.bytes().len() as u64;
+        self.commits += frame.last_commit().0.saturating_sub(frame.first_commit().0) + 1;
+        self.at = At { commit: frame.last_commit(), time_ms: frame.time_ms() };
+    }
 }
 
 /// What a fold came across that others want to know.
@@ -107,7 +145,10 @@ fn fold_commit(
         match record? {
             RecordRef::Event(event) => {
                 match event.addressee {
-                    None => ledger.apply_event(event.kind, at.time_ms),
+                    None => {
+                        let from = Origin::of(event.emitter, event.origin.is_some());
+                        ledger.apply_event(event.kind, from, at.time_ms);
+                    }
                     Some(AddresseeRef::Bus(bus)) => ledger.apply_outbound(bus, event.position),
                     Some(AddresseeRef::Plugin(_)) => {}
                 };
@@ -115,9 +156,16 @@ fn fold_commit(
             RecordRef::Completion(record) => completion = Some(record),
             RecordRef::State(write) => writes.push(write.to_owned()),
             RecordRef::DeadLetter(record) => dead = Some(record),
-            // What parks a key takes back that its delivery is over: it has to come after it.
-            RecordRef::Control(record) if completion.is_some() => controls.push(record),
-            RecordRef::Control(record) => ledger.apply_control(at, &record),
+            RecordRef::Control(record) => {
+                if let Control::Forget { instance } = record.control {
+                    values.forget(instance)?;
+                }
+                // What parks a key takes back that its delivery is over: it has to come after it.
+                match &completion {
+                    Some(_) => controls.push(record),
+                    None => ledger.apply_control(at, &record),
+                }
+            }
             _ => {}
         }
     }
@@ -152,23 +200,63 @@ fn apply_writes(
 }
 
 impl Bus {
-    /// Folds durable frames as they come, until the log is closed. Blocks its thread.
+    /// Folds durable frames as they come, until the log is closed; writes checkpoints on the way,
+    /// and one at the end. Blocks its thread.
     ///
     /// # Errors
     /// See [`FoldError`].
-    pub fn apply_durable(&self, runtime: &tokio::runtime::Handle) -> Result<(), FoldError> {
+    pub fn apply_durable(
+        &self,
+        runtime: &tokio::runtime::Handle,
+        checkpoints: &Checkpoints,
+    ) -> Result<(), FoldError> {
         let Some(log) = self.log() else { return Ok(()) };
         let next = CommitNumber(self.applied.borrow().0 + 1);
         let mut frames = log.frames_from_commit(next);
+        let mut since = Since::default();
+        let mut policy = CheckpointPolicy::default();
         loop {
             let frame = match runtime.block_on(frames.next()) {
                 Ok(frame) => frame,
-                Err(ReadError::Closed) => return Ok(()),
+                Err(ReadError::Closed) => break,
                 Err(error) => return Err(error.into()),
             };
-            let folded = fold(&mut self.ledger(), &self.values, &frame)?;
+            let applied = *self.applied.borrow();
+            let folded = fold(&mut self.ledger(), &self.values, &frame, applied)?;
             self.count(&folded.completed);
             self.applied.send_replace(frame.last_commit());
+            since.add(&frame);
+            if policy.due(since.bytes, since.commits) {
+                let bytes = self.checkpoint(checkpoints, since.at);
+                // The fold stands still meanwhile: not for more bytes of state than of log.
+                policy.every_bytes = CheckpointPolicy::default().every_bytes.max(bytes);
+                since = Since::default();
+            }
+        }
+        // The log was closed in order: with this the next start has nothing to fold.
+        self.count(&[]);
+        if since.commits > 0 {
+            self.checkpoint(checkpoints, since.at);
+        }
+        Ok(())
+    }
+
+    /// Writes a checkpoint of the fold as it is, and says how many bytes it has. One that fails
+    /// costs time at the next start, and nothing else.
+    fn checkpoint(&self, checkpoints: &Checkpoints, at: At) -> u64 {
+        let ledger = self.ledger().clone();
+        match checkpoints.write(&ledger, &self.values, at) {
+            Ok(written) => {
+                tracing::debug!(
+                    bus = %self.name, commit = %at.commit, bytes = written.bytes,
+                    keys = written.keys, ms = written.took.as_millis(), "checkpoint"
+                );
+                written.bytes
+            }
+            Err(error) => {
+                tracing::warn!(bus = %self.name, %error, "no checkpoint");
+                0
+            }
         }
     }
 
@@ -232,6 +320,11 @@ impl Bus {
         let at = At { commit: committed.commit, time_ms: committed.recorded_ms };
         let mut ledger = self.ledger();
         for record in records {
+            if let Control::Forget { instance } = record.control {
+                // A memory bus has no cold store that could fail.
+                let forgotten = self.values.forget(instance);
+                debug_assert!(forgotten.is_ok());
+            }
             ledger.apply_control(at, record);
         }
         committed

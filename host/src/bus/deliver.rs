@@ -50,7 +50,9 @@ pub fn source(bus: &str, plugin: &str) -> Arc<str> {
 #[must_use]
 pub fn commit(by: &Deliverer, input: &Event, ended: Ended, effects: Effects) -> DeliveryCommit {
     let effects = if ended.dead_letter.is_some() { Effects::default() } else { effects };
-    let span = span_of(by, input, ended.attempt);
+    // Few events are traced, and a span costs a hash.
+    let traced = !effects.emits.is_empty() && input.attribute("traceparent").is_some();
+    let span = if traced { span_of(by, input, ended.attempt) } else { String::new() };
     let emits = effects.emits.into_iter().map(|draft| emitted(by, input, draft, &span)).collect();
     DeliveryCommit {
         completion: Completion {

@@ -24,6 +24,7 @@ use crate::clock::Clock;
 use crate::event::{CommitNumber, Event, InstanceId, Key, NewEvent, Position};
 use crate::log::record::{ControlRecord, DeliveryCommit};
 use crate::log::{AppendError, Appended, CommitTicket, EffectsPermit, Log, Publish, ReadError};
+use crate::state::ledger::Origin;
 use crate::state::slots::{Slots, Suspect};
 use crate::state::{Ledger, Values};
 
@@ -258,7 +259,8 @@ impl Bus {
             log.append(events).map_err(|full| AppendError::QueueFull { limit: full.capacity })?;
         let mut ledger = self.ledger();
         for event in &appended {
-            ledger.apply_event(&event.kind, event.recorded_ms);
+            let from = Origin::of(event.emitter, event.origin.is_some());
+            ledger.apply_event(&event.kind, from, event.recorded_ms);
         }
         Ok(appended)
     }
@@ -282,6 +284,18 @@ impl Bus {
             }
             (Store::Durable(_), Permit::Memory) => Ticket::Memory(Err(AppendError::ShuttingDown)),
             (Store::Memory { log, .. }, _) => Ticket::Memory(self.commit_memory(log, commit)),
+        }
+    }
+
+    /// As [`Bus::commit`], where nobody waits for the end of it.
+    pub fn commit_untold(&self, permit: Permit, commit: DeliveryCommit) {
+        let (Store::Durable(log), Permit::Durable(permit)) = (&self.store, permit) else {
+            drop(self.commit(Permit::Memory, commit));
+            return;
+        };
+        if let Err(error) = log.commit_untold(permit, &commit) {
+            let position = commit.completion.position;
+            tracing::error!(bus = %self.name, %position, %error, "effects cannot be recorded");
         }
     }
 

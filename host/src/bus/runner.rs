@@ -10,7 +10,7 @@ mod restore;
 mod work;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -84,9 +84,6 @@ pub struct Parts {
     pub pauses: mpsc::Sender<(InstanceId, String)>,
 }
 
-/// Longest wait for the last commits of a plugin that was stopped.
-const SETTLE_MAX: std::time::Duration = std::time::Duration::from_secs(2);
-
 /// A plugin at work. Ends its tasks in [`Runner::stop`].
 pub struct Runner {
     pub(super) bus: Arc<Bus>,
@@ -107,6 +104,8 @@ pub struct Runner {
     tasks: TaskTracker,
     deliveries: [AtomicU64; 9],
     last_failure: Mutex<Option<(u64, String)>>,
+    /// Whether it was said that some effects are recorded only.
+    pub(super) warned: AtomicBool,
 }
 
 /// A new version on its way in.
@@ -150,6 +149,7 @@ impl Runner {
             tasks: TaskTracker::new(),
             deliveries: Default::default(),
             last_failure: Mutex::default(),
+            warned: AtomicBool::new(false),
         });
         runner.tasks.spawn(Arc::clone(&runner).feed(seen, incoming));
         runner.tasks.spawn(Arc::clone(&runner).drain());
@@ -185,25 +185,29 @@ impl Runner {
     }
 
     /// Stops reading and delivering. A delivery in progress goes on until its guest returns or
-    /// `limits.timeout` passes, and is committed.
+    /// `limits.timeout` passes, and is committed; this returns once its commit is durable.
     pub async fn stop(&self) {
         self.stop.cancel();
         self.queue.close();
         self.tasks.close();
         self.tasks.wait().await;
-        // Who starts the plugin again looks at what is applied. A log that failed applies no more.
-        let _ = tokio::time::timeout(SETTLE_MAX, self.settled()).await;
+        self.progress.conclude(self.queue.with(|core| core.settled()));
+        self.until_folded().await;
         if let Some(ring) = self.bus.ring() {
             ring.remove_consumer(self.instance);
         }
     }
 
-    async fn settled(&self) {
+    /// Waits until the ledger knows of every delivery that ended here: who runs the plugin next looks
+    /// back on it, and would deliver again what it does not know.
+    async fn until_folded(&self) {
+        let Some(log) = self.bus.log() else { return };
         let mut applied = self.bus.applied();
-        while self.bus.log().is_some() && !self.progress.is_settled() {
-            if applied.changed().await.is_err() {
-                return;
-            }
+        let folded =
+            async { while self.progress.outstanding() > 0 && applied.changed().await.is_ok() {} };
+        tokio::select! {
+            () = folded => {}
+            _ = log.failed() => {}
         }
     }
 
@@ -221,6 +225,16 @@ impl Runner {
     #[must_use]
     pub fn cursor(&self) -> Cursor {
         self.queue.cursor()
+    }
+
+    /// Deliveries in progress: those that run, and those whose effects nobody can see yet because
+    /// they are not durable and folded.
+    #[must_use]
+    pub fn in_flight(&self) -> u64 {
+        let running = self.queue.cursor().in_flight as u64;
+        // A memory bus folds at once, and may drop a completion where it is full.
+        let ends = self.bus.log().map_or(0, |_| self.progress.outstanding());
+        running.saturating_add(ends)
     }
 
     /// What serves.

@@ -93,7 +93,8 @@ impl BuildBar {
     }
 }
 
-fn print(out: &mut impl Write, report: &Report, output: Output) -> std::io::Result<()> {
+/// One line about how it went. `dev` prints the same in JSON.
+pub(super) fn print(out: &mut impl Write, report: &Report, output: Output) -> std::io::Result<()> {
     match (output, &report.outcome) {
         (Output::Json, Outcome::Built(built)) => writeln!(out, "{}", json!(built)),
         (Output::Json, Outcome::Skipped(why)) => {

@@ -13,6 +13,7 @@ use url::Url;
 
 use super::out::UsageError;
 use crate::api::errors::{ErrorBody, ErrorDetail};
+use crate::api::view::BusKind;
 
 /// Where a host listens unless it is told otherwise.
 const URL_DEFAULT: &str = "http://127.0.0.1:7411";
@@ -215,11 +216,9 @@ impl Client {
         let content_type = content_type.map(|text| ("content-type", text));
         let response = self.send("POST", &self.url(path, query), content_type.as_slice(), body)?;
         let timing = response.headers().get("server-timing").and_then(|value| value.to_str().ok());
-        let durable_ms = timing
-            .and_then(|text| text.strip_prefix("durable;dur="))
-            .and_then(|text| text.parse().ok());
+        let took = timing.and_then(took);
         let body = self.body(response)?;
-        Ok(Posted { durable_ms, answer: self.parse(&body)? })
+        Ok(Posted { took, answer: self.parse(&body)? })
     }
 
     /// Asks for something to be removed.
@@ -297,10 +296,17 @@ pub struct Page {
 /// The answer to something done.
 #[derive(Debug)]
 pub struct Posted<T> {
-    /// Milliseconds until it was durable, as the host measured.
-    pub durable_ms: Option<f64>,
+    /// What it became, `durable` or `taken`, in how many milliseconds, as the host measured.
+    pub took: Option<(&'static str, f64)>,
     /// What came back.
     pub answer: T,
+}
+
+/// Reads `durable;dur=1.234`.
+fn took(timing: &str) -> Option<(&'static str, f64)> {
+    let (word, ms) = timing.split_once(";dur=")?;
+    let words = [BusKind::Durable, BusKind::Memory].map(BusKind::published);
+    Some((words.into_iter().find(|known| *known == word)?, ms.parse().ok()?))
 }
 
 /// Server-sent events.
@@ -360,7 +366,7 @@ impl Items {
 }
 
 /// From the environment or a file, never from an argument, where everybody on the machine sees it.
-fn token(args: &ConnectArgs) -> anyhow::Result<Option<String>> {
+pub(super) fn token(args: &ConnectArgs) -> anyhow::Result<Option<String>> {
     let (text, from) = if let Some(path) = &args.token_file {
         let text = std::fs::read_to_string(path).map_err(|why| {
             UsageError(format!("cannot read token file `{}`: {why}", path.display()))

@@ -8,11 +8,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::broadcast::{self, error::RecvError};
 use tokio::sync::mpsc;
 
 use super::Output;
-use super::build::BuildBar;
+use super::build::{BuildBar, print};
 use super::run::{announce, log_to_stderr, runtime, stop_signal};
 use crate::build::watch::SourceWatcher;
 use crate::build::{Outcome, Report, build_all};
@@ -62,15 +62,19 @@ pub fn run(args: &DevArgs, output: Output) -> anyhow::Result<ExitCode> {
     // Sources are watched before they are built: what is saved meanwhile is built again.
     let (_watcher, dirty) =
         SourceWatcher::start(std::slice::from_ref(&plugins), SETTLE).context("cannot watch")?;
-    let any = build(std::slice::from_ref(&plugins))?;
+    let any = build(std::slice::from_ref(&plugins), output)?;
     runtime()?.block_on(async {
         let stop = stop_signal()?;
         let serving = Serving::start(config).await?;
+        // Before anybody knows where to publish: no delivery goes by unseen.
+        let notes = serving.notes.listen();
         announce(&serving, output)?;
         let modules = serving.host.readied().await;
-        greet(&serving, &plugins, any || modules > 0)?;
-        let lines = tokio::spawn(print_notes(serving.notes.clone(), output));
-        let rebuilds = tokio::spawn(rebuild(dirty));
+        if output == Output::Text {
+            greet(&serving, &plugins, any || modules > 0)?;
+        }
+        let lines = tokio::spawn(print_notes(notes, output));
+        let rebuilds = tokio::spawn(rebuild(dirty, output));
         let ended = serving.until(stop).await;
         lines.abort();
         rebuilds.abort();
@@ -85,7 +89,7 @@ fn say(line: &str) {
 }
 
 /// Builds what has sources. Says whether there was anything.
-fn build(dirs: &[PathBuf]) -> anyhow::Result<bool> {
+fn build(dirs: &[PathBuf], output: Output) -> anyhow::Result<bool> {
     let bar = BuildBar::new();
     let reports = match build_all(dirs, &mut |progress| bar.show(&progress)) {
         Ok(reports) => reports,
@@ -94,15 +98,24 @@ fn build(dirs: &[PathBuf]) -> anyhow::Result<bool> {
     };
     bar.finish();
     for report in &reports {
-        show(report);
+        show(report, output);
     }
     Ok(!reports.is_empty())
 }
 
-fn show(report: &Report) {
+fn show(report: &Report, output: Output) {
     match &report.outcome {
+        // Nobody reads any more where this fails.
+        _ if output == Output::Json => drop(print(&mut std::io::stdout().lock(), report, output)),
         Outcome::Built(built) if !built.changed => say(&format!("{}  up to date", report.name)),
         _ => say(&report.to_string()),
+    }
+}
+
+fn say_failure(error: &anyhow::Error, output: Output) {
+    match output {
+        Output::Json => say(&serde_json::json!({ "error": error.to_string() }).to_string()),
+        Output::Text => say(&format!("build: {error}")),
     }
 }
 
@@ -132,7 +145,10 @@ fn greet(serving: &Serving, folder: &Path, any: bool) -> std::io::Result<()> {
         out,
         "every grant is allowed, as this is `dev`; sources are rebuilt when they change"
     )?;
-    writeln!(out, "try:  tidegate publish order.created --key o-1 --data '{{\"amount\":40}}'")?;
+    writeln!(
+        out,
+        "try:  tidegate publish order.created --key o-1 --data '{{\"sku\":\"lamp\",\"quantity\":1,\"amount\":40}}'"
+    )?;
     writeln!(
         out,
         "      tidegate plugins list        tidegate events tail        tidegate status"
@@ -140,23 +156,25 @@ fn greet(serving: &Serving, folder: &Path, any: bool) -> std::io::Result<()> {
     out.flush()
 }
 
-async fn rebuild(mut dirty: mpsc::Receiver<Vec<PathBuf>>) {
+async fn rebuild(mut dirty: mpsc::Receiver<Vec<PathBuf>>, output: Output) {
     while let Some(dirs) = dirty.recv().await {
         // A folder may have gone since; the next change tells.
-        let built = tokio::task::spawn_blocking(move || build(&dirs)).await;
+        let built = tokio::task::spawn_blocking(move || build(&dirs, output)).await;
         if let Ok(Err(error)) = built {
-            say(&format!("build: {error}"));
+            say_failure(&error, output);
         }
     }
 }
 
-async fn print_notes(notes: crate::bus::notes::Notes, output: Output) {
-    let mut listen = notes.listen();
+async fn print_notes(mut listen: broadcast::Receiver<Arc<Note>>, output: Output) {
     let colour = std::io::stdout().is_terminal();
     loop {
         match listen.recv().await {
             Ok(note) if output == Output::Json => say(&json(&note)),
             Ok(note) => say(&text(&note, colour)),
+            Err(RecvError::Lagged(missed)) if output == Output::Json => {
+                say(&serde_json::json!({ "missed": missed }).to_string());
+            }
             Err(RecvError::Lagged(missed)) => say(&format!("... {missed} deliveries not shown")),
             Err(RecvError::Closed) => return,
         }

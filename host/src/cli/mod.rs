@@ -3,6 +3,7 @@
 //! Exit codes: 0 done, 1 failed, 2 the command line makes no sense. What went wrong goes to standard
 //! error and says what to do next.
 
+pub mod bench;
 pub mod build;
 pub mod check;
 pub mod client;
@@ -66,6 +67,8 @@ pub enum Command {
     Build(build::BuildArgs),
     /// Say what a module is, and what it would be granted
     Check(check::CheckArgs),
+    /// Deliver events to a module, offline
+    Test(test::TestArgs),
     /// Show buses, plugins, lag, parked keys and disk on one screen
     Status,
     /// Publish one event, or a file of them
@@ -94,6 +97,9 @@ pub enum Command {
     /// See buses
     #[command(subcommand)]
     Buses(status::BusesCommand),
+    /// Measure how fast the host is on this machine
+    #[command(subcommand)]
+    Bench(bench::BenchCommand),
     /// Print a completion script for a shell
     Completions {
         /// The shell
@@ -124,6 +130,7 @@ pub fn run(cli: &Cli, out: &mut Out) -> anyhow::Result<ExitCode> {
         Command::New(args) => return new::run(args, output),
         Command::Build(args) => return build::run(args, output),
         Command::Check(args) => return check::run(args, output),
+        Command::Test(args) => return test::run(args, output),
         Command::Status => status::status(&client()?, output, out)?,
         Command::Publish(args) => return publish::run(&client()?, args, output, out),
         Command::Events(command) => events::run(&client()?, command, output, out)?,
@@ -134,6 +141,7 @@ pub fn run(cli: &Cli, out: &mut Out) -> anyhow::Result<ExitCode> {
         Command::DeadLetters(command) => dead_letters::run(&client()?, command, output, out)?,
         Command::Buses(command) => status::buses(&client()?, command, output, out)?,
         Command::Log(command) => return log::run(command, output),
+        Command::Bench(command) => return bench::run(command, &cli.connect, output, out),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(*shell, &mut Cli::command(), "tidegate", &mut script);

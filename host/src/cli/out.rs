@@ -55,15 +55,29 @@ impl Out {
     }
 }
 
-/// Says what went wrong, and which exit code that is.
+/// Says what went wrong, and which exit code that is. That the reader of standard output is gone
+/// is no failure, whatever stands around it in the chain of causes.
 pub fn failed(error: &anyhow::Error) -> ExitCode {
     // `tidegate events list | head`: the reader has what it wanted.
-    let gone = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>());
-    if gone.into_iter().any(|cause| cause.kind() == io::ErrorKind::BrokenPipe) {
+    let mut io_errors = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>());
+    if io_errors.any(|cause| cause.kind() == io::ErrorKind::BrokenPipe) {
         return ExitCode::SUCCESS;
     }
-    note(format_args!("error: {error:#}"));
+    note(format_args!("error: {}", sentence(error)));
     if error.downcast_ref::<UsageError>().is_some() { ExitCode::from(2) } else { ExitCode::FAILURE }
+}
+
+/// An error and its causes. Errors that name their cause in their own text do not say it twice.
+fn sentence(error: &anyhow::Error) -> String {
+    let mut sentence = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if !sentence.ends_with(&cause) {
+            let between = if sentence.is_empty() { "" } else { ": " };
+            sentence.push_str(between);
+            sentence.push_str(&cause);
+        }
+    }
+    sentence
 }
 
 /// One line to standard error, for people: what is going on, or is worth knowing.
@@ -84,4 +98,36 @@ pub fn plain(text: &str) -> String {
         if control(c) { plain.extend(c.escape_unicode()) } else { plain.push(c) }
     }
     plain
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context;
+
+    use super::*;
+    use crate::log::tools::ToolError;
+
+    #[test]
+    fn a_reader_that_is_gone_is_no_failure() {
+        let pipe = || io::Error::from(io::ErrorKind::BrokenPipe);
+        let errors = [
+            anyhow::Error::from(pipe()),
+            Err::<(), _>(pipe()).context("printing").unwrap_err(),
+            ToolError::Output(pipe()).into(),
+        ];
+        for error in errors {
+            assert_eq!(format!("{:?}", failed(&error)), format!("{:?}", ExitCode::SUCCESS));
+        }
+        let full = anyhow::Error::from(ToolError::Output(io::ErrorKind::StorageFull.into()));
+        assert_eq!(format!("{:?}", failed(&full)), format!("{:?}", ExitCode::FAILURE));
+    }
+
+    #[test]
+    fn a_cause_is_said_once() {
+        let io = || io::Error::other("no such thing");
+        let twice = anyhow::Error::from(ToolError::Output(io()));
+        assert_eq!(sentence(&twice), "output cannot be written: no such thing");
+        let once = Err::<(), _>(io()).context("while trying").unwrap_err();
+        assert_eq!(sentence(&once), "while trying: no such thing");
+    }
 }

@@ -1,7 +1,7 @@
 //! `tidegate run`: the host, until it is told to stop.
 
 use std::future::Future;
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -69,11 +69,16 @@ pub(super) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 }
 
 /// Sends log lines to standard error: `TIDEGATE_LOG` says which, in the syntax of
-/// `tracing_subscriber::EnvFilter`.
+/// `tracing_subscriber::EnvFilter`; without it those of level `default` and up.
 pub(super) fn log_to_stderr(default: &str, output: Output) {
+    // `notify` warns of every folder that goes away with its watch, which is how a plugin is removed.
+    let default = format!("{default},notify=error");
     let filter = tracing_subscriber::EnvFilter::try_from_env("TIDEGATE_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
     // A second subscriber in one process only happens in tests, and is no reason to fail.
     let _ = match output {
         Output::Json => builder.json().try_init(),

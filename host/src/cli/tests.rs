@@ -152,6 +152,13 @@ async fn commands_print_one_json_document() {
 }
 
 #[tokio::test]
+async fn nothing_is_called_durable_on_a_memory_bus() {
+    let server = Fixture::default().await;
+    let printed = tidegate(&server, &["publish", "a.b", "--bus", "live"]).await.unwrap();
+    assert!(printed.starts_with("#1 a.b  taken ") && !printed.contains("durable"), "{printed}");
+}
+
+#[tokio::test]
 async fn errors_say_what_to_do_next() {
     let server = Fixture::default().await;
     for (line, says) in [

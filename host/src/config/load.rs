@@ -11,7 +11,7 @@ use toml::{Table, Value};
 use super::reader::{Document, Section, nearest, parse};
 use super::{
     Auth, Bus, ByteSize, Compile, Config, DurableBus, Granting, Http, Invalid, MemoryBus, Order,
-    Overflow, TimeSpan, Tls, Word,
+    Overflow, TimeSpan, Tls, TokensFrom, Word,
 };
 use crate::limits;
 use crate::plugin::manifest::read_grants;
@@ -23,7 +23,8 @@ pub const ENVIRONMENT_PREFIX: &str = "TIDEGATE_";
 const FILE_DEFAULT: &str = "tidegate.toml";
 /// Names the file to read.
 const FILE_VARIABLE: &str = "TIDEGATE_CONFIG";
-
+/// Holds the text of a tokens file, instead of one.
+pub const TOKENS_VARIABLE: &str = "TIDEGATE_TOKENS";
 /// Names the plugins folder.
 const FOLDER_VARIABLE: &str = "TIDEGATE_PLUGINS";
 
@@ -41,13 +42,15 @@ const VARIABLES: [(&str, &str); 10] = [
     ("TIDEGATE_COMPILE_MODULE_MAX", "compile.module-max"),
 ];
 /// Environment variables that others read.
-const OTHER_VARIABLES: [&str; 6] = [
+const OTHER_VARIABLES: [&str; 8] = [
     FILE_VARIABLE,
     FOLDER_VARIABLE,
+    TOKENS_VARIABLE,
     "TIDEGATE_URL",
     "TIDEGATE_TOKEN",
     "TIDEGATE_TOKEN_FILE",
     "TIDEGATE_LOG",
+    crate::build::TARGET_VARIABLE,
 ];
 
 /// What was typed on the command line.
@@ -147,6 +150,11 @@ impl Config {
         let default = || folder.join("plugins");
         config.plugins = typed(&flags.plugins).or(variable).or(written).unwrap_or_else(default);
         config.data = typed(&flags.data).unwrap_or(config.data);
+        // Also where it is empty: tokens were meant to be there, and their absence must not open
+        // the host to everybody.
+        if let Some(text) = environment.get(TOKENS_VARIABLE) {
+            config.auth.tokens = Some(TokensFrom::Environment(text.clone()));
+        }
         config.file = path;
         config.granting = flags.granting;
         config.insecure = flags.insecure;
@@ -255,11 +263,13 @@ fn unknown_variables(environment: &BTreeMap<String, String>) -> Vec<String> {
 
 fn refuse_exposed(config: &Config) -> Result<(), ConfigError> {
     let listen = config.http.listen;
-    let missing = match (&config.auth.tokens_file, &config.http.tls) {
+    let missing = match (&config.auth.tokens, &config.http.tls) {
         (Some(_), Some(_)) => return Ok(()),
-        (None, Some(_)) => "`auth.tokens-file`",
+        (None, Some(_)) => "`auth.tokens-file` or `TIDEGATE_TOKENS`",
         (Some(_), None) => "`http.tls-cert` and `http.tls-key`",
-        (None, None) => "`auth.tokens-file`, `http.tls-cert` and `http.tls-key`",
+        (None, None) => {
+            "`auth.tokens-file` (or `TIDEGATE_TOKENS`), `http.tls-cert` and `http.tls-key`"
+        }
     };
     if listen.ip().is_loopback() || config.insecure {
         return Ok(());
@@ -283,7 +293,7 @@ fn read(document: &Document, root: &mut Section<'_>, folders: &Folders<'_>) -> C
         file: None,
         data: path(root, "data").unwrap_or_else(|| folders.working.join("data")),
         plugins: PathBuf::new(),
-        auth: Auth { tokens_file: path(&mut root.section("auth"), "tokens-file") },
+        auth: Auth { tokens: path(&mut root.section("auth"), "tokens-file").map(TokensFrom::File) },
         http: read_http(root.section("http"), &mut path),
         compile: read_compile(root.section("compile")),
         buses: read_buses(root),

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-pub use load::{ConfigError, ENVIRONMENT_PREFIX, Flags, environment};
+pub use load::{ConfigError, ENVIRONMENT_PREFIX, Flags, TOKENS_VARIABLE, environment};
 pub use reader::{Fault, Invalid, Problem};
 pub use units::{ByteSize, FailureShare, InvalidQuantity, TimeSpan};
 
@@ -67,8 +67,27 @@ pub struct Tls {
 /// The `[auth]` section.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Auth {
-    /// File with the tokens. Absolute. None: everybody may do everything.
-    pub tokens_file: Option<PathBuf>,
+    /// None: everybody may do everything.
+    pub tokens: Option<TokensFrom>,
+}
+
+/// Where the tokens stand.
+#[derive(Clone, PartialEq, Eq)]
+pub enum TokensFrom {
+    /// In this file. Absolute.
+    File(PathBuf),
+    /// In the environment: the text of such a file.
+    Environment(String),
+}
+
+/// Without the text, which is in nobody's interest to print.
+impl std::fmt::Debug for TokensFrom {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::File(path) => f.debug_tuple("File").field(path).finish(),
+            Self::Environment(_) => f.write_str("Environment(..)"),
+        }
+    }
 }
 
 /// The `[compile]` section: what compiling one module may take.

@@ -1,6 +1,6 @@
 //! Reads a TOML document key by key, so that what is wrong with it can be said in the user's terms.
 //!
-//! A [`Section`] hands out each key once, with its default and what is allowed; whatever nobody
+//! A `Section` hands out each key once, with its default and what is allowed; whatever nobody
 //! asked for is an unknown key, and the keys that were asked for are the known ones it is compared
 //! with. Problems are collected, not thrown: a file with three mistakes says three sentences.
 

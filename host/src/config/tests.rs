@@ -89,7 +89,7 @@ config.currency = "USD"
     assert_eq!(config.http.listen.to_string(), "127.0.0.1:1");
     let tls = Tls { cert: folder.join("c.pem"), key: folder.join("k.pem") };
     assert_eq!(config.http.tls, Some(tls));
-    assert_eq!(config.auth.tokens_file, Some(folder.join("tokens.toml")));
+    assert_eq!(config.auth.tokens, Some(TokensFrom::File(folder.join("tokens.toml"))));
     assert_eq!(config.compile.time, TimeSpan::from_secs(10));
     let live = MemoryBus { capacity: 10, overflow: Overflow::DropOldest, order: Order::None };
     assert_eq!(config.buses["live"], Bus::Memory(live));
@@ -133,7 +133,7 @@ fn paths_of_a_named_file_are_relative_to_it() {
     let file = Some(Path::new("etc/t.toml"));
     let config = Config::load_in(folder.path(), file, &environment, &Flags::default()).unwrap();
     assert_eq!(config.data, folder.path().join("etc/d"));
-    assert_eq!(config.auth.tokens_file, Some(folder.path().join("mine.toml")));
+    assert_eq!(config.auth.tokens, Some(TokensFrom::File(folder.path().join("mine.toml"))));
 }
 
 #[test]
@@ -206,6 +206,22 @@ fn a_listener_that_others_can_reach_needs_tokens_and_tls() {
         setup.flags.insecure = true;
         assert!(setup.load().is_ok(), "{text}");
     }
+    let with_tls = Setup::new(&format!("{open}{tls}")).variable("TIDEGATE_TOKENS", "[[tokens]]");
+    assert!(with_tls.load().is_ok());
+    let plain = Setup::new(open).variable("TIDEGATE_TOKENS", "[[tokens]]");
+    assert!(plain.error().contains("without `http.tls-cert` and `http.tls-key`;"));
+}
+
+#[test]
+fn tokens_of_the_environment_stand_instead_of_a_file_and_are_not_printed() {
+    let setup = Setup::new("auth.tokens-file = \"t\"").variable("TIDEGATE_TOKENS", "s3cret");
+    let config = setup.config();
+    assert_eq!(config.auth.tokens, Some(TokensFrom::Environment("s3cret".to_owned())));
+    assert!(!format!("{config:?}").contains("s3cret"));
+    assert_eq!(config.warnings, Vec::<String>::new());
+    // Empty is not the same as none: it is refused where it is read.
+    let empty = Setup::new("").variable("TIDEGATE_TOKENS", "").config();
+    assert_eq!(empty.auth.tokens, Some(TokensFrom::Environment(String::new())));
 }
 
 #[test]

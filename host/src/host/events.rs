@@ -11,6 +11,7 @@ use crate::api::host::{Cursor, EventPage, EventStream, HostError};
 use crate::api::view::{Timestamp, TreeEventView, TreeView};
 use crate::bus::Bus;
 use crate::event::{Addressee, Event, Key, Position};
+use crate::limits::PAGE_BYTES_MAX;
 use crate::log::ReadError;
 
 /// Events that one page looks at, at most.
@@ -44,6 +45,7 @@ pub(super) async fn page(
     let mut page = EventPage { epoch, ..EventPage::default() };
     let mut seen = after;
     let mut looked_at = 0;
+    let mut bytes = 0;
     let mut source = bus.read_after(after);
     while seen < end && looked_at < PAGE_SCAN_MAX {
         let batch = source.next().await.map_err(read_error)?;
@@ -55,7 +57,8 @@ pub(super) async fn page(
             looked_at += 1;
             if filter.matches(event) && filter.has_begun(event) {
                 page.events.push(Arc::clone(event));
-                if page.events.len() == limit {
+                bytes += event.weight();
+                if page.events.len() == limit || bytes > PAGE_BYTES_MAX {
                     page.next = (seen < end).then_some(seen);
                     return Ok(page);
                 }
@@ -76,18 +79,25 @@ async fn page_of_key(
 ) -> Result<EventPage, HostError> {
     let from = Position(after.0.saturating_add(1));
     let positions = bus.key_positions(key, from, limit).await.map_err(read_error)?;
-    let more = positions.len() == limit;
+    let mut more = positions.len() == limit;
     let mut page = EventPage { epoch, ..EventPage::default() };
+    let mut bytes = 0;
     for position in positions {
+        if bytes > PAGE_BYTES_MAX {
+            more = true;
+            break;
+        }
+        page.next = Some(position);
         let Some(event) = bus.event(position).await.map_err(read_error)? else { continue };
         if filter.has_ended(&event) {
             return Ok(EventPage { next: None, ..page });
         }
-        page.next = more.then_some(position);
         if filter.matches(&event) && filter.has_begun(&event) {
+            bytes += event.weight();
             page.events.push(event);
         }
     }
+    page.next = page.next.filter(|_| more);
     Ok(page)
 }
 

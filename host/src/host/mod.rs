@@ -23,8 +23,8 @@ use crate::api::host::{
     EventStream, Follow, HostApi, HostError, Publish, PublishError, Readiness, StateEntry,
 };
 use crate::api::view::{
-    ActedView, BusView, DeadLetterView, KeyView, LogLineView, PluginView, PluginsView, StatusView,
-    Timestamp, TreeView, TypeView,
+    ActedView, BusKind, BusView, DeadLetterView, KeyView, LogLineView, PluginView, PluginsView,
+    StatusView, Timestamp, TreeView, TypeView,
 };
 use crate::bus::Bus;
 use crate::bus::operate::Act;
@@ -146,21 +146,10 @@ impl Host {
             return Err(PublishError::ShuttingDown);
         }
         let begun = Instant::now();
-        let batch = batch
-            .into_iter()
-            .map(|publish| crate::log::Publish { event: publish.event, expected: publish.expected })
-            .collect();
         let appended = bus.publish(batch).await.map_err(publish_error)?;
         let new = appended.iter().filter(|appended| !appended.duplicate).count();
         metrics.appended(new as u64, begun.elapsed());
-        Ok(appended
-            .into_iter()
-            .map(|appended| Appended {
-                position: appended.position,
-                sequence: appended.sequence,
-                duplicate: appended.duplicate,
-            })
-            .collect())
+        Ok(appended)
     }
 
     fn state_entries(
@@ -245,6 +234,10 @@ impl HostApi for Host {
         batch: Vec<Publish>,
     ) -> Answer<'a, Vec<Appended>, PublishError> {
         self.publish_on(bus, batch).boxed()
+    }
+
+    fn bus_kind(&self, bus: Option<&str>) -> Option<BusKind> {
+        self.bus(bus).ok().map(|(bus, _)| views::bus_kind(bus))
     }
 
     fn event<'a>(

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 
@@ -13,6 +13,8 @@ use crate::log::disk::{Disk, publish_file};
 pub struct ModuleStore {
     disk: Arc<dyn Disk>,
     dir: PathBuf,
+    /// One at a time: two plugins may come with the same module at once.
+    keeping: Mutex<()>,
 }
 
 impl ModuleStore {
@@ -22,7 +24,7 @@ impl ModuleStore {
     /// The folder cannot be created.
     pub fn open(disk: Arc<dyn Disk>, dir: &Path) -> io::Result<Self> {
         disk.create_dir_all(dir)?;
-        Ok(Self { disk, dir: dir.to_owned() })
+        Ok(Self { disk, dir: dir.to_owned(), keeping: Mutex::default() })
     }
 
     fn path(&self, digest: Digest) -> PathBuf {
@@ -34,6 +36,7 @@ impl ModuleStore {
     /// # Errors
     /// The file cannot be written.
     pub fn keep(&self, digest: Digest, wasm: &[u8]) -> io::Result<()> {
+        let _keeping = self.keeping.lock().unwrap_or_else(PoisonError::into_inner);
         let path = self.path(digest);
         if path.exists() {
             return Ok(());

@@ -26,6 +26,10 @@ pub(super) fn log_line(line: &Arc<Line>) -> LogLineView {
     }
 }
 
+pub(super) fn bus_kind(bus: &Bus) -> BusKind {
+    if bus.log().is_some() { BusKind::Durable } else { BusKind::Memory }
+}
+
 pub(super) fn bus(bus: &Bus, default: bool, draining: bool, plugins: Vec<String>) -> BusView {
     let stats = bus.log().map(crate::log::Log::stats);
     let state = match &stats {
@@ -40,7 +44,7 @@ pub(super) fn bus(bus: &Bus, default: bool, draining: bool, plugins: Vec<String>
     let log = bus.log().zip(stats).map(|(log, stats)| log_view(log, &stats));
     BusView {
         name: bus.name().to_string(),
-        kind: if log.is_some() { BusKind::Durable } else { BusKind::Memory },
+        kind: bus_kind(bus),
         default,
         state,
         last_position: bus.last_position().0,
@@ -73,6 +77,7 @@ pub(super) fn types(bus: &Bus, only: Option<&str>) -> BTreeMap<String, TypeView>
         kind: kind.to_owned(),
         count: 0,
         last_seen: None,
+        emitted_only: false,
         subscribers: Vec::new(),
     };
     let mut types: BTreeMap<String, TypeView> =
@@ -82,6 +87,7 @@ pub(super) fn types(bus: &Bus, only: Option<&str>) -> BTreeMap<String, TypeView>
         let view = types.entry(kind.to_owned()).or_insert_with(|| view(kind));
         view.count = seen.count;
         view.last_seen = Some(Timestamp(seen.last_ms));
+        view.emitted_only = seen.ingested == 0;
     }
     types
 }

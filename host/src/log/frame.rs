@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::codec::{
     Commits, DecodeError, Encoded, FLAG_SEAL, FRAME_ALIGN, HEADER_BYTES, Header, RecordRef, Salt,
-    chain, kind,
+    Texts, chain, kind,
 };
 use crate::event::{CommitNumber, Event, KeySequence, Position};
 
@@ -142,6 +142,7 @@ impl Frame {
     fn decode_events(&self) -> Result<Box<[Arc<Event>]>, DecodeError> {
         // Bounded: a header promises no more records than its metadata section has room for.
         let mut events = Vec::with_capacity(self.header.event_count as usize);
+        let mut texts = Texts::default();
         for commit in self.commits() {
             let mut records = commit?.records();
             while let Some(raw) = records.next_raw() {
@@ -150,7 +151,8 @@ impl Frame {
                     continue;
                 }
                 if let RecordRef::Event(event) = records.read(&raw, position)? {
-                    events.push(Arc::new(event.to_event(self.bytes.slice_ref(event.data))?));
+                    let data = self.bytes.slice_ref(event.data);
+                    events.push(Arc::new(event.to_event_with(data, &mut texts)?));
                 }
             }
         }
@@ -173,6 +175,11 @@ impl FrameBuilder {
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.records == 0
+    }
+
+    /// Makes room for a frame of so many bytes.
+    pub fn reserve(&mut self, frame_bytes: usize) {
+        self.bytes.reserve(frame_bytes);
     }
 
     /// Commits so far.

@@ -210,6 +210,7 @@ const fn hash(key: KeyHash) -> u64 {
 }
 
 /// By the top bits, so that keys in the order of hashes stay with one shard for long.
+#[allow(clippy::cast_possible_truncation, reason = "a few bits are left")]
 const fn shard(key: KeyHash) -> usize {
     (halves(key).1 >> (u64::BITS - SHARDS.ilog2())) as usize
 }

@@ -24,7 +24,7 @@ use crate::limits::{EFFECTS_LANE_BYTES_MAX, GROUP_BYTES_MAX, INGEST_LANE_BYTES_M
 pub(super) struct EffectsEntry {
     pub(super) commit: Encoded,
     /// Absent where nobody wants to know.
-    pub(super) reply: oneshot::Sender<Result<Committed, AppendError>>,
+    pub(super) reply: Option<oneshot::Sender<Result<Committed, AppendError>>>,
     /// Given back once the commit is durable.
     pub(super) permit: Option<EffectsPermit>,
 }
@@ -103,12 +103,17 @@ impl EffectsPermit {
         self.bytes
     }
 
-    /// Gives back what a commit turned out not to need.
-    pub(super) fn shrink(&mut self, bytes: usize) {
-        let surplus = self.bytes.saturating_sub(bytes);
-        self.bytes -= surplus;
-        if surplus > 0 {
-            self.lanes.release(surplus);
+    /// Takes the room out of it, for whoever gives back that of many at once.
+    pub(super) fn take_bytes(&mut self) -> usize {
+        std::mem::take(&mut self.bytes)
+    }
+}
+
+impl EffectsEntry {
+    /// Says how it went, where somebody wants to know.
+    pub(super) fn answer(self, answer: Result<Committed, AppendError>) {
+        if let Some(reply) = self.reply {
+            let _ = reply.send(answer);
         }
     }
 }
@@ -151,8 +156,9 @@ impl Lanes {
         }
     }
 
-    /// Queues effects. A refused entry is answered here.
-    pub(super) fn push_effects(&self, entry: EffectsEntry) {
+    /// Queues effects, and gives back what the commit turned out not to need of its room. A refused
+    /// entry is answered here.
+    pub(super) fn push_effects(self: &Arc<Self>, mut entry: EffectsEntry) {
         let mut state = self.state();
         // What was reserved before the host began to stop still has its place.
         let refusal = match &state.status {
@@ -161,10 +167,16 @@ impl Lanes {
         };
         if let Some(error) = refusal {
             drop(state);
-            let _ = entry.reply.send(Err(error));
+            entry.answer(Err(error));
             return;
         }
-        state.effects_bytes += entry.commit.bytes();
+        let bytes = entry.commit.bytes();
+        if let Some(permit) = &mut entry.permit {
+            let surplus = permit.bytes.saturating_sub(bytes);
+            permit.bytes -= surplus;
+            self.give_back(&mut state, surplus);
+        }
+        state.effects_bytes += bytes;
         state.effects.push_back(entry);
         self.wake(state);
     }
@@ -232,7 +244,7 @@ impl Lanes {
         self.wake(state);
         // Outside the lock: dropping a permit takes it.
         for entry in effects {
-            let _ = entry.reply.send(Err(AppendError::ReadOnly(failure.clone())));
+            entry.answer(Err(AppendError::ReadOnly(failure.clone())));
         }
         for entry in ingest {
             let error = AppendError::ReadOnly(failure.clone());
@@ -284,8 +296,16 @@ impl Lanes {
         granted.await.map_err(|_| self.refusal().unwrap_or(AppendError::ShuttingDown))
     }
 
-    fn release(self: &Arc<Self>, bytes: usize) {
+    /// Gives room back.
+    pub(super) fn release(self: &Arc<Self>, bytes: usize) {
         let mut state = self.state();
+        self.give_back(&mut state, bytes);
+        if state.status != Status::Open && state.reserved == 0 {
+            self.wake(state);
+        }
+    }
+
+    fn give_back(self: &Arc<Self>, state: &mut State, bytes: usize) {
         state.reserved = state.reserved.saturating_sub(bytes);
         while let Some(bytes) = state.waiters.next_bytes()
             && state.reserved + bytes <= EFFECTS_LANE_BYTES_MAX
@@ -295,9 +315,6 @@ impl Lanes {
                 // Whoever was next has gone. Dropping a permit takes the lock, unless it is empty.
                 Some(mut permit) => permit.bytes = 0,
             }
-        }
-        if state.status != Status::Open && state.reserved == 0 {
-            self.wake(state);
         }
     }
 }

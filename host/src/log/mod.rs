@@ -130,6 +130,22 @@ impl Log {
         self.effects(Some(permit), |encoded| encoded.delivery(commit))
     }
 
+    /// As [`Log::commit`], where nobody waits for the end of it.
+    ///
+    /// # Errors
+    /// The commit cannot be encoded: it is in no lane. That the log takes nothing any more is not
+    /// told.
+    pub fn commit_untold(
+        &self,
+        permit: EffectsPermit,
+        commit: &DeliveryCommit,
+    ) -> Result<(), AppendError> {
+        let commit = self.encode(|encoded| encoded.delivery(commit))?;
+        let permit = Some(permit);
+        self.shared().lanes.push_effects(EffectsEntry { commit, reply: None, permit });
+        Ok(())
+    }
+
     /// Commits control records, at least one, through the effects lane.
     pub fn control(&self, records: &[ControlRecord]) -> CommitTicket {
         self.effects(None, |encoded| records.iter().try_for_each(|record| encoded.control(record)))
@@ -146,20 +162,25 @@ impl Log {
 
     fn effects(
         &self,
-        mut permit: Option<EffectsPermit>,
+        permit: Option<EffectsPermit>,
         fill: impl FnOnce(&mut Encoded) -> Result<(), EncodeError>,
     ) -> CommitTicket {
-        let shared = self.shared();
-        let mut commit = shared.buffers.take();
-        if let Err(error) = fill(&mut commit).and_then(|()| commit.finish()) {
-            return CommitTicket::refused(error.into());
-        }
-        if let Some(permit) = &mut permit {
-            permit.shrink(commit.bytes());
-        }
+        let commit = match self.encode(fill) {
+            Ok(commit) => commit,
+            Err(error) => return CommitTicket::refused(error.into()),
+        };
         let (reply, ticket) = CommitTicket::pair();
-        shared.lanes.push_effects(EffectsEntry { commit, reply, permit });
+        self.shared().lanes.push_effects(EffectsEntry { commit, reply: Some(reply), permit });
         ticket
+    }
+
+    fn encode(
+        &self,
+        fill: impl FnOnce(&mut Encoded) -> Result<(), EncodeError>,
+    ) -> Result<Encoded, EncodeError> {
+        let mut commit = self.shared().buffers.take();
+        fill(&mut commit).and_then(|()| commit.finish())?;
+        Ok(commit)
     }
 
     /// The last durable commit.

@@ -1,6 +1,7 @@
 //! Figures about a log, for metrics and `status`.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use super::Log;
 use super::clock::ClockAlarm;
@@ -23,6 +24,12 @@ pub struct LogStats {
     pub groups: u64,
     /// How long the last group took from being gathered to being answered, microseconds.
     pub last_append_us: u64,
+    /// Time the writer spent numbering and copying what it took, since the start.
+    pub gather: Duration,
+    /// Time it spent in write and sync.
+    pub sync: Duration,
+    /// Time it spent on what follows a sync: tables, index, answers.
+    pub settle: Duration,
     /// The last durable commit.
     pub last_commit: CommitNumber,
     /// The last durable event.
@@ -60,6 +67,9 @@ impl Log {
             appended_commits: read(&counters.commits),
             groups: read(&counters.groups),
             last_append_us: read(&counters.last_append_us),
+            gather: Duration::from_nanos(read(&counters.gather_ns)),
+            sync: Duration::from_nanos(read(&counters.sync_ns)),
+            settle: Duration::from_nanos(read(&counters.settle_ns)),
             last_commit: shared.durable_commit(),
             last_position: shared.durable_position(),
             dedup: shared.dedup.window(shared.clock.now_ms()),

@@ -9,6 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use tokio::sync::oneshot;
 
@@ -46,7 +47,7 @@ pub(super) struct Writer {
 /// Somebody who waits for the sync.
 enum Waiting {
     Effects {
-        reply: oneshot::Sender<Result<Committed, AppendError>>,
+        reply: Option<oneshot::Sender<Result<Committed, AppendError>>>,
         commit: Encoded,
         permit: Option<EffectsPermit>,
         number: u64,
@@ -64,6 +65,9 @@ enum Waiting {
         answer: IngestReply,
     },
 }
+
+/// That a group is durable, and its log time, milliseconds since the Unix epoch.
+type Proof = (Durable, u64);
 
 /// Why a group was not written.
 enum Stop {
@@ -136,7 +140,7 @@ impl Writer {
 
     /// Takes one group through: all of it, or (full, failed) none.
     fn write_group(&mut self, taken: Taken) {
-        let started = std::time::Instant::now();
+        let started = Instant::now();
         let time_ms = self.shared.clock.now_ms();
         let taken = self.turn_away(taken, time_ms);
         if taken.effects.is_empty() && taken.ingest.is_empty() {
@@ -148,12 +152,13 @@ impl Writer {
             return;
         }
         let mut waiting = self.gather(taken);
+        let gathered = Instant::now();
         let committed = if self.builder.is_empty() { Ok(None) } else { self.append(time_ms) };
         match committed {
             Ok(committed) => {
-                self.answer(&mut waiting, committed);
-                let us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
-                self.shared.counters.last_append_us.store(us, Ordering::Relaxed);
+                self.answer(&mut waiting, committed.map(|(proof, _)| proof));
+                let synced = committed.map_or(gathered, |(_, synced)| synced);
+                self.note_times(started, gathered, synced);
             }
             Err(failure) => {
                 self.shared.fail(&failure);
@@ -164,6 +169,18 @@ impl Writer {
         }
     }
 
+    fn note_times(&self, started: Instant, gathered: Instant, synced: Instant) {
+        let counters = &self.shared.counters;
+        let ended = Instant::now();
+        let span = |from: Instant, to: Instant| {
+            u64::try_from(to.saturating_duration_since(from).as_nanos()).unwrap_or(u64::MAX)
+        };
+        counters.last_append_us.store(span(started, ended) / 1000, Ordering::Relaxed);
+        counters.gather_ns.fetch_add(span(started, gathered), Ordering::Relaxed);
+        counters.sync_ns.fetch_add(span(gathered, synced), Ordering::Relaxed);
+        counters.settle_ns.fetch_add(span(synced, ended), Ordering::Relaxed);
+    }
+
     /// Numbers what was taken and puts it into the frame.
     fn gather(&mut self, taken: Taken) -> Vec<Waiting> {
         let shared = self.shared.clone();
@@ -171,6 +188,7 @@ impl Writer {
         let tip = self.segment.tip();
         let first_commit = tip.next_commit;
         self.group.begin(tip.next_position);
+        self.builder.reserve(taken.bytes + super::codec::HEADER_BYTES + super::codec::FRAME_ALIGN);
         for EffectsEntry { commit, reply, permit } in taken.effects {
             let first = self.group.effects(&shared.heads, &commit, &mut self.sequences);
             let number = first_commit + u64::from(self.builder.commits());
@@ -196,14 +214,16 @@ impl Writer {
         waiting
     }
 
-    /// Writes the frame, syncs, and makes it known: tables, index, tail, durable mark.
-    fn append(&mut self, time_ms: u64) -> Result<Option<(Durable, u64)>, LogFailure> {
+    /// Writes the frame, syncs, and makes it known: tables, index, tail, durable mark. Gives the
+    /// proof, and when the sync was through.
+    fn append(&mut self, time_ms: u64) -> Result<Option<(Proof, Instant)>, LogFailure> {
         let header = self.segment.header(self.shared.epoch, time_ms);
         let appended = self.segment.append(&mut self.builder, header);
         let (frame, offset, durable) = appended.map_err(|error| LogFailure::Write {
             path: error.path,
             why: error.source.to_string(),
         })?;
+        let synced = Instant::now();
         self.group.settle(&self.shared.dedup, &self.shared.heads, frame.time_ms());
         self.index(&frame, offset)?;
         let counters = &self.shared.counters;
@@ -213,7 +233,7 @@ impl Writer {
         counters.events.fetch_add(header.event_count.into(), Ordering::Relaxed);
         counters.open_bytes.store(self.segment.end(), Ordering::Relaxed);
         make_known(&self.shared, frame);
-        Ok(Some((durable, header.time_ms)))
+        Ok(Some(((durable, header.time_ms), synced)))
     }
 
     fn index(&mut self, frame: &Frame, offset: u64) -> Result<(), LogFailure> {
@@ -231,15 +251,18 @@ impl Writer {
         }
     }
 
-    fn answer(&self, waiting: &mut Vec<Waiting>, committed: Option<(Durable, u64)>) {
+    fn answer(&self, waiting: &mut Vec<Waiting>, committed: Option<Proof>) {
         let mut buffers = Vec::with_capacity(waiting.len());
+        let mut room = 0;
         for one in waiting.drain(..) {
             match (one, committed) {
                 (Waiting::Answer { reply, answer }, _) => drop(reply.send(answer)),
                 (Waiting::Effects { reply, commit, permit, number, first }, Some(proof)) => {
                     let answer = committed_as(proof, number, first, !commit.events.is_empty());
-                    drop(reply.send(Ok(answer)));
-                    drop(permit);
+                    if let Some(reply) = reply {
+                        drop(reply.send(Ok(answer)));
+                    }
+                    room += permit.map_or(0, |mut permit| permit.take_bytes());
                     buffers.push(commit);
                 }
                 (Waiting::Ingest { reply, batch, number, first }, Some(proof)) => {
@@ -252,6 +275,7 @@ impl Writer {
                 (one, None) => one.refuse(AppendError::ReadOnly(LogFailure::WriterGone)),
             }
         }
+        self.shared.lanes.release(room);
         self.shared.buffers.give(buffers.into_iter());
     }
 
@@ -264,7 +288,7 @@ impl Writer {
             }
         };
         for entry in taken.effects {
-            let _ = entry.reply.send(Err(error.clone()));
+            entry.answer(Err(error.clone()));
         }
         for entry in taken.ingest {
             let _ = entry.reply.send(IngestReply::Refused(error.clone()));
@@ -359,7 +383,7 @@ impl Writer {
 impl Waiting {
     fn refuse(self, error: AppendError) {
         match self {
-            Self::Effects { reply, .. } => drop(reply.send(Err(error))),
+            Self::Effects { reply, .. } => drop(reply.map(|reply| reply.send(Err(error)))),
             Self::Ingest { reply, .. } | Self::Answer { reply, .. } => {
                 drop(reply.send(IngestReply::Refused(error)));
             }
@@ -368,7 +392,7 @@ impl Waiting {
 }
 
 const fn committed_as(
-    (durable, recorded_ms): (Durable, u64),
+    (durable, recorded_ms): Proof,
     number: u64,
     first: Position,
     has_events: bool,

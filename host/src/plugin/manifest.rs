@@ -236,6 +236,14 @@ impl Manifest {
                     .to_owned(),
             );
         }
+        let later = [
+            (self.limits.fuel_per_second > 0, "limits.fuel-per-second", "there are no quotas"),
+            (self.run.state_version > 1, "run.state-version", "state cannot be rebuilt"),
+            (!self.upcast.is_empty(), "upcast", "old events are not lifted"),
+        ];
+        for (_, key, why) in later.into_iter().filter(|(set, ..)| *set) {
+            warnings.push(format!("`{key}` is set; {why} yet, it has no effect"));
+        }
         if self.subscribe.own && self.subscribe.types.is_empty() {
             warnings.push(
                 "`subscribe.own` has no effect without `subscribe.types`: a subscription without \

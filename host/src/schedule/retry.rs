@@ -3,7 +3,7 @@
 //! Pure: time and randomness are handed in, so that the decision can be tabled and repeated.
 
 use crate::effects::{Outcome, OutcomeKind};
-use crate::limits::RETRY_AFTER_MS_MAX;
+use crate::limits::{RETRY_AFTER_MS_MAX, RETRY_AFTER_MS_MIN};
 
 /// `[retry]` of the manifest, as far as it decides about attempts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,7 +46,7 @@ pub enum Step {
 /// Full jitter, after "Exponential Backoff And Jitter" (AWS Architecture Blog, 2015): the wait is
 /// uniform between 1 ms and the backoff, so that keys that failed together come back apart. The last
 /// attempt is moved forward to the moment of giving up rather than left out. A delay that the guest
-/// asked for is honoured up to 30 days, also past that moment: what fails after it is given up.
+/// asked for is honoured from 10 ms up to 30 days, also past that moment: what fails after it is given up.
 #[must_use]
 pub fn next(
     policy: &RetryPolicy,
@@ -71,7 +71,9 @@ pub fn next(
         _ if now_ms >= deadline_ms => Step::GiveUp,
         _ => match outcome {
             Outcome::Retry { after_ms: Some(after_ms), .. } => {
-                Step::RetryAt(now_ms.saturating_add((*after_ms).min(RETRY_AFTER_MS_MAX)))
+                // Every attempt is a commit: a guest in a hurry must not fill the log with them.
+                let wait_ms = (*after_ms).clamp(RETRY_AFTER_MS_MIN, RETRY_AFTER_MS_MAX);
+                Step::RetryAt(now_ms.saturating_add(wait_ms))
             }
             _ => Step::RetryAt(backoff().min(deadline_ms)),
         },
@@ -173,10 +175,10 @@ mod tests {
     }
 
     #[test]
-    fn a_delay_the_guest_asks_for_is_honoured_up_to_30_days() {
+    fn a_delay_the_guest_asks_for_is_honoured_from_10_ms_to_30_days() {
         check(&[
-            (1, retry(Some(0)), 0, MOST, Step::RetryAt(0)),
-            (1, retry(Some(3)), 0, MOST, Step::RetryAt(3)),
+            (1, retry(Some(0)), 0, MOST, Step::RetryAt(10)),
+            (1, retry(Some(30)), 0, MOST, Step::RetryAt(30)),
             (1, retry(Some(60_000)), 0, MOST, Step::RetryAt(60_000)),
             (1, retry(Some(u64::MAX)), 0, MOST, Step::RetryAt(RETRY_AFTER_MS_MAX)),
             (2, retry(Some(5)), 60_000, MOST, Step::GiveUp),

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use serde::{Deserialize, Serialize};
 use serde_bytes::Bytes as SerdeBytes;
 
-use super::values::Value;
+use super::values::{Owner, Value};
 use crate::event::{Generation, InstanceId, Key};
 
 /// Bytes that sled may cache.
@@ -50,6 +50,9 @@ pub struct Cold {
     tree: sled::Db,
     path: PathBuf,
     keys: AtomicU64,
+    /// Makes writes fail from now on.
+    #[cfg(test)]
+    pub(super) fails: std::sync::atomic::AtomicBool,
 }
 
 /// Name, bytes, end.
@@ -71,7 +74,13 @@ impl Cold {
             .cache_capacity(CACHE_BYTES_MAX)
             .open()
             .map_err(|source| ColdError::Store { path: path.to_owned(), source })?;
-        Ok(Self { tree, path: path.to_owned(), keys: AtomicU64::new(0) })
+        Ok(Self {
+            tree,
+            path: path.to_owned(),
+            keys: AtomicU64::new(0),
+            #[cfg(test)]
+            fails: std::sync::atomic::AtomicBool::new(false),
+        })
     }
 
     fn failed(&self) -> impl FnOnce(sled::Error) -> ColdError {
@@ -85,17 +94,34 @@ impl Cold {
         self.keys.load(Ordering::Relaxed)
     }
 
-    pub(super) fn put(
-        &self,
-        entries: &[(InstanceId, Generation, &str, KeyValues)],
-    ) -> Result<(), ColdError> {
+    /// Takes keys that it does not hold, all or none.
+    pub(super) fn put(&self, entries: &[(Owner, KeyValues)]) -> Result<(), ColdError> {
         let mut batch = sled::Batch::default();
-        for (instance, generation, key, values) in entries {
-            batch.insert(tree_key(*instance, *generation, key), encode(values));
+        for (owner, values) in entries {
+            let key = tree_key(owner.instance, owner.generation, owner.key.as_str());
+            batch.insert(key, encode(values));
         }
-        self.tree.apply_batch(batch).map_err(self.failed())?;
+        if let Err(error) = self.apply(batch) {
+            for (owner, _) in entries {
+                // As far as possible nothing of it stays, to be taken for the truth later.
+                let _ = self.tree.remove(tree_key(
+                    owner.instance,
+                    owner.generation,
+                    owner.key.as_str(),
+                ));
+            }
+            return Err(error);
+        }
         self.keys.fetch_add(entries.len() as u64, Ordering::Relaxed);
         Ok(())
+    }
+
+    fn apply(&self, batch: sled::Batch) -> Result<(), ColdError> {
+        #[cfg(test)]
+        if self.fails.load(Ordering::Relaxed) {
+            return Err(self.failed()(sled::Error::Unsupported("it was told to fail".to_owned())));
+        }
+        self.tree.apply_batch(batch).map_err(self.failed())
     }
 
     /// Moves the values of a key out.
@@ -132,18 +158,21 @@ impl Cold {
     }
 
     /// Everything there is, in no meaningful order.
-    pub(super) fn each(
+    pub(super) fn each<E: From<ColdError>>(
         &self,
-        mut visit: impl FnMut(InstanceId, Generation, Key, KeyValues) -> std::io::Result<()>,
-    ) -> Result<std::io::Result<()>, ColdError> {
+        mut visit: impl FnMut(Owner, KeyValues) -> Result<(), E>,
+    ) -> Result<(), E> {
         for entry in self.tree.iter() {
             let (key, values) = entry.map_err(self.failed())?;
-            let (instance, generation, key) = split(&key).ok_or(ColdError::Damaged)?;
-            if let Err(error) = visit(instance, generation, key, decode(&values)?) {
-                return Ok(Err(error));
-            }
+            visit(split(&key).ok_or(ColdError::Damaged)?, decode(&values)?)?;
         }
-        Ok(Ok(()))
+        Ok(())
+    }
+
+    pub(super) fn clear(&self) -> Result<(), ColdError> {
+        self.tree.clear().map_err(self.failed())?;
+        self.keys.store(0, Ordering::Relaxed);
+        Ok(())
     }
 
     pub(super) fn forget(&self, instance: InstanceId) -> Result<(), ColdError> {
@@ -161,11 +190,11 @@ fn tree_key(instance: InstanceId, generation: Generation, key: &str) -> Vec<u8> 
     [&instance.0.to_be_bytes()[..], &generation.0.to_be_bytes(), key.as_bytes()].concat()
 }
 
-fn split(bytes: &[u8]) -> Option<(InstanceId, Generation, Key)> {
-    let instance = u32::from_be_bytes(bytes.get(..4)?.try_into().ok()?);
-    let generation = u32::from_be_bytes(bytes.get(4..8)?.try_into().ok()?);
+fn split(bytes: &[u8]) -> Option<Owner> {
+    let instance = InstanceId(u32::from_be_bytes(bytes.get(..4)?.try_into().ok()?));
+    let generation = Generation(u32::from_be_bytes(bytes.get(4..8)?.try_into().ok()?));
     let key = Key::new(std::str::from_utf8(bytes.get(8..)?).ok()?).ok()?;
-    Some((InstanceId(instance), Generation(generation), key))
+    Some(Owner { instance, generation, key })
 }
 
 pub(super) fn encode(values: &KeyValues) -> Vec<u8> {

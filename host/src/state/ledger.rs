@@ -139,8 +139,28 @@ pub struct Ledger {
 pub struct TypeCount {
     /// Public events of it.
     pub count: u64,
+    /// How many of them came from outside.
+    #[serde(default)]
+    pub ingested: u64,
     /// Log time of the last one.
     pub last_ms: u64,
+}
+
+/// Where a public event came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// It was published.
+    Outside,
+    /// A plugin emitted it, here or on another bus.
+    Plugin,
+}
+
+impl Origin {
+    /// Of an event with this emitter, or forwarded from another bus.
+    #[must_use]
+    pub fn of(emitter: Option<InstanceId>, forwarded: bool) -> Self {
+        if emitter.is_some() || forwarded { Self::Plugin } else { Self::Outside }
+    }
 }
 
 /// Types counted of one bus: who invents a type per event gets no count for the later ones.
@@ -211,7 +231,7 @@ impl Ledger {
     }
 
     /// Takes a public event.
-    pub fn apply_event(&mut self, kind: &str, recorded_ms: u64) {
+    pub fn apply_event(&mut self, kind: &str, from: Origin, recorded_ms: u64) {
         if !self.types.contains_key(kind) {
             if self.types.len() >= TYPES_MAX {
                 return;
@@ -220,6 +240,7 @@ impl Ledger {
         }
         let Some(seen) = self.types.get_mut(kind) else { return };
         seen.count += 1;
+        seen.ingested += u64::from(from == Origin::Outside);
         seen.last_ms = recorded_ms;
     }
 

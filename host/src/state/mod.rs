@@ -4,13 +4,17 @@
 //! state. Both are functions of the log prefix that was applied to them, so a restart is the newest
 //! checkpoint plus the fold of what follows.
 
+pub mod checkpoint;
 pub mod cold;
+pub mod evict;
 pub mod keys;
 pub mod ledger;
 pub mod letters;
 pub mod slots;
 pub mod values;
 
+pub use checkpoint::{CheckpointError, CheckpointPolicy, Checkpoints, Written};
+pub use evict::Evictor;
 pub use keys::KeyState;
 pub use ledger::{Activation, At, AttemptState, Instance, Ledger};
 pub use letters::DeadLetter;

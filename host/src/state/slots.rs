@@ -1,8 +1,10 @@
-//! Which deliveries are running, in a file of fixed slots that is never synced.
+//! Which deliveries are running, in a mapped file of fixed slots that is never synced.
 //!
 //! A worker notes its delivery here before it calls the guest. The page cache keeps the note when
 //! the host dies, so that the next start knows which inputs were in progress: one of them may be
 //! what killed it. After a power cut the notes may be gone; nothing depends on them.
+//!
+//! The file is mapped, as a note for each delivery is too often for a system call.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -10,11 +12,15 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
+use memmap2::{MmapMut, MmapOptions};
+
 use crate::event::{InstanceId, Position};
 
 /// Bytes of one slot: instance (4), attempt (4), position (8), CRC32C of these (4), padding (12).
 /// All integers little-endian.
 const SLOT_BYTES: usize = 32;
+/// Bytes from one slot to the next: what can be mapped for itself.
+const STRIDE_BYTES: usize = 4096;
 
 /// The slots of one bus.
 #[derive(Debug)]
@@ -39,6 +45,7 @@ pub struct Suspect {
 pub struct Slot<'a> {
     slots: &'a Slots,
     number: u32,
+    map: MmapMut,
 }
 
 /// Slots of one bus, at most: more workers than that run without a note.
@@ -53,33 +60,61 @@ impl Slots {
         let file =
             OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
         let bytes = std::fs::read(path)?;
-        let suspects = bytes.chunks_exact(SLOT_BYTES).filter_map(decode).collect();
+        let slots = bytes.chunks(STRIDE_BYTES).filter_map(|slot| slot.get(..SLOT_BYTES));
+        let suspects = slots.filter_map(decode).collect();
         file.set_len(0)?;
         let free = (0..SLOTS_MAX).rev().collect();
         Ok((Self { file, free: Mutex::new(free) }, suspects))
     }
 
-    /// Takes a slot, if one is left.
+    /// Takes a slot, if one is left and the system has room for it.
     pub fn take(&self) -> Option<Slot<'_>> {
-        let number = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop()?;
-        Some(Slot { slots: self, number })
+        let number = self.free().pop()?;
+        match self.map(number) {
+            Ok(map) => Some(Slot { slots: self, number, map }),
+            Err(error) => {
+                tracing::debug!(%error, "a worker runs without a note");
+                self.free().push(number);
+                None
+            }
+        }
+    }
+
+    fn map(&self, number: u32) -> io::Result<MmapMut> {
+        let offset = u64::from(number) * STRIDE_BYTES as u64;
+        // Written, not only made longer: the space is there when a note is stored.
+        self.file.write_all_at(&[0; STRIDE_BYTES], offset)?;
+        let mut options = MmapOptions::new();
+        options.offset(offset).len(STRIDE_BYTES);
+        #[allow(
+            unsafe_code,
+            reason = "nobody else writes the file or makes it shorter: it is in the data folder, \
+                      which this process has locked, and each slot is mapped for one holder alone"
+        )]
+        unsafe {
+            options.map_mut(&self.file)
+        }
+    }
+
+    fn free(&self) -> std::sync::MutexGuard<'_, Vec<u32>> {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Slot<'_> {
-    /// Notes that a delivery is about to run. An I/O error is no reason not to run it.
-    pub fn begin(&self, suspect: Suspect) {
-        let offset = u64::from(self.number) * SLOT_BYTES as u64;
-        if let Err(error) = self.slots.file.write_all_at(&encode(suspect), offset) {
-            tracing::debug!(%error, "worker slot not written");
-        }
+    /// Notes that a delivery is about to run.
+    pub fn begin(&mut self, suspect: Suspect) {
+        self.put(encode(suspect));
     }
 
     /// Notes that nothing runs here any more.
-    pub fn clear(&self) {
-        let offset = u64::from(self.number) * SLOT_BYTES as u64;
-        if let Err(error) = self.slots.file.write_all_at(&[0; SLOT_BYTES], offset) {
-            tracing::debug!(%error, "worker slot not cleared");
+    pub fn clear(&mut self) {
+        self.put([0; SLOT_BYTES]);
+    }
+
+    fn put(&mut self, bytes: [u8; SLOT_BYTES]) {
+        if let Some(slot) = self.map.get_mut(..SLOT_BYTES) {
+            slot.copy_from_slice(&bytes);
         }
     }
 }
@@ -87,7 +122,7 @@ impl Slot<'_> {
 impl Drop for Slot<'_> {
     fn drop(&mut self) {
         self.clear();
-        self.slots.free.lock().unwrap_or_else(PoisonError::into_inner).push(self.number);
+        self.slots.free().push(self.number);
     }
 }
 
@@ -128,9 +163,9 @@ mod tests {
         let running = Suspect { instance: InstanceId(3), position: Position(70), attempt: 2 };
         let (slots, none) = Slots::open(&path).unwrap();
         assert!(none.is_empty());
-        let held = slots.take().unwrap();
+        let mut held = slots.take().unwrap();
         held.begin(running);
-        let ended = slots.take().unwrap();
+        let mut ended = slots.take().unwrap();
         ended.begin(Suspect { position: Position(71), ..running });
         drop(ended);
         std::mem::forget(held);

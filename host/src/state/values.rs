@@ -5,17 +5,19 @@
 //! deliveries whose commit is on its way to the disk: only the key's own next delivery reads it, so
 //! that a busy key does not wait for a sync between two events.
 //!
-//! A key is either in memory or in the cold store, never in both. Keys that were not touched for a
-//! round of the sweep move out when memory is over its bound, and move in when they are asked for.
+//! A key is either in memory or in the cold store. Keys that were not touched for a round of the
+//! sweep move out when memory is over its bound (`evict.rs`), and move in when they are asked for.
+//! During a walk over all keys those asked for are in both, and memory counts.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use hashbrown::{Equivalent, HashMap};
 
 use super::cold::{Cold, ColdError, KeyValues};
+use super::evict::Budget;
 use crate::effects::StateWrite;
 use crate::event::{Generation, InstanceId, Key, Position};
 
@@ -32,7 +34,7 @@ pub struct Owner {
 
 /// An [`Owner`] whose key is only borrowed.
 #[derive(Clone, Copy, Hash)]
-struct OwnerRef<'a> {
+pub(super) struct OwnerRef<'a> {
     instance: InstanceId,
     generation: Generation,
     key: &'a str,
@@ -62,30 +64,36 @@ impl Value {
 }
 
 #[derive(Debug, Default)]
-struct Layers {
+pub(super) struct Layers {
     /// Ascending by name.
-    durable: Vec<(Arc<str>, Value)>,
+    pub(super) durable: KeyValues,
     /// Oldest first; each with the position of the delivery that wrote it.
-    pending: VecDeque<(Position, Arc<[StateWrite]>)>,
+    pub(super) pending: VecDeque<(Position, Arc<[StateWrite]>)>,
     /// Whether it was used since the last sweep.
-    touched: bool,
+    pub(super) touched: bool,
+    /// Whether the cold store has the durable layer too: it was asked for during a walk.
+    pub(super) copied: bool,
 }
 
 /// All keyed state of one bus.
 #[derive(Debug)]
 pub struct Values {
-    shards: Vec<Mutex<Shard>>,
+    pub(super) shards: Vec<Mutex<Shard>>,
     hasher: hashbrown::DefaultHashBuilder,
-    cold: Option<Cold>,
-    /// Bytes of durable values in memory, about.
-    hot_bytes: AtomicU64,
-    hot_bytes_max: u64,
-    next_sweep: AtomicUsize,
+    pub(super) cold: Option<Cold>,
+    /// Held by who moves keys out, and by who walks over all of them.
+    pub(super) sweep: Mutex<()>,
+    /// Whether someone walks over all keys: those asked for meanwhile stay in the cold store, too.
+    pub(super) walking: AtomicBool,
+    /// Keys that were copied out of the cold store during the walk.
+    pub(super) copied: Mutex<Vec<Owner>>,
+    pub(super) budget: Budget,
+    pub(super) next_sweep: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
-struct Shard {
-    entries: HashMap<Owner, Arc<Mutex<Layers>>>,
+pub(super) struct Shard {
+    pub(super) entries: HashMap<Owner, Arc<Mutex<Layers>>>,
 }
 
 /// The state of one key as its deliveries see it, pending writes included.
@@ -98,13 +106,11 @@ pub struct KeyView {
     now_ms: u64,
 }
 
-const SHARDS: usize = 64;
-/// Keys moved out at a time: a shard is locked meanwhile.
-const EVICT_BATCH_MAX: usize = 32;
-/// What a key costs in memory beside its values, about.
-const KEY_OVERHEAD_BYTES: usize = 200;
-/// What a value costs beside its bytes, about.
-const VALUE_OVERHEAD_BYTES: usize = 64;
+pub(super) const SHARDS: usize = 64;
+/// What a key costs in memory beside its values, about: measured, with the room its list keeps.
+const KEY_OVERHEAD_BYTES: usize = 360;
+/// What a value costs beside its name and bytes, about: measured, once it was read.
+const VALUE_OVERHEAD_BYTES: usize = 144;
 
 impl Default for Values {
     fn default() -> Self {
@@ -112,21 +118,24 @@ impl Default for Values {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Nothing under these locks can be left half-done by a panic.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Values {
-    /// No state yet. Above `hot_bytes_max`, [`Values::evict_some`] moves keys to `cold`.
+    /// No state yet. Above `hot_bytes_max`, an [`super::Evictor`] moves keys to `cold`.
     #[must_use]
     pub fn new(cold: Option<Cold>, hot_bytes_max: u64) -> Self {
+        let budget = Budget::new(if cold.is_some() { hot_bytes_max } else { u64::MAX });
         Self {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             hasher: hashbrown::DefaultHashBuilder::default(),
             cold,
-            hot_bytes: AtomicU64::new(0),
-            hot_bytes_max,
+            sweep: Mutex::default(),
+            walking: AtomicBool::new(false),
+            copied: Mutex::default(),
+            budget,
             next_sweep: AtomicUsize::new(0),
         }
     }
@@ -151,24 +160,53 @@ impl Values {
             return Ok(Some(Arc::clone(layers)));
         }
         let Some(cold) = &self.cold else { return Ok(None) };
-        let Some(durable) = cold.take(owner.instance, owner.generation, owner.key)? else {
-            return Ok(None);
+        // A walk sees all of memory before the cold store: a key that changed places meanwhile
+        // would be missed. So it stays there, until the walk is over.
+        let copied = self.walking.load(Ordering::Acquire);
+        let durable = if copied {
+            cold.get(owner.instance, owner.generation, owner.key)?
+        } else {
+            cold.take(owner.instance, owner.generation, owner.key)?
         };
-        Ok(self.insert(shard, owner, durable))
+        let Some(durable) = durable else { return Ok(None) };
+        let entry = self.insert(shard, owner, durable);
+        if let (true, Some(entry), Ok(key)) = (copied, &entry, Key::new(owner.key)) {
+            lock(entry).copied = true;
+            let OwnerRef { instance, generation, .. } = owner;
+            lock(&self.copied).push(Owner { instance, generation, key });
+        }
+        Ok(entry)
     }
 
-    fn insert(
+    /// Makes a key that is in both places be in memory alone.
+    pub(super) fn drop_copy(&self, owner: &Owner) -> Result<(), ColdError> {
+        let shard = self.shard(owner.as_ref());
+        shard.entries.get(owner).map_or(Ok(()), |entry| self.own(owner.as_ref(), &mut lock(entry)))
+    }
+
+    fn own(&self, owner: OwnerRef<'_>, layers: &mut Layers) -> Result<(), ColdError> {
+        if let (true, Some(cold)) = (layers.copied, &self.cold) {
+            cold.take(owner.instance, owner.generation, owner.key)?;
+            layers.copied = false;
+        }
+        Ok(())
+    }
+
+    pub(super) fn insert(
         &self,
         shard: &mut Shard,
         owner: OwnerRef<'_>,
         durable: KeyValues,
     ) -> Option<Arc<Mutex<Layers>>> {
         let key = Key::new(owner.key).ok()?;
-        let layers = Layers { durable, pending: VecDeque::new(), touched: true };
-        self.hot_bytes.fetch_add((layers.weight() + KEY_OVERHEAD_BYTES) as u64, Ordering::Relaxed);
+        let layers = Layers { durable, touched: true, ..Layers::default() };
+        self.budget.grow(layers.weight() + KEY_OVERHEAD_BYTES);
         let layers = Arc::new(Mutex::new(layers));
         let OwnerRef { instance, generation, .. } = owner;
-        shard.entries.insert(Owner { instance, generation, key }, Arc::clone(&layers));
+        let old = shard.entries.insert(Owner { instance, generation, key }, Arc::clone(&layers));
+        if let Some(old) = old {
+            self.shrink_by_entry(&lock(&old));
+        }
         Some(layers)
     }
 
@@ -190,18 +228,23 @@ impl Values {
             return Ok(());
         };
         let mut layers = lock(&entry);
-        let before = layers.weight() as u64;
+        self.own(owner, &mut layers)?;
+        let before = layers.weight();
         for write in writes {
             layers.write(write);
         }
-        self.hot_bytes.fetch_add(layers.weight() as u64, Ordering::Relaxed);
-        self.hot_bytes.fetch_sub(before, Ordering::Relaxed);
+        let after = layers.weight();
+        if after >= before {
+            self.budget.grow(after - before);
+        } else {
+            self.budget.shrink(before - after);
+        }
         if layers.pending.front().is_some_and(|(writer, _)| *writer == position) {
             layers.pending.pop_front();
         }
         if layers.durable.is_empty() && layers.pending.is_empty() {
             shard.entries.remove(&owner);
-            self.hot_bytes.fetch_sub(KEY_OVERHEAD_BYTES as u64, Ordering::Relaxed);
+            self.budget.shrink(KEY_OVERHEAD_BYTES);
         }
         Ok(())
     }
@@ -243,8 +286,7 @@ impl Values {
             lock(shard).entries.retain(|owner, entry| {
                 let keep = owner.instance != instance;
                 if !keep {
-                    let bytes = lock(entry).weight() + KEY_OVERHEAD_BYTES;
-                    self.hot_bytes.fetch_sub(bytes as u64, Ordering::Relaxed);
+                    self.shrink_by_entry(&lock(entry));
                 }
                 keep
             });
@@ -252,99 +294,12 @@ impl Values {
         self.cold.as_ref().map_or(Ok(()), |cold| cold.forget(instance))
     }
 
-    /// Whether memory is over its bound.
-    #[must_use]
-    pub fn is_over(&self) -> bool {
-        self.cold.is_some() && self.hot_bytes() > self.hot_bytes_max
+    /// Takes an entry that goes away off the account.
+    pub(super) fn shrink_by_entry(&self, layers: &Layers) {
+        self.budget.shrink(layers.weight() + KEY_OVERHEAD_BYTES);
     }
 
-    /// Bytes of durable values in memory, about.
-    #[must_use]
-    pub fn hot_bytes(&self) -> u64 {
-        self.hot_bytes.load(Ordering::Relaxed)
-    }
-
-    /// Looks at one shard: moves out some keys that were not touched since it was looked at last,
-    /// and marks the others. Returns how many were moved out.
-    ///
-    /// # Errors
-    /// The cold store cannot be written; nothing was moved then.
-    pub fn evict_some(&self) -> Result<usize, ColdError> {
-        let Some(cold) = &self.cold else { return Ok(0) };
-        let at = self.next_sweep.fetch_add(1, Ordering::Relaxed) % self.shards.len();
-        let Some(shard) = self.shards.get(at) else { return Ok(0) };
-        let mut shard = lock(shard);
-        let mut idle: Vec<(Owner, KeyValues, usize)> = Vec::new();
-        for (owner, entry) in &shard.entries {
-            // More than one reference: a delivery has it in hand.
-            if Arc::strong_count(entry) > 1 || idle.len() >= EVICT_BATCH_MAX {
-                continue;
-            }
-            let mut layers = lock(entry);
-            if !std::mem::take(&mut layers.touched) && layers.pending.is_empty() {
-                idle.push((owner.clone(), layers.durable.clone(), layers.weight()));
-            }
-        }
-        if idle.is_empty() {
-            return Ok(0);
-        }
-        let rows: Vec<_> = idle
-            .iter_mut()
-            .map(|(owner, values, _)| {
-                let values = std::mem::take(values);
-                (owner.instance, owner.generation, owner.key.as_str(), values)
-            })
-            .collect();
-        cold.put(&rows)?;
-        drop(rows);
-        for (owner, _, weight) in &idle {
-            shard.entries.remove(owner);
-            let bytes = (weight + KEY_OVERHEAD_BYTES) as u64;
-            self.hot_bytes.fetch_sub(bytes, Ordering::Relaxed);
-        }
-        Ok(idle.len())
-    }
-
-    /// Every key with its durable values, for a checkpoint. Keys must not be evicted meanwhile.
-    ///
-    /// # Errors
-    /// The cold store cannot be read; or, inside, what `visit` returned.
-    pub(super) fn each(
-        &self,
-        mut visit: impl FnMut(InstanceId, Generation, Key, KeyValues) -> std::io::Result<()>,
-    ) -> Result<std::io::Result<()>, ColdError> {
-        for shard in &self.shards {
-            let entries: Vec<_> = lock(shard)
-                .entries
-                .iter()
-                .map(|(owner, entry)| (owner.clone(), Arc::clone(entry)))
-                .collect();
-            for (owner, entry) in entries {
-                let values = lock(&entry).durable.clone();
-                if values.is_empty() {
-                    continue;
-                }
-                if let Err(error) = visit(owner.instance, owner.generation, owner.key, values) {
-                    return Ok(Err(error));
-                }
-            }
-        }
-        self.cold.as_ref().map_or(Ok(Ok(())), |cold| cold.each(visit))
-    }
-
-    /// Puts in what a checkpoint holds.
-    pub(super) fn restore(
-        &self,
-        instance: InstanceId,
-        generation: Generation,
-        key: &str,
-        values: KeyValues,
-    ) {
-        let owner = OwnerRef { instance, generation, key };
-        self.insert(&mut self.shard(owner), owner, values);
-    }
-
-    fn shard(&self, owner: OwnerRef<'_>) -> MutexGuard<'_, Shard> {
+    pub(super) fn shard(&self, owner: OwnerRef<'_>) -> MutexGuard<'_, Shard> {
         use std::hash::BuildHasher;
         let hash = self.hasher.hash_one(owner);
         let index = usize::try_from(hash >> 32).unwrap_or(0) % self.shards.len();
@@ -354,12 +309,17 @@ impl Values {
 }
 
 impl Owner {
-    fn as_ref(&self) -> OwnerRef<'_> {
+    pub(super) fn as_ref(&self) -> OwnerRef<'_> {
         OwnerRef { instance: self.instance, generation: self.generation, key: self.key.as_str() }
     }
 }
 
 impl Layers {
+    /// Whether all there is of it is what the cold store can take, and does not have.
+    pub(super) fn is_movable(&self) -> bool {
+        !self.copied && self.pending.is_empty()
+    }
+
     fn weight(&self) -> usize {
         let values = self.durable.iter();
         values.map(|(name, value)| name.len() + value.bytes.len() + VALUE_OVERHEAD_BYTES).sum()
@@ -517,45 +477,6 @@ mod tests {
         apply(&values, "k", 2, &[StateWrite { name: "n".into(), value: None, expires_ms: None }]);
         view.push_pending(Position(3), [set("n", "3")].into());
         assert_eq!(values.view(owner("k"), 0).unwrap().get("n").as_deref(), Some(&b"3"[..]));
-    }
-
-    #[test]
-    fn keys_over_the_bound_move_out_and_come_back_whole() {
-        let dir = tempfile::tempdir().unwrap();
-        let cold = Cold::create(&dir.path().join("sled")).unwrap();
-        let values = Arc::new(Values::new(Some(cold), 10_000));
-        for key in 0..500_u64 {
-            apply(&values, &format!("k{key}"), key + 1, &[set("n", &key.to_string())]);
-        }
-        assert!(values.is_over());
-        // Two rounds: the first one only takes the marks away.
-        for _ in 0..2 * SHARDS {
-            values.evict_some().unwrap();
-        }
-        assert!(!values.is_over(), "{} bytes are still in memory", values.hot_bytes());
-        for key in 0..500_u64 {
-            let name = format!("k{key}");
-            let found = values.get(&owner(&name), "n", 0).unwrap().unwrap();
-            assert_eq!(found.bytes, key.to_string());
-            let view = values.view(owner(&name), 0).unwrap();
-            assert_eq!(view.get("n").unwrap(), key.to_string());
-        }
-        assert_eq!(values.cold.as_ref().unwrap().keys(), 0);
-    }
-
-    #[test]
-    fn a_key_that_a_delivery_has_in_hand_stays() {
-        let dir = tempfile::tempdir().unwrap();
-        let cold = Cold::create(&dir.path().join("sled")).unwrap();
-        let values = Arc::new(Values::new(Some(cold), 0));
-        apply(&values, "k", 1, &[set("n", "1")]);
-        let view = values.view(owner("k"), 0).unwrap();
-        for _ in 0..3 * SHARDS {
-            assert_eq!(values.evict_some().unwrap(), 0);
-        }
-        drop(view);
-        let moved: usize = (0..3 * SHARDS).map(|_| values.evict_some().unwrap()).sum();
-        assert_eq!(moved, 1);
     }
 
     #[test]

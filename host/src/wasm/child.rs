@@ -11,7 +11,7 @@
 //! | priority | nice 10 |
 //! | privileges | none gained by `exec`; killed when its parent dies |
 //!
-//! stdin is the module; stdout takes the machine code; stderr takes one JSON [`Report`]. All three
+//! stdin is the module; stdout takes the machine code; stderr takes one JSON `Report`. All three
 //! come from the parent, so the child opens nothing itself.
 
 use std::fs::File;

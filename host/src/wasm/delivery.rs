@@ -12,6 +12,7 @@ use super::Slot;
 use crate::effects::{Effects, Outcome};
 use crate::event::{Event, Generation, InstanceId, Key, Position};
 use crate::log::record::LogLine;
+use crate::plugin::{Instance as InstancePolicy, Manifest};
 
 /// Runs deliveries. A seam, so that schedulers are tested without WebAssembly; [`super::Module`]
 /// is the real one.
@@ -113,6 +114,24 @@ impl Default for GuestLimits {
             recycle_after: 100_000,
             buses: Arc::default(),
             http: Arc::default(),
+        }
+    }
+}
+
+impl GuestLimits {
+    /// What a resolved manifest allows, with the names of the buses there are.
+    #[must_use]
+    pub fn of(manifest: &Manifest, buses: Arc<[String]>) -> Self {
+        Self {
+            fuel: manifest.limits.fuel,
+            memory_bytes: manifest.limits.memory.as_usize(),
+            timeout: manifest.limits.timeout.duration(),
+            emits_max: manifest.limits.emits,
+            output_bytes_max: manifest.limits.output.as_usize(),
+            reuse: manifest.run.instance == InstancePolicy::Reuse,
+            recycle_after: manifest.run.recycle_after,
+            buses,
+            http: manifest.grants.http.iter().map(ToString::to_string).collect(),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The two wasmtime configurations of the host: one that runs guests, one that only compiles them.
 //!
 //! The rule that must not break: both generate the same code. What the compiling child writes is
-//! loaded by the running engine, so every flag that shapes code stands in [`codegen`] and nowhere
+//! loaded by the running engine, so every flag that shapes code stands in `codegen` and nowhere
 //! else; a test compares the compatibility hashes.
 
 use std::hash::{Hash, Hasher};

@@ -17,7 +17,7 @@ use crate::api::cloudevents::{self, BATCH, STRUCTURED};
 use crate::api::errors::{ApiError, Code};
 use crate::api::host::Cursor;
 use crate::api::params::{LIMIT_DEFAULT, Params, cursor_text, not_found, path_position};
-use crate::api::view::{AppendedView, TreeView};
+use crate::api::view::{AppendedView, BusKind, TreeView};
 use crate::event::Event;
 
 /// Says where the next page begins.
@@ -100,12 +100,13 @@ pub(super) async fn publish(
             duplicate: appended.duplicate,
         })
         .collect();
-    Ok(([(SERVER_TIMING, timing(took))], Json(views)).into_response())
+    let timing = app.host.bus_kind(bus.as_deref()).map(|kind| timing(kind, took));
+    Ok((timing.map(|text| [(SERVER_TIMING, text)]), Json(views)).into_response())
 }
 
-/// How long it took until everything was durable, for people who look.
-fn timing(took: Duration) -> String {
-    format!("durable;dur={:.3}", took.as_secs_f64() * 1000.0)
+/// How long it took until everything was as safe as it gets, for people who look.
+fn timing(kind: BusKind, took: Duration) -> String {
+    format!("{};dur={:.3}", kind.published(), took.as_secs_f64() * 1000.0)
 }
 
 /// Lists events, oldest first

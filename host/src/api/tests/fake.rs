@@ -143,7 +143,7 @@ fn key_view(plugin: &str, key: &Key, state: KeyState) -> Result<KeyView, HostErr
 
 fn check_bus(bus: Option<&str>) -> Result<(), HostError> {
     match bus {
-        None | Some("main") => Ok(()),
+        None | Some("main" | "live") => Ok(()),
         Some(other) => Err(HostError::NotFound(format!("bus `{other}`"))),
     }
 }
@@ -198,6 +198,11 @@ impl HostApi for FakeHost {
             check_bus(bus).map_err(|_| PublishError::NoBus(bus.unwrap_or_default().to_owned()))?;
             self.append(batch)
         })
+    }
+
+    fn bus_kind(&self, bus: Option<&str>) -> Option<BusKind> {
+        let memory = bus == Some("live");
+        Some(if memory { BusKind::Memory } else { BusKind::Durable })
     }
 
     fn event<'a>(
@@ -300,6 +305,7 @@ impl HostApi for FakeHost {
             }
             counts.retain(|kind, _| only.is_none_or(|only| only == kind));
             let views = counts.into_iter().map(|(kind, count)| TypeView {
+                emitted_only: false,
                 kind,
                 count,
                 last_seen: None,

@@ -90,6 +90,17 @@ pub enum BusKind {
     Memory,
 }
 
+impl BusKind {
+    /// What an event is once its publisher has the answer.
+    #[must_use]
+    pub const fn published(self) -> &'static str {
+        match self {
+            Self::Durable => "durable",
+            Self::Memory => "taken",
+        }
+    }
+}
+
 /// Whether a bus takes events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
@@ -191,6 +202,9 @@ pub struct TypeView {
     /// When the log took the last one; absent: none as yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_seen: Option<Timestamp>,
+    /// Whether every one of them was emitted by a plugin.
+    #[serde(default)]
+    pub emitted_only: bool,
     /// Plugins that get it.
     pub subscribers: Vec<String>,
 }

@@ -105,7 +105,9 @@ impl Runner {
             },
         };
         let result = self.bus.control(&[record]).done().await;
-        if result.is_ok() {
+        if let Ok(committed) = &result {
+            // Who asks next sees it in the ledger too: that a rollback has ended, say.
+            self.bus.until_applied(committed.commit).await;
             let mut subscriptions = Subscriptions::clone(&self.subscriptions.load());
             subscriptions.push((after, swap.subscription));
             self.subscriptions.store(Arc::new(subscriptions));

@@ -1,6 +1,7 @@
 //! Delivering: from the scheduler's queue through the sandbox into the log.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::{Runner, Version};
 use crate::bus::deliver::{self, Ended};
@@ -25,11 +26,14 @@ const COMPLETION_BYTES: usize = 1024;
 /// What one attempt came to.
 struct Attempt {
     number: u32,
+    /// When the first one began, log time.
     first_ms: u64,
     /// Whether it was a dead letter, or stood behind one.
     redriven: bool,
     /// Whether its key went on long ago.
     again: bool,
+    /// When this one ended, log time. The clock is asked once a delivery: it is everybody's.
+    ended_ms: u64,
     invocation: Invocation,
 }
 
@@ -67,12 +71,12 @@ struct Told {
 impl Runner {
     /// Takes one delivery after the other until stopped.
     pub(super) async fn work(self: Arc<Self>) {
-        let notes = self.bus.slots().and_then(Slots::take);
+        let mut notes = self.bus.slots().and_then(Slots::take);
         let mut slot = Slot::default();
         let mut next = self.queue.take().await;
         while let Some(lease) = next {
             let position = lease.assignment().position;
-            match self.deliver(&mut slot, notes.as_ref(), &lease).await {
+            match self.deliver(&mut slot, notes.as_mut(), &lease).await {
                 Ok(finish) => {
                     let (finished, following) = lease.finish_then_take(finish).await;
                     if finished == Finished::WaitsOver {
@@ -99,7 +103,7 @@ impl Runner {
     async fn deliver(
         &self,
         slot: &mut Slot,
-        notes: Option<&NoteSlot<'_>>,
+        notes: Option<&mut NoteSlot<'_>>,
         lease: &Lease<Arc<Event>>,
     ) -> Result<Finish, Stopped> {
         let assignment = lease.assignment();
@@ -123,12 +127,18 @@ impl Runner {
             let (instance, position) = (self.instance, event.position);
             notes.begin(Suspect { instance, position, attempt: number });
         }
-        let first_ms = assignment.first_ms.unwrap_or_else(|| self.bus.now_ms());
+        self.bus.values().room().await;
         let view = self.view(&event)?;
         let delivery = self.delivery(&version, &event, (number, redriven), view.as_ref());
         let invocation = version.invoker.invoke(slot, delivery).await;
         self.keep_logs(&event, number, &invocation);
-        let mut attempt = Attempt { number, first_ms, redriven, again, invocation };
+        let ended_ms = self.bus.now_ms();
+        let began_ms = || {
+            let took_ms = u64::try_from(invocation.wall.as_millis()).unwrap_or(u64::MAX);
+            ended_ms.saturating_sub(took_ms)
+        };
+        let first_ms = assignment.first_ms.unwrap_or_else(began_ms);
+        let mut attempt = Attempt { number, first_ms, redriven, again, ended_ms, invocation };
         // No `await` from here to `finish`: a delivery that is committed must be over, and one that
         // is over must be committed.
         let ending = self.end(&version, &event, &mut attempt, view, permit);
@@ -182,9 +192,8 @@ impl Runner {
         let kind = attempt.invocation.outcome.kind();
         self.count(kind);
         self.metrics.delivered(kind, attempt.invocation.wall, attempt.invocation.fuel);
-        let now_ms = self.bus.now_ms();
         let outcome = &attempt.invocation.outcome;
-        let (number, first_ms) = (attempt.number, attempt.first_ms);
+        let (number, first_ms, now_ms) = (attempt.number, attempt.first_ms, attempt.ended_ms);
         let jitter = fastrand::u64(..);
         let step = retry::next(&version.retry, number, first_ms, now_ms, outcome, jitter);
         if step != Step::Done {
@@ -192,7 +201,7 @@ impl Runner {
         }
         match step {
             Step::Done => self.complete(version, event, attempt, view, permit, None),
-            Step::RetryAt(due_ms) => self.retry(version, event, attempt, due_ms, now_ms),
+            Step::RetryAt(due_ms) => self.retry(version, event, attempt, due_ms),
             Step::GiveUp => {
                 let policy = self.policy(version, event, attempt);
                 let letter = DeadLetterRecord {
@@ -244,7 +253,6 @@ impl Runner {
         event: &Arc<Event>,
         attempt: &Attempt,
         due_ms: u64,
-        now_ms: u64,
     ) -> Ending {
         let outcome = &attempt.invocation.outcome;
         let first_ms = attempt.first_ms;
@@ -272,7 +280,7 @@ impl Runner {
             ticket: None,
             dead: false,
             parked: false,
-            again_ms: Some(due_ms.saturating_sub(now_ms)),
+            again_ms: Some(due_ms.saturating_sub(attempt.ended_ms)),
         });
         Ending { finish: Finish::RetryAt { at_ms: due_ms, first_ms }, told }
     }
@@ -289,6 +297,7 @@ impl Runner {
         given_up: Option<GivenUp>,
     ) -> Ending {
         let effects = std::mem::take(&mut attempt.invocation.effects);
+        self.warn_of_unserved(&effects);
         let shown = self.notes.wanted().then(|| effects.clone());
         let dead = given_up.is_some();
         let park = given_up.as_ref().is_some_and(|given_up| given_up.park);
@@ -306,16 +315,26 @@ impl Runner {
             view.push_pending(event.position, writes);
         }
         self.progress.submit();
-        let ticket = self.bus.commit(permit, commit);
-        self.metrics.lag(self.bus.now_ms().saturating_sub(event.recorded_ms));
-        let told = shown.map(|effects| Told {
-            effects,
-            ticket: Some(ticket),
-            dead,
-            parked: park,
-            again_ms: None,
-        });
-        Ending { finish: if park { Finish::Park } else { Finish::Done }, told }
+        self.metrics.lag(attempt.ended_ms.saturating_sub(event.recorded_ms));
+        let finish = if park { Finish::Park } else { Finish::Done };
+        let Some(effects) = shown else {
+            self.bus.commit_untold(permit, commit);
+            return Ending { finish, told: None };
+        };
+        let ticket = Some(self.bus.commit(permit, commit));
+        let told = Some(Told { effects, ticket, dead, parked: park, again_ms: None });
+        Ending { finish, told }
+    }
+
+    /// Says once that timers and calls are recorded and nothing more.
+    fn warn_of_unserved(&self, effects: &Effects) {
+        let unserved = !effects.timers.is_empty() || !effects.calls.is_empty();
+        if unserved && !self.warned.swap(true, Ordering::Relaxed) {
+            let words =
+                "timers and calls are recorded, but this version neither fires nor sends them";
+            tracing::warn!(plugin = %self.name, "{words}");
+            self.say("warn", words.to_owned());
+        }
     }
 
     fn keep_logs(&self, event: &Event, attempt: u32, invocation: &Invocation) {

@@ -28,7 +28,7 @@ use crate::metrics::Metrics;
 use crate::plugin::Manifest;
 use crate::schedule::pool::GuestPool;
 use crate::schedule::retry::RetryPolicy;
-use crate::state::{DeadLetter, Instance, KeyState, Ledger, Owner, Values};
+use crate::state::{Checkpoints, DeadLetter, Instance, KeyState, Ledger, Owner, Values};
 use crate::wasm::{Delivery, GuestLimits, Invocation, Invoker, Slot};
 
 pub(super) const PLUGIN: InstanceId = InstanceId(1);
@@ -149,7 +149,10 @@ impl World {
         let fold = fold.unwrap_or_else(|| (Ledger::default(), Arc::default(), CommitNumber(0)));
         let bus = Arc::new(Bus::durable("main", log.clone(), fold, dir.path()).unwrap());
         let (folding, runtime) = (Arc::clone(&bus), tokio::runtime::Handle::current());
-        std::thread::spawn(move || folding.apply_durable(&runtime));
+        let dir_of_checkpoints = Path::new("data/buses/main/checkpoints");
+        let checkpoints = Arc::new(disk.clone());
+        let checkpoints = Checkpoints::open(checkpoints, dir_of_checkpoints, log.id()).unwrap();
+        std::thread::spawn(move || folding.apply_durable(&runtime, &checkpoints));
         bus.until_applied(log.durable()).await;
         if bus.ledger().instance(PLUGIN).is_none() {
             let (name, after) = ("lister".to_owned(), Position(0));

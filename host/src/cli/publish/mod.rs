@@ -129,8 +129,8 @@ pub fn run(
     if appended.duplicate {
         line.push_str("  duplicate: it had been there already");
     } else {
-        if let Some(ms) = posted.durable_ms {
-            line.push_str(&format!("  durable {ms:.1} ms"));
+        if let Some((word, ms)) = posted.took {
+            line.push_str(&format!("  {word} {ms:.1} ms"));
         }
         if let Some(who) = subscribers(client, args.bus.as_deref(), kind) {
             line.push_str(&format!("   {who}"));

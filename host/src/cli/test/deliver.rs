@@ -9,7 +9,7 @@ use uuid::Uuid;
 use crate::clock::{Clock, SystemClock};
 use crate::effects::{Outcome, StateWrite};
 use crate::event::{CommitNumber, Event, InstanceId, Key, KeySequence, NewEvent, Position};
-use crate::plugin::{Instance, Manifest};
+use crate::plugin::Manifest;
 use crate::wasm::{Delivery, GuestLimits, Invocation, Module, Seed, Slot, StateView};
 
 /// A module with the state it has built up so far.
@@ -72,7 +72,7 @@ impl Bench {
         Self {
             module,
             slot: Slot::default(),
-            limits: Arc::new(limits(manifest)),
+            limits: Arc::new(GuestLimits::of(manifest, Arc::default())),
             config: Arc::new(manifest.config.clone()),
             keys: HashMap::new(),
             clock: SystemClock::new(),
@@ -138,19 +138,5 @@ impl KeyState {
                 None => values.0.remove(&write.name),
             };
         }
-    }
-}
-
-fn limits(manifest: &Manifest) -> GuestLimits {
-    GuestLimits {
-        fuel: manifest.limits.fuel,
-        memory_bytes: manifest.limits.memory.as_usize(),
-        timeout: manifest.limits.timeout.duration(),
-        emits_max: manifest.limits.emits,
-        output_bytes_max: manifest.limits.output.as_usize(),
-        reuse: manifest.run.instance == Instance::Reuse,
-        recycle_after: manifest.run.recycle_after,
-        buses: Arc::default(),
-        http: manifest.grants.http.iter().map(|host| host.to_string()).collect(),
     }
 }

@@ -11,7 +11,7 @@ use crate::bus::runner::{Parts, Runner, Subscriptions, Version};
 use crate::event::{Digest, Generation, InstanceId, Position};
 use crate::log::record::{Control, ControlRecord};
 use crate::plugin::identity::{Binding, Decision, Plugins as Known, Registered};
-use crate::plugin::{Change, Instance as InstancePolicy, Manifest, Source, Start};
+use crate::plugin::{Change, Manifest, Source, Start};
 use crate::schedule::retry::RetryPolicy;
 use crate::state::Instance;
 use crate::wasm::{GuestLimits, Module};
@@ -294,6 +294,10 @@ impl Plugins {
         Ok(instance)
     }
 
+    fn bus_names(&self) -> Arc<[String]> {
+        self.means.buses.iter().map(|bus| bus.name().to_string()).collect()
+    }
+
     fn version(
         &self,
         candidate: &Candidate,
@@ -304,7 +308,7 @@ impl Plugins {
         Version {
             invoker: Arc::clone(module) as Arc<dyn crate::wasm::Invoker>,
             digest: module.digest,
-            limits: Arc::new(self.guest_limits(manifest)),
+            limits: Arc::new(GuestLimits::of(manifest, self.bus_names())),
             config: Arc::new(manifest.config.clone()),
             retry: RetryPolicy {
                 attempts_fault: manifest.retry.attempts_fault,
@@ -320,21 +324,6 @@ impl Plugins {
                 source: deliver::source(bus.name(), name),
             },
             manifest: Arc::clone(manifest),
-        }
-    }
-
-    fn guest_limits(&self, manifest: &Manifest) -> GuestLimits {
-        let buses = self.means.buses.iter().map(|bus| bus.name().to_string());
-        GuestLimits {
-            fuel: manifest.limits.fuel,
-            memory_bytes: manifest.limits.memory.as_usize(),
-            timeout: manifest.limits.timeout.duration(),
-            emits_max: manifest.limits.emits,
-            output_bytes_max: manifest.limits.output.as_usize(),
-            reuse: manifest.run.instance == InstancePolicy::Reuse,
-            recycle_after: manifest.run.recycle_after,
-            buses: buses.collect(),
-            http: manifest.grants.http.iter().map(ToString::to_string).collect(),
         }
     }
 }

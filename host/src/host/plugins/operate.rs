@@ -188,7 +188,6 @@ impl Plugins {
         let binding = Binding::new(bus.name(), name);
         let instance = self.known().forget(&binding).map_err(refused)?;
         self.record(&bus, actor, Control::Forget { instance }).await?;
-        bus.values().forget(instance).map_err(|error| HostError::Internal(error.to_string()))?;
         lock(&self.entries).remove(name);
         Ok(())
     }

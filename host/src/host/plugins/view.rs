@@ -57,7 +57,7 @@ impl Plugins {
             subscription: SubscriptionView::default(),
             completed_position: 0,
             lag_events: 0,
-            in_flight: cursor.as_ref().map_or(0, |cursor| cursor.in_flight as u64),
+            in_flight: runner.map_or(0, |runner| runner.in_flight()),
             waiting: cursor.as_ref().map_or(0, |cursor| cursor.waiting as u64),
             parked_keys: 0,
             held_keys: 0,
@@ -142,11 +142,17 @@ impl Plugins {
                         kind: kind.to_owned(),
                         count: 0,
                         last_seen: None,
+                        emitted_only: false,
                         subscribers: Vec::new(),
                     });
                 }
             }
-            for view in types.values_mut().filter(|view| subscribe.wants_type(&view.kind)) {
+            // Without `types`, a subscription is to what comes from outside.
+            let wants = |view: &TypeView| {
+                subscribe.wants_type(&view.kind)
+                    && !(view.emitted_only && subscribe.types.is_empty())
+            };
+            for view in types.values_mut().filter(|view| wants(view)) {
                 view.subscribers.push(name.clone());
             }
         }

@@ -4,7 +4,7 @@ use super::control::put_map;
 use super::{EncodeError, HEADER_BYTES, PREFIX_BYTES, PREFIX_DIGEST_BYTES, PREFIX_KEY_BYTES};
 use super::{FRAME_BYTES_MAX, Seal, flag, kind, payload_digest};
 use crate::effects::{OutgoingCall, Response, StateWrite, TimerChange};
-use crate::event::{Addressee, KeyHash, KeyVariant, NewEvent};
+use crate::event::{Addressee, Key, KeyHash, KeyVariant, NewEvent};
 use crate::log::pack::{put_array, put_digest, put_nil, put_str, put_uint};
 use crate::log::record::{Completion, Control, ControlRecord, DeadLetterRecord, DeliveryCommit};
 
@@ -115,7 +115,10 @@ impl Encoded {
     /// # Errors
     /// None today; the signature leaves room for bodies that can fail.
     pub fn event(&mut self, event: &NewEvent) -> Result<(), EncodeError> {
-        let key = event.key.as_ref().map(crate::event::Key::hash128);
+        self.hashed_event(event, event.key.as_ref().map(Key::hash128))
+    }
+
+    fn hashed_event(&mut self, event: &NewEvent, key: Option<KeyHash>) -> Result<(), EncodeError> {
         let parts = Parts { key, payload: &event.data, ..Parts::default() };
         let at = self.record(kind::EVENT, parts, |out| {
             put_event(out, event);
@@ -131,8 +134,16 @@ impl Encoded {
     /// # Errors
     /// A dead letter that cannot be written.
     pub fn delivery(&mut self, commit: &DeliveryCommit) -> Result<(), EncodeError> {
-        self.completion(&commit.completion)?;
-        commit.emits.iter().try_for_each(|event| self.event(event))?;
+        let completion = &commit.completion;
+        let key = completion.key.as_ref();
+        let hash = key.map(Key::hash128);
+        self.completion(completion, hash)?;
+        for event in &commit.emits {
+            // Most events go to the key of their cause, whose hash is known by now.
+            let is_same = event.key.as_ref() == key;
+            let hash = if is_same { hash } else { event.key.as_ref().map(Key::hash128) };
+            self.hashed_event(event, hash)?;
+        }
         commit.state.iter().try_for_each(|write| self.state(write))?;
         commit.timers.iter().try_for_each(|change| self.timer(change))?;
         commit.calls.iter().try_for_each(|call| self.call(call))?;
@@ -147,15 +158,18 @@ impl Encoded {
         }
     }
 
-    fn completion(&mut self, completion: &Completion) -> Result<(), EncodeError> {
+    fn completion(
+        &mut self,
+        completion: &Completion,
+        key: Option<KeyHash>,
+    ) -> Result<(), EncodeError> {
         let payload = completion.response.as_ref().map_or(&[][..], |response| &response.data);
-        let key = completion.key.as_ref().map(crate::event::Key::hash128);
         self.record(kind::COMPLETION, Parts { key, payload, ..Parts::default() }, |out| {
             put_array(out, 10);
             put_uint(out, completion.instance.0.into());
             put_uint(out, completion.generation.0.into());
             put_uint(out, completion.position.0);
-            put_optional(out, completion.key.as_ref().map(crate::event::Key::as_str), put_str);
+            put_optional(out, completion.key.as_ref().map(Key::as_str), put_str);
             put_digest(out, &completion.environment.0);
             put_uint(out, completion.attempt.into());
             put_uint(out, completion.mode as u64);
@@ -296,7 +310,7 @@ fn put_event(out: &mut Vec<u8>, event: &NewEvent) {
             KeyVariant::Subject => 2,
         },
     );
-    put_optional(out, event.key.as_ref().map(crate::event::Key::as_str), put_str);
+    put_optional(out, event.key.as_ref().map(Key::as_str), put_str);
     put_str(out, &event.content_type);
     put_pairs(out, &event.attributes);
     put_rare(out, event);

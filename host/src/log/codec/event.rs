@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{DecodeError, kind};
+use super::{DecodeError, Texts, kind};
 use crate::event::{
     Addressee, CommitNumber, Event, EventTime, InstanceId, Key, KeyHash, KeySequence, KeyVariant,
     NewEvent, Origin, Position,
@@ -99,7 +99,13 @@ impl<'a> Pairs<'a> {
     /// The pairs, owned.
     #[must_use]
     pub fn to_owned(&self) -> Vec<(Arc<str>, Arc<str>)> {
-        self.iter().map(|(name, value)| (name.into(), value.into())).collect()
+        self.to_shared(&mut Texts::default())
+    }
+
+    fn to_shared(self, texts: &mut Texts) -> Vec<(Arc<str>, Arc<str>)> {
+        let mut pairs = Vec::with_capacity(self.count);
+        pairs.extend(self.iter().map(|(name, value)| (texts.share(name), value.into())));
+        pairs
     }
 }
 
@@ -207,6 +213,14 @@ impl<'a> EventRef<'a> {
     /// # Errors
     /// The stored key is none.
     pub fn to_event(&self, data: Bytes) -> Result<Event, DecodeError> {
+        self.to_event_with(data, &mut Texts::default())
+    }
+
+    /// As [`Self::to_event`], for one of several events that have texts in common.
+    ///
+    /// # Errors
+    /// The stored key is none.
+    pub fn to_event_with(&self, data: Bytes, texts: &mut Texts) -> Result<Event, DecodeError> {
         let key = match self.key {
             None => None,
             Some(text) => Some(
@@ -216,14 +230,14 @@ impl<'a> EventRef<'a> {
         };
         let body = NewEvent {
             id: self.id.into(),
-            source: self.source.into(),
-            kind: self.kind.into(),
+            source: texts.share(self.source),
+            kind: texts.share(self.kind),
             key,
             key_variant: self.key_variant,
             time: self.time.map(|(text, ms)| EventTime { text: text.into(), ms }),
-            content_type: self.content_type.into(),
+            content_type: texts.share(self.content_type),
             data,
-            attributes: self.attributes.to_owned(),
+            attributes: self.attributes.to_shared(texts),
             schema_version: self.schema_version,
             addressee: self.addressee.map(|addressee| match addressee {
                 AddresseeRef::Plugin(instance) => Addressee::Plugin(instance),
@@ -237,7 +251,7 @@ impl<'a> EventRef<'a> {
                 bus: origin.bus.into(),
                 position: origin.position,
             }),
-            principal: self.principal.into(),
+            principal: texts.share(self.principal),
         };
         Ok(Event {
             position: self.position,

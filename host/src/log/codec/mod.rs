@@ -10,6 +10,7 @@ mod effect;
 mod encode;
 mod event;
 mod header;
+mod share;
 #[cfg(test)]
 mod tests;
 
@@ -19,6 +20,7 @@ pub use effect::{CallRef, CommitMeta, CompletionRef, ResponseRef, StateRef, Time
 pub use encode::{Encoded, EventSlot};
 pub use event::{AddresseeRef, EventRef, OriginRef, Pairs};
 pub use header::{FLAG_SEAL, FRAME_ALIGN, FRAME_BYTES_MAX, HEADER_BYTES, Header, Salt, chain};
+pub use share::Texts;
 
 use super::pack::PackError;
 

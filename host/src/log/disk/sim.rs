@@ -19,8 +19,10 @@ const SECTOR_BYTES: usize = 512;
 pub enum Crash {
     /// All of it is lost.
     LosesAll,
-    /// All of it survives: only the process died.
+    /// All of it happened to reach the disk.
     KeepsAll,
+    /// Only the process died: reads still show all of it, and a power cut can still take it.
+    ProcessDies,
     /// Each sector and each name survives or not, as this seed has it.
     Random(u64),
 }
@@ -95,6 +97,10 @@ impl SimDisk {
         Self { state: Arc::default(), released: Arc::default() }
     }
 
+    fn from_state(state: State) -> Self {
+        Self { state: Arc::new(Mutex::new(state)), released: Arc::default() }
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -149,8 +155,18 @@ impl SimDisk {
         let state = self.state();
         let mut random = match crash {
             Crash::Random(seed) => Some(fastrand::Rng::with_seed(seed)),
-            Crash::LosesAll | Crash::KeepsAll => None,
+            Crash::LosesAll | Crash::KeepsAll | Crash::ProcessDies => None,
         };
+        if crash == Crash::ProcessDies {
+            return Self::from_state(State {
+                files: state.files.clone(),
+                names: state.names.clone(),
+                durable_names: state.durable_names.clone(),
+                dirs: state.dirs.clone(),
+                capacity: state.capacity,
+                ..State::default()
+            });
+        }
         let mut survives = || match (&mut random, crash) {
             (Some(random), _) => random.bool(),
             (None, crash) => crash == Crash::KeepsAll,
@@ -176,7 +192,7 @@ impl SimDisk {
             capacity: state.capacity,
             ..State::default()
         };
-        Self { state: Arc::new(Mutex::new(after)), released: Arc::default() }
+        Self::from_state(after)
     }
 
     /// Changes bytes of a file behind everybody's back, durably.

@@ -62,7 +62,7 @@ mod tests {
 
     fn passes(filter: &[u8], hash: u128) -> bool {
         let Some(start) = block_offset(hash, filter.len() as u64) else { return false };
-        may_hold(hash, &filter[start as usize..][..BLOCK_BYTES])
+        may_hold(hash, &filter[usize::try_from(start).unwrap()..][..BLOCK_BYTES])
     }
 
     #[test]

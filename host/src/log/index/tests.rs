@@ -227,7 +227,7 @@ proptest! {
         prop_assert_eq!(&open_types, &file.types().unwrap());
         for (stat, (kind, positions)) in open_types.iter().zip(&model.by_type) {
             prop_assert_eq!(&*stat.kind, kind);
-            prop_assert_eq!((stat.count + stat.private_count) as usize, positions.len());
+            prop_assert_eq!(stat.count + stat.private_count, positions.len() as u64);
             prop_assert_eq!(Some(&stat.last_position), positions.last());
         }
         let expected = SegmentSpan { seal: SEAL, ..model.builder.span() };

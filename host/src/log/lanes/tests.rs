@@ -10,12 +10,12 @@ fn encoded(bytes: usize) -> Encoded {
     commit
 }
 
-fn effects(lanes: &Lanes, bytes: usize) {
+fn effects(lanes: &Arc<Lanes>, bytes: usize) {
     let (reply, _) = oneshot::channel();
-    lanes.push_effects(EffectsEntry { commit: encoded(bytes), reply, permit: None });
+    lanes.push_effects(EffectsEntry { commit: encoded(bytes), reply: Some(reply), permit: None });
 }
 
-fn ingest(lanes: &Lanes, bytes: usize) -> Result<(), AppendError> {
+fn ingest(lanes: &Arc<Lanes>, bytes: usize) -> Result<(), AppendError> {
     let (reply, _) = oneshot::channel();
     let batch = Batch { commit: encoded(bytes), items: Vec::new() };
     lanes.push_ingest(IngestEntry { batch, reply })
@@ -38,9 +38,10 @@ fn effects_go_first_and_ingest_keeps_a_quarter() {
 
 #[test]
 fn either_lane_takes_all_of_a_group_if_it_is_alone() {
-    for fill in
-        [|lanes: &Lanes| effects(lanes, MIB / 10), |lanes: &Lanes| ingest(lanes, MIB / 10).unwrap()]
-    {
+    for fill in [
+        |lanes: &Arc<Lanes>| effects(lanes, MIB / 10),
+        |lanes: &Arc<Lanes>| ingest(lanes, MIB / 10).unwrap(),
+    ] {
         let lanes = Lanes::new();
         (0..80).for_each(|_| fill(&lanes));
         let group = lanes.take().unwrap();

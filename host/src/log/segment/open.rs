@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::{CLAIM_ALIGN, SEAL_BYTES_MAX, Tip, sealed_len, segment_path};
-use crate::limits::SEGMENT_ZEROED_AHEAD_BYTES;
+use crate::limits::{SEGMENT_ZEROED_AHEAD_BYTES, SEGMENT_ZEROED_STEP_BYTES};
 use crate::log::codec::{Encoded, FLAG_SEAL, Header, Salt, Seal};
 use crate::log::disk::{Disk, DiskFile};
 use crate::log::frame::{Frame, FrameBuilder};
@@ -176,26 +176,29 @@ impl OpenSegment {
     }
 
     fn write(&mut self, frame: &Frame) -> io::Result<Durable> {
-        let end = self.end + frame.bytes().len() as u64;
-        if end > self.zeroed {
-            self.zero_ahead(end)?;
-        }
+        self.zero_ahead(frame.bytes().len() as u64)?;
         self.file.write_at(frame.bytes(), self.end)?;
         self.file.sync_data()?;
         Ok(Durable(()))
     }
 
     /// Writes zeros where the next frames go, so that syncing them changes no metadata of the file
-    /// system. One sync covers them and the frame.
-    fn zero_ahead(&mut self, frame_end: u64) -> io::Result<()> {
-        let until = (frame_end + SEGMENT_ZEROED_AHEAD_BYTES).min(self.capacity);
-        let mut at = frame_end.max(self.zeroed);
+    /// system. One sync covers them and the frame. A step at a time, once a step is used up: all
+    /// that is ahead at once would hold up one group in many for as long as that takes.
+    fn zero_ahead(&mut self, frame_bytes: u64) -> io::Result<()> {
+        let frame_end = self.end + frame_bytes;
+        let ahead = (frame_end + SEGMENT_ZEROED_AHEAD_BYTES).min(self.capacity);
+        // No less than what is used, or large frames would run away from it.
+        let step = SEGMENT_ZEROED_STEP_BYTES.max(frame_bytes);
+        let mut at = self.zeroed.max(frame_end);
+        let is_due = frame_end > self.zeroed || at + step <= ahead || ahead == self.capacity;
+        let until = if is_due { (at + step).min(ahead) } else { at };
         while at < until {
             let len = usize::try_from(until - at).unwrap_or(ZEROS.len()).min(ZEROS.len());
             self.file.write_at(ZEROS.get(..len).unwrap_or(&ZEROS), at)?;
             at += len as u64;
         }
-        self.zeroed = until.max(frame_end);
+        self.zeroed = at;
         Ok(())
     }
 

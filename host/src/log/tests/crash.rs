@@ -106,6 +106,26 @@ async fn a_power_cut_while_recovering_loses_nothing() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_start_has_shown_survives_a_power_cut_right_after() {
+    for at in 7..140 {
+        let disk = SimDisk::new();
+        disk.inject(Fault::PowerOffAt(at));
+        let acknowledged = run(&disk).await;
+        // The page cache shows what the disk does not hold.
+        let killed = disk.crash(Crash::ProcessDies);
+        let shown = match try_open(&killed, small()) {
+            Ok(opened) => all_events(&opened.log).await.unwrap().len(),
+            Err(error) => panic!("operation {at}: {error}"),
+        };
+        let after = killed.crash(Crash::LosesAll);
+        let opened = try_open(&after, small()).unwrap();
+        let events = all_events(&opened.log).await.unwrap();
+        assert!(events.len() >= shown, "operation {at}: {} of {shown} shown", events.len());
+        check(&events, acknowledged);
+    }
+}
+
 #[tokio::test]
 async fn a_torn_tail_is_cut_back_kept_aside_and_reported() {
     let disk = SimDisk::new();

@@ -190,3 +190,25 @@ async fn starts_are_counted_and_a_second_process_is_kept_out() {
     assert_eq!(again.log_id, opened.log_id);
     assert_eq!(opened.log.ingest(vec![publish("1", "a")]).await, Err(AppendError::ShuttingDown));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_works_on_a_real_disk_and_names_the_process_that_has_it() {
+    let data = tempfile::tempdir().unwrap();
+    let bus = data.path().join("buses/main");
+    let open = || {
+        let disk = Arc::new(crate::log::disk::OsDisk);
+        Log::open(disk, &bus, options(), HandClock::at(START_MS))
+    };
+    let log = open().unwrap().log;
+    for n in 0..100 {
+        let event = event(&n.to_string(), "a", &format!("\"{}\"", "x".repeat(2000)));
+        log.ingest(vec![Publish { event, expected: None }]).await.unwrap();
+    }
+    let error = open().unwrap_err().to_string();
+    assert!(error.ends_with(&format!("is in use by process {}", std::process::id())), "{error}");
+    log.close().await.unwrap();
+    let opened = open().unwrap();
+    assert!(opened.clean && opened.log.stats().segments >= 4);
+    let events = all_events(&opened.log).await.unwrap();
+    assert!(events.iter().zip(0..).all(|(event, n)| &*event.id == n.to_string().as_str()));
+}

@@ -61,7 +61,7 @@ pub enum ToolError {
     Index(#[from] IndexError),
     /// What was asked for cannot be written.
     #[error("output cannot be written: {0}")]
-    Output(std::io::Error),
+    Output(#[source] std::io::Error),
 }
 
 /// 32 hex digits.

@@ -1,0 +1,200 @@
+//! `bench append`: from a publish to its durability, in this process, without HTTP.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::Semaphore;
+
+use crate::clock::SystemClock;
+use crate::log::disk::OsDisk;
+use crate::log::{Log, LogOptions, LogStats};
+
+use super::events::Events;
+use super::place::Place;
+use super::publish::{Publishers, Release};
+use super::raw::{RawSegment, Zeroing};
+use super::report::{Figure, Percentiles, RawFigures, Report, Run, median, median_percentiles};
+use super::{BenchError, ENVELOPE_BYTES, Settings, cpu};
+
+/// Longest that one run of the limit takes.
+const RAW_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// Runs it.
+///
+/// # Errors
+/// A parameter makes no sense, or the log fails.
+pub async fn run(settings: &Settings) -> Result<Report, BenchError> {
+    settings.check()?;
+    let place = Place::new(settings)?;
+    let ticking = settings.ticker.start()?;
+    let clock = Arc::new(SystemClock::new());
+    let bus = place.path().join("bus");
+    std::fs::create_dir_all(&bus).map_err(super::place::at(&bus))?;
+    let opened = Log::open(Arc::new(OsDisk), &bus, LogOptions::default(), clock)?;
+    let log = opened.log;
+    let events = Arc::new(Events::new(settings));
+    let mut limit = Limit::new(&place, settings)?;
+
+    let mut first = 0;
+    let (mut runs, mut percentiles) = (Vec::new(), Vec::new());
+    // The first one warms up: files are new, memory is cold.
+    for repetition in 0..=settings.repetitions {
+        let count = if repetition == 0 { settings.events.div_ceil(10) } else { settings.events };
+        let raw = limit.run(count)?;
+        let before = Mark::new(&log);
+        let window = Arc::new(Semaphore::new(settings.in_flight.max(1)));
+        let numbers = first..first + count;
+        let publishers = Publishers::new(&log, &events, numbers, window, Release::Durable, None);
+        let sent = publishers.run().await?;
+        let run = before.run(&log, count, raw);
+        first += count;
+        if repetition == 0 {
+            limit.learn(&place, settings, &run)?;
+        } else {
+            runs.push(run);
+            percentiles.extend(sent.latencies.percentiles());
+        }
+    }
+    log.close().await?;
+    drop(ticking);
+
+    let mut report = Report::new("append");
+    describe(&mut report, settings);
+    report.latency.insert("publish_to_durable", median_percentiles(&percentiles));
+    report.take_runs(runs);
+    limit.report(&mut report);
+    Ok(report)
+}
+
+/// Notes what the bench was told.
+pub(super) fn describe(report: &mut Report, settings: &Settings) {
+    report.parameter("events", settings.events);
+    report.parameter("size", settings.payload_bytes());
+    report.parameter("in_flight", settings.in_flight);
+    report.parameter("keys", settings.keys);
+    report.parameter("repetitions", settings.repetitions);
+    report.parameter("ticker", format!("{:?}", settings.ticker).to_lowercase());
+    report.parameter("processors", std::thread::available_parallelism().map_or(1, usize::from));
+}
+
+/// The limit, measured in turns with the host: with groups as large as what may be in flight, and
+/// with groups as large as the log made them while it warmed up.
+pub(super) struct Limit {
+    window: Side,
+    zeroed_before: Side,
+    same_group: Option<Side>,
+}
+
+/// The limit at one group size.
+struct Side {
+    raw: RawSegment,
+    rates: Vec<f64>,
+    groups: Vec<Percentiles>,
+}
+
+impl Limit {
+    pub(super) fn new(place: &Place, settings: &Settings) -> Result<Self, BenchError> {
+        Ok(Self {
+            window: Side::new(place, settings, Zeroing::Ahead, settings.in_flight)?,
+            zeroed_before: Side::new(place, settings, Zeroing::Before, settings.in_flight)?,
+            same_group: None,
+        })
+    }
+
+    /// Takes the size of the groups of a run of the host.
+    pub(super) fn learn(
+        &mut self,
+        place: &Place,
+        settings: &Settings,
+        run: &Run,
+    ) -> Result<(), BenchError> {
+        #[allow(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a number of events, of which there are not so many"
+        )]
+        let group = run.group_events.0.round().max(1.0) as usize;
+        if group != settings.in_flight {
+            self.same_group = Some(Side::new(place, settings, Zeroing::Ahead, group)?);
+        }
+        Ok(())
+    }
+
+    /// One run; gives events a second with the groups of the window.
+    pub(super) fn run(&mut self, events: u64) -> Result<f64, BenchError> {
+        self.zeroed_before.run(events)?;
+        if let Some(side) = &mut self.same_group {
+            side.run(events)?;
+        }
+        self.window.run(events)
+    }
+
+    /// Puts what was found into the report, whose own figures stand already.
+    pub(super) fn report(&self, report: &mut Report) {
+        let same_group = self.same_group.as_ref().unwrap_or(&self.window).figures();
+        let before = self.zeroed_before.figures();
+        let rate = report.events_per_second;
+        let against = |limit: &RawFigures| Some(rate? / limit.events_per_second.0);
+        report.ratio_to_raw_segment_same_group = against(&same_group);
+        report.ratio_to_file_zeroed_before = against(&before);
+        report.raw_segment = vec![self.window.figures(), same_group, before];
+    }
+}
+
+impl Side {
+    fn new(
+        place: &Place,
+        settings: &Settings,
+        zeroing: Zeroing,
+        group: usize,
+    ) -> Result<Self, BenchError> {
+        let bytes = settings.payload_bytes() + ENVELOPE_BYTES;
+        let raw = RawSegment::new(&place.path(), zeroing, group, bytes)?;
+        Ok(Self { raw, rates: Vec::new(), groups: Vec::new() })
+    }
+
+    fn run(&mut self, events: u64) -> Result<f64, BenchError> {
+        let run = self.raw.run(events, RAW_TIME_MAX)?;
+        self.rates.push(run.events_per_second);
+        self.groups.extend(run.groups.percentiles());
+        Ok(run.events_per_second)
+    }
+
+    fn figures(&self) -> RawFigures {
+        RawFigures {
+            zeroed_before: self.raw.zeroing() == Zeroing::Before,
+            group_events: self.raw.group(),
+            event_bytes: self.raw.event_bytes(),
+            events_per_second: Figure(median(self.rates.iter().copied()).unwrap_or_default()),
+            group: median_percentiles(&self.groups),
+        }
+    }
+}
+
+/// How things stood before a run.
+pub(super) struct Mark {
+    stats: LogStats,
+    cpu: Duration,
+    at: Instant,
+}
+
+impl Mark {
+    pub(super) fn new(log: &Log) -> Self {
+        Self { stats: log.stats(), cpu: cpu::process(), at: Instant::now() }
+    }
+
+    /// What a run of `events` came to that ends now.
+    #[allow(clippy::cast_precision_loss, reason = "rates need no more digits")]
+    pub(super) fn run(&self, log: &Log, events: u64, raw: f64) -> Run {
+        let (took, cpu) = (self.at.elapsed(), cpu::process().saturating_sub(self.cpu));
+        let groups = log.stats().groups.saturating_sub(self.stats.groups).max(1);
+        let rate = events as f64 / took.as_secs_f64();
+        Run {
+            events_per_second: Figure(rate),
+            raw_events_per_second: Figure(raw),
+            ratio_to_raw_segment: Figure(rate / raw),
+            cpu_us_per_event: Figure(cpu.as_secs_f64() * 1e6 / events as f64),
+            group_events: Figure(events as f64 / groups as f64),
+        }
+    }
+}

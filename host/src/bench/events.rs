@@ -1,0 +1,97 @@
+//! The events of a bench: all alike but for identity and key, cheap to make while the clock runs.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::event::{Key, KeyVariant, NewEvent};
+use crate::log::Publish;
+
+use super::Settings;
+
+/// Makes events by their number.
+pub(super) struct Events {
+    keys: Vec<Key>,
+    source: Arc<str>,
+    kind: Arc<str>,
+    content_type: Arc<str>,
+    data: Bytes,
+}
+
+impl Events {
+    pub(super) fn new(settings: &Settings) -> Self {
+        let keys = (0..settings.keys).filter_map(|n| Key::new(&format!("key-{n:08}")).ok());
+        let data = settings.data.clone().unwrap_or_else(|| text(settings.size));
+        Self {
+            keys: keys.collect(),
+            source: "/bench".into(),
+            kind: settings.kind.as_str().into(),
+            content_type: "application/json".into(),
+            data: data.into(),
+        }
+    }
+
+    /// The payload of all of them.
+    pub(super) fn data(&self) -> &Bytes {
+        &self.data
+    }
+
+    /// The id of an event: as long as a UUID.
+    pub(super) fn id(number: u64) -> String {
+        format!("00000000-0000-4000-8000-{number:012x}")
+    }
+
+    /// The key of an event; unkeyed where there are no keys.
+    pub(super) fn key(&self, number: u64) -> Option<&Key> {
+        // Spread, so that neighbours have different keys and all keys come up equally often.
+        let spread = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 16;
+        let index = usize::try_from(spread).ok()?.checked_rem(self.keys.len())?;
+        self.keys.get(index)
+    }
+
+    /// An event.
+    pub(super) fn event(&self, number: u64) -> NewEvent {
+        let key = self.key(number).cloned();
+        NewEvent {
+            id: Self::id(number).into(),
+            source: Arc::clone(&self.source),
+            kind: Arc::clone(&self.kind),
+            key_variant: key.as_ref().map_or(KeyVariant::None, |_| KeyVariant::PartitionKey),
+            key,
+            content_type: Arc::clone(&self.content_type),
+            data: self.data.clone(),
+            ..NewEvent::default()
+        }
+    }
+
+    /// An event to publish, without a condition.
+    pub(super) fn publish(&self, number: u64) -> Publish {
+        Publish { event: self.event(number), expected: None }
+    }
+}
+
+/// A JSON string of so many bytes.
+fn text(size: usize) -> Vec<u8> {
+    let mut text = vec![b'x'; size];
+    if let [first, .., last] = text.as_mut_slice() {
+        (*first, *last) = (b'"', b'"');
+    } else {
+        text.fill(b'1');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_payload_is_json_of_the_size_asked_for() {
+        for size in [1, 2, 3, 256] {
+            let text = text(size);
+            assert_eq!(text.len(), size);
+            serde_json::from_slice::<serde_json::Value>(&text).unwrap();
+        }
+        assert!(text(0).is_empty());
+    }
+}

@@ -1,0 +1,212 @@
+//! `tidegate bench`: how fast the host's own code is on this machine, against what the disk allows.
+//!
+//! Rule: what is measured is the code that serves, called as `serve` calls it, never a copy; and
+//! every figure stands beside the limit that was measured in the same run, in turns with it.
+
+pub mod append;
+pub mod http;
+pub mod invoke;
+pub mod pipeline;
+pub mod replay;
+pub mod report;
+pub mod ticker;
+
+mod bare;
+mod connection;
+mod cpu;
+mod events;
+mod guest;
+mod latency;
+mod observe;
+mod place;
+mod publish;
+mod raw;
+mod stages;
+
+use std::path::PathBuf;
+
+use crate::event::Position;
+use crate::log::{AppendError, LogFailure, OpenError, ReadError};
+use crate::serve::ServeError;
+use crate::wasm::SandboxError;
+use crate::wasm::load::LoadError;
+
+pub use report::Report;
+pub use ticker::Ticker;
+
+/// Bytes of an event of the limit beside its payload: 378 for 256, as in the figures that the
+/// project quotes.
+pub const ENVELOPE_BYTES: usize = 122;
+/// Events of one repetition, at most.
+pub const EVENTS_MAX: u64 = 10_000_000;
+/// Bytes that one repetition may write, about: what keeps a slip of the hand from filling a disk.
+pub const RUN_BYTES_MAX: u64 = 16 << 30;
+/// Events, requests or calls at the same time, at most.
+pub const IN_FLIGHT_MAX: usize = 100_000;
+/// Keys, at most.
+pub const KEYS_MAX: usize = 10_000_000;
+
+/// What every bench is told.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Where its folder is made; none: the folder of the system for such things.
+    pub dir: Option<PathBuf>,
+    /// How often each side is measured.
+    pub repetitions: usize,
+    /// Whether something keeps the processors awake.
+    pub ticker: Ticker,
+    /// Events of one repetition.
+    pub events: u64,
+    /// Bytes of a payload.
+    pub size: usize,
+    /// Events on their way at the same time.
+    pub in_flight: usize,
+    /// Keys the events are spread over.
+    pub keys: usize,
+    /// Type of the events.
+    pub kind: String,
+    /// The payload; none: text of `size` bytes.
+    pub data: Option<Vec<u8>>,
+}
+
+/// Why there is no figure.
+#[derive(Debug, thiserror::Error)]
+pub enum BenchError {
+    /// A file or folder cannot be used.
+    #[error("`{}`: {source}", path.display())]
+    Io {
+        /// Which one.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A parameter makes no sense.
+    #[error("`{name}` is {actual}, at most {limit} {what}")]
+    TooMuch {
+        /// The parameter.
+        name: &'static str,
+        /// What it is.
+        actual: u64,
+        /// What it may be.
+        limit: u64,
+        /// Of what.
+        what: &'static str,
+    },
+    /// The host did not start or stop.
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+    /// The log did not open.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The log failed.
+    #[error(transparent)]
+    Log(#[from] LogFailure),
+    /// An event was not taken.
+    #[error("an event was not taken: {0}")]
+    Append(#[from] AppendError),
+    /// The log cannot be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// There is no sandbox.
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
+    /// The module was not taken.
+    #[error("the module was not taken: {0}")]
+    Load(#[from] LoadError),
+    /// The module was not taken by the host.
+    #[error("the module was not taken: {why}")]
+    Refused {
+        /// What the host says.
+        why: String,
+    },
+    /// The module does not do what the bench needs.
+    #[error("the module {why}")]
+    Module {
+        /// What is wrong.
+        why: String,
+    },
+    /// Deliveries stand still.
+    #[error(
+        "no delivery ended for {seconds} s, {done} of {events} are done; does the module fail, or \
+         wait? Try it with `tidegate test`"
+    )]
+    Stuck {
+        /// How long.
+        seconds: u64,
+        /// How many ended.
+        done: u64,
+        /// How many should.
+        events: u64,
+    },
+    /// A record of the log makes no sense.
+    #[error("the log at {position}: {why}")]
+    Decode {
+        /// Where.
+        position: Position,
+        /// Why.
+        why: String,
+    },
+    /// The host did not answer as it should.
+    #[error("{url}: {why}")]
+    Http {
+        /// The host.
+        url: String,
+        /// What happened.
+        why: String,
+    },
+    /// wasmtime failed where no guest is at fault.
+    #[error("WebAssembly without the host: {why}")]
+    Bare {
+        /// What it says.
+        why: String,
+    },
+    /// A part of the bench ended early.
+    #[error("a task of the bench failed: {0}")]
+    Task(#[from] tokio::task::JoinError),
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            dir: None,
+            repetitions: 3,
+            ticker: Ticker::default(),
+            events: 100_000,
+            size: 256,
+            in_flight: 256,
+            keys: 10_000,
+            kind: "bench.happened".to_owned(),
+            data: None,
+        }
+    }
+}
+
+impl Settings {
+    /// Refuses what would fill the disk or the memory.
+    ///
+    /// # Errors
+    /// [`BenchError::TooMuch`].
+    pub fn check(&self) -> Result<(), BenchError> {
+        let size = self.payload_bytes();
+        let bytes = self.events.saturating_mul((size + ENVELOPE_BYTES) as u64);
+        let size_max = crate::limits::EVENT_DATA_BYTES_MAX as u64;
+        for (name, actual, limit, what) in [
+            ("--events", self.events, EVENTS_MAX, "events"),
+            ("--in-flight", self.in_flight as u64, IN_FLIGHT_MAX as u64, "at a time"),
+            ("--keys", self.keys as u64, KEYS_MAX as u64, "keys"),
+            ("--size", size as u64, size_max, "bytes"),
+            ("--events times --size", bytes, RUN_BYTES_MAX, "bytes"),
+        ] {
+            if actual > limit {
+                return Err(BenchError::TooMuch { name, actual, limit, what });
+            }
+        }
+        Ok(())
+    }
+
+    /// Bytes of a payload.
+    #[must_use]
+    pub fn payload_bytes(&self) -> usize {
+        self.data.as_ref().map_or(self.size, Vec::len)
+    }
+}

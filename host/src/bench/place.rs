@@ -1,0 +1,137 @@
+//! Where a bench keeps its files: a folder of its own, removed at the end.
+
+use std::path::{Path, PathBuf};
+
+use std::sync::Arc;
+
+use tempfile::TempDir;
+
+use crate::api::view::PluginState;
+use crate::bus::Bus;
+use crate::config::{Auth, Bus as BusConfig, Compile, Config, DurableBus, Granting, Http};
+use crate::host::Host;
+use crate::log::Log;
+use crate::plugin::DEFAULT_BUS;
+use crate::serve::Serving;
+
+use super::{BenchError, Settings};
+
+/// A folder that is removed when this is dropped.
+pub(super) struct Place(TempDir);
+
+impl Place {
+    /// Makes the folder.
+    pub(super) fn new(settings: &Settings) -> Result<Self, BenchError> {
+        let parent = settings.dir.clone().unwrap_or_else(std::env::temp_dir);
+        let made = tempfile::Builder::new().prefix("tidegate-bench-").tempdir_in(&parent);
+        Ok(Self(made.map_err(|source| BenchError::Io { path: parent, source })?))
+    }
+
+    /// The folder, absolute as far as the system says.
+    pub(super) fn path(&self) -> PathBuf {
+        std::path::absolute(self.0.path()).unwrap_or_else(|_| self.0.path().to_owned())
+    }
+}
+
+/// Words for a failed call on a file.
+pub(super) fn at(path: &Path) -> impl FnOnce(std::io::Error) -> BenchError + use<> {
+    let path = path.to_owned();
+    |source| BenchError::Io { path, source }
+}
+
+/// A host of its own for a bench, as `tidegate run` starts it, listening where nobody looks.
+pub(super) struct BenchHost {
+    serving: Serving,
+    place: Place,
+}
+
+impl BenchHost {
+    /// Starts one without plugins.
+    pub(super) async fn start(settings: &Settings) -> Result<Self, BenchError> {
+        let place = Place::new(settings)?;
+        let serving = Serving::start(config(&place)).await?;
+        let this = Self { serving, place };
+        this.serving.host.readied().await;
+        Ok(this)
+    }
+
+    /// Starts one with a plugin, and waits until it serves.
+    pub(super) async fn with_plugin(settings: &Settings, wasm: &[u8]) -> Result<Self, BenchError> {
+        let place = Place::new(settings)?;
+        let config = config(&place);
+        std::fs::create_dir_all(&config.plugins).map_err(at(&config.plugins))?;
+        let file = config.plugins.join("bench.wasm");
+        std::fs::write(&file, wasm).map_err(at(&file))?;
+        let serving = Serving::start(config).await?;
+        let this = Self { serving, place };
+        this.serving.host.readied().await;
+        for plugin in this.serving.host.plugins_now().plugins {
+            if plugin.state != PluginState::Live {
+                let why = plugin.reason.unwrap_or_else(|| plugin.state.name().to_owned());
+                this.stop().await?;
+                return Err(BenchError::Refused { why });
+            }
+        }
+        Ok(this)
+    }
+
+    /// Puts a module into its plugins folder, as a person would: beside, then in place.
+    pub(super) fn drop_in(&self, wasm: &[u8]) -> Result<(), BenchError> {
+        let folder = self.place.path().join("plugins");
+        let (beside, file) = (self.place.path().join("bench.wasm"), folder.join("bench.wasm"));
+        std::fs::write(&beside, wasm).map_err(at(&beside))?;
+        std::fs::rename(&beside, &file).map_err(at(&file))
+    }
+
+    /// Its default bus.
+    pub(super) fn bus(&self) -> Result<&Arc<Bus>, BenchError> {
+        let why = || BenchError::Refused { why: "the host has no bus".to_owned() };
+        self.serving.buses().first().ok_or_else(why)
+    }
+
+    /// The log of that.
+    pub(super) fn log(&self) -> Result<&Log, BenchError> {
+        let why = || BenchError::Refused { why: "the bus has no log".to_owned() };
+        self.bus()?.log().ok_or_else(why)
+    }
+
+    /// The host.
+    pub(super) fn host(&self) -> &Arc<Host> {
+        &self.serving.host
+    }
+
+    /// Where it listens.
+    pub(super) fn url(&self) -> String {
+        format!("http://{}", self.serving.addr)
+    }
+
+    /// Its folder.
+    pub(super) fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// Ends it in order; its folder goes.
+    pub(super) async fn stop(self) -> Result<(), BenchError> {
+        self.serving.until(std::future::ready(())).await?;
+        Ok(())
+    }
+}
+
+/// The defaults, but for folders and port.
+fn config(place: &Place) -> Config {
+    let folder = place.path();
+    let bus = BusConfig::Durable(DurableBus::default());
+    Config {
+        file: None,
+        data: folder.join("data"),
+        plugins: folder.join("plugins"),
+        http: Http { listen: ([127, 0, 0, 1], 0).into(), ..Http::default() },
+        auth: Auth::default(),
+        compile: Compile::default(),
+        buses: [(DEFAULT_BUS.to_owned(), bus)].into(),
+        words: std::collections::BTreeMap::new(),
+        granting: Granting::Everything,
+        insecure: false,
+        warnings: Vec::new(),
+    }
+}

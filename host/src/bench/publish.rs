@@ -1,0 +1,166 @@
+//! Publishing as fast as a window allows, or at a fixed rate: the clients of a bench, in process.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use crate::event::Position;
+use crate::log::Log;
+
+use super::BenchError;
+use super::events::Events;
+use super::latency::Latencies;
+
+/// Who opens the window again for an event that went through it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Release {
+    /// The publisher, once the event is durable.
+    Durable,
+    /// Somebody else.
+    Elsewhere,
+}
+
+/// Publishers of one run.
+pub(super) struct Publishers {
+    log: Log,
+    events: Arc<Events>,
+    next: AtomicU64,
+    numbers: Range<u64>,
+    window: Arc<Semaphore>,
+    release: Release,
+    pace: Option<Pace>,
+}
+
+/// When events are due that come at a fixed rate.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Pace {
+    started: Instant,
+    period: Duration,
+}
+
+/// What was published.
+#[derive(Default)]
+pub(super) struct Sent {
+    /// From the call to its answer.
+    pub(super) latencies: Latencies,
+    /// Where each event stands, and when its publishing began, or was due.
+    pub(super) begun: Vec<(Position, Instant)>,
+}
+
+impl Pace {
+    /// So many events a second, the first one now.
+    pub(super) fn new(per_second: u64) -> Self {
+        let period = Duration::from_secs(1) / u32::try_from(per_second.max(1)).unwrap_or(u32::MAX);
+        Self { started: Instant::now(), period }
+    }
+
+    fn due(&self, index: u64) -> Instant {
+        let index = u32::try_from(index).unwrap_or(u32::MAX);
+        self.started + self.period.saturating_mul(index)
+    }
+
+    /// Opens the window event by event as they are due. Blocks its thread: the timers of the
+    /// runtime know whole milliseconds only.
+    pub(super) fn open(&self, count: u64, window: &Semaphore) {
+        for index in 0..count {
+            let wait = self.due(index).saturating_duration_since(Instant::now());
+            if !wait.is_zero() {
+                std::thread::sleep(wait);
+            }
+            window.add_permits(1);
+        }
+        // One more, for those who wait to see that there is nothing left.
+        window.add_permits(1);
+    }
+}
+
+impl Publishers {
+    pub(super) fn new(
+        log: &Log,
+        events: &Arc<Events>,
+        numbers: Range<u64>,
+        window: Arc<Semaphore>,
+        release: Release,
+        pace: Option<Pace>,
+    ) -> Self {
+        let (log, events) = (log.clone(), Arc::clone(events));
+        let next = AtomicU64::new(numbers.start);
+        Self { log, events, next, numbers, window, release, pace }
+    }
+
+    /// Publishes all of them from as many tasks as there are processors.
+    pub(super) async fn run(self) -> Result<Sent, BenchError> {
+        let lanes = std::thread::available_parallelism().map_or(1, usize::from);
+        let this = Arc::new(self);
+        let mut tasks = JoinSet::new();
+        for _ in 0..lanes {
+            tasks.spawn(Arc::clone(&this).lane());
+        }
+        let mut all = Sent::default();
+        while let Some(sent) = tasks.join_next().await {
+            let sent = sent??;
+            all.latencies.merge(&sent.latencies);
+            all.begun.extend(sent.begun);
+        }
+        Ok(all)
+    }
+
+    async fn lane(self: Arc<Self>) -> Result<Sent, BenchError> {
+        let mut sent = Sent::default();
+        let mut pending = FuturesUnordered::new();
+        let mut through = false;
+        loop {
+            while !through && let Ok(room) = self.window.try_acquire() {
+                room.forget();
+                match self.claim() {
+                    Some(number) => pending.push(self.publish(number)),
+                    None => through = true,
+                }
+            }
+            if through && pending.is_empty() {
+                // Whoever else waits for the window is to see that there is nothing left.
+                self.window.add_permits(1);
+                return Ok(sent);
+            }
+            tokio::select! {
+                biased;
+                Some(published) = pending.next() => {
+                    let (position, begun, took) = published?;
+                    sent.latencies.add(took);
+                    if self.release == Release::Durable {
+                        self.window.add_permits(1);
+                    } else {
+                        sent.begun.push((position, begun));
+                    }
+                }
+                Ok(room) = self.window.acquire(), if !through => {
+                    room.forget();
+                    match self.claim() {
+                        Some(number) => pending.push(self.publish(number)),
+                        None => through = true,
+                    }
+                }
+            }
+        }
+    }
+
+    fn claim(&self) -> Option<u64> {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        (number < self.numbers.end).then_some(number)
+    }
+
+    async fn publish(&self, number: u64) -> Result<(Position, Instant, Duration), BenchError> {
+        let called = Instant::now();
+        let begun = self.pace.map_or(called, |pace| pace.due(number - self.numbers.start));
+        let appended = self.log.ingest(vec![self.events.publish(number)]).await?;
+        let took = called.elapsed();
+        let position = appended.first().map_or(Position(0), |appended| appended.position);
+        Ok((position, begun, took))
+    }
+}

@@ -1,0 +1,301 @@
+//! Where the time of a delivery goes, found without slowing it: the code of each stage called alone
+//! before the run, and during the run what threads and writer count anyway.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::api::host::HostApi;
+use crate::bus::deliver::{self, Deliverer, Ended};
+use crate::effects::{Draft, Effects, OutcomeKind, StateWrite};
+use crate::event::{Digest, Event, Generation, InstanceId, KeySequence, Position};
+use crate::log::LogStats;
+use crate::log::codec::{Encoded, Header, Salt};
+use crate::log::frame::FrameBuilder;
+use crate::log::record::Mode;
+use crate::state::{Owner, Values};
+
+use super::events::Events;
+use super::invoke::{Hosted, event};
+use super::place::{BenchHost, Place};
+use super::report::{Figure, Measure, Stage, median};
+use super::{BenchError, cpu};
+
+/// Turns of each stage alone.
+const TURNS: u64 = 5000;
+/// How often each is measured.
+const ROUNDS: usize = 3;
+
+/// What each stage takes when nothing else runs, microseconds of processor time for an event.
+pub(super) struct Alone {
+    stages: Vec<(&'static str, f64)>,
+    guest_us: f64,
+}
+
+impl Alone {
+    /// Measures all of them.
+    pub(super) async fn measure(
+        place: &Place,
+        events: &Arc<Events>,
+        wasm: &[u8],
+    ) -> Result<Self, BenchError> {
+        let hosted = Hosted::load(place, events, wasm).await?;
+        hosted.us(TURNS / 10).await;
+        let mut wasm = Vec::new();
+        for _ in 0..ROUNDS {
+            wasm.push(hosted.us(TURNS).await.0);
+        }
+        let guest_us = median(wasm).unwrap_or_default();
+        let stages = vec![
+            ("encode", often(|| encode(events))),
+            ("decode", often(|| decode(events))),
+            ("state, read and write", often(|| state(events))),
+            ("wasm", guest_us),
+            ("effects, made and encoded", often(|| effects(events))),
+        ];
+        Ok(Self { stages, guest_us })
+    }
+
+    /// Of the guest and the host's work around one call.
+    pub(super) const fn guest_us(&self) -> f64 {
+        self.guest_us
+    }
+
+    /// For the report.
+    pub(super) fn stages(&self) -> Vec<Stage> {
+        let alone = self.stages.iter().map(|(stage, us)| Stage {
+            stage: (*stage).to_owned(),
+            us_per_event: Figure(*us),
+            measure: Measure::CpuAlone,
+        });
+        alone.collect()
+    }
+}
+
+fn often(measure: impl Fn() -> Duration) -> f64 {
+    #[allow(clippy::cast_precision_loss, reason = "a mean needs no more digits")]
+    let us = |spent: Duration| spent.as_secs_f64() * 1e6 / TURNS as f64;
+    median((0..ROUNDS).map(|_| us(measure()))).unwrap_or_default()
+}
+
+fn encode(events: &Events) -> Duration {
+    let made: Vec<_> = (0..TURNS).map(|number| events.event(number)).collect();
+    let mut encoded = Encoded::default();
+    let begun = cpu::thread();
+    for event in &made {
+        encoded.clear();
+        // Such an event has been taken by a log before.
+        let _ = encoded.event(event).and_then(|()| encoded.finish());
+        std::hint::black_box(&encoded);
+    }
+    cpu::thread().saturating_sub(begun)
+}
+
+fn decode(events: &Events) -> Duration {
+    let salt = Salt::new([7; 16], 1);
+    let mut builder = FrameBuilder::default();
+    let mut encoded = Encoded::default();
+    let frames: Vec<_> = (0..TURNS)
+        .map(|number| {
+            encoded.clear();
+            let _ = encoded.event(&events.event(number)).and_then(|()| encoded.finish());
+            builder.push(&encoded, std::iter::once(KeySequence(1)));
+            builder.build(Header::default(), salt)
+        })
+        .collect();
+    let begun = cpu::thread();
+    for frame in &frames {
+        std::hint::black_box(frame.events().map(<[_]>::len).unwrap_or_default());
+    }
+    cpu::thread().saturating_sub(begun)
+}
+
+fn state(events: &Events) -> Duration {
+    let values = Arc::new(Values::default());
+    let owners: Vec<_> = (0..TURNS)
+        .filter_map(|number| {
+            let key = events.key(number)?.clone();
+            Some(Owner { instance: InstanceId(1), generation: Generation(0), key })
+        })
+        .collect();
+    let begun = cpu::thread();
+    for (owner, position) in owners.into_iter().zip(1..) {
+        let (position, key) = (Position(position), owner.key.clone());
+        let Ok(view) = values.view(owner, 1) else { continue };
+        std::hint::black_box(view.get("n"));
+        let writes = written(events);
+        view.push_pending(position, writes.as_slice().into());
+        let owner = (InstanceId(1), Generation(0), key.as_str());
+        // Without a cold store nothing fails.
+        let _ = values.apply(owner, position, writes);
+    }
+    cpu::thread().saturating_sub(begun)
+}
+
+fn written(events: &Events) -> Vec<StateWrite> {
+    let value = events.data().slice(..events.data().len().min(8));
+    vec![StateWrite { name: "n".into(), value: Some(value), expires_ms: None }]
+}
+
+fn effects(events: &Events) -> Duration {
+    let by = Deliverer {
+        instance: InstanceId(1),
+        generation: Generation(0),
+        environment: Digest::default(),
+        bus: "main".into(),
+        source: deliver::source("main", "bench"),
+    };
+    let input: Event = event(events);
+    let made: Vec<_> = (0..TURNS).map(|number| asked_for(events, number)).collect();
+    let mut encoded = Encoded::default();
+    let begun = cpu::thread();
+    for effects in made {
+        let ended = Ended {
+            attempt: 1,
+            outcome: OutcomeKind::Ok,
+            fuel: 1000,
+            mode: Mode::Live,
+            dead_letter: None,
+            park: false,
+        };
+        let commit = deliver::commit(&by, &input, ended, effects);
+        encoded.clear();
+        let _ = encoded.delivery(&commit).and_then(|()| encoded.finish());
+        std::hint::black_box(&encoded);
+    }
+    cpu::thread().saturating_sub(begun)
+}
+
+fn asked_for(events: &Events, number: u64) -> Effects {
+    let draft = Draft {
+        id: Events::id(number).into(),
+        kind: "bench.counted".into(),
+        key: events.key(number).cloned(),
+        bus: None,
+        content_type: "application/json".into(),
+        data: events.data().clone(),
+        attributes: Vec::new(),
+    };
+    Effects { emits: vec![draft], state: written(events), ..Effects::default() }
+}
+
+/// Sums over the runs.
+#[derive(Default)]
+pub(super) struct Watch {
+    events: u64,
+    threads: BTreeMap<String, Duration>,
+    guest_wall_s: f64,
+    writer: Writer,
+    publish_us: Vec<f64>,
+}
+
+#[derive(Default)]
+struct Writer {
+    groups: u64,
+    gather: Duration,
+    sync: Duration,
+    settle: Duration,
+}
+
+/// How things stood before a run.
+pub(super) struct Started {
+    threads: BTreeMap<String, Duration>,
+    guest_wall_s: f64,
+    stats: LogStats,
+}
+
+impl Watch {
+    /// Before a run.
+    pub(super) fn begin(&self, host: &BenchHost) -> Result<Started, BenchError> {
+        Ok(Started {
+            threads: cpu::threads(),
+            guest_wall_s: guest_wall_s(host),
+            stats: host.log()?.stats(),
+        })
+    }
+
+    /// After it.
+    pub(super) fn end(
+        &mut self,
+        host: &BenchHost,
+        started: &Started,
+        events: u64,
+        publish_us: f64,
+    ) -> Result<(), BenchError> {
+        for (name, spent) in cpu::between(&started.threads, cpu::threads()) {
+            *self.threads.entry(name).or_default() += spent;
+        }
+        let stats = host.log()?.stats();
+        self.events += events;
+        self.guest_wall_s += guest_wall_s(host) - started.guest_wall_s;
+        self.writer.groups += stats.groups - started.stats.groups;
+        self.writer.gather += stats.gather.saturating_sub(started.stats.gather);
+        self.writer.sync += stats.sync.saturating_sub(started.stats.sync);
+        self.writer.settle += stats.settle.saturating_sub(started.stats.settle);
+        self.publish_us.push(publish_us);
+        Ok(())
+    }
+
+    /// For the report.
+    #[allow(clippy::cast_precision_loss, reason = "means need no more digits")]
+    pub(super) fn stages(&self) -> Vec<Stage> {
+        let mut stages = Vec::new();
+        let mut add = |stage: String, us: f64, measure: Measure| {
+            stages.push(Stage { stage, us_per_event: Figure(us), measure });
+        };
+        let events = self.events.max(1) as f64;
+        let groups = self.writer.groups.max(1) as f64;
+        for (name, spent) in &self.threads {
+            let us = spent.as_secs_f64() * 1e6 / events;
+            if us >= 0.01 {
+                add(named(name), us, Measure::CpuOfThread);
+            }
+        }
+        let writer = &self.writer;
+        let spans = [("gather", writer.gather), ("sync", writer.sync), ("settle", writer.settle)];
+        for (name, span) in spans {
+            add(format!("writer: {name}"), span.as_secs_f64() * 1e6 / events, Measure::WallShared);
+        }
+        add("wasm".to_owned(), self.guest_wall_s * 1e6 / events, Measure::WallEach);
+        let group_us = (writer.gather + writer.sync + writer.settle).as_secs_f64() * 1e6 / groups;
+        add("a group of the writer".to_owned(), group_us, Measure::WallEach);
+        let publish_us = median(self.publish_us.iter().copied()).unwrap_or_default();
+        let queue = (publish_us - group_us).max(0.0);
+        add("queue before the writer, of a publish".to_owned(), queue, Measure::WallEach);
+        stages
+    }
+}
+
+/// What the threads of a name do.
+fn named(thread: &str) -> String {
+    match thread {
+        "log-writer" => "writer: numbers, writes, syncs, indexes".to_owned(),
+        "io" => "io: publishing, decoding, scheduling; the bench".to_owned(),
+        "guest" => "guest: state, wasm, effects".to_owned(),
+        "fold" | "fold-main" => "fold: decodes effects, applies state".to_owned(),
+        other => other.to_owned(),
+    }
+}
+
+/// Time in guests since the start, as the metrics have it.
+fn guest_wall_s(host: &BenchHost) -> f64 {
+    let metrics = host.host().metrics();
+    let line =
+        metrics.lines().find(|line| line.starts_with("tidegate_delivery_duration_seconds_sum"));
+    line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::Settings;
+
+    #[test]
+    fn every_stage_alone_does_something() {
+        let settings = Settings { size: 256, keys: 10, ..Settings::default() };
+        let events = Events::new(&settings);
+        for stage in [encode, decode, state, effects] {
+            assert!(stage(&events) > Duration::from_nanos(TURNS * 10));
+        }
+    }
+}

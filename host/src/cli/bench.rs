@@ -1,0 +1,327 @@
+//! `tidegate bench`: parameters in, a table or one JSON document out.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Args, Subcommand};
+use uuid::Uuid;
+
+use super::Output;
+use super::client::{self, ConnectArgs};
+use super::out::Out;
+use super::table::Table;
+use crate::bench::report::{Measure, Percentiles, RawFigures, Report};
+use crate::bench::{Settings, Ticker, append, http, invoke, pipeline, replay, ticker};
+
+/// What to measure. Every figure stands beside the limit of the disk, measured in the same run.
+#[derive(Debug, Clone, Subcommand)]
+pub enum BenchCommand {
+    /// From a publish to its durability, in process
+    Append(Common),
+    /// From a publish through the guest to the durability of its effects
+    Pipeline {
+        /// What every bench can be told.
+        #[command(flatten)]
+        common: Common,
+        /// The module [default: a built-in one, which writes one value and emits one event]
+        #[arg(long, value_name = "F")]
+        module: Option<PathBuf>,
+        /// Events a second, for latencies at that load [default: as many as go through]
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+        rate: Option<u64>,
+    },
+    /// One call of a guest, by the host and by wasmtime alone
+    Invoke {
+        /// What every bench can be told.
+        #[command(flatten)]
+        common: Common,
+        /// The module [default: a built-in one, which reads and writes one value and emits one event]
+        #[arg(long, value_name = "F")]
+        module: Option<PathBuf>,
+    },
+    /// Publishing over HTTP, to the host at --url or to one started for it
+    Http {
+        /// What every bench can be told.
+        #[command(flatten)]
+        common: Common,
+        /// Events of a request; 1: single events
+        #[arg(long, value_name = "N", default_value_t = 1)]
+        batch: usize,
+        /// Connections, each with one request at a time
+        #[arg(long, value_name = "N", default_value_t = 64)]
+        connections: usize,
+    },
+    /// How fast a new plugin catches up with an old log
+    Replay {
+        /// What every bench can be told.
+        #[command(flatten)]
+        common: Common,
+        /// The module [default: a built-in one, which does nothing]
+        #[arg(long, value_name = "F")]
+        module: Option<PathBuf>,
+    },
+    /// Keeps the processors awake until standard input ends
+    #[command(name = ticker::SUBCOMMAND, hide = true)]
+    Tick,
+}
+
+/// What every bench can be told.
+#[derive(Debug, Clone, Args)]
+pub struct Common {
+    /// Events (or calls) of one repetition
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    events: Option<u64>,
+    /// Bytes of a payload
+    #[arg(long, value_name = "BYTES", default_value_t = 256)]
+    size: usize,
+    /// Events on their way at the same time
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    in_flight: usize,
+    /// Keys the events are spread over; 0: unkeyed
+    #[arg(long, value_name = "N", default_value_t = 10_000)]
+    keys: usize,
+    /// Type of the events
+    #[arg(long = "type", value_name = "TYPE", default_value = "bench.happened")]
+    kind: String,
+    /// File with the payload of every event, JSON, in place of --size
+    #[arg(long, value_name = "F", conflicts_with = "size")]
+    data_file: Option<PathBuf>,
+    /// How often each side is measured; medians are shown
+    #[arg(long, value_name = "N", default_value_t = 3,
+        value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=100))]
+    repetitions: usize,
+    /// What wakes 10,000 times a second, so that no sync waits for the tick of an idle processor
+    #[arg(long, value_enum, default_value = "process")]
+    ticker: Ticker,
+    /// Folder to work in; what is made there is removed [default: the system's for such things]
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+}
+
+/// Runs a bench and prints what it found.
+///
+/// # Errors
+/// It makes no sense, or what it measures failed.
+pub fn run(
+    command: &BenchCommand,
+    connect: &ConnectArgs,
+    output: Output,
+    out: &mut Out,
+) -> anyhow::Result<ExitCode> {
+    let runtime = super::run::runtime()?;
+    super::run::log_to_stderr("error", output);
+    if matches!(command, BenchCommand::Tick) {
+        ticker::run_child();
+        return Ok(ExitCode::SUCCESS);
+    }
+    let report = runtime.block_on(async {
+        let stop = super::run::stop_signal()?;
+        // Dropped where it stands, a bench takes its folder and its ticker with it.
+        tokio::select! {
+            report = measure(command, connect) => report,
+            () = stop => anyhow::bail!("stopped before it was through"),
+        }
+    })?;
+    match output {
+        Output::Json => out.json(&report)?,
+        Output::Text => print(&report, out)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn measure(command: &BenchCommand, connect: &ConnectArgs) -> anyhow::Result<Report> {
+    Ok(match command {
+        BenchCommand::Append(common) => append::run(&common.settings(100_000)?).await?,
+        BenchCommand::Pipeline { common, module, rate } => {
+            let (module, rate) = (module.clone(), *rate);
+            // Three seconds of each repetition, where events come at their own pace.
+            let settings = common.settings(rate.map_or(100_000, |rate| rate * 3))?;
+            pipeline::run(&settings, &pipeline::PipelineOptions { module, rate }).await?
+        }
+        BenchCommand::Invoke { common, module } => {
+            let options = invoke::InvokeOptions { module: module.clone() };
+            invoke::run(&common.settings(100_000)?, &options).await?
+        }
+        BenchCommand::Http { common, batch, connections } => {
+            let options = http_options(connect, *batch, *connections)?;
+            let settings = common.settings(if *batch > 1 { 100_000 } else { 30_000 })?;
+            http::run(&settings, &options).await?
+        }
+        BenchCommand::Replay { common, module } => {
+            let options = replay::ReplayOptions { module: module.clone() };
+            replay::run(&common.settings(200_000)?, &options).await?
+        }
+        BenchCommand::Tick => Report::default(),
+    })
+}
+
+impl Common {
+    fn settings(&self, events: u64) -> anyhow::Result<Settings> {
+        let data = match &self.data_file {
+            Some(path) => {
+                let data = std::fs::read(path);
+                Some(data.with_context(|| format!("cannot read `{}`", path.display()))?)
+            }
+            None => None,
+        };
+        Ok(Settings {
+            dir: self.dir.clone(),
+            repetitions: self.repetitions,
+            ticker: self.ticker,
+            events: self.events.unwrap_or(events),
+            size: self.size,
+            in_flight: self.in_flight,
+            keys: self.keys,
+            kind: self.kind.clone(),
+            data,
+        })
+    }
+}
+
+fn http_options(
+    connect: &ConnectArgs,
+    batch: usize,
+    connections: usize,
+) -> anyhow::Result<http::HttpOptions> {
+    let url = connect.url.as_deref().map(url::Url::parse).transpose();
+    let url = url.map_err(|error| super::out::UsageError(format!("--url is no URL: {error}")))?;
+    let token = client::token(connect)?;
+    let run = Uuid::new_v4().as_u64_pair().0;
+    Ok(http::HttpOptions { url, token, batch, connections, run })
+}
+
+/// For people.
+fn print(report: &Report, out: &mut Out) -> std::io::Result<()> {
+    let parameters = report.parameters.iter().filter(|(_, value)| !value.is_null());
+    let parameters = parameters.map(|(name, value)| match value.as_str() {
+        Some(text) => format!("{name} {text}"),
+        None => format!("{name} {value}"),
+    });
+    out.line(format_args!("{}: {}", report.bench, parameters.collect::<Vec<_>>().join(", ")))?;
+    out.line("")?;
+    headline(report, out)?;
+    latencies(report, out)?;
+    calls(report, out)?;
+    stages(report, out)
+}
+
+fn headline(report: &Report, out: &mut Out) -> std::io::Result<()> {
+    let mut table = Table::new(&["FIGURE (medians)", ">VALUE"]);
+    let mut add = |name: &str, value: Option<f64>| {
+        if let Some(value) = value {
+            table.row([name.to_owned(), number(value)]);
+        }
+    };
+    add("events a second", report.events_per_second);
+    for raw in &report.raw_segment {
+        add(&format!("{}: events a second", named(raw)), Some(raw.events_per_second.0));
+    }
+    add("ratio to raw segment", report.ratio_to_raw_segment);
+    add("ratio to raw segment, at the log's own groups", report.ratio_to_raw_segment_same_group);
+    add("ratio to a file zeroed before", report.ratio_to_file_zeroed_before);
+    add("CPU us an event", report.cpu_us_per_event);
+    for (name, figure) in &report.figures {
+        add(&name.replace('_', " "), Some(figure.0));
+    }
+    if table.is_empty() { Ok(()) } else { out.line(format_args!("{table}\n")) }
+}
+
+fn named(raw: &RawFigures) -> String {
+    let file = if raw.zeroed_before { "file zeroed before" } else { "raw segment file" };
+    format!("{file}, groups of {}", raw.group_events)
+}
+
+fn latencies(report: &Report, out: &mut Out) -> std::io::Result<()> {
+    let mut table = Table::new(&["LATENCY us", ">p50", ">p99", ">p99.9"]);
+    let mut add = |name: String, found: &Percentiles| {
+        table.row([name, number(found.p50_us), number(found.p99_us), number(found.p999_us)]);
+    };
+    for (name, found) in &report.latency {
+        add(name.replace('_', " "), found);
+    }
+    for raw in &report.raw_segment {
+        add(format!("{}: each", named(raw)), &raw.group);
+    }
+    if table.is_empty() { Ok(()) } else { out.line(format_args!("{table}\n")) }
+}
+
+fn calls(report: &Report, out: &mut Out) -> std::io::Result<()> {
+    let mut table = Table::new(&["CALL", ">CPU us", ">AGAINST BARE"]);
+    for call in &report.calls {
+        let ratio = call.ratio_to_bare.map_or_else(String::new, |ratio| number(ratio.0));
+        table.row([call.call.to_owned(), number(call.us.0), ratio]);
+    }
+    if table.is_empty() { Ok(()) } else { out.line(table) }
+}
+
+fn stages(report: &Report, out: &mut Out) -> std::io::Result<()> {
+    let mut table = Table::new(&["WHERE THE TIME GOES", ">us AN EVENT", "WHAT THAT IS"]);
+    for stage in &report.stages {
+        let what = match stage.measure {
+            Measure::CpuAlone => "CPU, this code alone",
+            Measure::CpuOfThread => "CPU of these threads, in the run",
+            Measure::WallShared => "passed in the run, shared by a group",
+            Measure::WallEach => "passed in the run, for each",
+        };
+        table.row([stage.stage.clone(), number(stage.us_per_event.0), what.to_owned()]);
+    }
+    if table.is_empty() { Ok(()) } else { out.line(table) }
+}
+
+/// As many digits as mean something.
+fn number(value: f64) -> String {
+    match value.abs() {
+        1000.0.. => format!("{value:.0}"),
+        100.0.. => format!("{value:.1}"),
+        _ => format!("{value:.2}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Cli;
+    use super::*;
+    use clap::Parser;
+
+    fn said(words: &[&str]) -> (String, serde_json::Value) {
+        let dir = tempfile::tempdir().unwrap();
+        let small = ["--events", "40", "--repetitions", "1", "--ticker", "thread", "--keys", "4"];
+        let folder = ["--dir", dir.path().to_str().unwrap()];
+        let run = |output: &[&'static str]| {
+            let words = [&["tidegate", "bench"], words, &small, &folder, output].concat();
+            let said = tempfile::NamedTempFile::new().unwrap();
+            let mut out = Out::to(said.reopen().unwrap());
+            super::super::run(&Cli::parse_from(words), &mut out).unwrap();
+            std::fs::read_to_string(said.path()).unwrap()
+        };
+        let (text, json) = (run(&[]), run(&["--output", "json"]));
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "something was left behind");
+        (text, serde_json::from_str(&json).unwrap())
+    }
+
+    #[test]
+    fn append_shows_the_log_beside_its_limit_and_leaves_nothing_behind() {
+        let (text, json) = said(&["append", "--in-flight", "8"]);
+        assert!(text.contains("ratio to raw segment"), "{text}");
+        assert!(text.contains("publish to durable"), "{text}");
+        assert!(json["ratio_to_raw_segment"].as_f64().unwrap() > 0.0, "{json}");
+        assert_eq!(json["raw_segment"][0]["group_events"], 8);
+        assert!(json["latency"]["publish_to_durable"]["p999_us"].as_f64().unwrap() > 0.0);
+    }
+
+    #[test]
+    fn http_without_a_url_brings_its_own_host() {
+        let (text, json) = said(&["http", "--connections", "2", "--batch", "5"]);
+        assert!(text.contains("request to durable"), "{text}");
+        assert!(json["events_per_second"].as_f64().unwrap() > 0.0, "{json}");
+    }
+
+    #[test]
+    fn what_would_fill_the_disk_is_refused() {
+        let cli = Cli::parse_from(["tidegate", "bench", "append", "--events", "100000000"]);
+        let mut out = Out::to(std::io::sink());
+        let error = super::super::run(&cli, &mut out).unwrap_err().to_string();
+        assert!(error.contains("`--events` is 100000000, at most 10000000"), "{error}");
+    }
+}

@@ -1,0 +1,107 @@
+//! All keyed state at once: for a checkpoint, and out of one.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, MutexGuard};
+
+use super::super::cold::{ColdError, KeyValues};
+use super::super::values::{Owner, Values, lock};
+
+/// While it is there nothing moves out of the cold store, and nothing into it.
+struct Walk<'a> {
+    values: &'a Values,
+    _no_eviction: MutexGuard<'a, ()>,
+}
+
+impl<'a> Walk<'a> {
+    fn begin(values: &'a Values) -> Self {
+        let no_eviction = lock(&values.sweep);
+        values.walking.store(true, Ordering::Release);
+        Self { values, _no_eviction: no_eviction }
+    }
+}
+
+impl Drop for Walk<'_> {
+    fn drop(&mut self) {
+        self.values.walking.store(false, Ordering::Release);
+        for owner in std::mem::take(&mut *lock(&self.values.copied)) {
+            if let Err(error) = self.values.drop_copy(&owner) {
+                // The entry stays marked as copied, which every later look at it respects.
+                tracing::warn!(%error, "a key stays in memory and in the cold store");
+                break;
+            }
+        }
+    }
+}
+
+impl Values {
+    /// Visits every key with its durable values, in no order, each once. Deliveries may go on
+    /// meanwhile; what they leave in the pending layer is not seen. No eviction runs, and nothing
+    /// may be applied: the caller is the one who applies.
+    ///
+    /// # Errors
+    /// The cold store cannot be read; or what `visit` returned.
+    pub(in crate::state) fn each<E: From<ColdError>>(
+        &self,
+        mut visit: impl FnMut(&Owner, &KeyValues) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let _walk = Walk::begin(self);
+        for shard in &self.shards {
+            let entries: Vec<_> = lock(shard)
+                .entries
+                .iter()
+                .map(|(owner, entry)| (owner.clone(), Arc::clone(entry)))
+                .collect();
+            for (owner, entry) in entries {
+                let layers = lock(&entry);
+                if layers.copied || layers.durable.is_empty() {
+                    continue;
+                }
+                let durable = layers.durable.clone();
+                drop(layers);
+                visit(&owner, &durable)?;
+            }
+        }
+        let Some(cold) = &self.cold else { return Ok(()) };
+        cold.each(|owner, values| {
+            // In memory and no copy: visited above. A failed eviction can leave such.
+            let shard = self.shard(owner.as_ref());
+            let visited = shard.entries.get(&owner).is_some_and(|entry| !lock(entry).copied);
+            drop(shard);
+            if visited { Ok(()) } else { visit(&owner, &values) }
+        })
+    }
+
+    /// Puts in what a checkpoint holds: into memory up to the bound, the rest into the cold store;
+    /// into memory too where that fails. None of the keys may be there yet.
+    pub(in crate::state) fn restore(&self, keys: Vec<(Owner, KeyValues)>) {
+        let mut rest = Vec::new();
+        for (owner, values) in keys {
+            if self.is_over() {
+                rest.push((owner, values));
+            } else {
+                self.insert(&mut self.shard(owner.as_ref()), owner.as_ref(), values);
+            }
+        }
+        let Some(cold) = self.cold.as_ref().filter(|_| !rest.is_empty()) else { return };
+        if let Err(error) = cold.put(&rest) {
+            self.budget.give_up(&error);
+            for (owner, values) in rest {
+                self.insert(&mut self.shard(owner.as_ref()), owner.as_ref(), values);
+            }
+        }
+    }
+
+    /// Forgets everything: as new.
+    ///
+    /// # Errors
+    /// The cold store cannot be emptied.
+    pub(in crate::state) fn clear(&self) -> Result<(), ColdError> {
+        for shard in &self.shards {
+            let mut shard = lock(shard);
+            for (_, entry) in shard.entries.drain() {
+                self.shrink_by_entry(&lock(&entry));
+            }
+        }
+        self.cold.as_ref().map_or(Ok(()), super::super::cold::Cold::clear)
+    }
+}

@@ -1,0 +1,123 @@
+//! Buses beside each other: each its own domain, and events from one to the other exactly once.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::harness::{
+    Host, HostOptions, Place, Publisher, bare_guest, emitter, event, handler, seed, wait_until,
+};
+
+const ARRIVED_MAX: Duration = Duration::from_secs(60);
+const BUSES: &str = r#"
+[buses.main]
+kind = "durable"
+[buses.audit]
+kind = "durable"
+[buses.live]
+kind = "memory"
+"#;
+
+fn start(place: &Place) -> Host {
+    place.start_with(&HostOptions { config: Some(BUSES.to_owned()), ..Default::default() })
+}
+
+/// A plugin on `main` that emits to another bus.
+fn put_sender(place: &Place, name: &str, bus: &str) {
+    std::fs::write(place.plugins().join(format!("{name}.wasm")), bare_guest()).unwrap();
+    let manifest = format!("[config]\nbus = \"{bus}\"\n");
+    std::fs::write(place.plugins().join(format!("{name}.toml")), manifest).unwrap();
+}
+
+fn put_receiver(place: &Place, name: &str, bus: &str) {
+    let wasm = handler("got.it", &emitter("got.it"), "");
+    std::fs::write(place.plugins().join(format!("{name}.wasm")), wasm).unwrap();
+    let manifest = format!("[subscribe]\nbus = \"{bus}\"\ntypes = [\"bare.seen\"]\n");
+    std::fs::write(place.plugins().join(format!("{name}.toml")), manifest).unwrap();
+}
+
+fn inputs(events: &[Value]) -> Vec<&str> {
+    events.iter().map(|event| event["data"].as_str().unwrap()).collect()
+}
+
+#[test]
+fn events_for_another_bus_arrive_exactly_once_and_in_order_also_after_kills() {
+    let mut rng = seed("events_for_another_bus_arrive_exactly_once");
+    let place = Place::new();
+    put_sender(&place, "sender", "audit");
+    put_receiver(&place, "receiver", "audit");
+    let events: Vec<Value> = (0..3000)
+        .map(|n| event("a.b", &format!("e-{n}"), Some(&format!("k-{}", n % 20)), json!(n)))
+        .collect();
+    for kill in 1..=3 {
+        let host = start(&place);
+        let mut publisher = Publisher::start(&host.http, 25, events.clone().into_iter());
+        let after = rng.u64(..kill * 1000);
+        wait_until("some are published", ARRIVED_MAX, || {
+            if publisher.count() >= after { Ok(()) } else { Err(publisher.count()) }
+        });
+        host.kill();
+        publisher.join();
+    }
+    let host = start(&place);
+    for chunk in events.chunks(500) {
+        host.http.publish(chunk);
+    }
+    host.wait_rest("sender", 0);
+    wait_until("all have arrived", ARRIVED_MAX, || {
+        let arrived = host.http.get("/v1/types?bus=audit&type=bare.seen").expect_ok();
+        let count = arrived["types"][0]["count"].as_u64().unwrap_or(0);
+        if count >= 3000 { Ok(()) } else { Err(count) }
+    });
+    host.wait_rest("receiver", 0);
+    let arrived = host.http.events("bus=audit&type=bare.seen");
+    let sent = host.http.events("type=bare.seen");
+    assert!(sent.is_empty(), "what is for another bus is not public on its own: {}", sent.len());
+    let unique: BTreeSet<_> = inputs(&arrived).into_iter().collect();
+    assert_eq!((arrived.len(), unique.len()), (3000, 3000));
+    for key in 0..20 {
+        let of_key = arrived.iter().filter(|e| e["partitionkey"] == format!("k-{key}"));
+        let ids: Vec<&str> = of_key.map(|event| event["data"].as_str().unwrap()).collect();
+        let expected: Vec<String> = (key..3000).step_by(20).map(|n| format!("e-{n}")).collect();
+        assert_eq!(ids, expected);
+    }
+    assert_eq!(host.http.events("bus=audit&type=got.it").len(), 3000);
+    host.stop();
+}
+
+#[test]
+fn a_memory_bus_serves_beside_a_durable_one_and_forgets() {
+    let place = Place::new();
+    put_sender(&place, "sender", "live");
+    put_receiver(&place, "receiver", "live");
+    let host = start(&place);
+    let events: Vec<Value> =
+        (0..500).map(|n| event("a.b", &format!("e-{n}"), Some("k"), json!(n))).collect();
+    host.http.publish(&events);
+    host.wait_rest("sender", 0);
+    let got = wait_until("all have arrived", ARRIVED_MAX, || {
+        let got =
+            host.metric("tidegate_deliveries_total", &[("plugin", "receiver"), ("outcome", "ok")]);
+        if got >= 500 { Ok(got) } else { Err(got) }
+    });
+    assert_eq!(got, 500);
+    // Published to it directly, too.
+    let direct = event("bare.seen", "direct", Some("k"), json!("direct"));
+    let answers = host.http.try_publish("live", &[&direct]).unwrap();
+    assert_eq!(answers[0]["duplicate"], false);
+    host.wait_rest("receiver", 0);
+    let buses = host.http.get("/v1/buses").expect_ok();
+    let live = buses["buses"].as_array().unwrap().iter().find(|bus| bus["name"] == "live");
+    assert_eq!(live.unwrap()["kind"], "memory", "{buses}");
+    assert!(!place.data().join("buses/live/log").exists(), "a memory bus writes nothing");
+    host.stop();
+
+    let host = start(&place);
+    assert!(host.http.events("bus=live").is_empty(), "it forgets");
+    assert_eq!(host.http.events("type=a.b").len(), 500, "the durable one does not");
+    host.wait_rest("sender", 0);
+    let again = [("plugin", "receiver"), ("outcome", "ok")];
+    assert_eq!(host.metric("tidegate_deliveries_total", &again), 0, "nothing is sent twice");
+    host.stop();
+}

@@ -1,0 +1,16 @@
+//! What the host promises, one promise a test.
+
+mod buses;
+mod cloudevents;
+mod damage;
+mod dev;
+mod hostile;
+mod kill;
+mod permits;
+mod poison;
+mod refusals;
+mod reload;
+mod saga;
+mod stop;
+mod versions;
+mod watching;

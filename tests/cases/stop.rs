@@ -1,0 +1,93 @@
+//! SIGTERM: drain, seal, exit 0; the next start is clean.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::harness::{
+    Cli, Place, Publisher, bare_guest, event, handler, sequences_are_dense, wait_until,
+};
+
+const LOADED_MAX: Duration = Duration::from_secs(60);
+
+#[test]
+fn sigterm_under_load_exits_0_and_the_next_start_is_clean() {
+    let place = Place::new();
+    std::fs::write(place.plugins().join("bare.wasm"), bare_guest()).unwrap();
+    let host = place.start();
+    let epoch = |host: &crate::harness::Host| {
+        host.http.get("/v1/buses").expect_ok()["buses"][0]["log"]["epoch"].clone()
+    };
+    assert_eq!(epoch(&host), 1);
+    let events = (0..).map(|n| {
+        event("a.b", &format!("e-{n}"), Some(&format!("k-{}", n % 50)), json!({ "n": n }))
+    });
+    let publisher = Publisher::start(&host.http, 20, events);
+    wait_until("load", LOADED_MAX, || match publisher.count() {
+        count if count >= 1000 => Ok(()),
+        count => Err(count),
+    });
+    let (status, said) = host.terminate();
+    assert_eq!(status.code(), Some(0), "{said}");
+    let (acknowledged, why) = publisher.end();
+    assert!(why.is_some(), "who publishes learns that the host went away");
+    Cli::new(&["log", "verify"]).arg(place.data()).run().expect_done();
+
+    let host = place.start();
+    assert_eq!(epoch(&host), 2);
+    assert_eq!(host.announced["new_empty_log"], false);
+    assert!(!host.said().contains("cut"), "{}", host.said());
+    host.wait_rest("bare", 0);
+    let log = host.http.events("");
+    sequences_are_dense(&log);
+    let published: BTreeSet<_> =
+        log.iter().filter(|e| e["source"] == "/test").map(|e| e["id"].as_str().unwrap()).collect();
+    for answer in &acknowledged {
+        assert!(published.contains(answer["id"].as_str().unwrap()), "{answer} is lost");
+    }
+    // Each was handled once, and none was begun twice.
+    let seen: Vec<_> = log.iter().filter(|event| event["type"] == "bare.seen").collect();
+    let inputs: BTreeSet<_> = seen.iter().map(|event| event["data"].as_str().unwrap()).collect();
+    assert_eq!((seen.len(), &inputs), (published.len(), &published));
+    assert!(seen.iter().all(|event| event["attempt"] == "1"), "a clean stop costs no attempt");
+    host.stop();
+}
+
+#[test]
+fn a_host_without_work_stops_and_starts_with_everything_as_it_was() {
+    let place = Place::new();
+    std::fs::write(place.plugins().join("bare.wasm"), bare_guest()).unwrap();
+    for round in 1..=4_u64 {
+        let host = place.start();
+        let id = format!("e-{round}");
+        let appended = host.http.publish(&[event("a.b", &id, Some("k"), json!(1))]);
+        // One published and one emitted each round.
+        assert_eq!(appended[0]["sequence"], 2 * round - 1, "{appended:?}");
+        host.wait_rest("bare", 0);
+        assert_eq!(host.state("bare", "k", "seen"), Some(round.to_string()));
+        host.stop();
+    }
+}
+
+#[test]
+fn sigterm_does_not_wait_for_a_guest_that_does_not_return() {
+    let place = Place::new();
+    let spin = handler("", "(loop $on (br $on))", "");
+    std::fs::write(place.plugins().join("spin.wasm"), spin).unwrap();
+    let manifest = "[limits]\nfuel = 1_000_000_000_000\ntimeout = \"5m\"\n";
+    std::fs::write(place.plugins().join("spin.toml"), manifest).unwrap();
+    let host = place.start();
+    host.http.publish(&[event("a.b", "1", Some("k"), json!(1))]);
+    host.wait_plugin("spin", "at work", |view| view["in_flight"] == 1);
+    let (status, said) = host.terminate();
+    assert_eq!(status.code(), Some(0), "{said}");
+    Cli::new(&["log", "verify"]).arg(place.data()).run().expect_done();
+
+    // The backlog stays: the delivery that was cut off is made by who can.
+    std::fs::write(place.plugins().join("spin.wasm"), bare_guest()).unwrap();
+    let host = place.start();
+    host.wait_rest("spin", 0);
+    assert_eq!(host.http.events("type=bare.seen").len(), 1);
+    host.stop();
+}

@@ -1,0 +1,144 @@
+//! Guests: the example plugins, somebody else's, and modules written here as text.
+
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use wit_component::{StringEncoding, embed_component_metadata};
+use wit_parser::{Resolve, UnresolvedPackageGroup};
+
+use super::Cli;
+
+/// The root of the repository.
+pub(crate) fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ stands in the repository")
+}
+
+/// Where guests are compiled: beside the program under test, so that they are compiled once.
+pub(super) fn guest_target() -> PathBuf {
+    let program = Path::new(env!("CARGO_BIN_EXE_tidegate-under-test"));
+    let target = program.parent().and_then(Path::parent);
+    target.expect("cargo's target folder").join("guests")
+}
+
+/// A plugin that stands somewhere with its manifest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Guest(&'static str);
+
+/// The example plugins; building them once is part of the test.
+pub(crate) struct Sources;
+
+impl Sources {
+    pub(crate) const CASE_PROGRESS: Guest = Guest("case-progress");
+    pub(crate) const CSV_AUDIT: Guest = Guest("csv-audit");
+    pub(crate) const NOTIFY: Guest = Guest("notify");
+    pub(crate) const ORDER_SAGA: Guest = Guest("order-saga");
+}
+
+/// The module of an example plugin, built by the host's own `tidegate build`.
+pub(crate) fn built(guest: Guest) -> Vec<u8> {
+    static BUILT: OnceLock<()> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        Cli::new(&["build"]).arg(root().join("plugins")).run().expect_done();
+    });
+    let Guest(name) = guest;
+    std::fs::read(root().join("plugins").join(name).join(format!("{name}.wasm"))).unwrap()
+}
+
+/// Puts an example plugin with its manifest into a plugins folder.
+pub(crate) fn put(guest: Guest, plugins: &Path) {
+    let wasm = built(guest);
+    let Guest(name) = guest;
+    let folder = plugins.join(name);
+    std::fs::create_dir_all(&folder).unwrap();
+    let manifest = root().join("plugins").join(name).join("plugin.toml");
+    std::fs::copy(manifest, folder.join("plugin.toml")).unwrap();
+    std::fs::write(folder.join(format!("{name}.wasm")), wasm).unwrap();
+}
+
+/// The guest written against `wit/` alone, as a core module for wasm32-unknown-unknown.
+pub(crate) fn bare_guest() -> Vec<u8> {
+    static BUILT: OnceLock<Vec<u8>> = OnceLock::new();
+    let build = || {
+        let folder = root().join("tests/fixtures/bare-guest");
+        Cli::new(&["build"]).arg(&folder).run().expect_done();
+        std::fs::read(folder.join("bare-guest.wasm")).unwrap()
+    };
+    BUILT.get_or_init(build).clone()
+}
+
+/// Copies a folder, but for what was built in it.
+pub(crate) fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let (from, to) = (entry.path(), to.join(entry.file_name()));
+        if entry.file_type().unwrap().is_dir() {
+            if entry.file_name() != "target" {
+                copy_folder(&from, &to);
+            }
+        } else if from.extension().is_none_or(|extension| extension != "wasm") {
+            std::fs::copy(from, to).unwrap();
+        }
+    }
+}
+
+/// Emits, an allocator that starts over after each delivery, and a content type at 2900.
+const PRELUDE: &str = r#"
+  (import "tidegate:plugin/bus@0.1.0" "emit" (func $emit
+    (param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32)))
+  (import "tidegate:plugin/context@0.1.0" "attempt" (func $attempt (result i32)))
+  (data (i32.const 2900) "text/plain")
+  (global $top (mut i32) (i32.const 65536))
+  (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32)
+    (local $at i32)
+    (local.set $at (i32.and
+      (i32.add (global.get $top) (i32.sub (local.get 2) (i32.const 1)))
+      (i32.sub (i32.const 0) (local.get 2))))
+    (global.set $top (i32.add (local.get $at) (local.get 3)))
+    (block $enough (loop $more
+      (br_if $enough (i32.le_u (global.get $top) (i32.mul (memory.size) (i32.const 65536))))
+      (if (i32.eq (memory.grow (i32.const 1)) (i32.const -1)) (then unreachable))
+      (br $more)))
+    (local.get $at))
+"#;
+
+/// Wraps a core module's text into component type information of world `reactor`, as a compiler
+/// would.
+fn encode(text: &str) -> Vec<u8> {
+    let mut resolve = Resolve::default();
+    let wit = include_str!("../../wit/plugin.wit");
+    let group = UnresolvedPackageGroup::parse("plugin.wit", wit).unwrap();
+    let package = resolve.push_group(group).unwrap();
+    let world = resolve.select_world(&[package], Some("reactor")).unwrap();
+    let mut module = wat::parse_str(text).unwrap();
+    embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8).unwrap();
+    module
+}
+
+/// A handler that runs `body` and returns ok. `kind` is at 3000; `$event` points at the event, and
+/// there is a local `$i`.
+pub(crate) fn handler(kind: &str, body: &str, more: &str) -> Vec<u8> {
+    encode(&format!(
+        r#"(module $guest {PRELUDE} (memory (export "memory") 2)
+        (data (i32.const 3000) "{kind}") {more}
+        (func $handle (export "tidegate:plugin/handler@0.1.0#handle")
+          (param $event i32) (result i32) (local $i i32)
+          (memory.fill (i32.const 2048) (i32.const 0) (i32.const 40))
+          {body}
+          (i32.const 2048))
+        (func (export "cabi_post_tidegate:plugin/handler@0.1.0#handle") (param i32)
+          (global.set $top (i32.const 65536))))"#
+    ))
+}
+
+/// One emit of `kind` with the id of the input as its data, for [`handler`].
+pub(crate) fn emitter(kind: &str) -> String {
+    let len = kind.len();
+    format!(
+        "(call $emit (i32.const 3000) (i32.const {len})
+           (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0)
+           (i32.const 2900) (i32.const 10)
+           (i32.load (local.get $event)) (i32.load offset=4 (local.get $event))
+           (i32.const 0) (i32.const 0) (i32.const 2200))"
+    )
+}

@@ -1,0 +1,19 @@
+//! What the tests are written in: hosts, clients, guests, events.
+
+mod cli;
+mod events;
+mod guests;
+mod host;
+mod http;
+mod load;
+mod oracle;
+mod wait;
+
+pub(crate) use cli::{Cli, Run};
+pub(crate) use events::{batch_file, event, generated, read_ndjson};
+pub(crate) use guests::{Sources, bare_guest, copy_folder, emitter, handler, put, root};
+pub(crate) use host::{Host, HostOptions, Place};
+pub(crate) use http::{Answer, Http};
+pub(crate) use load::Publisher;
+pub(crate) use oracle::{by_key, milestones_are_exact, sequences_are_dense};
+pub(crate) use wait::{seed, wait_until};

@@ -1,0 +1,7 @@
+//! End-to-end and fault tests: a real host process, real modules, real files. See `README.md`.
+//!
+//! Every test starts hosts of its own on a free port of loopback with data of its own, and takes
+//! down every process it started, by its id, even where it fails.
+
+mod cases;
+mod harness;
