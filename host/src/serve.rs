@@ -14,12 +14,13 @@ use tokio_util::task::TaskTracker;
 
 use crate::api::auth::{Tokens, TokensError};
 use crate::api::host::HostApi;
+use crate::api::tls::{Identity, TlsError};
 use crate::api::{BindError, Server, ServerHandle, ServerOptions};
 use crate::bus::memory::{MemoryOptions, Order, Overflow};
 use crate::bus::notes::Notes;
 use crate::bus::{Bus, forward};
 use crate::clock::{Clock, SystemClock};
-use crate::config::{self, Config, TOKENS_VARIABLE, TokensFrom};
+use crate::config::{self, Config, TOKENS_VARIABLE, Tls, TokensFrom};
 use crate::event::CommitNumber;
 use crate::host::plugins::{Means, Plugins};
 use crate::host::{About, Host, ModuleStore};
@@ -71,6 +72,9 @@ pub enum ServeError {
     /// The tokens cannot be read.
     #[error(transparent)]
     Tokens(#[from] TokensError),
+    /// The certificate or its key cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The sandbox cannot be set up.
     #[error(transparent)]
     Sandbox(#[from] SandboxError),
@@ -99,6 +103,8 @@ pub enum ServeError {
 pub struct Serving {
     /// Where it listens.
     pub addr: SocketAddr,
+    /// Who the listener is; none: it speaks plain HTTP.
+    pub tls: Option<Arc<Identity>>,
     /// Whether the default bus was created by this start.
     pub new_empty_log: bool,
     /// The parts that a caller may look at.
@@ -148,9 +154,7 @@ impl Serving {
         let (folds, evictors) = start_folds(open, &failed).await?;
 
         let workers = std::thread::available_parallelism().map_or(2, NonZeroUsize::get);
-        let runtime = tokio::runtime::Handle::current();
-        let pool = GuestPool::new(workers, &runtime).map_err(at(Path::new("threads")))?;
-        let pool = Arc::new(pool);
+        let pool = start_pool(workers)?;
         let metrics = Arc::new(Metrics::default());
         let notes = Notes::default();
         let plugins = Plugins::new(Means {
@@ -181,12 +185,14 @@ impl Serving {
         let watcher = watcher.map_err(at(&config.plugins))?;
         tasks.spawn(Arc::clone(&plugins).follow(watcher, stop.clone()));
         let api = Arc::clone(&host) as Arc<dyn HostApi>;
+        let tls = server.tls.clone();
         let server = Server::bind(config.http.listen, server, api).await?;
         let addr = server.local_addr();
         let http = server.handle();
         let server = tokio::spawn(server.serve(drain.clone().cancelled_owned()));
         Ok(Self {
             addr,
+            tls,
             new_empty_log,
             host,
             notes,
@@ -208,6 +214,13 @@ impl Serving {
     #[must_use]
     pub fn buses(&self) -> &[Arc<Bus>] {
         &self.buses
+    }
+
+    /// Where it listens, as clients write it.
+    #[must_use]
+    pub fn url(&self) -> String {
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", self.addr)
     }
 
     /// Serves until `told` resolves or a log fails, then stops in order: ingest, deliveries, logs.
@@ -281,8 +294,12 @@ fn server_options(config: &Config) -> Result<ServerOptions, ServeError> {
         }
         None => None,
     };
+    let tls = match &config.http.tls {
+        Some(Tls { cert, key }) => Some(Arc::new(Identity::load(cert, key)?)),
+        None => None,
+    };
     let body_bytes_max = config.http.body_max.as_usize();
-    Ok(ServerOptions { body_bytes_max, tokens, ..ServerOptions::default() })
+    Ok(ServerOptions { body_bytes_max, tokens, tls, ..ServerOptions::default() })
 }
 
 fn watch_options(config: &Config, buses: &[Arc<Bus>]) -> WatchOptions {
@@ -401,6 +418,11 @@ fn sandbox_options(config: &Config, workers: usize) -> SandboxOptions {
         loader: LoaderOptions { limits, ..loader },
         engine: HostEngineOptions { workers, ..HostEngineOptions::default() },
     }
+}
+
+fn start_pool(workers: usize) -> Result<Arc<GuestPool>, ServeError> {
+    let runtime = tokio::runtime::Handle::current();
+    GuestPool::new(workers, &runtime).map(Arc::new).map_err(at(Path::new("threads")))
 }
 
 fn open_modules(config: &Config, disk: &Arc<dyn Disk>) -> Result<ModuleStore, ServeError> {

@@ -12,5 +12,6 @@ mod refusals;
 mod reload;
 mod saga;
 mod stop;
+mod tls;
 mod versions;
 mod watching;

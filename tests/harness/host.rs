@@ -38,6 +38,8 @@ impl Drop for Place {
 pub(crate) struct HostOptions {
     /// Text of `tidegate.toml`.
     pub(crate) config: Option<String>,
+    /// Variables of its environment.
+    pub(crate) environment: Vec<(&'static str, String)>,
     /// Instead of `run`, with what stands in the plugins folder.
     pub(crate) dev: bool,
 }
@@ -130,7 +132,11 @@ impl Place {
 
     /// Tries to start a host that is expected to refuse.
     pub(crate) fn start_refused(&self) -> super::Run {
-        match self.spawn(&HostOptions::default()) {
+        self.start_refused_with(&HostOptions::default())
+    }
+
+    pub(crate) fn start_refused_with(&self, options: &HostOptions) -> super::Run {
+        match self.spawn(options) {
             Ok(host) => panic!("it started: {:?}", host.announced),
             Err(run) => run,
         }
@@ -139,6 +145,7 @@ impl Place {
     fn spawn(&self, options: &HostOptions) -> Result<Host, super::Run> {
         let mut command = program();
         command.current_dir(self.path()).args(["--output", "json"]);
+        command.envs(options.environment.iter().map(|(name, value)| (name, value)));
         if options.dev {
             command.arg("dev").arg(self.plugins());
         } else {
@@ -281,9 +288,13 @@ impl Host {
     }
 
     pub(crate) fn signal_term(&self) {
+        self.signal(rustix::process::Signal::TERM);
+    }
+
+    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
         let pid = i32::try_from(self.pid()).ok().and_then(rustix::process::Pid::from_raw);
         let pid = pid.expect("a process has an id");
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        rustix::process::kill_process(pid, signal).unwrap();
     }
 
     pub(crate) fn plugin(&self, name: &str) -> Value {

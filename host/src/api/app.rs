@@ -109,6 +109,13 @@ impl App {
         with_request_id(response, &id)
     }
 
+    /// Answers whoever speaks plain HTTP where TLS is spoken.
+    pub(super) fn refuse_plain(&self, request: &Request) -> Response {
+        let id = self.request_id(request.headers());
+        let error = ApiError::new(Code::InvalidRequest, "this port speaks TLS: use https://");
+        with_request_id(error.render(&id), &id)
+    }
+
     fn admit(&self, request: &Request) -> Result<auth::Principal, ApiError> {
         check_headers(&self.options, request.uri(), request.headers())?;
         auth::authorize(

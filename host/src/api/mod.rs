@@ -15,6 +15,7 @@ mod routes;
 mod server;
 #[cfg(test)]
 pub(crate) mod tests;
+pub mod tls;
 pub mod view;
 
 pub use server::{BindError, Server, ServerHandle, ServerOptions};

@@ -1,7 +1,8 @@
 //! The listener: connections, their bounds, and how they end.
 //!
-//! HTTP/1.1 and HTTP/2 with prior knowledge on one port. Every wait for a client has a limit: for its
-//! first request, for headers, for a body, and for it to read what it asked for.
+//! HTTP/1.1 and HTTP/2 on one port: over TLS by negotiation, plain with prior knowledge. Every wait
+//! for a client has a limit: for its handshake, for its first request, for headers, for a body, and
+//! for it to read what it asked for.
 
 use std::io;
 use std::net::SocketAddr;
@@ -16,6 +17,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
@@ -25,6 +27,7 @@ use super::auth::Tokens;
 use super::host::HostApi;
 use super::io::Guarded;
 use super::routes;
+use super::tls::{self, Greeted, Identity};
 
 /// Streams that one HTTP/2 connection may have open.
 const H2_STREAMS_MAX: u32 = 128;
@@ -46,6 +49,8 @@ pub struct ServerOptions {
     pub headers_bytes_max: usize,
     /// Header fields of one request.
     pub headers_count_max: usize,
+    /// Time for a TLS handshake.
+    pub handshake_timeout: Duration,
     /// Time for the headers of a request, and for an idle connection to send one.
     pub header_timeout: Duration,
     /// Time for a body.
@@ -62,6 +67,8 @@ pub struct ServerOptions {
     pub grace: Duration,
     /// Who may do what; none: everybody everything.
     pub tokens: Option<Arc<Tokens>>,
+    /// Who the listener is; none: it speaks plain HTTP.
+    pub tls: Option<Arc<Identity>>,
 }
 
 impl Default for ServerOptions {
@@ -71,6 +78,7 @@ impl Default for ServerOptions {
             bodies_bytes_max: 256 * 1024 * 1024,
             headers_bytes_max: 32 * 1024,
             headers_count_max: 128,
+            handshake_timeout: Duration::from_secs(10),
             header_timeout: Duration::from_secs(10),
             body_timeout: Duration::from_secs(60),
             write_stall_max: Duration::from_secs(30),
@@ -79,6 +87,7 @@ impl Default for ServerOptions {
             streams_max: 256,
             grace: Duration::from_secs(5),
             tokens: None,
+            tls: None,
         }
     }
 }
@@ -174,7 +183,7 @@ impl Server {
                 Some(_) = connections.join_next() => continue,
             };
             let Some((stream, place)) = accepted else { continue };
-            let connection = connection(stream, root.clone(), graceful.watcher());
+            let connection = accepted_connection(stream, root.clone(), graceful.watcher());
             connections.spawn(async move {
                 connection.await;
                 drop(place);
@@ -220,17 +229,51 @@ struct Root {
     router: Router,
 }
 
-async fn connection(stream: TcpStream, root: Root, watcher: Watcher) {
+/// What requests of a connection meet.
+#[derive(Clone, Copy)]
+enum Door {
+    Open,
+    /// The client speaks plain HTTP, and the host was told to speak TLS.
+    Plain,
+}
+
+async fn accepted_connection(stream: TcpStream, root: Root, watcher: Watcher) {
+    let app = Arc::clone(&root.app);
+    let Some(identity) = &app.options.tls else {
+        let stream = Guarded::new(stream, app.options.write_stall_max);
+        return connection(stream, Door::Open, root, watcher).await;
+    };
+    let greeted = tokio::select! {
+        greeted = tls::greet(stream, identity, &app.options) => greeted,
+        // Nothing has been asked yet.
+        () = app.stop.cancelled() => None,
+    };
+    match greeted {
+        Some(Greeted::Tls(stream)) => connection(stream, Door::Open, root, watcher).await,
+        Some(Greeted::Plain(stream)) => connection(stream, Door::Plain, root, watcher).await,
+        None => {}
+    }
+}
+
+async fn connection<S>(stream: S, door: Door, root: Root, watcher: Watcher)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let first_timeout = root.app.options.header_timeout;
-    let builder = builder(&root.app.options);
-    let io = TokioIo::new(Guarded::new(stream, root.app.options.write_stall_max));
+    let builder = builder(&root.app.options, door);
+    let io = TokioIo::new(stream);
     let asked = Arc::new(AtomicBool::new(false));
     let seen = Arc::clone(&asked);
     let service = service_fn(move |request: hyper::Request<Incoming>| {
         seen.store(true, Ordering::Relaxed);
         let Root { app, router } = root.clone();
         let request = request.map(Body::new);
-        async move { Ok::<_, std::convert::Infallible>(app.answer(router, request).await) }
+        async move {
+            Ok::<_, std::convert::Infallible>(match door {
+                Door::Open => app.answer(router, request).await,
+                Door::Plain => app.refuse_plain(&request),
+            })
+        }
     });
     let connection = watcher.watch(builder.serve_connection(io, service).into_owned());
     tokio::pin!(connection);
@@ -250,13 +293,13 @@ async fn connection(stream: TcpStream, root: Root, watcher: Watcher) {
     }
 }
 
-fn builder(options: &ServerOptions) -> auto::Builder<TokioExecutor> {
+fn builder(options: &ServerOptions, door: Door) -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()
         .timer(TokioTimer::new())
         .header_read_timeout(options.header_timeout)
-        .keep_alive(true)
+        .keep_alive(matches!(door, Door::Open))
         // Above the limits of `App`, which answers with a body; what is far over gets a bare 431.
         .max_headers(options.headers_count_max.saturating_mul(2))
         .max_buf_size(options.headers_bytes_max.saturating_mul(4).max(64 * 1024));

@@ -331,7 +331,11 @@ impl Bus {
     }
 
     /// A memory bus has no commits to number: the last position stands in for them.
-    fn now_committed(&self, log: &MemoryLog, first_position: Option<Position>) -> Committed {
+    pub(super) fn now_committed(
+        &self,
+        log: &MemoryLog,
+        first_position: Option<Position>,
+    ) -> Committed {
         let commit = CommitNumber(log.last().borrow().0);
         self.applied.send_replace(commit);
         Committed { commit, first_position, recorded_ms: log.now_ms() }

@@ -9,6 +9,7 @@ pub mod forward;
 pub mod memory;
 pub mod notes;
 pub mod operate;
+pub mod private;
 pub mod runner;
 pub mod source;
 
@@ -315,6 +316,20 @@ impl Bus {
                 self.append_memory(log, events)
                     .map(|_| self.control_memory(log, std::slice::from_ref(mark))),
             ),
+        }
+    }
+
+    /// Appends private events of plugins, in one commit: see [`private`]. The caller bounds how many
+    /// are under way.
+    pub fn append_private(&self, events: Vec<NewEvent>) -> Ticket {
+        match &self.store {
+            Store::Durable(log) => Ticket::Durable(log.private(&events)),
+            Store::Memory { log, .. } => {
+                let appended = self.append_memory(log, events);
+                Ticket::Memory(appended.map(|appended| {
+                    self.now_committed(log, appended.first().map(|event| event.position))
+                }))
+            }
         }
     }
 

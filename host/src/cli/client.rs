@@ -7,11 +7,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
+use tokio_rustls::rustls::CertificateError;
 use ureq::http::{Request, Response};
 use ureq::{Agent, Body};
 use url::Url;
 
 use super::out::UsageError;
+use super::trust::{self, Handshake};
 use crate::api::errors::{ErrorBody, ErrorDetail};
 use crate::api::view::BusKind;
 
@@ -37,6 +39,16 @@ pub struct ConnectArgs {
     /// File that holds the token, where TIDEGATE_TOKEN does not
     #[arg(long, global = true, value_name = "FILE", help_heading = "Host")]
     pub token_file: Option<PathBuf>,
+
+    /// PEM file of the certificate authorities to trust, instead of the public ones
+    #[arg(
+        long,
+        global = true,
+        env = "TIDEGATE_CA_CERT",
+        value_name = "FILE",
+        help_heading = "Host"
+    )]
+    pub ca_cert: Option<PathBuf>,
 }
 
 /// Why the host did not do as asked.
@@ -58,6 +70,20 @@ pub enum ClientError {
         url: String,
         /// How.
         why: String,
+    },
+    /// Whoever answers there cannot show that it is the host.
+    #[error("{url} is not trusted: {}", trust::reason(why))]
+    Untrusted {
+        /// Where.
+        url: String,
+        /// What is wrong with its certificate.
+        why: Box<CertificateError>,
+    },
+    /// Nobody speaks TLS there.
+    #[error("{url} does not speak TLS: use http://")]
+    NoTls {
+        /// Where.
+        url: String,
     },
     /// The host said no.
     #[error("{}{}", detail.message, next_step(&detail.code))]
@@ -87,7 +113,7 @@ impl ClientError {
                     "queue_full" | "too_many_streams" | "shutting_down" | "read_only" | "not_ready"
                 )
             }
-            Self::Foreign { .. } => false,
+            Self::Untrusted { .. } | Self::NoTls { .. } | Self::Foreign { .. } => false,
         }
     }
 }
@@ -116,7 +142,7 @@ impl Client {
     /// A client of the host that the arguments and the environment name. Does not connect yet.
     ///
     /// # Errors
-    /// [`UsageError`] where the address is none, or the token cannot be read.
+    /// [`UsageError`] where the address is none, or a file cannot be used.
     pub fn new(args: &ConnectArgs) -> anyhow::Result<Self> {
         let text = args.url.as_deref().unwrap_or(URL_DEFAULT);
         let base = Url::parse(text)
@@ -136,6 +162,9 @@ impl Client {
         if is_loopback(&base) {
             // A proxy for the world has no way to this machine's own loopback.
             config = config.proxy(None);
+        }
+        if let Some(path) = &args.ca_cert {
+            config = config.tls_config(trust::only(path)?);
         }
         Ok(Self { agent: config.build().into(), base, token: token(args)? })
     }
@@ -267,7 +296,11 @@ impl Client {
             ureq::Error::HostNotFound | ureq::Error::ConnectionFailed => {
                 ClientError::NoHost { url }
             }
-            other => ClientError::Broken { url, why: other.to_string() },
+            other => match trust::handshake_failure(other) {
+                Some(Handshake::Untrusted(why)) => ClientError::Untrusted { url, why },
+                Some(Handshake::NoTls) => ClientError::NoTls { url },
+                None => ClientError::Broken { url, why: other.to_string() },
+            },
         }
     }
 
@@ -412,7 +445,7 @@ mod tests {
     #[test]
     fn names_travel_encoded() {
         let url = Some("http://h:1/prefix/".to_owned());
-        let client = Client::new(&ConnectArgs { url, token_file: None }).unwrap();
+        let client = Client::new(&ConnectArgs { url, ..ConnectArgs::default() }).unwrap();
         let url = client.url(&["v1", "plugins", "a/b"], &[("key", "ü &=")]);
         assert_eq!(url.as_str(), "http://h:1/prefix/v1/plugins/a%2Fb?key=%C3%BC+%26%3D");
     }
@@ -420,7 +453,7 @@ mod tests {
     #[test]
     fn a_wrong_address_is_a_usage_error() {
         for url in ["nonsense", "ftp://a", "localhost:7411"] {
-            let args = ConnectArgs { url: Some(url.to_owned()), token_file: None };
+            let args = ConnectArgs { url: Some(url.to_owned()), ..ConnectArgs::default() };
             let error = Client::new(&args).unwrap_err();
             assert!(error.downcast_ref::<UsageError>().is_some(), "{url}: {error}");
         }

@@ -20,6 +20,7 @@ pub mod run;
 pub mod state;
 pub mod status;
 mod table;
+mod trust;
 
 use std::process::ExitCode;
 

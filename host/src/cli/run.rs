@@ -4,12 +4,14 @@ use std::future::Future;
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::Context;
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::Output;
+use crate::api::tls::Identity;
 use crate::config::{Config, Flags, environment};
 use crate::serve::Serving;
 
@@ -53,6 +55,11 @@ pub fn run(args: &RunArgs, output: Output) -> anyhow::Result<ExitCode> {
     runtime()?.block_on(async {
         let stop = stop_signal()?;
         let serving = Serving::start(config).await?;
+        if let Some(identity) = &serving.tls {
+            tokio::spawn(
+                reload_on_hangup(Arc::clone(identity)).context("cannot listen for SIGHUP")?,
+            );
+        }
         announce(&serving, output)?;
         serving.until(stop).await?;
         Ok(ExitCode::SUCCESS)
@@ -71,8 +78,9 @@ pub(super) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 /// Sends log lines to standard error: `TIDEGATE_LOG` says which, in the syntax of
 /// `tracing_subscriber::EnvFilter`; without it those of level `default` and up.
 pub(super) fn log_to_stderr(default: &str, output: Output) {
-    // `notify` warns of every folder that goes away with its watch, which is how a plugin is removed.
-    let default = format!("{default},notify=error");
+    // `notify` warns of every folder that goes away with its watch, which is how a plugin is removed,
+    // and rustls of what any client may send.
+    let default = format!("{default},notify=error,rustls=error");
     let filter = tracing_subscriber::EnvFilter::try_from_env("TIDEGATE_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));
     let builder = tracing_subscriber::fmt()
@@ -98,6 +106,19 @@ pub(super) fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
     })
 }
 
+/// Reads certificate and key again at every SIGHUP: they are renewed more often than hosts start.
+fn reload_on_hangup(identity: Arc<Identity>) -> std::io::Result<impl Future<Output = ()>> {
+    let mut hangup = signal(SignalKind::hangup())?;
+    Ok(async move {
+        while hangup.recv().await.is_some() {
+            match identity.reload() {
+                Ok(()) => tracing::info!("SIGHUP: certificate and key are read again"),
+                Err(error) => tracing::error!("SIGHUP: the old certificate stays: {error}"),
+            }
+        }
+    })
+}
+
 /// The first line: where it listens and where the data is.
 pub(super) fn announce(serving: &Serving, output: Output) -> std::io::Result<()> {
     let about = serving.host.about();
@@ -109,7 +130,7 @@ pub(super) fn announce(serving: &Serving, output: Output) -> std::io::Result<()>
             json!({
                 "version": about.version,
                 "listen": serving.addr.to_string(),
-                "url": format!("http://{}", serving.addr),
+                "url": serving.url(),
                 "data": about.data,
                 "plugins": about.plugins,
                 "new_empty_log": serving.new_empty_log,
@@ -119,7 +140,7 @@ pub(super) fn announce(serving: &Serving, output: Output) -> std::io::Result<()>
             let new = if serving.new_empty_log { "  NEW EMPTY LOG" } else { "" };
             let version = about.version;
             let data = about.data.display();
-            writeln!(out, "tidegate {version}   http://{}   data {data}{new}", serving.addr)
+            writeln!(out, "tidegate {version}   {}   data {data}{new}", serving.url())
         }
     }?;
     out.flush()

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use super::*;
 use crate::api::tests::Fixture;
+use crate::api::tests::tls::{pem, with_tls};
 
 /// Keeps what a command prints.
 #[derive(Clone, Default)]
@@ -23,7 +24,12 @@ impl Write for Printed {
 /// Runs a command line against a server; what it prints, or why it fails.
 async fn tidegate(server: &Fixture, line: &[&str]) -> Result<String, String> {
     let url = format!("http://{}", server.address);
-    let words = [&["tidegate", "--url", &url], line].concat();
+    command(&[&["--url", &url], line].concat()).await
+}
+
+/// Runs a command line; what it prints, or why it fails.
+async fn command(line: &[&str]) -> Result<String, String> {
+    let words = [&["tidegate"], line].concat();
     let cli = Cli::try_parse_from(words).map_err(|error| error.to_string())?;
     let printed = Printed::default();
     let mut out = Out::to(printed.clone());
@@ -174,7 +180,7 @@ async fn errors_say_what_to_do_next() {
         assert!(error.contains(says), "{line:?}: {error}");
     }
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let args = ConnectArgs { url: Some(format!("http://{free}")), token_file: None };
+    let args = ConnectArgs { url: Some(format!("http://{free}")), ..ConnectArgs::default() };
     let answer = tokio::task::spawn_blocking(move || {
         let client = Client::new(&args).unwrap();
         status::status(&client, Output::Text, &mut Out::to(io::sink())).unwrap_err().to_string()
@@ -198,4 +204,34 @@ async fn a_batch_is_published_once() {
     let expected = format!("{{\"acknowledged\":{count},\"appended\":0,\"duplicates\":{count}}}\n");
     assert_eq!(again, expected);
     assert_eq!(server.host.events().len(), count);
+}
+
+#[tokio::test]
+async fn hosts_are_believed_over_tls_where_their_authority_is_known() {
+    let server = Fixture::start(with_tls()).await;
+    let one = pem("one.pem").display().to_string();
+    let other = pem("other.pem").display().to_string();
+    let (port, none) = (server.address.port(), "/no/ca.pem".to_owned());
+    for (url, ca_cert, says) in [
+        (format!("https://localhost:{port}"), Some(&one), Ok("tidegate 0.1.0   ready")),
+        (format!("https://127.0.0.1:{port}"), Some(&one), Ok("tidegate 0.1.0   ready")),
+        (format!("https://localhost:{port}"), None, Err("--ca-cert or TIDEGATE_CA_CERT")),
+        (format!("https://localhost:{port}"), Some(&other), Err("is not trusted: ")),
+        (format!("https://localhost:{port}"), Some(&none), Err("cannot read `/no/ca.pem`: ")),
+        (format!("http://localhost:{port}"), None, Err("this port speaks TLS: use https://")),
+    ] {
+        let mut line = vec!["--url", &url, "status"];
+        if let Some(file) = ca_cert {
+            line.extend(["--ca-cert", file]);
+        }
+        let answer = command(&line).await;
+        match says {
+            Ok(says) => assert!(answer.as_ref().is_ok_and(|a| a.contains(says)), "{answer:?}"),
+            Err(says) => assert!(answer.as_ref().is_err_and(|a| a.contains(says)), "{answer:?}"),
+        }
+    }
+    let plain = Fixture::default().await;
+    let url = format!("https://localhost:{}", plain.address.port());
+    let error = command(&["--url", &url, "status"]).await.unwrap_err();
+    assert!(error.contains("does not speak TLS: use http://"), "{error}");
 }

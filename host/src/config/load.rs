@@ -42,11 +42,12 @@ const VARIABLES: [(&str, &str); 10] = [
     ("TIDEGATE_COMPILE_MODULE_MAX", "compile.module-max"),
 ];
 /// Environment variables that others read.
-const OTHER_VARIABLES: [&str; 8] = [
+const OTHER_VARIABLES: [&str; 9] = [
     FILE_VARIABLE,
     FOLDER_VARIABLE,
     TOKENS_VARIABLE,
     "TIDEGATE_URL",
+    "TIDEGATE_CA_CERT",
     "TIDEGATE_TOKEN",
     "TIDEGATE_TOKEN_FILE",
     "TIDEGATE_LOG",

@@ -160,6 +160,12 @@ impl Log {
         })
     }
 
+    /// Appends private events through the effects lane, all in one commit: timer fires, commands and
+    /// responses. They do not pass deduplication. Nothing bounds them but the caller.
+    pub fn private(&self, events: &[NewEvent]) -> CommitTicket {
+        self.effects(None, |encoded| events.iter().try_for_each(|event| encoded.event(event)))
+    }
+
     fn effects(
         &self,
         permit: Option<EffectsPermit>,

@@ -107,16 +107,6 @@ async fn bodies_share_a_bound() {
     drop(stream);
 }
 
-async fn free_streams_become(server: &Fixture, wanted: usize) {
-    let wait = async {
-        while server.handle.streams_free() != wanted {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    let waited = tokio::time::timeout(PATIENCE, wait).await;
-    waited.unwrap_or_else(|_| panic!("{} free, not {wanted}", server.handle.streams_free()));
-}
-
 #[tokio::test]
 async fn a_client_that_does_not_read_is_dropped() {
     let write_stall_max = Duration::from_millis(200);
@@ -127,9 +117,9 @@ async fn a_client_that_does_not_read_is_dropped() {
     // More than the buffers of both ends hold.
     let data = "x".repeat(500_000);
     let all = ServerOptions::default().streams_max;
-    free_streams_become(&server, all - 1).await;
+    server.free_streams_become(all - 1).await;
     (0..40).for_each(|id| server.host.put(id, &data));
-    free_streams_become(&server, all).await;
+    server.free_streams_become(all).await;
     drop(stream);
 }
 

@@ -6,12 +6,13 @@ pub(crate) mod fake;
 mod limits;
 mod routes;
 mod stream;
+pub(crate) mod tls;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 
@@ -65,6 +66,16 @@ impl Fixture {
         read_answer(&mut stream).await
     }
 
+    pub(crate) async fn free_streams_become(&self, wanted: usize) {
+        let wait = async {
+            while self.handle.streams_free() != wanted {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let waited = tokio::time::timeout(PATIENCE, wait).await;
+        waited.unwrap_or_else(|_| panic!("{} free, not {wanted}", self.handle.streams_free()));
+    }
+
     pub(crate) async fn get(&self, path: &str) -> Answer {
         self.send(&format!("GET {path} HTTP/1.1"), b"").await
     }
@@ -110,7 +121,7 @@ impl Answer {
     }
 }
 
-pub(crate) async fn read_answer(stream: &mut TcpStream) -> Answer {
+pub(crate) async fn read_answer(stream: &mut (impl AsyncRead + Unpin)) -> Answer {
     let mut bytes = Vec::new();
     let mut chunk = vec![0; 16 * 1024];
     loop {

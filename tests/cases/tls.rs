@@ -1,0 +1,102 @@
+//! TLS and tokens, as an operator sets them up.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::harness::{Cli, Host, HostOptions, Place, wait_until};
+
+const READ_AGAIN_MAX: Duration = Duration::from_secs(30);
+/// The token `secret`, which may publish.
+const TOKENS: &str = r#"
+[[tokens]]
+name = "shop"
+sha256 = "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b"
+roles = ["publish"]
+"#;
+
+fn pem(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("data/tls").join(name)
+}
+
+/// Puts a certificate where [`options`] names it.
+fn put(place: &Place, name: &str) {
+    std::fs::copy(pem(&format!("{name}.pem")), place.path().join("cert.pem")).unwrap();
+    std::fs::copy(pem(&format!("{name}.key")), place.path().join("key.pem")).unwrap();
+}
+
+fn options() -> HostOptions {
+    let config = "[http]\ntls-cert = \"cert.pem\"\ntls-key = \"key.pem\"\n";
+    HostOptions { config: Some(config.to_owned()), ..HostOptions::default() }
+}
+
+fn trusting(host: &Host, name: &str, words: &[&str]) -> Cli {
+    host.cli(words).env("TIDEGATE_CA_CERT", &pem(name).display().to_string())
+}
+
+#[test]
+fn a_host_speaks_tls_and_takes_renewed_certificates() {
+    let place = Place::new();
+    put(&place, "one");
+    let host = place.start_with(&options());
+    assert!(host.url().starts_with("https://127.0.0.1:"), "{}", host.announced);
+    let publish = ["publish", "order.created", "--key", "o-1", "--data", "{}"];
+    let done = trusting(&host, "one.pem", &publish).run().expect_done();
+    assert!(done.starts_with("#1 order.created o-1/1  durable "), "{done}");
+    let failed = host.cli(&["status"]).run().expect_failed();
+    assert!(failed.contains("--ca-cert or TIDEGATE_CA_CERT"), "{failed}");
+    let plain = host.url().replace("https://", "http://");
+    let failed = Cli::new(&["--url", &plain, "status"]).run().expect_failed();
+    assert!(failed.contains("this port speaks TLS: use https://"), "{failed}");
+
+    put(&place, "other");
+    host.signal(rustix::process::Signal::HUP);
+    wait_until("the new certificate is shown", READ_AGAIN_MAX, || {
+        let run = trusting(&host, "other.pem", &["status"]).run();
+        if run.code == 0 { Ok(()) } else { Err(run.stderr) }
+    });
+    trusting(&host, "one.pem", &["status"]).run().expect_failed();
+    host.stop();
+}
+
+#[test]
+fn a_host_that_cannot_speak_tls_as_told_does_not_start() {
+    let place = Place::new();
+    let missing = place.start_refused_with(&options()).expect_failed();
+    let cert = place.path().join("cert.pem").display().to_string();
+    assert!(missing.contains(&format!("error: cannot read `{cert}`: No such file")), "{missing}");
+    put(&place, "one");
+    std::fs::write(place.path().join("key.pem"), "garbage").unwrap();
+    let garbage = place.start_refused_with(&options()).expect_failed();
+    assert!(garbage.contains("key.pem` holds no private key"), "{garbage}");
+    assert!(!place.data().exists(), "nothing is touched");
+}
+
+#[test]
+fn tokens_of_the_environment_are_asked_for() {
+    let place = Place::new();
+    let options = HostOptions {
+        environment: vec![("TIDEGATE_TOKENS", TOKENS.to_owned())],
+        ..HostOptions::default()
+    };
+    let host = place.start_with(&options);
+    let publish = ["publish", "a.b"];
+    let refused = host.cli(&publish).run().expect_failed();
+    assert!(refused.contains("set TIDEGATE_TOKEN or give --token-file"), "{refused}");
+    host.cli(&publish).env("TIDEGATE_TOKEN", "secret").run().expect_done();
+    let status = host.cli(&["status"]).env("TIDEGATE_TOKEN", "secret").run().expect_failed();
+    assert!(status.contains("`shop` does not have the role `read`"), "{status}");
+    host.stop();
+
+    let open = |text: &str| {
+        let words = ["run", "--listen", "0.0.0.0:0", "--data"];
+        Cli::new(&words).arg(place.data()).env("TIDEGATE_TOKENS", text).within(place.path()).run()
+    };
+    let plain = open(TOKENS).expect_failed();
+    assert!(plain.contains("without `http.tls-cert` and `http.tls-key`"), "{plain}");
+    let empty = HostOptions {
+        environment: vec![("TIDEGATE_TOKENS", String::new())],
+        ..HostOptions::default()
+    };
+    let empty = place.start_refused_with(&empty).expect_failed();
+    assert!(empty.contains("`TIDEGATE_TOKENS`: there is no token"), "{empty}");
+}
