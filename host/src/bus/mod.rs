@@ -8,6 +8,7 @@ pub mod deliver;
 pub mod forward;
 pub mod memory;
 pub mod notes;
+pub mod past;
 pub mod private;
 pub mod runner;
 pub mod source;

@@ -14,4 +14,4 @@ pub mod values;
 pub use checkpoint::{CheckpointError, CheckpointPolicy, Checkpoints, Written};
 pub use evict::Evictor;
 pub use ledger::{Activation, At, AttemptState, DeadLetter, Instance, Ledger};
-pub use values::{KeyView, Owner, Values};
+pub use values::{KeyView, Owner, Value, Values};
