@@ -5,9 +5,10 @@ use std::sync::Arc;
 use super::{Host, events};
 use crate::api::filter::Point;
 use crate::api::host::{HostError, StateEntry};
+use crate::bus::Bus;
 use crate::bus::past::{Moment, PastError};
-use crate::event::Key;
-use crate::state::Value;
+use crate::event::{Event, Key};
+use crate::state::{DeadLetter, Owner, Value};
 
 impl Host {
     /// Values of a key that `wanted` picks by name, ascending, at most `limit`; now, or as they were.
@@ -33,6 +34,27 @@ impl Host {
         let past = bus.past(&owner, moment).await.map_err(past_error)?;
         let values = past.values().filter(|(name, _)| wanted(name)).take(limit);
         Ok(values.map(|(name, value)| entry(Arc::clone(name), value.clone())).collect())
+    }
+
+    /// What a delivery that was given up saw of its key; nothing where it has none, or its bus keeps
+    /// no past.
+    pub(super) async fn state_before(
+        &self,
+        bus: &Bus,
+        letter: &DeadLetter,
+        input: &Event,
+    ) -> Result<Vec<StateEntry>, HostError> {
+        let generation = bus.ledger().instance(letter.instance).map(|plugin| plugin.generation);
+        let (Some(key), Some(generation)) = (&letter.key, generation) else {
+            return Ok(Vec::new());
+        };
+        let owner = Owner { instance: letter.instance, generation, key: key.clone() };
+        let moment = Moment::Before { commit: letter.at.commit, input_ms: input.recorded_ms };
+        match bus.past(&owner, moment).await {
+            Ok(past) => Ok(past.values().map(|(n, v)| entry(Arc::clone(n), v.clone())).collect()),
+            Err(PastError::Forgotten(_)) => Ok(Vec::new()),
+            Err(error) => Err(past_error(error)),
+        }
     }
 }
 

@@ -83,6 +83,7 @@ async fn complete(bus: &Bus, owner: Owner, position: Position, writes: Vec<State
         timers: Vec::new(),
         calls: Vec::new(),
         dead_letter: None,
+        park: false,
     };
     let permit = bus.reserve(owner.instance, 10_000).await.unwrap();
     let committed = bus.commit(permit, commit).done().await.unwrap();
