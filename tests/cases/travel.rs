@@ -1,9 +1,10 @@
 //! Looking back: state as it was, and past deliveries run again.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tidegate::api::view::Timestamp;
+use tidegate::clock::{Clock, SystemClock};
 
 use crate::harness::{Host, HostOptions, Place, Sources, event, put, seed, wait_until};
 
@@ -22,8 +23,7 @@ struct Noted {
 }
 
 fn wall_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-    u64::try_from(since.as_millis()).unwrap()
+    SystemClock::new().wall_ms()
 }
 
 /// A moment that lies between what happened before and what happens next.

@@ -122,8 +122,9 @@ fn shown(state: &PastState) -> Vec<(String, Bytes)> {
 async fn check(bus: &Bus, done: &[Done], rng: &mut fastrand::Rng, times: &[u64]) {
     for _ in 0..150 {
         let Done { owner, commit, .. } = &done[rng.usize(..done.len())];
-        let position = Position(rng.u64(..=times.len() as u64));
-        let now_ms = position.0.checked_sub(1).map_or(0, |at| times[at as usize]);
+        let count = rng.usize(..=times.len());
+        let position = Position(count as u64);
+        let now_ms = times[..count].last().copied().unwrap_or_default();
         let want = expected(done, owner, now_ms, |done| done.position <= position);
         let found = bus.past(owner, Moment::After(position)).await.unwrap();
         assert_eq!(shown(&found), shown(&want), "after {position}");
