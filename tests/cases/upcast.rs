@@ -37,7 +37,7 @@ fn order(id: &str, key: &str, version: Option<u32>) -> Value {
 
 /// What a plugin was handed, in order.
 fn got(host: &Host, name: &str) -> Vec<String> {
-    let emitted = host.http.events(&format!("type={name}.got&limit=1000"));
+    let emitted = host.http.events(&format!("type={name}.got"));
     emitted.iter().map(|event| event["data"].as_str().unwrap().to_owned()).collect()
 }
 
@@ -103,6 +103,14 @@ fn an_event_that_cannot_be_lifted_is_a_dead_letter_of_its_receiver() {
     let reason = letter["reason"].as_str().unwrap();
     assert_eq!(reason, "upcaster `up` cannot lift `order.created` version 1: no amount");
     host.wait_plugin("one", "handled the other key", |_| got(&host, "one") == ["\"a\">2"]);
+
+    // Nothing is lost: once the upcaster is right, the delivery is made.
+    put_upcaster(&place, "up", 1, ">2", true);
+    host.wait_plugin("up", "reloaded", |view| view["history"].as_array().unwrap().len() == 2);
+    host.cli(&["dead-letters", "redrive", "--plugin", "one"]).run().expect_done();
+    host.wait_plugin("one", "handled it", |view| view["dead_letters"] == 0);
+    host.wait_rest("one", 0);
+    assert_eq!(got(&host, "one"), ["\"a\">2", "\"!\">2"]);
     host.stop();
 }
 
