@@ -30,6 +30,8 @@ pub const TIMER_DATA_BYTES_MAX: usize = 64 * 1024;
 pub const LIST_MAX: usize = 1000;
 /// Bytes of events after which a page of a listing ends.
 pub const PAGE_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Bytes of state, about, that a rewind to a position carries over.
+pub const REWIND_STATE_BYTES_MAX: usize = 1024 * 1024 * 1024;
 /// Lifts of one event, one after the other.
 pub const UPCAST_STEPS_MAX: usize = 64;
 /// Lifted events of one bus that are kept for whoever gets the same one.

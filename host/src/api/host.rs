@@ -17,6 +17,7 @@ use super::view::{
 use crate::effects::OutcomeKind;
 use crate::event::{Digest, Event, Key, KeySequence, Position};
 pub use crate::log::{Appended, Publish};
+use crate::plugin::Start;
 
 /// What a method of [`HostApi`] returns.
 pub type Answer<'a, T, E = HostError> = BoxFuture<'a, Result<T, E>>;
@@ -276,6 +277,9 @@ pub trait HostApi: Send + Sync + 'static {
         module: Option<Digest>,
         actor: &'a str,
     ) -> Answer<'a, PluginView>;
+
+    /// Delivers the events from a point on once more, for a new state.
+    fn rewind<'a>(&'a self, name: &'a str, to: Start, actor: &'a str) -> Answer<'a, PluginView>;
 
     /// Binds the instance of `name` to `new_name`.
     fn rename<'a>(

@@ -157,9 +157,7 @@ fn fold_commit(
             RecordRef::State(write) => writes.push(write.to_owned()),
             RecordRef::DeadLetter(record) => dead = Some(record),
             RecordRef::Control(record) => {
-                if let Control::Forget { instance } = record.control {
-                    values.forget(instance)?;
-                }
+                forget(ledger, values, &record.control)?;
                 // What parks a key takes back that its delivery is over: it has to come after it.
                 match &completion {
                     Some(_) => controls.push(record),
@@ -170,24 +168,48 @@ fn fold_commit(
         }
     }
     let Some(done) = completion else { return Ok(()) };
-    if let Some(key) = done.key {
+    // What comes late of a generation that is over would bring its state back.
+    let present = ledger.instance(done.instance).is_some_and(|i| i.generation == done.generation);
+    if let (Some(key), true) = (done.key, present) {
         apply_writes(values, (done.instance, done.generation, key), done.position, writes)?;
     }
-    ledger.apply_completion(
-        at,
-        &Completed {
-            instance: done.instance,
-            generation: done.generation,
-            position: done.position,
-            key: done.key,
-            attempt: done.attempt,
-            outcome: done.outcome,
-            dead: dead.as_ref(),
-        },
-    );
+    // Nothing ran where a rewind carries state over.
+    if done.attempt > 0 {
+        ledger.apply_completion(
+            at,
+            &Completed {
+                instance: done.instance,
+                generation: done.generation,
+                position: done.position,
+                key: done.key,
+                attempt: done.attempt,
+                outcome: done.outcome,
+                dead: dead.as_ref(),
+            },
+        );
+    }
     controls.iter().for_each(|record| ledger.apply_control(at, record));
     folded.completed.push(done.instance);
     Ok(())
+}
+
+/// Drops the values that a control record makes nobody's.
+fn forget(ledger: &Ledger, values: &Values, control: &Control) -> Result<(), ColdError> {
+    match control {
+        Control::Forget { instance } => values.forget(*instance),
+        // Of a rewind that was not finished, its values; the generation that serves keeps its own.
+        Control::Rewind { instance, .. } => match ledger.instance(*instance) {
+            Some(plugin) => values.keep_only(*instance, plugin.serving()),
+            None => Ok(()),
+        },
+        Control::Rebuilt { instance, generation } => match ledger.instance(*instance) {
+            Some(plugin) if plugin.generation == *generation => {
+                values.keep_only(*instance, *generation)
+            }
+            _ => Ok(()),
+        },
+        _ => Ok(()),
+    }
 }
 
 fn apply_writes(

@@ -51,6 +51,7 @@ pub fn source(bus: &str, plugin: &str) -> Arc<str> {
 #[must_use]
 pub fn commit(by: &Deliverer, input: &Event, ended: Ended, effects: Effects) -> DeliveryCommit {
     let effects = if ended.dead_letter.is_some() { Effects::default() } else { effects };
+    let effects = kept(ended.mode, effects);
     // Few events are traced, and a span costs a hash.
     let traced = !effects.emits.is_empty() && input.attribute("traceparent").is_some();
     let span = if traced { span_of(by, input, ended.attempt) } else { String::new() };
@@ -74,6 +75,18 @@ pub fn commit(by: &Deliverer, input: &Event, ended: Ended, effects: Effects) -> 
         calls: effects.calls,
         park: ended.park && ended.dead_letter.is_some() && input.key.is_some(),
         dead_letter: ended.dead_letter,
+    }
+}
+
+/// What is recorded of the effects of a delivery that ran in this mode: a rebuild repeats an earlier
+/// one, and nothing of it leaves the plugin twice.
+#[must_use]
+pub fn kept(mode: Mode, effects: Effects) -> Effects {
+    match mode {
+        Mode::Live | Mode::Redrive => effects,
+        Mode::Rebuild => {
+            Effects { state: effects.state, timers: effects.timers, ..Effects::default() }
+        }
     }
 }
 

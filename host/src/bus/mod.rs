@@ -4,6 +4,7 @@
 //! ask which kind it is, but where the kinds promise different things.
 
 pub mod apply;
+pub mod carry;
 pub mod deliver;
 pub mod forward;
 pub mod memory;

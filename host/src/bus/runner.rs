@@ -6,6 +6,7 @@
 
 mod feed;
 mod keys;
+mod rebuild;
 mod restore;
 mod work;
 
@@ -95,6 +96,7 @@ pub struct Runner {
     pub(super) subscriptions: ArcSwap<Subscriptions>,
     before: Before,
     pub(super) progress: Arc<Progress>,
+    rebuilt: rebuild::Rebuilt,
     pub(super) log: Arc<PluginLog>,
     pub(super) notes: Notes,
     pub(super) metrics: PluginMetrics,
@@ -132,6 +134,7 @@ impl Runner {
         let before = queue.with(|core| past.restore(core));
         let runner = Arc::new(Self {
             progress: parts.bus.progress(parts.instance),
+            rebuilt: rebuild::Rebuilt::of(&parts.bus, parts.instance),
             bus: parts.bus,
             name: parts.name,
             instance: parts.instance,

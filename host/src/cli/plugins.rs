@@ -60,6 +60,15 @@ pub enum PluginsCommand {
         #[arg(long, value_name = "DIGEST")]
         module: Option<String>,
     },
+    /// Rebuild the state of a plugin: its events once more, on the module that is there now. What
+    /// they emitted and called is not repeated
+    Rewind {
+        /// Its name
+        name: String,
+        /// The first event that is delivered again: `earliest`, a position or an RFC 3339 time
+        #[arg(long, default_value = "earliest")]
+        to: String,
+    },
     /// Remove a plugin whose file is gone, with its state
     Forget {
         /// Its name
@@ -115,6 +124,9 @@ pub fn run(
         PluginsCommand::Rollback { name, module } => {
             let module = module.as_deref().map(|module| ("module", module));
             act(client, name, "rollback", module.as_slice(), output, out)?;
+        }
+        PluginsCommand::Rewind { name, to } => {
+            act(client, name, "rewind", &[("to", to)], output, out)?;
         }
         PluginsCommand::Forget { name } => {
             client.delete(&["v1", "plugins", name])?;
@@ -257,6 +269,13 @@ fn print_plugin(plugin: &PluginView, out: &mut Out) -> anyhow::Result<()> {
     }
     if let Some(instance) = plugin.instance {
         lines.push(("instance", format!("{instance}, generation {}", plugin.generation)));
+    }
+    if let Some(rewind) = plugin.rewind {
+        let crate::api::view::RewindView { after, until, position, serves } = rewind;
+        let (done, all) = (position.saturating_sub(after), until.saturating_sub(after));
+        lines.push(("rewind", format!(
+            "at {position}: {done} of {all} positions rebuilt; generation {serves} is seen meanwhile"
+        )));
     }
     let subscription = &plugin.subscription;
     let types = match subscription.types.is_empty() {

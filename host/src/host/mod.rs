@@ -32,6 +32,7 @@ use crate::bus::operate::Act;
 use crate::event::{Digest, Event, Key, Position};
 use crate::log::AppendError;
 use crate::metrics::{BusMetrics, Metrics};
+use crate::plugin::Start;
 use crate::state::{Instance, Owner};
 
 use self::plugins::Plugins;
@@ -131,7 +132,7 @@ impl Host {
     fn owner(&self, plugin: &str, key: &Key) -> Result<(Arc<Bus>, Owner), HostError> {
         self.registered(plugin, |bus, instance| {
             let owner =
-                Owner { instance: instance.id, generation: instance.generation, key: key.clone() };
+                Owner { instance: instance.id, generation: instance.serving(), key: key.clone() };
             (Arc::clone(bus), owner)
         })
     }
@@ -307,6 +308,14 @@ impl HostApi for Host {
     ) -> Answer<'a, PluginView> {
         async move {
             self.plugins.rollback(name, module, actor).await?;
+            self.plugins.view_of(name)
+        }
+        .boxed()
+    }
+
+    fn rewind<'a>(&'a self, name: &'a str, to: Start, actor: &'a str) -> Answer<'a, PluginView> {
+        async move {
+            self.plugins.rewind(name, &to, actor).await?;
             self.plugins.view_of(name)
         }
         .boxed()

@@ -7,6 +7,7 @@
 mod install;
 mod keys;
 mod operate;
+mod rewind;
 mod upcast;
 mod view;
 

@@ -31,6 +31,7 @@ impl Host {
             Point::Position(position) => Moment::After(position),
             Point::TimeMs(ms) => Moment::At(ms),
         };
+        let owner = then(&bus, owner, at);
         let past = bus.past(&owner, moment).await.map_err(past_error)?;
         let values = past.values().filter(|(name, _)| wanted(name)).take(limit);
         Ok(values.map(|(name, value)| entry(Arc::clone(name), value.clone())).collect())
@@ -44,7 +45,11 @@ impl Host {
         letter: &DeadLetter,
         input: &Event,
     ) -> Result<Vec<StateEntry>, HostError> {
-        let generation = bus.ledger().instance(letter.instance).map(|plugin| plugin.generation);
+        let generation = bus.ledger().instance(letter.instance).map(|plugin| {
+            let again = plugin.rewound().is_some_and(|rewound| letter.position > rewound.after);
+            let before = || plugin.generation_after(letter.position);
+            if again { plugin.generation } else { before() }
+        });
         let (Some(key), Some(generation)) = (&letter.key, generation) else {
             return Ok(Vec::new());
         };
@@ -56,6 +61,17 @@ impl Host {
             Err(error) => Err(past_error(error)),
         }
     }
+}
+
+/// The owner of the state that was seen at a point: a rewind may have come in between.
+fn then(bus: &Bus, owner: Owner, at: Point) -> Owner {
+    let ledger = bus.ledger();
+    let Some(plugin) = ledger.instance(owner.instance) else { return owner };
+    let generation = match at {
+        Point::Position(position) => plugin.generation_after(position),
+        Point::TimeMs(ms) => plugin.generation_at(ms),
+    };
+    Owner { generation, ..owner }
 }
 
 fn entry(name: Arc<str>, value: Value) -> StateEntry {

@@ -38,7 +38,8 @@ pub struct Completion {
     pub key: Option<Key>,
     /// Digest over module digest, manifest, configuration and host ABI: what the run depended on.
     pub environment: Digest,
-    /// The attempt that ended it, from 1.
+    /// The attempt that ended it, from 1. 0: nothing ran; a rewind carried the state of the key over
+    /// from the generation before, as it was after this position.
     pub attempt: u32,
     /// Why it ran.
     pub mode: Mode,
@@ -186,6 +187,21 @@ pub enum Control {
         after: Position,
         /// Last position that runs as rebuild.
         until: Position,
+    },
+    /// The state up to where a generation begins is in place: what was carried over stands in
+    /// completions of attempt 0.
+    Carried {
+        /// The plugin.
+        instance: InstanceId,
+        /// The generation.
+        generation: Generation,
+    },
+    /// A generation has come to the end of its rewind, and serves.
+    Rebuilt {
+        /// The plugin.
+        instance: InstanceId,
+        /// The generation.
+        generation: Generation,
     },
     /// The plugin runs this module until its file changes.
     Rollback {

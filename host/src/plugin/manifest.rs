@@ -236,10 +236,8 @@ impl Manifest {
                     .to_owned(),
             );
         }
-        let later = [
-            (self.limits.fuel_per_second > 0, "limits.fuel-per-second", "there are no quotas"),
-            (self.run.state_version > 1, "run.state-version", "state cannot be rebuilt"),
-        ];
+        let later =
+            [(self.limits.fuel_per_second > 0, "limits.fuel-per-second", "there are no quotas")];
         for (_, key, why) in later.into_iter().filter(|(set, ..)| *set) {
             warnings.push(format!("`{key}` is set; {why} yet, it has no effect"));
         }

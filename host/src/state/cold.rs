@@ -186,6 +186,24 @@ impl Cold {
     }
 }
 
+impl Cold {
+    /// Drops what a plugin has of every generation but one.
+    pub(super) fn keep_only(
+        &self,
+        instance: InstanceId,
+        generation: Generation,
+    ) -> Result<(), ColdError> {
+        for entry in self.tree.scan_prefix(instance.0.to_be_bytes()) {
+            let (key, _) = entry.map_err(self.failed())?;
+            let other = split(&key).is_none_or(|owner| owner.generation != generation);
+            if other && self.tree.remove(key).map_err(self.failed())?.is_some() {
+                self.keys.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
+        Ok(())
+    }
+}
+
 fn tree_key(instance: InstanceId, generation: Generation, key: &str) -> Vec<u8> {
     [&instance.0.to_be_bytes()[..], &generation.0.to_be_bytes(), key.as_bytes()].concat()
 }

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::keys::KeyState;
 use super::letters::{DeadLetter, DeadLetters, Tried};
+use super::rewind::Rewound;
 use crate::effects::OutcomeKind;
 use crate::event::{CommitNumber, Digest, Generation, InstanceId, Key, Position};
 use crate::log::record::{Control, ControlRecord, DeadLetterRecord};
@@ -39,6 +40,9 @@ pub struct Activation {
     pub manifest: Arc<str>,
     /// Log time of the activation.
     pub at_ms: u64,
+    /// The generation whose deliveries it is for.
+    #[serde(default)]
+    pub generation: Generation,
 }
 
 /// Failed attempts of a delivery that is still to be made.
@@ -96,6 +100,9 @@ pub struct Instance {
     /// Dead letters that run again, and have not ended as yet.
     #[serde(default)]
     pub redriving: BTreeSet<Position>,
+    /// Its rewinds, oldest first.
+    #[serde(default)]
+    pub rewinds: Vec<Rewound>,
 }
 
 /// A completion, as the ledger takes it.
@@ -303,6 +310,8 @@ impl Ledger {
             | Control::Pause { instance, .. }
             | Control::Resume { instance }
             | Control::Rewind { instance, .. }
+            | Control::Carried { instance, .. }
+            | Control::Rebuilt { instance, .. }
             | Control::Rollback { instance, .. }
             | Control::Park { instance, .. }
             | Control::Hold { instance, .. }
@@ -317,7 +326,7 @@ impl Ledger {
             return;
         };
         match control {
-            Control::Activate { module, environment, manifest, after, .. } => {
+            Control::Activate { generation, module, environment, manifest, after, .. } => {
                 if plugin.pinned != Some(*module) {
                     plugin.pinned = None;
                     plugin.file = Some(*module);
@@ -328,15 +337,24 @@ impl Ledger {
                     environment: *environment,
                     manifest: manifest.as_str().into(),
                     at_ms: at.time_ms,
+                    generation: *generation,
                 });
             }
             Control::Pause { reason, .. } => plugin.paused = Some(reason.clone()),
             Control::Resume { .. } => plugin.paused = None,
             Control::Rollback { module, .. } => plugin.pinned = Some(*module),
-            Control::Rewind { generation, after, .. } => {
-                plugin.generation = *generation;
-                plugin.rewind(*after);
-                self.dead_letters.remove_after(plugin, *after);
+            Control::Rewind { generation, after, until, .. } => {
+                if plugin.begin(*generation, (*after, *until)) {
+                    self.dead_letters.remove_after(plugin, *after);
+                } else {
+                    self.ignored += 1;
+                }
+            }
+            Control::Carried { generation, .. } => {
+                self.ignored += u64::from(!plugin.carried(*generation));
+            }
+            Control::Rebuilt { generation, .. } => {
+                self.ignored += u64::from(!plugin.rebuilt(at, *generation));
             }
             Control::Attempt(attempt) => plugin.failed(at, attempt),
             Control::Redrive { position, .. } => {
@@ -385,6 +403,7 @@ impl Ledger {
                 keys: BTreeMap::new(),
                 letters: BTreeMap::new(),
                 redriving: BTreeSet::new(),
+                rewinds: Vec::new(),
             },
         );
     }

@@ -10,6 +10,7 @@ pub mod evict;
 pub mod keys;
 pub mod ledger;
 pub mod letters;
+pub mod rewind;
 pub mod slots;
 pub mod values;
 

@@ -284,16 +284,29 @@ impl Values {
     /// # Errors
     /// The cold store cannot be read.
     pub fn forget(&self, instance: InstanceId) -> Result<(), ColdError> {
+        self.drop_where(|owner| owner.instance == instance);
+        self.cold.as_ref().map_or(Ok(()), |cold| cold.forget(instance))
+    }
+
+    /// Drops what a plugin has of every generation but one.
+    ///
+    /// # Errors
+    /// The cold store cannot be read.
+    pub fn keep_only(&self, instance: InstanceId, generation: Generation) -> Result<(), ColdError> {
+        self.drop_where(|owner| owner.instance == instance && owner.generation != generation);
+        self.cold.as_ref().map_or(Ok(()), |cold| cold.keep_only(instance, generation))
+    }
+
+    fn drop_where(&self, goes: impl Fn(&Owner) -> bool) {
         for shard in &self.shards {
             lock(shard).entries.retain(|owner, entry| {
-                let keep = owner.instance != instance;
+                let keep = !goes(owner);
                 if !keep {
                     self.shrink_by_entry(&lock(entry));
                 }
                 keep
             });
         }
-        self.cold.as_ref().map_or(Ok(()), |cold| cold.forget(instance))
     }
 
     /// Takes an entry that goes away off the account.

@@ -34,6 +34,7 @@ pub(super) fn router() -> (Router<Arc<App>>, Bytes) {
         .routes(routes!(plugins::pause))
         .routes(routes!(plugins::resume))
         .routes(routes!(plugins::rollback))
+        .routes(routes!(plugins::rewind))
         .routes(routes!(plugins::rename))
         .routes(routes!(stream::logs))
         .routes(routes!(state::read))

@@ -11,9 +11,11 @@ use super::openapi::{ActionErrors, Errors};
 use crate::api::app::App;
 use crate::api::auth::Principal;
 use crate::api::errors::ApiError;
+use crate::api::host::HostError;
 use crate::api::params::Params;
 use crate::api::view::{PluginView, PluginsView};
 use crate::event::Digest;
+use crate::plugin::Start;
 
 /// Lists plugins, and the files that are none
 #[utoipa::path(
@@ -139,6 +141,39 @@ pub(super) async fn rollback(
         Some(text) => Some(digest(&app, &plugin, &text).await?),
     };
     Ok(Json(app.host.rollback(&plugin, module, principal.actor()).await?))
+}
+
+/// Rebuilds the state: delivers the events from a point on once more
+#[utoipa::path(
+    post,
+    path = "/v1/plugins/{plugin}/rewind",
+    tag = "plugins",
+    operation_id = "rewindPlugin",
+    params(
+        ("plugin" = String, Path, description = "Name of the plugin"),
+        ("to" = Option<String>, Query, description = "`earliest`, the position of the first event \
+            that is delivered again, or an RFC 3339 time; absent: `earliest`"),
+    ),
+    responses((status = 200, description = "The plugin", body = PluginView), Errors, ActionErrors),
+)]
+pub(super) async fn rewind(
+    State(app): State<Arc<App>>,
+    Extension(principal): Extension<Principal>,
+    Path(plugin): Path<String>,
+    RawQuery(query): RawQuery,
+) -> Result<Json<PluginView>, ApiError> {
+    let mut params = Params::new(query.as_deref())?;
+    let to = params.text("to");
+    params.finish()?;
+    let to = match to.as_deref().map(str::parse) {
+        None => Start::Earliest,
+        Some(Ok(Start::Latest)) | Some(Err(_)) => {
+            let why = "is not `earliest`, a position or an RFC 3339 time".to_owned();
+            return Err(HostError::Invalid { field: "to".to_owned(), why }.into());
+        }
+        Some(Ok(to)) => to,
+    };
+    Ok(Json(app.host.rewind(&plugin, to, principal.actor()).await?))
 }
 
 /// People see the first digits of a digest, and may say as many as it takes.

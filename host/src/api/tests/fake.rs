@@ -18,6 +18,7 @@ use crate::api::view::{
     TreeView, TypeView,
 };
 use crate::event::{CommitNumber, Digest, Event, Key, KeySequence, NewEvent, Position};
+use crate::plugin::Start;
 
 const EPOCH: u32 = 3;
 
@@ -366,6 +367,10 @@ impl HostApi for FakeHost {
         _module: Option<Digest>,
         actor: &'a str,
     ) -> Answer<'a, PluginView> {
+        Box::pin(async move { self.act(name, PluginState::Live, actor) })
+    }
+
+    fn rewind<'a>(&'a self, name: &'a str, _to: Start, actor: &'a str) -> Answer<'a, PluginView> {
         Box::pin(async move { self.act(name, PluginState::Live, actor) })
     }
 

@@ -108,6 +108,19 @@ pub struct ErrorAtView {
     pub message: String,
 }
 
+/// A rewind under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RewindView {
+    /// Events after this position are delivered again.
+    pub after: u64,
+    /// Up to this one. Later events wait.
+    pub until: u64,
+    /// How far it has come.
+    pub position: u64,
+    /// The generation that is seen meanwhile.
+    pub serves: u32,
+}
+
 /// One plugin.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PluginView {
@@ -132,6 +145,9 @@ pub struct PluginView {
     pub instance: Option<u32>,
     /// How often its state was rebuilt.
     pub generation: u32,
+    /// The rewind that is under way; queries see the state before it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rewind: Option<RewindView>,
     /// Which events it gets.
     pub subscription: SubscriptionView,
     /// Every event up to this position is done with.

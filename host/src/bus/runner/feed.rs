@@ -17,7 +17,14 @@ impl Runner {
         let bus = Arc::clone(&self.bus);
         let mut source = bus.read_after(seen);
         let mut scanned = seen;
+        let mut end = self.rebuilt.awaited();
         loop {
+            if let Some(until) = end.filter(|until| scanned >= *until) {
+                if !self.let_serve(until, &mut swaps).await {
+                    return;
+                }
+                end = None;
+            }
             // Cancel safe: `next` loses nothing, and a swap that was received is performed.
             let batch = tokio::select! {
                 biased;
@@ -37,15 +44,24 @@ impl Runner {
                     return;
                 }
             };
-            let Some(last) = batch.events().last().map(|event| event.position) else { continue };
-            let entries = self.judge(batch.events());
-            self.offer(entries, last, &mut swaps).await;
+            let events = batch.events();
+            let Some(last) = events.last().map(|event| event.position) else { continue };
+            if let Some(until) = end.filter(|until| last > *until) {
+                let (again, _) = events.split_at(events.partition_point(|e| e.position <= until));
+                self.offer(self.judge(again), until, &mut swaps).await;
+                if !self.let_serve(until, &mut swaps).await {
+                    return;
+                }
+                end = None;
+            }
+            // What was offered above is known.
+            self.offer(self.judge(events), last, &mut swaps).await;
             scanned = last;
             self.note_progress();
         }
     }
 
-    fn note_progress(&self) {
+    pub(super) fn note_progress(&self) {
         self.progress.offer(|| self.queue.with(|core| core.settled()));
     }
 
@@ -92,7 +108,7 @@ impl Runner {
     }
 
     /// Records and installs a new version; its subscription holds for positions after `after`.
-    async fn perform(&self, swap: Swap, after: Position) {
+    pub(super) async fn perform(&self, swap: Swap, after: Position) {
         let record = ControlRecord {
             actor: swap.actor,
             control: Control::Activate {

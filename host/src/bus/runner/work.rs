@@ -9,7 +9,7 @@ use crate::bus::notes::{Line, Note};
 use crate::bus::{Permit, Ticket};
 use crate::effects::{Effects, OutcomeKind, StateWrite};
 use crate::event::Event;
-use crate::log::record::{AttemptRecord, Control, ControlRecord, DeadLetterRecord, Mode};
+use crate::log::record::{AttemptRecord, Control, ControlRecord, DeadLetterRecord};
 use crate::log::{AppendError, ReadError};
 use crate::plugin::manifest::{OnFailure, OnReject};
 use crate::schedule::core::{Assignment, Finish, Finished};
@@ -307,7 +307,8 @@ impl Runner {
         permit: Permit,
         given_up: Option<GivenUp>,
     ) -> Ending {
-        let effects = std::mem::take(&mut attempt.invocation.effects);
+        let mode = self.mode(event.position, attempt.redriven);
+        let effects = deliver::kept(mode, std::mem::take(&mut attempt.invocation.effects));
         self.warn_of_unserved(&effects);
         let shown = self.notes.wanted().then(|| effects.clone());
         let dead = given_up.is_some();
@@ -316,7 +317,7 @@ impl Runner {
             attempt: attempt.number,
             outcome: attempt.invocation.outcome.kind(),
             fuel: attempt.invocation.fuel,
-            mode: if attempt.redriven { Mode::Redrive } else { Mode::Live },
+            mode,
             dead_letter: given_up.map(|given_up| given_up.letter),
             park,
         };

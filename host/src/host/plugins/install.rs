@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::rewind::needs_rewind;
 use super::{Entry, Plugins, lock};
 use crate::api::view::{PluginState, ReloadResult, ReloadView, Timestamp};
 use crate::bus::Bus;
@@ -14,6 +15,7 @@ use crate::plugin::identity::{Binding, Decision, Plugins as Known, Registered};
 use crate::plugin::{Change, Manifest, Source, Start};
 use crate::schedule::retry::RetryPolicy;
 use crate::state::Instance;
+use crate::state::ledger::Activation;
 use crate::wasm::{Exports, GuestLimits, Module};
 
 /// A module that was loaded, and what it is to serve as.
@@ -88,6 +90,11 @@ impl Plugins {
             let (manifest, bus) = (for_exports(&manifest, module.exports), Arc::clone(&bus));
             let actor = "host".into();
             let candidate = Candidate { name: name.clone(), module, manifest, bus, actor };
+            let other = {
+                let ledger = candidate.bus.ledger();
+                needs_rewind(name, ledger.named(name), &candidate.manifest)
+            };
+            other.map_or(Ok(()), Err)?;
             if candidate.manifest.upcast.is_empty() {
                 self.after_upcasters().await;
             }
@@ -243,6 +250,7 @@ impl Plugins {
             let _registering = self.registering.lock().await;
             self.register(candidate).await?
         };
+        self.carry_over(candidate, instance).await?;
         let known = bus.ledger().instance(instance).map(|known| {
             (known.generation, known.paused.is_some(), subscriptions(known, manifest))
         });
@@ -387,7 +395,9 @@ pub(super) fn for_exports(manifest: &Arc<Manifest>, exports: Exports) -> Arc<Man
 /// The subscriptions that judge what is still to be delivered.
 fn subscriptions(instance: &Instance, present: &Arc<Manifest>) -> Subscriptions {
     let mut subscriptions: BTreeMap<Position, Arc<_>> = BTreeMap::new();
-    for activation in &instance.activations {
+    // A rewind begins anew: its own manifest judges what is delivered again.
+    let of = |activation: &&Activation| activation.generation == instance.generation;
+    for activation in instance.activations.iter().filter(of) {
         match Manifest::parse("the log", &activation.manifest) {
             Ok(manifest) => {
                 subscriptions.insert(activation.after, Arc::new(manifest.subscribe));

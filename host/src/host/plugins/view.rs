@@ -8,7 +8,8 @@ use std::time::Duration;
 use super::{Entry, Plugins, lock};
 use crate::api::host::HostError;
 use crate::api::view::{
-    ErrorAtView, ModuleView, PluginView, PluginsView, SubscriptionView, Timestamp, TypeView,
+    ErrorAtView, ModuleView, PluginView, PluginsView, RewindView, SubscriptionView, Timestamp,
+    TypeView,
 };
 use crate::bus::Bus;
 use crate::effects::OutcomeKind;
@@ -54,6 +55,7 @@ impl Plugins {
             module: entry.module.as_deref().map(|module| show_module(module, false)),
             instance: registered.as_ref().map(|(_, instance)| instance.0),
             generation: 0,
+            rewind: None,
             subscription: SubscriptionView::default(),
             completed_position: 0,
             lag_events: 0,
@@ -80,6 +82,12 @@ impl Plugins {
         let ledger = bus.ledger();
         let Some(instance) = ledger.instance(id) else { return view };
         view.generation = instance.generation.0;
+        view.rewind = instance.rebuilding().map(|rewound| RewindView {
+            after: rewound.after.0,
+            until: rewound.until.0,
+            position: cursor.as_ref().map_or(instance.seen, |cursor| cursor.seen).0,
+            serves: rewound.from.0,
+        });
         view.completed_position = cursor.as_ref().map_or(instance.low, |cursor| cursor.low).0;
         let scanned = cursor.as_ref().map_or(instance.low, |cursor| cursor.scanned);
         view.lag_events = bus.last_position().0.saturating_sub(scanned.0);

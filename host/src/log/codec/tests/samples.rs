@@ -138,6 +138,8 @@ pub(super) fn controls() -> Vec<ControlRecord> {
             after: Position(0),
             until: position,
         },
+        Control::Carried { instance, generation: Generation(1) },
+        Control::Rebuilt { instance, generation: Generation(1) },
         Control::Rollback { instance, module },
         Control::Attempt(AttemptRecord {
             instance,

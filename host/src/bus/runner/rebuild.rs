@@ -1,0 +1,81 @@
+//! Rewinds: deliveries that repeat earlier ones, and the moment from which their outcome is what
+//! people see.
+//!
+//! What must not break: no event after the end of a rewind is offered before the new generation
+//! serves; and up to that end nothing that earlier deliveries emitted or called is repeated, however
+//! late a key comes to it.
+
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+use super::{Runner, Swap};
+use crate::bus::Bus;
+use crate::event::{InstanceId, Position};
+use crate::log::record::{Control, ControlRecord, Mode};
+
+/// How often it is looked whether the end is reached, where nothing says so.
+const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+
+/// What of a plugin's events was delivered to an earlier generation.
+pub(super) struct Rebuilt {
+    until: Position,
+    serves: bool,
+}
+
+impl Rebuilt {
+    pub(super) fn of(bus: &Bus, instance: InstanceId) -> Self {
+        let ledger = bus.ledger();
+        let plugin = ledger.instance(instance);
+        let until = plugin.map_or(Position(0), |plugin| plugin.rebuilt_until());
+        Self { until, serves: plugin.is_none_or(|plugin| plugin.rebuilding().is_none()) }
+    }
+
+    /// The end that is to be reached before later events are delivered.
+    pub(super) fn awaited(&self) -> Option<Position> {
+        (!self.serves).then_some(self.until)
+    }
+}
+
+impl Runner {
+    /// How a delivery of the event at a position runs.
+    pub(super) fn mode(&self, position: Position, redriven: bool) -> Mode {
+        if position <= self.rebuilt.until {
+            Mode::Rebuild
+        } else if redriven {
+            Mode::Redrive
+        } else {
+            Mode::Live
+        }
+    }
+
+    /// Waits until everything up to the end of the rewind is delivered, but for keys that wait for a
+    /// person, and lets the new generation serve. False: the runner stops.
+    pub(super) async fn let_serve(
+        &self,
+        until: Position,
+        swaps: &mut mpsc::Receiver<Swap>,
+    ) -> bool {
+        self.queue.with(|core| core.scanned(until));
+        let mut applied = self.bus.applied();
+        // Asked in this order: a delivery that is over is submitted before.
+        while self.cursor().seen < until || self.progress.outstanding() > 0 {
+            tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return false,
+                Some(swap) = swaps.recv() => self.perform(swap, until).await,
+                _ = applied.changed() => {}
+                () = tokio::time::sleep(LOOK_INTERVAL) => {}
+            }
+            self.note_progress();
+        }
+        let (instance, generation) = (self.instance, self.generation);
+        let control = Control::Rebuilt { instance, generation };
+        let record = ControlRecord { actor: "host".into(), control };
+        let Ok(committed) = self.bus.control(&[record]).done().await else { return false };
+        self.bus.until_applied(committed.commit).await;
+        tracing::info!(plugin = %self.name, %generation, %until, "rebuilt: the new state serves");
+        self.say("info", format!("rebuilt up to {until}: the new state serves"));
+        true
+    }
+}

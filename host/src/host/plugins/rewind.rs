@@ -1,0 +1,239 @@
+//! Rewinds: a plugin's events once more, for a new state, on the module that stands in the folder.
+
+use std::sync::Arc;
+
+use super::install::{Candidate, for_exports};
+use super::operate::{append_error, unknown};
+use super::{Plugins, lock};
+use crate::api::host::HostError;
+use crate::bus::Bus;
+use crate::bus::deliver::{self, Deliverer};
+use crate::event::{Generation, InstanceId, Position};
+use crate::log::record::{Control, ControlRecord};
+use crate::plugin::{Manifest, Start};
+use crate::state::Instance;
+
+impl Plugins {
+    /// Rebuilds the state of a plugin from a point on: its events after it are delivered again to
+    /// what stands in the folder, emits and calls left out. Queries see the state as it was until
+    /// that has come to where the log ends now. Returns once the rewind is recorded and begun.
+    ///
+    /// # Errors
+    /// There is no such plugin, its file is gone or refused, its bus has no log, or events before
+    /// the point are still to be delivered.
+    pub async fn rewind(
+        self: &Arc<Self>,
+        name: &str,
+        to: &Start,
+        actor: &str,
+    ) -> Result<(), HostError> {
+        let turn = self.turn(name).ok_or_else(|| unknown(name))?;
+        let _turn = turn.lock().await;
+        let (bus, instance) = self.registered(name).ok_or_else(|| unknown(name))?;
+        if bus.log().is_none() {
+            let bus = bus.name();
+            let why = format!("the bus `{bus}` is in memory: it has no past to go back to");
+            return Err(HostError::Conflict(why));
+        }
+        let after = point(&bus, to).await?;
+        let candidate = self.candidate(name, &bus, actor).await?;
+        Self::check_upcasts(&candidate).map_err(HostError::Conflict)?;
+        let before = self.serving_candidate(name, &bus);
+        let seen = self.stop_for_rewind(name).await;
+        let begun = self.begin_rewind(&candidate, instance, (after, seen)).await;
+        let goes_on = if begun.is_ok() { Some(candidate) } else { before };
+        if let Some(candidate) = goes_on {
+            self.activate(candidate).await.map_err(HostError::Conflict)?;
+        }
+        begun
+    }
+
+    /// What stands in the folder, or the module that a rollback has pinned, ready to be put to work.
+    async fn candidate(
+        &self,
+        name: &str,
+        bus: &Arc<Bus>,
+        actor: &str,
+    ) -> Result<Candidate, HostError> {
+        let source = lock(&self.entries).get(name).and_then(|entry| entry.source.clone());
+        let source = source.filter(|source| source.manifest.subscribe.bus() == &**bus.name());
+        let Some(source) = source else {
+            let why = format!("the file of plugin `{name}` is gone: put it back first");
+            return Err(HostError::Conflict(why));
+        };
+        let manifest = self.means.config.resolve(name, &source.manifest);
+        let manifest = manifest.map_err(|error| HostError::Conflict(error.to_string()))?;
+        let pinned = bus.ledger().named(name).and_then(|known| known.pinned);
+        let wasm = match pinned {
+            Some(digest) => self.kept_module(digest).await.map_err(HostError::Conflict)?,
+            None => source.wasm.clone(),
+        };
+        let module = self.load(wasm).await.map_err(HostError::Conflict)?;
+        let manifest = for_exports(&Arc::new(manifest), module.exports);
+        let (name, bus, actor) = (name.to_owned(), Arc::clone(bus), actor.into());
+        Ok(Candidate { name, module, manifest, bus, actor })
+    }
+
+    /// What serves now, to go on with where there is no rewind.
+    fn serving_candidate(&self, name: &str, bus: &Arc<Bus>) -> Option<Candidate> {
+        let entries = lock(&self.entries);
+        let entry = entries.get(name)?;
+        let (runner, module) = (entry.runner.as_ref()?, entry.module.clone()?);
+        Some(Candidate {
+            name: name.to_owned(),
+            module,
+            manifest: Arc::clone(&runner.version().manifest),
+            bus: Arc::clone(bus),
+            actor: "host".into(),
+        })
+    }
+
+    /// Stops the runner, and says how far it has come.
+    async fn stop_for_rewind(&self, name: &str) -> Option<Position> {
+        let runner = lock(&self.entries).get_mut(name).and_then(|entry| entry.runner.take())?;
+        runner.stop().await;
+        Some(runner.cursor().seen)
+    }
+
+    /// Records the rewind with what is to serve from it on. Nothing delivers meanwhile.
+    async fn begin_rewind(
+        &self,
+        candidate: &Candidate,
+        instance: InstanceId,
+        (after, seen): (Position, Option<Position>),
+    ) -> Result<(), HostError> {
+        let Candidate { manifest, module, bus, actor, .. } = candidate;
+        let generation = {
+            let ledger = bus.ledger();
+            let known = ledger.instance(instance).ok_or_else(|| unknown(&candidate.name))?;
+            let seen = seen.unwrap_or(known.seen);
+            if let Some(why) = known.cannot_rewind(after, seen).filter(|_| after > Position(0)) {
+                let name = &candidate.name;
+                let why = format!("plugin `{name}` cannot go back to just after {after}: {why}");
+                return Err(HostError::Conflict(why));
+            }
+            Generation(known.generation.0.saturating_add(1))
+        };
+        let record = |control| ControlRecord { actor: Arc::clone(actor), control };
+        let until = bus.last_position();
+        let records = [
+            record(Control::Rewind { instance, generation, after, until }),
+            record(Control::Activate {
+                instance,
+                generation,
+                module: module.digest,
+                environment: manifest.environment(module.digest),
+                manifest: manifest.to_toml(),
+                after,
+            }),
+        ];
+        let committed = bus.control(&records).done().await.map_err(append_error)?;
+        bus.until_applied(committed.commit).await;
+        let name = &candidate.name;
+        tracing::info!(plugin = name, %after, %until, "rewound: its state is being rebuilt");
+        Ok(())
+    }
+
+    /// Carries the state over that a rewind begins with, where that was not done yet.
+    ///
+    /// # Errors
+    /// Why not, in words.
+    pub(super) async fn carry_over(
+        &self,
+        candidate: &Candidate,
+        instance: InstanceId,
+    ) -> Result<(), String> {
+        let Candidate { name, manifest, module, bus, .. } = candidate;
+        let begun = bus.ledger().instance(instance).and_then(to_carry);
+        let Some((from, generation, after)) = begun else { return Ok(()) };
+        let to = Deliverer {
+            instance,
+            generation,
+            environment: manifest.environment(module.digest),
+            bus: Arc::clone(bus.name()),
+            source: deliver::source(bus.name(), name),
+        };
+        let carried = async {
+            let state = bus.state_after(instance, from, after).await?;
+            bus.carry_over(&to, state).await
+        };
+        let carried: Result<(), crate::bus::carry::CarryError> = carried.await;
+        carried.map_err(|error| format!("the rewind to just after {after}: {error}"))
+    }
+}
+
+/// From which generation, to which, up to where.
+fn to_carry(plugin: &Instance) -> Option<(Generation, Generation, Position)> {
+    let rewound = plugin.rebuilding().filter(|rewound| !rewound.carried)?;
+    Some((plugin.generation_after(rewound.after), rewound.generation, rewound.after))
+}
+
+/// The position just before the first event that is delivered again.
+async fn point(bus: &Bus, to: &Start) -> Result<Position, HostError> {
+    let last = bus.last_position();
+    match to {
+        Start::Earliest => Ok(Position(0)),
+        Start::Latest => Ok(last),
+        Start::Position(position) if position.0 > last.0.saturating_add(1) => {
+            let why = format!("lies ahead: the last event is at position {last}");
+            Err(HostError::Invalid { field: "to".to_owned(), why })
+        }
+        Start::Position(position) => Ok(Position(position.0.saturating_sub(1))),
+        Start::Time { ms, .. } => {
+            bus.position_before(*ms).await.map_err(crate::host::events::read_error)
+        }
+    }
+}
+
+/// Why a manifest cannot take over the state of the one that serves, in words.
+pub(super) fn needs_rewind(name: &str, known: Option<&Instance>, new: &Manifest) -> Option<String> {
+    let active = known.and_then(Instance::active)?;
+    let old = Manifest::parse("the log", &active.manifest).ok()?.run.state_version;
+    let new = new.run.state_version;
+    (old != new).then(|| {
+        format!(
+            "`run.state-version` is {new}, and the state of the plugin is of version {old}: \
+             `tidegate plugins rewind {name}` rebuilds it, on this module"
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Digest;
+    use crate::state::Ledger;
+    use crate::state::ledger::At;
+
+    fn known(manifest: &str) -> Ledger {
+        let mut ledger = Ledger::default();
+        let instance = InstanceId(1);
+        let at = At { commit: crate::event::CommitNumber(1), time_ms: 1 };
+        let mut apply = |control| {
+            ledger.apply_control(at, &ControlRecord { actor: "test".into(), control });
+        };
+        apply(Control::Register { instance, name: "sums".into(), after: Position(0) });
+        apply(Control::Activate {
+            instance,
+            generation: Generation(0),
+            module: Digest::default(),
+            environment: Digest::default(),
+            manifest: manifest.to_owned(),
+            after: Position(0),
+        });
+        ledger
+    }
+
+    #[test]
+    fn state_of_another_version_needs_a_rewind() {
+        let ledger = known("[run]\nstate-version = 2\n");
+        let ask = |text: &str| {
+            let manifest = Manifest::parse("sums.toml", text).unwrap();
+            needs_rewind("sums", ledger.named("sums"), &manifest)
+        };
+        assert_eq!(ask("[run]\nstate-version = 2\n"), None);
+        let words = ask("").unwrap();
+        assert!(words.contains("is 1") && words.contains("plugins rewind sums"), "{words}");
+        assert_eq!(needs_rewind("sums", None, &Manifest::default()), None);
+    }
+}

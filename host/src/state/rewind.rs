@@ -1,0 +1,148 @@
+//! Rewinds: which generation of a plugin's state people see, and which one is being built.
+//!
+//! A rewind begins a generation. Until the events up to its fixed end are delivered once more, the
+//! generation before *serves*: queries and people read it. Then one record lets the new one serve.
+//! The state of a generation up to where it begins is that of the one it came from, carried over.
+
+use serde::{Deserialize, Serialize};
+
+use super::ledger::{At, Instance};
+use crate::event::{Generation, Position};
+
+/// Rewinds remembered of one plugin, newest: what is asked about its past goes by them.
+const REWINDS_KEPT: usize = 256;
+
+/// One rewind of a plugin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rewound {
+    /// The generation it began.
+    pub generation: Generation,
+    /// The one that served then, and until the end of it.
+    pub from: Generation,
+    /// Events after this one are delivered again.
+    pub after: Position,
+    /// The last of them: nothing they emit or call is repeated.
+    pub until: Position,
+    /// Whether the state up to `after` was carried over.
+    pub carried: bool,
+    /// Log time since which it serves; none: it does not, or something else came in between.
+    #[serde(default)]
+    pub serves_ms: Option<u64>,
+}
+
+impl Instance {
+    /// The generation whose state people see.
+    #[must_use]
+    pub fn serving(&self) -> Generation {
+        self.rebuilding().map_or(self.generation, |rewound| rewound.from)
+    }
+
+    /// The rewind that is under way.
+    #[must_use]
+    pub fn rebuilding(&self) -> Option<&Rewound> {
+        self.rewound().filter(|rewound| rewound.serves_ms.is_none())
+    }
+
+    /// The rewind that began the present generation.
+    #[must_use]
+    pub fn rewound(&self) -> Option<&Rewound> {
+        self.rewinds.last().filter(|rewound| rewound.generation == self.generation)
+    }
+
+    /// The last position whose delivery repeats an earlier one.
+    #[must_use]
+    pub fn rebuilt_until(&self) -> Position {
+        self.rewound().map_or(Position(0), |rewound| rewound.until)
+    }
+
+    /// The generation whose completions tell how things stood after the events up to `position`,
+    /// seen from the one that serves.
+    #[must_use]
+    pub fn generation_after(&self, position: Position) -> Generation {
+        let mut generation = self.serving();
+        for rewound in self.rewinds.iter().rev() {
+            if rewound.generation == generation && position < rewound.after {
+                generation = rewound.from;
+            }
+        }
+        generation
+    }
+
+    /// The generation that served at a log time.
+    #[must_use]
+    pub fn generation_at(&self, time_ms: u64) -> Generation {
+        let served =
+            self.rewinds.iter().rev().find(|r| r.serves_ms.is_some_and(|ms| ms <= time_ms));
+        let before = || {
+            let mut switched = self.rewinds.iter().filter(|r| r.serves_ms.is_some());
+            switched.next().map_or_else(|| self.serving(), |first| first.from)
+        };
+        served.map_or_else(before, |rewound| rewound.generation)
+    }
+
+    /// Begins a generation. Says whether that made sense.
+    pub(super) fn begin(
+        &mut self,
+        generation: Generation,
+        (after, until): (Position, Position),
+    ) -> bool {
+        if generation <= self.generation || until < after {
+            return false;
+        }
+        let from = self.serving();
+        self.generation = generation;
+        let carried = after == Position(0);
+        let rewound = Rewound { generation, from, after, until, carried, serves_ms: None };
+        self.rewinds.push(rewound);
+        let excess = self.rewinds.len().saturating_sub(REWINDS_KEPT);
+        self.rewinds.drain(..excess);
+        self.rewind(after);
+        true
+    }
+
+    /// Takes that the state up to where a generation begins is there.
+    pub(super) fn carried(&mut self, generation: Generation) -> bool {
+        self.present(generation).is_some_and(|rewound| {
+            rewound.carried = true;
+            true
+        })
+    }
+
+    /// Takes that a generation serves.
+    pub(super) fn rebuilt(&mut self, at: At, generation: Generation) -> bool {
+        self.present(generation).is_some_and(|rewound| {
+            rewound.serves_ms = Some(at.time_ms);
+            true
+        })
+    }
+
+    fn present(&mut self, generation: Generation) -> Option<&mut Rewound> {
+        let rewound = self.rewinds.last_mut()?;
+        let present = rewound.generation == generation && self.generation == generation;
+        (present && rewound.serves_ms.is_none()).then_some(rewound)
+    }
+
+    /// Why the events after a position cannot be delivered anew: something at or before it is still
+    /// to be delivered, and never would be. `seen`: how far the plugin has come.
+    #[must_use]
+    pub fn cannot_rewind(&self, after: Position, seen: Position) -> Option<String> {
+        let waits = self.keys.iter().find(|(_, key)| key.from <= after);
+        if let Some((key, state)) = waits {
+            return Some(format!(
+                "key `{key}` waits at {}: redrive, discard or release what is there first, or go \
+                 back to that position or before it",
+                state.from
+            ));
+        }
+        let open = self.attempts.keys().chain(&self.redriving).find(|open| **open <= after);
+        if let Some(open) = open {
+            return Some(format!(
+                "the event at {open} is still to be delivered again: go back to it or before it"
+            ));
+        }
+        (seen < after).then(|| format!("it has come to {seen} only"))
+    }
+}
+
+#[cfg(test)]
+mod tests;
