@@ -4,6 +4,7 @@
 //! Which delivery is next is the scheduler's decision, what happens after a failure the retry
 //! policy's; this file performs them.
 
+mod command;
 mod feed;
 mod keys;
 mod restore;
@@ -41,7 +42,8 @@ pub struct Version {
     pub invoker: Arc<dyn Invoker>,
     /// Its digest.
     pub digest: Digest,
-    /// The manifest, resolved against the operator's configuration.
+    /// The manifest, resolved against the operator's configuration; it subscribes to nothing where
+    /// the module could not handle an event.
     pub manifest: Arc<Manifest>,
     /// What each delivery may use.
     pub limits: Arc<GuestLimits>,

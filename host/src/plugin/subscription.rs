@@ -18,6 +18,9 @@ use crate::event::{Event, InstanceId, KeyVariant, Position};
 /// The bus a plugin subscribes to when it names none.
 pub const DEFAULT_BUS: &str = "main";
 
+/// A type that no public event has.
+const NOTHING: &str = "tidegate.nothing";
+
 /// The `[subscribe]` section of a manifest.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Subscription {
@@ -62,6 +65,20 @@ pub enum Start {
 pub struct InvalidStart;
 
 impl Subscription {
+    /// This subscription, to nothing: of a module that could not handle an event. Written as a type
+    /// that is refused wherever events come in.
+    #[must_use]
+    pub fn to_nothing(&self) -> Self {
+        let types = NOTHING.parse().into_iter().collect();
+        Self { types, own: false, ..self.clone() }
+    }
+
+    /// Whether it is what [`Subscription::to_nothing`] makes.
+    #[must_use]
+    pub fn is_to_nothing(&self) -> bool {
+        matches!(self.types.as_slice(), [only] if only.as_str() == NOTHING)
+    }
+
     /// The bus whose events are wanted.
     #[must_use]
     pub fn bus(&self) -> &str {

@@ -25,6 +25,17 @@ pub(super) struct Candidate {
     pub(super) actor: Arc<str>,
 }
 
+impl Candidate {
+    /// The manifest as it is served: a module without a handler is sent no events.
+    fn served(&self) -> Arc<Manifest> {
+        if self.module.exports.handler {
+            return Arc::clone(&self.manifest);
+        }
+        let subscribe = self.manifest.subscribe.to_nothing();
+        Arc::new(Manifest { subscribe, ..Manifest::clone(&self.manifest) })
+    }
+}
+
 /// Why a module is not taken, in words for people.
 type Refusal = String;
 
@@ -177,9 +188,6 @@ impl Plugins {
     pub(super) async fn load(&self, wasm: bytes::Bytes) -> Result<Arc<Module>, Refusal> {
         let module =
             self.means.sandbox.load(wasm.clone()).await.map_err(|error| error.to_string())?;
-        if !module.exports.handler {
-            return Err("exports no `handler`: there is nothing that could take events".to_owned());
-        }
         let (modules, digest) = (Arc::clone(&self.means.modules), module.digest);
         tokio::task::spawn_blocking(move || modules.keep(digest, &wasm))
             .await
@@ -201,7 +209,7 @@ impl Plugins {
             Some(runner) => {
                 let (instance, generation) = (runner.instance(), runner.generation());
                 let version = Arc::new(self.version(&candidate, instance, generation));
-                let subscription = Arc::new(candidate.manifest.subscribe.clone());
+                let subscription = Arc::new(candidate.served().subscribe.clone());
                 let before = runner.version().digest;
                 runner
                     .swap(version, subscription, Arc::clone(&candidate.actor))
@@ -232,7 +240,8 @@ impl Plugins {
             self.register(candidate).await?
         };
         let known = bus.ledger().instance(instance).map(|known| {
-            (known.generation, known.paused.is_some(), subscriptions(known, manifest))
+            let subscriptions = subscriptions(known, &candidate.served());
+            (known.generation, known.paused.is_some(), subscriptions)
         });
         let Some((generation, paused, subscriptions)) = known else {
             return Err("its registration is not in the log".to_owned());
@@ -272,7 +281,7 @@ impl Plugins {
                 generation,
                 module: module.digest,
                 environment,
-                manifest: manifest.to_toml(),
+                manifest: candidate.served().to_toml(),
                 after,
             })
         };
@@ -284,7 +293,13 @@ impl Plugins {
             }
             None => {
                 let instance = bus.ledger().next_instance();
-                let after = start_after(bus, manifest.subscribe.start()).await?;
+                // What nobody handles need not be read.
+                let start = if module.exports.handler {
+                    manifest.subscribe.start()
+                } else {
+                    &Start::Latest
+                };
+                let after = start_after(bus, start).await?;
                 let register = Control::Register { instance, name: name.clone(), after };
                 (instance, vec![record(register), activate(instance, Generation(0), after)])
             }
@@ -323,7 +338,7 @@ impl Plugins {
                 bus: Arc::clone(bus.name()),
                 source: deliver::source(bus.name(), name),
             },
-            manifest: Arc::clone(manifest),
+            manifest: candidate.served(),
         }
     }
 }

@@ -13,6 +13,7 @@ use crate::bus::runner::Runner;
 use crate::event::{Digest, InstanceId};
 use crate::log::AppendError;
 use crate::log::record::{Control, ControlRecord};
+use crate::plugin::Manifest;
 use crate::plugin::identity::{Binding, Refusal};
 
 pub(super) fn append_error(error: AppendError) -> HostError {
@@ -143,11 +144,29 @@ impl Plugins {
         let wasm = self.kept_module(digest).await.map_err(HostError::Conflict)?;
         let module = self.load(wasm).await.map_err(HostError::Conflict)?;
         self.record(&bus, actor, Control::Rollback { instance, module: digest }).await?;
-        let manifest = Arc::clone(&runner.version().manifest);
+        let manifest = self.manifest_for_rollback(name, &runner)?;
         let candidate =
             Candidate { name: name.to_owned(), module, manifest, bus, actor: actor.into() };
         self.activate(candidate).await.map_err(HostError::Internal)?;
         Ok(())
+    }
+
+    /// The manifest that serves; that of the file where the module that serves has no handler, for
+    /// an earlier one may have.
+    fn manifest_for_rollback(
+        &self,
+        name: &str,
+        runner: &Runner,
+    ) -> Result<Arc<Manifest>, HostError> {
+        let serving = Arc::clone(&runner.version().manifest);
+        let source = lock(&self.entries).get(name).and_then(|entry| entry.source.clone());
+        match source.filter(|_| serving.subscribe.is_to_nothing()) {
+            None => Ok(serving),
+            Some(source) => {
+                let resolved = self.means.config.resolve(name, &source.manifest);
+                resolved.map(Arc::new).map_err(|error| HostError::Conflict(error.to_string()))
+            }
+        }
     }
 
     /// Binds the instance of a removed plugin to the name of a waiting file.
