@@ -13,13 +13,10 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::pattern::{SourcePattern, TypePattern};
-use crate::event::{Event, InstanceId, KeyVariant, Position};
+use crate::event::{Event, InstanceId, KeyVariant, Position, SCHEMA_VERSION, schema_version};
 
 /// The bus a plugin subscribes to when it names none.
 pub const DEFAULT_BUS: &str = "main";
-
-/// A type that no public event has.
-const NOTHING: &str = "tidegate.nothing";
 
 /// The `[subscribe]` section of a manifest.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -65,20 +62,6 @@ pub enum Start {
 pub struct InvalidStart;
 
 impl Subscription {
-    /// This subscription, to nothing: of a module that could not handle an event. Written as a type
-    /// that is refused wherever events come in.
-    #[must_use]
-    pub fn to_nothing(&self) -> Self {
-        let types = NOTHING.parse().into_iter().collect();
-        Self { types, own: false, ..self.clone() }
-    }
-
-    /// Whether it is what [`Subscription::to_nothing`] makes.
-    #[must_use]
-    pub fn is_to_nothing(&self) -> bool {
-        matches!(self.types.as_slice(), [only] if only.as_str() == NOTHING)
-    }
-
     /// The bus whose events are wanted.
     #[must_use]
     pub fn bus(&self) -> &str {
@@ -126,6 +109,9 @@ fn has_attribute(event: &Event, name: &str, value: &str) -> bool {
         "partitionkey" => key(KeyVariant::PartitionKey).is_some_and(|key| key.as_str() == value),
         "subject" if event.key_variant == KeyVariant::Subject => {
             event.key.as_ref().is_some_and(|key| key.as_str() == value)
+        }
+        SCHEMA_VERSION => {
+            event.schema_version > 0 && schema_version(value) == Some(event.schema_version)
         }
         _ => event.attribute(name) == Some(value),
     }

@@ -123,6 +123,12 @@ impl Runner {
         let redriven = assignment.redriven || self.before.is_redriven(&event);
         let version = self.version.load_full();
         let refused = self.refused_command(&event).await?;
+        // Whoever stops must not wait for an upcaster that is not there yet.
+        let shape = tokio::select! {
+            biased;
+            shape = self.bus.upcasters().lift(&event) => shape,
+            () = self.stop.cancelled() => return Err(Stopped::Closing),
+        };
         let bytes = version.limits.output_bytes_max + COMPLETION_BYTES;
         let permit = self.bus.reserve(self.instance, bytes).await?;
         if let Some(notes) = notes {
@@ -131,10 +137,13 @@ impl Runner {
         }
         self.bus.values().room().await;
         let view = self.view(&event)?;
-        let delivery = self.delivery(&version, &event, (number, redriven), view.as_ref());
-        let invocation = match refused {
-            Some(invocation) => invocation,
-            None => version.invoker.invoke(slot, delivery).await,
+        let invocation = match (refused, shape) {
+            (Some(refused), _) => refused,
+            (None, Ok(shape)) => {
+                let delivery = self.delivery(&version, &shape, (number, redriven), view.as_ref());
+                version.invoker.invoke(slot, delivery).await
+            }
+            (None, Err(failed)) => *failed,
         };
         self.keep_logs(&event, number, &invocation);
         let ended_ms = self.bus.now_ms();

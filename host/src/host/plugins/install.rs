@@ -14,7 +14,7 @@ use crate::plugin::identity::{Binding, Decision, Plugins as Known, Registered};
 use crate::plugin::{Change, Manifest, Source, Start};
 use crate::schedule::retry::RetryPolicy;
 use crate::state::Instance;
-use crate::wasm::{GuestLimits, Module};
+use crate::wasm::{Exports, GuestLimits, Module};
 
 /// A module that was loaded, and what it is to serve as.
 pub(super) struct Candidate {
@@ -23,17 +23,6 @@ pub(super) struct Candidate {
     pub(super) manifest: Arc<Manifest>,
     pub(super) bus: Arc<Bus>,
     pub(super) actor: Arc<str>,
-}
-
-impl Candidate {
-    /// The manifest as it is served: a module without a handler is sent no events.
-    fn served(&self) -> Arc<Manifest> {
-        if self.module.exports.handler {
-            return Arc::clone(&self.manifest);
-        }
-        let subscribe = self.manifest.subscribe.to_nothing();
-        Arc::new(Manifest { subscribe, ..Manifest::clone(&self.manifest) })
-    }
 }
 
 /// Why a module is not taken, in words for people.
@@ -73,6 +62,7 @@ impl Plugins {
         for decision in self.known().decide(&change, Some(&manifest)) {
             let module = match decision {
                 Decision::Remove { bus, .. } => {
+                    self.withdraw_upcasts(&bus, name);
                     self.stop_runner(name).await;
                     tracing::info!(plugin = name, bus, "left the bus; its state there is kept");
                     continue;
@@ -95,9 +85,12 @@ impl Plugins {
             for warning in manifest.warnings() {
                 tracing::warn!(plugin = name, "{warning}");
             }
-            let (manifest, bus) = (Arc::clone(&manifest), Arc::clone(&bus));
+            let (manifest, bus) = (for_exports(&manifest, module.exports), Arc::clone(&bus));
             let actor = "host".into();
             let candidate = Candidate { name: name.clone(), module, manifest, bus, actor };
+            if candidate.manifest.upcast.is_empty() {
+                self.after_upcasters().await;
+            }
             shown = self.activate(candidate).await?;
         }
         Ok(shown)
@@ -188,6 +181,11 @@ impl Plugins {
     pub(super) async fn load(&self, wasm: bytes::Bytes) -> Result<Arc<Module>, Refusal> {
         let module =
             self.means.sandbox.load(wasm.clone()).await.map_err(|error| error.to_string())?;
+        if module.exports == Exports::default() {
+            let why = "exports none of `handler`, `command`, `query` and `upcaster`: there is \
+                       nothing that could be asked of it";
+            return Err(why.to_owned());
+        }
         let (modules, digest) = (Arc::clone(&self.means.modules), module.digest);
         tokio::task::spawn_blocking(move || modules.keep(digest, &wasm))
             .await
@@ -204,12 +202,17 @@ impl Plugins {
         if self.closing.load(std::sync::atomic::Ordering::SeqCst) {
             return Err("the host is shutting down".to_owned());
         }
+        let _upcasting = match candidate.manifest.upcast.is_empty() {
+            true => None,
+            false => Some(self.upcasting.lock().await),
+        };
+        Self::check_upcasts(&candidate)?;
         let running = lock(&self.entries).get(&candidate.name).and_then(|e| e.runner.clone());
         let (runner, shown) = match running {
             Some(runner) => {
                 let (instance, generation) = (runner.instance(), runner.generation());
                 let version = Arc::new(self.version(&candidate, instance, generation));
-                let subscription = Arc::new(candidate.served().subscribe.clone());
+                let subscription = Arc::new(candidate.manifest.subscribe.clone());
                 let before = runner.version().digest;
                 runner
                     .swap(version, subscription, Arc::clone(&candidate.actor))
@@ -219,6 +222,7 @@ impl Plugins {
             }
             None => (self.start(&candidate).await?, "started".to_owned()),
         };
+        self.serve_upcasts(&candidate, runner.instance());
         self.means.metrics.reloaded(&candidate.name, "ok");
         let paused = self.paused(&candidate.bus, runner.instance());
         let mut entries = lock(&self.entries);
@@ -240,8 +244,7 @@ impl Plugins {
             self.register(candidate).await?
         };
         let known = bus.ledger().instance(instance).map(|known| {
-            let subscriptions = subscriptions(known, &candidate.served());
-            (known.generation, known.paused.is_some(), subscriptions)
+            (known.generation, known.paused.is_some(), subscriptions(known, manifest))
         });
         let Some((generation, paused, subscriptions)) = known else {
             return Err("its registration is not in the log".to_owned());
@@ -281,7 +284,7 @@ impl Plugins {
                 generation,
                 module: module.digest,
                 environment,
-                manifest: candidate.served().to_toml(),
+                manifest: manifest.to_toml(),
                 after,
             })
         };
@@ -294,10 +297,9 @@ impl Plugins {
             None => {
                 let instance = bus.ledger().next_instance();
                 // What nobody handles need not be read.
-                let start = if module.exports.handler {
-                    manifest.subscribe.start()
-                } else {
-                    &Start::Latest
+                let start = match module.exports.handler {
+                    true => manifest.subscribe.start(),
+                    false => &Start::Latest,
                 };
                 let after = start_after(bus, start).await?;
                 let register = Control::Register { instance, name: name.clone(), after };
@@ -338,7 +340,7 @@ impl Plugins {
                 bus: Arc::clone(bus.name()),
                 source: deliver::source(bus.name(), name),
             },
-            manifest: candidate.served(),
+            manifest: Arc::clone(manifest),
         }
     }
 }
@@ -373,6 +375,18 @@ impl Entry {
             self.remember(ReloadView { digest, at, result, error: None });
         }
     }
+}
+
+/// The manifest as it holds for a module: one without a handler gets no events but the host's own,
+/// and what stands in the log says so.
+pub(super) fn for_exports(manifest: &Arc<Manifest>, exports: Exports) -> Arc<Manifest> {
+    if exports.handler {
+        return Arc::clone(manifest);
+    }
+    let mut deaf = Manifest::clone(manifest);
+    // No public event has a type like this: they are refused at ingest, and of guests.
+    deaf.subscribe.types = "tidegate.**".parse().into_iter().collect();
+    Arc::new(deaf)
 }
 
 /// The subscriptions that judge what is still to be delivered.
