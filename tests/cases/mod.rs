@@ -14,5 +14,6 @@ mod reload;
 mod saga;
 mod stop;
 mod tls;
+mod travel;
 mod versions;
 mod watching;
