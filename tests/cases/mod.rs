@@ -15,5 +15,6 @@ mod saga;
 mod stop;
 mod tls;
 mod travel;
+mod upcast;
 mod versions;
 mod watching;
