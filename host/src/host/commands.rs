@@ -34,7 +34,9 @@ fn may_run(bus: &Bus, runner: &Runner, key: &Key) -> Result<(), CommandError> {
     }
     let standing = runner.standing(key);
     if standing.paused {
-        return Err(CommandError::Unavailable("the plugin is paused".to_owned()));
+        return Err(CommandError::Unavailable(
+            "the plugin is paused, or fails too broadly".to_owned(),
+        ));
     }
     let behind = bus.last_position().0.saturating_sub(standing.scanned.0);
     if behind > COMMAND_LAG_EVENTS_MAX {

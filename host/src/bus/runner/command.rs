@@ -22,7 +22,7 @@ use crate::wasm::Invocation;
 /// How a command for a key would fare.
 #[derive(Debug, Clone)]
 pub struct Standing {
-    /// Whether the plugin is paused.
+    /// Whether the plugin is paused, or stands still because it fails broadly.
     pub paused: bool,
     /// How far it has read.
     pub scanned: Position,
@@ -34,8 +34,9 @@ impl Runner {
     /// How a command for a key would fare.
     #[must_use]
     pub fn standing(&self, key: &Key) -> Standing {
+        let broken = self.broken().is_some();
         self.queue.with(|core| Standing {
-            paused: core.is_paused(),
+            paused: core.is_paused() || broken,
             scanned: core.cursor().scanned,
             key: core.look(key),
         })
@@ -94,6 +95,7 @@ impl Runner {
         let outcome = &attempt.invocation.outcome;
         let (number, first_ms, now_ms) = (attempt.number, attempt.first_ms, attempt.ended_ms);
         let jitter = fastrand::u64(..);
+        self.tell_breaker(event, number == 1 && !attempt.redriven, outcome, now_ms);
         let step = step(&version.retry, number, first_ms, now_ms, outcome, jitter);
         if let Step::RetryAt(due_ms) = step {
             return self.retry(version, event, attempt, due_ms);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::{Runner, Version};
+use super::{Runner, Version, breaker};
 use crate::bus::deliver::{self, Ended};
 use crate::bus::notes::{Line, Note};
 use crate::bus::{Permit, Ticket};
@@ -30,7 +30,7 @@ pub(super) struct Attempt {
     /// When the first one began, log time.
     pub(super) first_ms: u64,
     /// Whether it was a dead letter, or stood behind one.
-    redriven: bool,
+    pub(super) redriven: bool,
     /// Whether its key went on long ago.
     again: bool,
     /// When this one ended, log time. The clock is asked once a delivery: it is everybody's.
@@ -212,7 +212,15 @@ impl Runner {
         let outcome = &attempt.invocation.outcome;
         let (number, first_ms, now_ms) = (attempt.number, attempt.first_ms, attempt.ended_ms);
         let jitter = fastrand::u64(..);
-        let step = retry::next(&version.retry, number, first_ms, now_ms, outcome, jitter);
+        let first = number == 1 && !attempt.redriven;
+        self.tell_breaker(event, first, outcome, now_ms);
+        let mut step = retry::next(&version.retry, number, first_ms, now_ms, outcome, jitter);
+        if step == Step::GiveUp
+            && breaker::is_failure(outcome)
+            && let Some(at_ms) = self.put_off(now_ms)
+        {
+            step = Step::RetryAt(at_ms);
+        }
         if step != Step::Done {
             self.note_failure(now_ms, format!("{} {}", kind.name(), outcome.reason()));
         }
