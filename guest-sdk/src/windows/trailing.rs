@@ -80,7 +80,8 @@ impl Detector for Trailing {
         Taken::found(found)
     }
 
-    fn pass(&self, _: &mut TrailingState, _: u64) -> Vec<Window> {
+    fn pass(&self, state: &mut TrailingState, now_ms: u64) -> Vec<Window> {
+        state.clock.pass(now_ms, self.lateness_ms);
         Vec::new()
     }
 
@@ -126,8 +127,8 @@ impl<C: Fn(&Stats) -> bool> Detector for Alarm<C> {
         taken
     }
 
-    fn pass(&self, _: &mut AlarmState, _: u64) -> Vec<Window> {
-        Vec::new()
+    fn pass(&self, state: &mut AlarmState, now_ms: u64) -> Vec<Window> {
+        self.trailing.pass(&mut state.trailing, now_ms)
     }
 
     fn due_ms(&self, _: &AlarmState) -> Option<u64> {
