@@ -190,9 +190,10 @@ pub fn fired<D: Detector>(name: &str, detector: &D, event: &Event) -> Result<Vec
 }
 
 /// Stores the state. A timer that fires too early is left to fire and set again then, or every item
-/// of a busy key would move it.
+/// of a busy key would move it. One that should have fired by now may have been given up: it is set
+/// again, which replaces it where it is there still.
 fn keep<D: Detector>(name: &str, detector: &D, mut kept: Kept<D::State>) -> Result<(), Error> {
-    match (detector.due_ms(&kept.state), kept.timer_ms) {
+    match (detector.due_ms(&kept.state), kept.timer_ms.filter(|set_ms| *set_ms > now_ms())) {
         (Some(due_ms), set) if set.is_none_or(|set_ms| due_ms < set_ms) => {
             timers::set_at(name, due_ms, &[])?;
             kept.timer_ms = Some(due_ms);

@@ -234,3 +234,15 @@ fn events_without_a_key_and_other_timers_are_none_of_a_detectors_business() {
     let other = event("tidegate.timer").key("s").attribute("timername", "other");
     assert!(Host::new().deliver(means, other).expect_ok().state.is_empty());
 }
+
+#[test]
+fn timer_whose_delivery_was_given_up_is_set_again_by_the_next_item() {
+    let mut host = Host::new();
+    let measured = |time_ms, value: f64| event("t.measured").key("s").time_ms(time_ms).json(&value);
+    host.deliver(means, measured(1000, 4.0)).expect_ok();
+    host.advance(ms(20_000));
+    assert_eq!(host.fire(|_: &Event| Err(crate::reject("broken"))).len(), 1);
+    assert!(host.timers("s").is_empty());
+    host.deliver(means, measured(1000, 6.0)).expect_ok();
+    assert_eq!(host.fire(means)[0].emitted[0].json::<(u64, f64)>(), (0, 5.0));
+}
