@@ -185,8 +185,12 @@ pub enum Control {
         generation: Generation,
         /// Events after this one are delivered again.
         after: Position,
-        /// Last position that runs as rebuild.
+        /// Events after this one wait until the new generation has come to it, and serves.
         until: Position,
+        /// Everything the plugin subscribed to at or below this one had been delivered. Like other
+        /// deliveries that had ended, these are repeated as rebuild.
+        #[serde(default)]
+        done: Position,
     },
     /// The state up to where a generation begins is in place: what was carried over stands in
     /// completions of attempt 0.

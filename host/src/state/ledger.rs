@@ -10,6 +10,7 @@ use std::sync::Arc;
 use roaring::RoaringTreemap;
 use serde::{Deserialize, Serialize};
 
+use super::commands::Commands;
 use super::keys::KeyState;
 use super::letters::{DeadLetter, DeadLetters, Tried};
 use super::rewind::Rewound;
@@ -103,6 +104,12 @@ pub struct Instance {
     /// Its rewinds, oldest first.
     #[serde(default)]
     pub rewinds: Vec<Rewound>,
+    /// Whatever was delivered at or below this position was so by an earlier generation.
+    #[serde(default)]
+    pub repeats_low: Position,
+    /// Positions above `repeats_low` whose delivery had ended in an earlier generation.
+    #[serde(default, with = "bitmap")]
+    pub repeats: RoaringTreemap,
 }
 
 /// A completion, as the ledger takes it.
@@ -137,6 +144,9 @@ pub struct Ledger {
     outbound: HashMap<String, Position>,
     /// By event type.
     types: HashMap<String, TypeCount>,
+    /// Commands that are not to run again. Shared while a checkpoint is written.
+    #[serde(default)]
+    commands: Arc<Commands>,
     /// Records that made no sense where they stood.
     ignored: u64,
 }
@@ -230,6 +240,17 @@ impl Ledger {
     #[must_use]
     pub fn ignored(&self) -> u64 {
         self.ignored
+    }
+
+    /// Commands that are not to run again.
+    #[must_use]
+    pub fn commands(&self) -> &Commands {
+        &self.commands
+    }
+
+    /// The same, to take what the log says of them.
+    pub fn commands_mut(&mut self) -> &mut Commands {
+        Arc::make_mut(&mut self.commands)
     }
 
     /// Event types seen, in no order.
@@ -343,8 +364,8 @@ impl Ledger {
             Control::Pause { reason, .. } => plugin.paused = Some(reason.clone()),
             Control::Resume { .. } => plugin.paused = None,
             Control::Rollback { module, .. } => plugin.pinned = Some(*module),
-            Control::Rewind { generation, after, until, .. } => {
-                if plugin.begin(*generation, (*after, *until)) {
+            Control::Rewind { generation, after, until, done, .. } => {
+                if plugin.begin(*generation, (*after, *until), *done) {
                     self.dead_letters.remove_after(plugin, *after);
                 } else {
                     self.ignored += 1;
@@ -404,6 +425,8 @@ impl Ledger {
                 letters: BTreeMap::new(),
                 redriving: BTreeSet::new(),
                 rewinds: Vec::new(),
+                repeats_low: Position(0),
+                repeats: RoaringTreemap::new(),
             },
         );
     }
@@ -426,6 +449,7 @@ impl Ledger {
         };
         self.names.remove(&plugin.name);
         self.dead_letters.forget(id);
+        self.commands_mut().forget(id);
     }
 
     /// Notes how far a plugin has durably come. Not a record of its own: the schedulers know it, and

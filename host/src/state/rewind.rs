@@ -21,7 +21,7 @@ pub struct Rewound {
     pub from: Generation,
     /// Events after this one are delivered again.
     pub after: Position,
-    /// The last of them: nothing they emit or call is repeated.
+    /// The last of those that come before it serves.
     pub until: Position,
     /// Whether the state up to `after` was carried over.
     pub carried: bool,
@@ -49,10 +49,11 @@ impl Instance {
         self.rewinds.last().filter(|rewound| rewound.generation == self.generation)
     }
 
-    /// The last position whose delivery repeats an earlier one.
+    /// Whether the delivery of an event repeats one that had ended in an earlier generation: nothing
+    /// that it emits or calls may happen twice.
     #[must_use]
-    pub fn rebuilt_until(&self) -> Position {
-        self.rewound().map_or(Position(0), |rewound| rewound.until)
+    pub fn repeats(&self, position: Position) -> bool {
+        position <= self.repeats_low || self.repeats.contains(position.0)
     }
 
     /// The generation whose completions tell how things stood after the events up to `position`,
@@ -85,6 +86,7 @@ impl Instance {
         &mut self,
         generation: Generation,
         (after, until): (Position, Position),
+        done: Position,
     ) -> bool {
         if generation <= self.generation || until < after {
             return false;
@@ -96,6 +98,10 @@ impl Instance {
         self.rewinds.push(rewound);
         let excess = self.rewinds.len().saturating_sub(REWINDS_KEPT);
         self.rewinds.drain(..excess);
+        // A parked key holds `done` back, so the rest is known one by one.
+        self.repeats_low = self.repeats_low.max(done).max(after);
+        self.repeats |= &self.completed;
+        self.repeats.remove_range(..=self.repeats_low.0);
         self.rewind(after);
         true
     }

@@ -2,11 +2,12 @@
 //! people see.
 //!
 //! What must not break: no event after the end of a rewind is offered before the new generation
-//! serves; and up to that end nothing that earlier deliveries emitted or called is repeated, however
-//! late a key comes to it.
+//! serves; and nothing that an earlier delivery emitted or called happens twice, however late a key
+//! comes to it. Events that never had been delivered are so as if there were no rewind.
 
 use std::time::Duration;
 
+use roaring::RoaringTreemap;
 use tokio::sync::mpsc;
 
 use super::{Runner, Swap};
@@ -18,29 +19,39 @@ use crate::log::record::{Control, ControlRecord, Mode};
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// What of a plugin's events was delivered to an earlier generation.
+#[derive(Default)]
 pub(super) struct Rebuilt {
-    until: Position,
-    serves: bool,
+    low: Position,
+    ended: RoaringTreemap,
+    /// The end of the rewind, unless the generation serves already.
+    awaited: Option<Position>,
 }
 
 impl Rebuilt {
     pub(super) fn of(bus: &Bus, instance: InstanceId) -> Self {
         let ledger = bus.ledger();
-        let plugin = ledger.instance(instance);
-        let until = plugin.map_or(Position(0), |plugin| plugin.rebuilt_until());
-        Self { until, serves: plugin.is_none_or(|plugin| plugin.rebuilding().is_none()) }
+        let Some(plugin) = ledger.instance(instance) else { return Self::default() };
+        Self {
+            low: plugin.repeats_low,
+            ended: plugin.repeats.clone(),
+            awaited: plugin.rebuilding().map(|rewound| rewound.until),
+        }
     }
 
     /// The end that is to be reached before later events are delivered.
     pub(super) fn awaited(&self) -> Option<Position> {
-        (!self.serves).then_some(self.until)
+        self.awaited
+    }
+
+    fn has(&self, position: Position) -> bool {
+        position <= self.low || self.ended.contains(position.0)
     }
 }
 
 impl Runner {
     /// How a delivery of the event at a position runs.
     pub(super) fn mode(&self, position: Position, redriven: bool) -> Mode {
-        if position <= self.rebuilt.until {
+        if self.rebuilt.has(position) {
             Mode::Rebuild
         } else if redriven {
             Mode::Redrive

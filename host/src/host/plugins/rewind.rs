@@ -11,6 +11,7 @@ use crate::bus::deliver::{self, Deliverer};
 use crate::event::{Generation, InstanceId, Position};
 use crate::log::record::{Control, ControlRecord};
 use crate::plugin::{Manifest, Start};
+use crate::schedule::core::Cursor;
 use crate::state::Instance;
 
 impl Plugins {
@@ -39,8 +40,8 @@ impl Plugins {
         let candidate = self.candidate(name, &bus, actor).await?;
         Self::check_upcasts(&candidate).map_err(HostError::Conflict)?;
         let before = self.serving_candidate(name, &bus);
-        let seen = self.stop_for_rewind(name).await;
-        let begun = self.begin_rewind(&candidate, instance, (after, seen)).await;
+        let cursor = self.stop_for_rewind(name).await;
+        let begun = self.begin_rewind(&candidate, instance, (after, cursor)).await;
         let goes_on = if begun.is_ok() { Some(candidate) } else { before };
         if let Some(candidate) = goes_on {
             self.activate(candidate).await.map_err(HostError::Conflict)?;
@@ -89,10 +90,10 @@ impl Plugins {
     }
 
     /// Stops the runner, and says how far it has come.
-    async fn stop_for_rewind(&self, name: &str) -> Option<Position> {
+    async fn stop_for_rewind(&self, name: &str) -> Option<Cursor> {
         let runner = lock(&self.entries).get_mut(name).and_then(|entry| entry.runner.take())?;
         runner.stop().await;
-        Some(runner.cursor().seen)
+        Some(runner.cursor())
     }
 
     /// Records the rewind with what is to serve from it on. Nothing delivers meanwhile.
@@ -100,24 +101,25 @@ impl Plugins {
         &self,
         candidate: &Candidate,
         instance: InstanceId,
-        (after, seen): (Position, Option<Position>),
+        (after, cursor): (Position, Option<Cursor>),
     ) -> Result<(), HostError> {
         let Candidate { manifest, module, bus, actor, .. } = candidate;
-        let generation = {
+        let (generation, done) = {
             let ledger = bus.ledger();
             let known = ledger.instance(instance).ok_or_else(|| unknown(&candidate.name))?;
-            let seen = seen.unwrap_or(known.seen);
+            let place = cursor.map_or((known.seen, known.low), |cursor| (cursor.seen, cursor.low));
+            let (seen, done) = place;
             if let Some(why) = known.cannot_rewind(after, seen).filter(|_| after > Position(0)) {
                 let name = &candidate.name;
                 let why = format!("plugin `{name}` cannot go back to just after {after}: {why}");
                 return Err(HostError::Conflict(why));
             }
-            Generation(known.generation.0.saturating_add(1))
+            (Generation(known.generation.0.saturating_add(1)), done)
         };
         let record = |control| ControlRecord { actor: Arc::clone(actor), control };
         let until = bus.last_position();
         let records = [
-            record(Control::Rewind { instance, generation, after, until }),
+            record(Control::Rewind { instance, generation, after, until, done }),
             record(Control::Activate {
                 instance,
                 generation,

@@ -1,7 +1,9 @@
 use super::*;
+use crate::effects::OutcomeKind;
 use crate::event::{CommitNumber, InstanceId, Key};
 use crate::log::record::{AttemptRecord, Control, ControlRecord};
 use crate::state::Ledger;
+use crate::state::ledger::Completed;
 
 const PLUGIN: InstanceId = InstanceId(1);
 
@@ -26,7 +28,22 @@ impl Log {
 
     fn rewind(&mut self, generation: u32, after: u64, until: u64) {
         let (generation, after, until) = (Generation(generation), Position(after), Position(until));
-        self.take(Control::Rewind { instance: PLUGIN, generation, after, until });
+        let done = until;
+        self.take(Control::Rewind { instance: PLUGIN, generation, after, until, done });
+    }
+
+    fn complete(&mut self, generation: u32, position: u64) {
+        let done = Completed {
+            instance: PLUGIN,
+            generation: Generation(generation),
+            position: Position(position),
+            key: None,
+            attempt: 1,
+            outcome: OutcomeKind::Ok,
+            dead: None,
+        };
+        let at = At { commit: CommitNumber(self.commit), time_ms: 1 };
+        self.ledger.apply_completion(at, &done);
     }
 
     fn rebuilt(&mut self, generation: u32) {
@@ -43,11 +60,11 @@ fn the_generation_before_serves_until_the_new_one_is_rebuilt() {
     let mut log = Log::new();
     log.rewind(1, 0, 50);
     assert_eq!((log.plugin().generation, log.plugin().serving()), (Generation(1), Generation(0)));
-    assert_eq!(log.plugin().rebuilt_until(), Position(50));
+    assert!(log.plugin().repeats(Position(50)) && !log.plugin().repeats(Position(51)));
     log.rebuilt(1);
     assert_eq!(log.plugin().serving(), Generation(1));
     assert!(log.plugin().rebuilding().is_none());
-    assert_eq!(log.plugin().rebuilt_until(), Position(50), "a late redrive repeats nothing");
+    assert!(log.plugin().repeats(Position(50)), "a late redrive emits nothing twice");
 }
 
 #[test]
@@ -114,7 +131,7 @@ fn what_still_waits_before_a_point_forbids_to_go_back_to_it() {
         key: None,
         attempt: 1,
         first_ms: 1,
-        outcome: crate::effects::OutcomeKind::Retry,
+        outcome: OutcomeKind::Retry,
         reason: String::new(),
         due_ms: 5,
     };
@@ -126,4 +143,23 @@ fn what_still_waits_before_a_point_forbids_to_go_back_to_it() {
     let words = log.plugin().cannot_rewind(Position(35), seen).unwrap();
     assert!(words.contains("`k` waits at 30"), "{words}");
     assert_eq!(log.plugin().cannot_rewind(Position(29), seen), None);
+}
+
+#[test]
+fn only_what_had_ended_before_is_repeated() {
+    let mut log = Log::new();
+    for position in [11, 13] {
+        log.complete(0, position);
+    }
+    let (generation, after, until) = (Generation(1), Position(0), Position(20));
+    let done = Position(10);
+    log.take(Control::Rewind { instance: PLUGIN, generation, after, until, done });
+    let repeats = |log: &Log| (9..15).filter(|p| log.plugin().repeats(Position(*p))).collect();
+    let repeated: Vec<u64> = repeats(&log);
+    assert_eq!(repeated, [9, 10, 11, 13]);
+    // A rewind before the end of that one has not forgotten it.
+    log.complete(1, 12);
+    log.rewind(2, 0, 9);
+    let repeated: Vec<u64> = repeats(&log);
+    assert_eq!(repeated, [9, 10, 11, 12, 13]);
 }

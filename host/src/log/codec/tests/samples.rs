@@ -137,6 +137,7 @@ pub(super) fn controls() -> Vec<ControlRecord> {
             generation: Generation(1),
             after: Position(0),
             until: position,
+            done: position,
         },
         Control::Carried { instance, generation: Generation(1) },
         Control::Rebuilt { instance, generation: Generation(1) },
