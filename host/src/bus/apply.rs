@@ -67,6 +67,11 @@ impl Progress {
         *self.candidate.lock().unwrap_or_else(PoisonError::into_inner) = Some((settled, submitted));
     }
 
+    /// Forgets what was offered: it is a mark of a generation that is over.
+    fn rewind(&self) {
+        *self.candidate.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
     /// What was offered, once it is safe.
     fn take_safe(&self) -> Option<Settled> {
         let mut candidate = self.candidate.lock().unwrap_or_else(PoisonError::into_inner);
@@ -136,6 +141,8 @@ impl Since {
 pub struct Folded {
     /// Completions by plugin, in order.
     pub completed: Vec<InstanceId>,
+    /// Plugins that begin anew.
+    pub(super) rewound: Vec<InstanceId>,
     /// Commands and their answers, in order.
     pub(super) commands: Vec<commands::News>,
 }
@@ -170,6 +177,9 @@ fn fold_commit(
             RecordRef::DeadLetter(record) => dead = Some(record),
             RecordRef::Control(record) => {
                 forget(ledger, values, &record.control)?;
+                if let Control::Rewind { instance, .. } = record.control {
+                    folded.rewound.push(instance);
+                }
                 // What parks a key takes back that its delivery is over: it has to come after it.
                 match &completion {
                     Some(_) => controls.push(record),
@@ -258,6 +268,7 @@ impl Bus {
             };
             let applied = *self.applied.borrow();
             let folded = fold(&mut self.ledger(), &self.values, &frame, applied)?;
+            folded.rewound.iter().for_each(|instance| self.progress(*instance).rewind());
             self.count(&folded.completed);
             self.applied.send_replace(frame.last_commit());
             self.desk.tell(folded.commands);

@@ -4,4 +4,5 @@ mod breaker;
 mod commands;
 mod keys;
 mod restart;
+mod rewind;
 mod world;

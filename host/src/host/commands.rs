@@ -38,6 +38,10 @@ fn may_run(bus: &Bus, runner: &Runner, key: &Key) -> Result<(), CommandError> {
             "the plugin is paused, or fails too broadly".to_owned(),
         ));
     }
+    if bus.ledger().instance(runner.instance()).is_some_and(|i| i.rebuilding().is_some()) {
+        let why = "the plugin is being rebuilt: new events wait until that is over";
+        return Err(CommandError::Unavailable(why.to_owned()));
+    }
     let behind = bus.last_position().0.saturating_sub(standing.scanned.0);
     if behind > COMMAND_LAG_EVENTS_MAX {
         let why = format!(

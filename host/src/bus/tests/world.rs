@@ -44,6 +44,8 @@ pub(super) struct Script {
     pub(super) rejected: Mutex<BTreeSet<String>>,
     /// Events that never end.
     pub(super) endless: Mutex<BTreeSet<String>>,
+    /// What the handler adds to what it lists: that of another module.
+    pub(super) mark: Mutex<String>,
     /// Every delivery: event, attempt, redriven.
     pub(super) handed: watch::Sender<Vec<(String, u32, bool)>>,
 }
@@ -68,10 +70,10 @@ fn listed(event: &Event) -> String {
 }
 
 /// Adds the event to the list of its key, and emits one event. Commands are answered with the list.
-fn handle(delivery: &Delivery) -> Effects {
+fn handle(delivery: &Delivery, mark: &str) -> Effects {
     let id = listed(&delivery.event);
     let list = delivery.state.get("ids").map(|ids| String::from_utf8(ids.to_vec()).unwrap());
-    let list = list.map_or_else(|| id.clone(), |list| format!("{list} {id}"));
+    let list = list.map_or_else(|| format!("{id}{mark}"), |list| format!("{list} {id}{mark}"));
     let response = command::name(&delivery.event)
         .map(|_| Response { data: list.clone().into(), ..Response::default() });
     let write = StateWrite { name: "ids".into(), value: Some(list.into()), expires_ms: None };
@@ -107,7 +109,11 @@ impl Invoker for Script {
             let ok = outcome == Outcome::Ok;
             Invocation {
                 outcome,
-                effects: if ok { handle(&delivery) } else { Effects::default() },
+                effects: if ok {
+                    handle(&delivery, &self.mark.lock().unwrap())
+                } else {
+                    Effects::default()
+                },
                 fuel: 1,
                 wall: Duration::ZERO,
                 memory_bytes: 0,
@@ -179,7 +185,7 @@ impl World {
             bus.until_applied(committed.commit).await;
         }
         let pool = Arc::new(GuestPool::new(2, &tokio::runtime::Handle::current()).unwrap());
-        let runner = Runner::start(parts(&bus, &script, &pool, manifest), 4);
+        let runner = start(&bus, &script, &pool, manifest).await;
         Self { disk, bus, runner, script, dir, pool }
     }
 
@@ -202,19 +208,23 @@ impl World {
         let bytes = rmp_serde::to_vec_named(&*self.bus.ledger()).unwrap();
         let ledger = rmp_serde::from_slice(&bytes).unwrap();
         let values = Arc::new(Values::default());
-        for (key, ids) in self.lists() {
-            let owner = (PLUGIN, Generation(0), key.as_str());
-            let value = Some(Bytes::from(ids));
-            let write = StateWrite { name: "ids".into(), value, expires_ms: None };
-            values.apply(owner, Position(0), [write]).unwrap();
+        let plugin = self.plugin();
+        for generation in BTreeSet::from([plugin.serving(), plugin.generation]) {
+            for (key, ids) in self.lists(generation) {
+                let owner = (PLUGIN, generation, key.as_str());
+                let value = Some(Bytes::from(ids));
+                let write = StateWrite { name: "ids".into(), value, expires_ms: None };
+                values.apply(owner, Position(0), [write]).unwrap();
+            }
         }
         (ledger, values, *self.bus.applied().borrow())
     }
 
     /// What each key that the log knows lists.
-    fn lists(&self) -> BTreeMap<String, String> {
+    fn lists(&self, generation: Generation) -> BTreeMap<String, String> {
         let keys = ('a'..='z').map(|key| key.to_string()).chain((0..1000).map(|n| format!("k{n}")));
-        keys.map(|key| (key.clone(), self.ids(&key))).filter(|(_, ids)| !ids.is_empty()).collect()
+        let lists = keys.map(|key| (key.clone(), self.ids_of(generation, &key)));
+        lists.filter(|(_, ids)| !ids.is_empty()).collect()
     }
 
     pub(super) async fn publish(&self, ids: &[&str]) {
@@ -226,7 +236,7 @@ impl World {
     pub(super) async fn until(&self, what: &str, is_so: impl Fn(&Self) -> bool) {
         let mut applied = self.bus.applied();
         let so = tokio::time::timeout(PATIENCE, applied.wait_for(|_| is_so(self))).await;
-        assert!(so.is_ok(), "never: {what}; {:?} {:?}", self.lists(), self.plugin());
+        assert!(so.is_ok(), "never: {what}; {:?} {:?}", self.lists(Generation(0)), self.plugin());
     }
 
     /// Waits until an event was handed to the handler.
@@ -243,11 +253,42 @@ impl World {
         }
     }
 
+    /// What people see of a key.
     pub(super) fn ids(&self, key: &str) -> String {
+        self.ids_of(self.plugin().serving(), key)
+    }
+
+    pub(super) fn ids_of(&self, generation: Generation, key: &str) -> String {
         let key = Key::new(key).unwrap();
-        let owner = Owner { instance: PLUGIN, generation: Generation(0), key };
+        let owner = Owner { instance: PLUGIN, generation, key };
         let value = self.bus.values().get(&owner, "ids", 0).unwrap();
         value.map_or_else(String::new, |value| String::from_utf8(value.bytes.to_vec()).unwrap())
+    }
+
+    /// Rewinds to just after a position, as the host does. `mark`: of the module from then on.
+    pub(super) async fn rewind(self, after: u64, mark: &str) -> Self {
+        self.runner.stop().await;
+        *self.script.mark.lock().unwrap() = mark.to_owned();
+        let (instance, after, cursor) = (PLUGIN, Position(after), self.runner.cursor());
+        let generation = Generation(self.plugin().generation.0 + 1);
+        let (until, done) = (self.bus.last_position(), cursor.low);
+        let control = Control::Rewind { instance, generation, after, until, done };
+        let record = ControlRecord { actor: "ops".into(), control };
+        let committed = self.bus.control(&[record]).done().await.unwrap();
+        self.bus.until_applied(committed.commit).await;
+        self.run().await
+    }
+
+    /// Puts a runner to work, once the state that it begins with is there.
+    async fn run(self) -> Self {
+        let Self { disk, bus, script, dir, pool, .. } = self;
+        let runner = start(&bus, &script, &pool, "").await;
+        Self { disk, bus, runner, script, dir, pool }
+    }
+
+    /// Waits until the last rewind is over.
+    pub(super) async fn until_rebuilt(&self) {
+        self.until("rebuilt", |world| world.plugin().rebuilding().is_none()).await;
     }
 
     pub(super) fn plugin(&self) -> Instance {
@@ -334,11 +375,28 @@ fn event(id: &str) -> NewEvent {
     }
 }
 
+async fn start(
+    bus: &Arc<Bus>,
+    script: &Arc<Script>,
+    pool: &GuestPool,
+    manifest: &str,
+) -> Arc<Runner> {
+    let parts = parts(bus, script, pool, manifest);
+    let plugin = bus.ledger().instance(PLUGIN).unwrap().clone();
+    if let Some(rewound) = plugin.rebuilding().filter(|rewound| !rewound.carried) {
+        let from = plugin.generation_after(rewound.after);
+        let state = bus.state_after(PLUGIN, from, rewound.after).await.unwrap();
+        bus.carry_over(&parts.version.deliverer, state).await.unwrap();
+    }
+    Runner::start(parts, 4)
+}
+
 fn parts(bus: &Arc<Bus>, script: &Arc<Script>, pool: &GuestPool, manifest: &str) -> Parts {
     let manifest = Arc::new(Manifest::parse("lister", manifest).unwrap());
+    let generation = bus.ledger().instance(PLUGIN).unwrap().generation;
     let deliverer = Deliverer {
         instance: PLUGIN,
-        generation: Generation(0),
+        generation,
         environment: Digest::default(),
         bus: Arc::clone(bus.name()),
         source: deliver::source(bus.name(), "lister"),
@@ -356,7 +414,7 @@ fn parts(bus: &Arc<Bus>, script: &Arc<Script>, pool: &GuestPool, manifest: &str)
         bus: Arc::clone(bus),
         name: "lister".into(),
         instance: PLUGIN,
-        generation: Generation(0),
+        generation,
         subscriptions: vec![(Position(0), Arc::new(manifest.subscribe.clone()))],
         version: Arc::new(version),
         paused: false,

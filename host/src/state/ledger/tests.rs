@@ -206,7 +206,7 @@ fn a_rewind_forgets_dead_letters_of_what_is_delivered_anew_and_keeps_holds() {
     log.park(5, "b", 2);
     log.control(Control::Hold { instance: PLUGIN, key: key("b"), reason: String::new() });
     let (generation, after, until) = (Generation(1), Position(3), Position(9));
-    log.control(Control::Rewind { instance: PLUGIN, generation, after, until });
+    log.control(Control::Rewind { instance: PLUGIN, generation, after, until, done: until });
     assert_eq!(log.plugin().parked_keys() + log.plugin().letters.len(), 1);
     assert_eq!((log.state("b").from, log.plugin().held_keys()), (Position(4), 1));
 }

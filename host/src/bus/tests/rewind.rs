@@ -1,0 +1,163 @@
+//! Rewinds: state as if the new module had always run, effects as if nothing had happened twice.
+
+use super::world::{From, World};
+use crate::bus::operate::Act;
+use crate::event::{Generation, Position};
+use crate::log::disk::sim::Crash;
+
+const BOTH: [From; 2] = [From::Log, From::Checkpoint];
+
+/// `a` and `b` with some events, at positions that are told by what was emitted between.
+async fn world() -> World {
+    let world = World::new().await;
+    world.publish(&["a1", "b1", "a2", "a3", "b2", "-1"]).await;
+    world.until_listed(&[("a", "a1 a2 a3"), ("b", "b1 b2")]).await;
+    world.until("all has settled", |world| world.bus.last_position() == Position(12)).await;
+    world
+}
+
+/// Nothing was emitted twice, and all of these once.
+async fn assert_emitted(world: &World, ids: &[&str]) {
+    let emitted = world.emitted().await;
+    assert!(emitted.values().all(|times| *times == 1), "{emitted:?}");
+    for id in ids {
+        assert!(emitted.contains_key(*id), "{id} of {emitted:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn state_is_rebuilt_as_if_the_new_module_had_always_run() {
+    let world = world().await.rewind(0, "!").await;
+    world.until_rebuilt().await;
+    assert_eq!(world.ids("a"), "a1! a2! a3!");
+    assert_eq!(world.ids("b"), "b1! b2!");
+    assert_eq!(world.ids_of(Generation(0), "a"), "", "the old state is gone");
+    world.publish(&["a4"]).await;
+    world.until_listed(&[("a", "a1! a2! a3! a4!")]).await;
+    world.until("it emits again", |world| world.bus.last_position() == Position(14)).await;
+    assert_emitted(&world, &["a1", "a4", "-1"]).await;
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_old_state_is_seen_and_new_events_wait_until_all_is_rebuilt() {
+    for from in BOTH {
+        let world = world().await;
+        world.script.endless.lock().unwrap().insert("b2".to_owned());
+        let world = world.rewind(0, "!").await;
+        world.publish(&["a4", "c1"]).await;
+        let half = |world: &World| world.ids_of(Generation(1), "a") == "a1! a2! a3!";
+        world.until("a is rebuilt", half).await;
+        world.until_handed("b2").await;
+        assert_eq!((world.ids("a"), world.ids("b")), ("a1 a2 a3".into(), "b1 b2".into()));
+        assert!(world.plugin().rebuilding().is_some());
+
+        // Whatever happens meanwhile, it goes on where it was.
+        let world = world.crash(Crash::LosesAll, from).await;
+        assert_eq!(world.ids("a"), "a1 a2 a3", "{from:?}");
+        world.script.endless.lock().unwrap().clear();
+        let world = world.crash(Crash::LosesAll, from).await;
+        world.until_rebuilt().await;
+        world.until_listed(&[("a", "a1! a2! a3! a4!"), ("b", "b1! b2!"), ("c", "c1!")]).await;
+        world.until("c1 has emitted", |world| world.bus.last_position() >= Position(16)).await;
+        assert_emitted(&world, &["a4", "c1"]).await;
+        world.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rewind_to_a_position_begins_with_the_state_of_then() {
+    for from in BOTH {
+        // `a1`, `b1` and `a2` are at 1 to 3.
+        let world = world().await.rewind(3, "!").await;
+        world.until_rebuilt().await;
+        assert_eq!(world.ids("a"), "a1 a2 a3!");
+        assert_eq!(world.ids("b"), "b1 b2!");
+        let world = world.crash(Crash::LosesAll, from).await;
+        assert_eq!(world.ids("a"), "a1 a2 a3!");
+        // Back before the first one, and between.
+        let world = world.rewind(1, "?").await;
+        world.until_rebuilt().await;
+        assert_eq!((world.ids("a"), world.ids("b")), ("a1 a2? a3?".into(), "b1? b2?".into()));
+        let world = world.rewind(4, ".").await;
+        world.until_rebuilt().await;
+        assert_eq!((world.ids("a"), world.ids("b")), ("a1 a2? a3?".into(), "b1? b2.".into()));
+        assert_emitted(&world, &["a1", "b2"]).await;
+        world.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_never_delivered_is_delivered_with_all_its_effects() {
+    let world = World::new().await;
+    world.script.breaks(&["a2"]);
+    world.publish(&["a1", "a2", "a3", "b1"]).await;
+    world.until("a is parked", |world| world.is_parked("a")).await;
+    world.until_listed(&[("a", "a1"), ("b", "b1")]).await;
+    world.script.breaks(&[]);
+    let world = world.rewind(0, "!").await;
+    world.until_rebuilt().await;
+    assert_eq!((world.ids("a"), world.ids("b")), ("a1! a2! a3!".into(), "b1!".into()));
+    assert!(world.letters().is_empty() && !world.is_parked("a"));
+    // `a2` had ended as a dead letter: what it emits now would be new, and is left out with it.
+    world.until("a3 has emitted", |world| world.bus.last_position() >= Position(7)).await;
+    assert_emitted(&world, &["a1", "a3", "b1"]).await;
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_fails_again_parks_and_holds_back_only_itself() {
+    for from in BOTH {
+        let world = world().await;
+        world.script.breaks(&["a2"]);
+        let world = world.rewind(0, "!").await;
+        world.until_rebuilt().await;
+        assert_eq!((world.ids("a"), world.ids("b")), ("a1!".into(), "b1! b2!".into()));
+        assert_eq!(world.letters().len(), 1);
+        world.publish(&["a4"]).await;
+        let world = world.crash(Crash::LosesAll, from).await;
+        assert!(world.is_parked("a"), "{from:?}");
+        world.script.breaks(&[]);
+        let letter = world.letters()[0].id;
+        assert_eq!(world.act(&[letter], Act::Redrive).await.count, 1);
+        world.until_listed(&[("a", "a1! a2! a3! a4!")]).await;
+        world.until("a4 has emitted", |world| world.bus.last_position() >= Position(14)).await;
+        assert_emitted(&world, &["a1", "a2", "a3", "a4"]).await;
+        world.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crash_at_any_time_of_a_rewind_leaves_it_to_be_finished() {
+    let mut rng = fastrand::Rng::new();
+    let seed = rng.get_seed();
+    println!("seed {seed}");
+    for round in 0..6 {
+        let world = World::new().await;
+        let ids: Vec<String> =
+            (0..200).map(|n| format!("{}{n}", if n % 3 == 0 { "a" } else { "b" })).collect();
+        let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+        world.publish(&ids).await;
+        world.until("all has emitted", |world| world.bus.last_position() == Position(400)).await;
+        let after = if round % 2 == 0 { 0 } else { 100 };
+        let mut world = world.rewind(after, "!").await;
+        for _ in 0..4 {
+            let patience = std::time::Duration::from_millis(rng.u64(..15));
+            let _ = tokio::time::timeout(patience, world.until_rebuilt()).await;
+            let from = if rng.bool() { From::Log } else { From::Checkpoint };
+            // A checkpoint is taken of a bus that is at rest.
+            let from = if world.plugin().rebuilding().is_some() { From::Log } else { from };
+            world = world.crash(Crash::LosesAll, from).await;
+        }
+        world.until_rebuilt().await;
+        for key in ["a", "b"] {
+            let of_key = ids.iter().enumerate().filter(|(_, id)| id.starts_with(key));
+            let expected: Vec<String> = of_key
+                .map(|(n, id)| if n < after as usize { (*id).to_owned() } else { format!("{id}!") })
+                .collect();
+            assert_eq!(world.ids(key), expected.join(" "), "seed {seed}, round {round}");
+        }
+        world.assert_once(&ids).await;
+        world.stop().await;
+    }
+}
