@@ -18,7 +18,7 @@ use crate::api::tls::{Identity, TlsError};
 use crate::api::{BindError, Server, ServerHandle, ServerOptions};
 use crate::bus::memory::{MemoryOptions, Order, Overflow};
 use crate::bus::notes::Notes;
-use crate::bus::{Bus, forward};
+use crate::bus::{Bus, forward, timers};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{self, Config, TOKENS_VARIABLE, Tls, TokensFrom};
 use crate::event::CommitNumber;
@@ -181,6 +181,9 @@ impl Serving {
         let drain = CancellationToken::new();
         let tasks = TaskTracker::new();
         start_forwarders(&buses, &stop, &tasks);
+        for bus in &buses {
+            tasks.spawn(timers::run(Arc::clone(bus), stop.clone()));
+        }
         let watcher = Watcher::start(watch_options(&config, &buses));
         let watcher = watcher.map_err(at(&config.plugins))?;
         tasks.spawn(Arc::clone(&plugins).follow(watcher, stop.clone()));

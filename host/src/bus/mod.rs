@@ -11,6 +11,7 @@ pub mod notes;
 pub mod private;
 pub mod runner;
 pub mod source;
+pub mod timers;
 
 use std::collections::HashMap;
 use std::future::Future;

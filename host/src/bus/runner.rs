@@ -5,6 +5,7 @@
 //! policy's; this file performs them.
 
 mod feed;
+mod fires;
 mod work;
 
 use std::collections::BTreeMap;

@@ -9,6 +9,7 @@ pub mod cold;
 pub mod evict;
 pub mod ledger;
 pub mod slots;
+pub mod timers;
 pub mod values;
 
 pub use checkpoint::{CheckpointError, CheckpointPolicy, Checkpoints, Written};

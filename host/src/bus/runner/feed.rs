@@ -17,6 +17,7 @@ impl Runner {
         let bus = Arc::clone(&self.bus);
         let mut source = bus.read_after(low);
         let mut scanned = low;
+        self.progress.scan(low);
         loop {
             // Cancel safe: `next` loses nothing, and a swap that was received is performed.
             let batch = tokio::select! {
@@ -41,6 +42,7 @@ impl Runner {
             let entries = self.judge(batch.events());
             self.offer(entries, last, &mut swaps).await;
             scanned = last;
+            self.progress.scan(last);
             self.progress.offer(|| self.queue.cursor().low);
         }
     }

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use super::{Runner, Version};
 use crate::bus::deliver::{self, Ended};
 use crate::bus::notes::{Line, Note};
+use crate::bus::timers::Serves;
 use crate::bus::{Permit, Ticket};
 use crate::effects::{Effects, OutcomeKind, StateWrite};
 use crate::event::{Event, Position};
@@ -108,6 +109,10 @@ impl Runner {
         let version = self.version.load_full();
         let bytes = version.limits.output_bytes_max + COMPLETION_BYTES;
         let permit = self.bus.reserve(self.instance, bytes).await?;
+        if self.serves(&event).await? == Serves::Nothing {
+            self.pass_over(&version.deliverer, &event, number, permit);
+            return Ok(Finish::Done);
+        }
         if let Some(notes) = notes {
             let (instance, position) = (self.instance, event.position);
             notes.begin(Suspect { instance, position, attempt: number });
@@ -271,8 +276,9 @@ impl Runner {
         permit: Permit,
         dead_letter: Option<DeadLetterRecord>,
     ) -> Ending {
-        let effects = std::mem::take(&mut attempt.invocation.effects);
+        let mut effects = std::mem::take(&mut attempt.invocation.effects);
         self.warn_of_unserved(&effects);
+        self.consume(event, &mut effects);
         let shown = self.notes.wanted().then(|| effects.clone());
         let dead = dead_letter.is_some();
         let ended = Ended {
@@ -287,6 +293,7 @@ impl Runner {
             view.push_pending(event.position, writes);
         }
         self.progress.submit();
+        self.note_timers(event, &commit);
         self.metrics.lag(attempt.ended_ms.saturating_sub(event.recorded_ms));
         let Some(effects) = shown else {
             self.bus.commit_untold(permit, commit);
@@ -297,12 +304,10 @@ impl Runner {
         Ending { finish: Finish::Done, told }
     }
 
-    /// Says once that timers and calls are recorded and nothing more.
+    /// Says once that calls are recorded and nothing more.
     fn warn_of_unserved(&self, effects: &Effects) {
-        let unserved = !effects.timers.is_empty() || !effects.calls.is_empty();
-        if unserved && !self.warned.swap(true, Ordering::Relaxed) {
-            let words =
-                "timers and calls are recorded, but this version neither fires nor sends them";
+        if !effects.calls.is_empty() && !self.warned.swap(true, Ordering::Relaxed) {
+            let words = "calls are recorded, but this version does not send them";
             tracing::warn!(plugin = %self.name, "{words}");
             self.say("warn", words.to_owned());
         }
@@ -362,7 +367,7 @@ fn pauses(version: &Version, outcome: OutcomeKind) -> bool {
 }
 
 /// Why a worker ends.
-enum Stopped {
+pub(super) enum Stopped {
     /// The log takes nothing any more.
     Closing,
     /// The log or the state cannot be read.
