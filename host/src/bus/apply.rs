@@ -10,6 +10,7 @@ use crate::event::{CommitNumber, Generation, InstanceId, Position};
 use crate::log::codec::{AddresseeRef, DecodeError, TimerRef};
 use crate::log::record::{Control, ControlRecord, DeliveryCommit};
 use crate::log::{CommitRef, CompletionRef, EventRef, Frame, ReadError, RecordRef};
+use crate::schedule::core::Settled;
 use crate::state::checkpoint::{CheckpointPolicy, Checkpoints};
 use crate::state::ledger::{Completed, Origin};
 use crate::state::timers::Served;
@@ -21,14 +22,14 @@ use crate::state::cold::ColdError;
 /// How far one plugin is known to have come in this run: what lets its ledger forget completions.
 ///
 /// The scheduler knows which positions are done with, but some of those commits may not be durable
-/// yet. As the commits of one plugin keep their order, it is enough to count them: a low mark noted
+/// yet. As the commits of one plugin keep their order, it is enough to count them: what was noted
 /// after `submitted` commits is safe once that many were applied.
 #[derive(Debug, Default)]
 pub struct Progress {
     submitted: AtomicU64,
     applied: AtomicU64,
     scanned: AtomicU64,
-    candidate: Mutex<Option<(Position, u64)>>,
+    candidate: Mutex<Option<(Settled, u64)>>,
 }
 
 impl Progress {
@@ -56,30 +57,27 @@ impl Progress {
         Position(self.scanned.load(Ordering::Relaxed))
     }
 
-    /// Offers a low mark of the scheduler. `low` is asked before the commits are counted.
-    pub fn offer(&self, low: impl FnOnce() -> Position) {
+    /// Offers how far the scheduler is. It is asked before the commits are counted, and not at all
+    /// while what was offered before is not noted.
+    pub fn offer(&self, settled: impl FnOnce() -> Settled) {
         let mut candidate = self.candidate.lock().unwrap_or_else(PoisonError::into_inner);
         if candidate.is_none() {
-            let low = low();
-            *candidate = Some((low, self.submitted.load(Ordering::SeqCst)));
+            let settled = settled();
+            *candidate = Some((settled, self.submitted.load(Ordering::SeqCst)));
         }
     }
 
-    /// Offers the last low mark of a runner that has stopped, in place of any before.
-    pub fn conclude(&self, low: Position) {
+    /// Offers how far a scheduler was when its runner stopped, in place of any mark before.
+    pub fn conclude(&self, settled: Settled) {
         let submitted = self.submitted.load(Ordering::SeqCst);
-        *self.candidate.lock().unwrap_or_else(PoisonError::into_inner) = Some((low, submitted));
+        *self.candidate.lock().unwrap_or_else(PoisonError::into_inner) = Some((settled, submitted));
     }
 
-    /// The offered low mark, once it is safe.
-    fn take_safe(&self) -> Option<Position> {
+    /// What was offered, once it is safe.
+    fn take_safe(&self) -> Option<Settled> {
         let mut candidate = self.candidate.lock().unwrap_or_else(PoisonError::into_inner);
-        let (low, submitted) = (*candidate)?;
-        if self.applied.load(Ordering::SeqCst) < submitted {
-            return None;
-        }
-        *candidate = None;
-        Some(low)
+        let applied = self.applied.load(Ordering::SeqCst);
+        candidate.take_if(|(_, submitted)| *submitted <= applied).map(|(settled, _)| settled)
     }
 }
 
@@ -157,6 +155,7 @@ fn fold_commit(
     let mut dead = None;
     let mut writes = Vec::new();
     let mut timers = Vec::new();
+    let mut controls = Vec::new();
     for record in commit.records() {
         match record? {
             RecordRef::Event(event) => {
@@ -178,7 +177,11 @@ fn fold_commit(
                     values.forget(instance)?;
                 }
                 values.timers().apply_control(&record.control);
-                ledger.apply_control(at, &record);
+                // What parks a key takes back that its delivery is over: it has to come after it.
+                match &completion {
+                    Some(_) => controls.push(record),
+                    None => ledger.apply_control(at, &record),
+                }
             }
             _ => {}
         }
@@ -200,6 +203,7 @@ fn fold_commit(
             dead: dead.as_ref(),
         },
     );
+    controls.iter().for_each(|record| ledger.apply_control(at, record));
     folded.completed.push(done.instance);
     Ok(())
 }
@@ -315,8 +319,8 @@ impl Bus {
             .collect();
         drop(progress);
         let mut ledger = self.ledger();
-        for (instance, low) in safe {
-            ledger.advance_low(instance, low);
+        for (instance, settled) in &safe {
+            ledger.settle(*instance, settled);
         }
     }
 

@@ -310,6 +310,7 @@ fn fire(bus: &Bus, holder: Holder, due: Due, setting: Setting) -> Option<NewEven
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::Position;
 
     fn id(generation: u32, commit: u64, index: u32) -> FireId {
         let set = SetAt { commit: CommitNumber(commit), index };

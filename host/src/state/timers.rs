@@ -67,7 +67,7 @@ pub struct Served<'a> {
 
 /// A row of a checkpoint: a pending timer without its texts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Row {
+pub(crate) struct Row {
     pub(super) holder: Holder,
     pub(super) id: Id,
     pub(super) pending: Pending,
@@ -75,7 +75,7 @@ pub(super) struct Row {
 
 /// Key and name, as hashes: the first part is the key's alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Id(pub(super) [u64; 3]);
+pub(crate) struct Id(pub(super) [u64; 3]);
 
 /// All pending timers of one bus.
 #[derive(Debug, Default)]
@@ -248,7 +248,7 @@ impl Timers {
     }
 
     /// At most `limit` rows in order, after a place in that order.
-    pub(super) fn rows(&self, after: Option<(Holder, Id)>, limit: usize) -> Vec<Row> {
+    pub(crate) fn rows(&self, after: Option<(Holder, Id)>, limit: usize) -> Vec<Row> {
         use std::ops::Bound::{Excluded, Unbounded};
         let piles = lock(&self.piles);
         let mut rows = Vec::new();
@@ -270,7 +270,7 @@ impl Timers {
     }
 
     /// Puts in what a checkpoint holds.
-    pub(super) fn restore(&self, rows: impl IntoIterator<Item = Row>) {
+    pub(crate) fn restore(&self, rows: impl IntoIterator<Item = Row>) {
         let mut piles = lock(&self.piles);
         for Row { holder, id, pending } in rows {
             let fired = pending.fired.unwrap_or_default();

@@ -7,7 +7,7 @@ use crate::bus::timers::{self, FireId, Serves};
 use crate::bus::{Permit, private};
 use crate::effects::{Effects, OutcomeKind, TimerChange};
 use crate::event::{Event, Key};
-use crate::log::record::DeliveryCommit;
+use crate::log::record::{DeliveryCommit, Mode};
 
 impl Runner {
     /// What an event serves, if it is a fire; waits until what the key did before is folded, for it
@@ -41,8 +41,21 @@ impl Runner {
     }
 
     /// Ends the delivery of a fire that serves nothing: recorded like any other, and no guest runs.
-    pub(super) fn pass_over(&self, by: &Deliverer, event: &Event, attempt: u32, permit: Permit) {
-        let ended = Ended { attempt, outcome: OutcomeKind::Ok, fuel: 0, dead_letter: None };
+    pub(super) fn pass_over(
+        &self,
+        by: &Deliverer,
+        event: &Event,
+        (attempt, mode): (u32, Mode),
+        permit: Permit,
+    ) {
+        let ended = Ended {
+            attempt,
+            outcome: OutcomeKind::Ok,
+            fuel: 0,
+            mode,
+            dead_letter: None,
+            park: false,
+        };
         let commit = deliver::commit(by, event, ended, Effects::default());
         self.progress.submit();
         self.bus.commit_untold(permit, commit);

@@ -1,0 +1,7 @@
+//! A plugin at work on a real log, with a handler that tests tell what to do.
+
+mod clock;
+mod keys;
+mod restart;
+mod timers;
+mod world;
