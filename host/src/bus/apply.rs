@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use super::timers::{FireId, NAME_ATTRIBUTE};
-use super::{Bus, Committed, private};
+use super::{Bus, Committed, commands, private};
 use crate::effects::StateWrite;
 use crate::event::{CommitNumber, Generation, InstanceId, Position};
 use crate::log::codec::{AddresseeRef, DecodeError, TimerRef};
@@ -37,6 +37,14 @@ impl Progress {
     /// that the delivery is over.
     pub fn submit(&self) {
         self.submitted.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Completions that were handed to the log in this run, and those that are folded.
+    #[must_use]
+    pub fn counts(&self) -> (u64, u64) {
+        // Folded ones first: the other order could count one as folded and not as handed over.
+        let applied = self.applied.load(Ordering::SeqCst);
+        (self.submitted.load(Ordering::SeqCst), applied)
     }
 
     /// Completions that are on their way into the log and its fold.
@@ -142,6 +150,8 @@ impl Since {
 pub struct Folded {
     /// Completions by plugin, in order.
     pub completed: Vec<InstanceId>,
+    /// Commands and their answers, in order.
+    pub(super) commands: Vec<commands::News>,
 }
 
 fn fold_commit(
@@ -165,7 +175,10 @@ fn fold_commit(
                         ledger.apply_event(event.kind, from, at.time_ms);
                     }
                     Some(AddresseeRef::Bus(bus)) => ledger.apply_outbound(bus, event.position),
-                    Some(AddresseeRef::Plugin(instance)) => fire(values, instance, &event),
+                    Some(AddresseeRef::Plugin(to)) => {
+                        fire(values, to, &event);
+                        commands::fold_event(ledger, at, to, &event, &mut folded.commands);
+                    }
                 };
             }
             RecordRef::Completion(record) => completion = Some(record),
@@ -188,6 +201,7 @@ fn fold_commit(
     }
     let Some(done) = completion else { return Ok(()) };
     serve(ledger, values, &done, (commit.number, dead.is_some()), timers);
+    commands::fold_completion(ledger, at, &done, &mut folded.commands);
     if let Some(key) = done.key {
         apply_writes(values, (done.instance, done.generation, key), done.position, writes)?;
     }
@@ -270,6 +284,7 @@ impl Bus {
             let folded = fold(&mut self.ledger(), &self.values, &frame, applied)?;
             self.count(&folded.completed);
             self.applied.send_replace(frame.last_commit());
+            self.desk.tell(folded.commands);
             since.add(&frame);
             if policy.due(since.bytes, since.commits) {
                 let bytes = self.checkpoint(checkpoints, since.at);

@@ -2,6 +2,7 @@
 
 mod breaker;
 mod clock;
+mod commands;
 mod keys;
 mod restart;
 mod timers;

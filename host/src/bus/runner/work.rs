@@ -7,8 +7,9 @@ use super::{Runner, Version, breaker};
 use crate::bus::deliver::{self, Ended};
 use crate::bus::notes::{Line, Note};
 use crate::bus::timers::Serves;
-use crate::bus::{Permit, Ticket, private};
-use crate::effects::{Effects, Outcome, OutcomeKind, StateWrite};
+use crate::bus::{Permit, Ticket};
+use crate::command;
+use crate::effects::{Effects, OutcomeKind, StateWrite};
 use crate::event::Event;
 use crate::log::record::{AttemptRecord, Control, ControlRecord, DeadLetterRecord, Mode};
 use crate::log::{AppendError, ReadError};
@@ -25,21 +26,21 @@ use crate::wasm::{Delivery, Invocation, Seed, Slot, StateView};
 const COMPLETION_BYTES: usize = 1024;
 
 /// What one attempt came to.
-struct Attempt {
-    number: u32,
+pub(super) struct Attempt {
+    pub(super) number: u32,
     /// When the first one began, log time.
-    first_ms: u64,
+    pub(super) first_ms: u64,
     /// Whether it was a dead letter, or stood behind one.
-    redriven: bool,
+    pub(super) redriven: bool,
     /// Whether its key went on long ago.
     again: bool,
     /// When this one ended, log time. The clock is asked once a delivery: it is everybody's.
-    ended_ms: u64,
-    invocation: Invocation,
+    pub(super) ended_ms: u64,
+    pub(super) invocation: Invocation,
 }
 
 /// A delivery that is given up, and what that means for its key.
-struct GivenUp {
+pub(super) struct GivenUp {
     letter: DeadLetterRecord,
     park: bool,
 }
@@ -55,7 +56,7 @@ impl StateView for KeyView {
 }
 
 /// What is to be done about a key once its delivery is recorded, and what is to be told.
-struct Ending {
+pub(super) struct Ending {
     finish: Finish,
     told: Option<Told>,
 }
@@ -122,6 +123,7 @@ impl Runner {
         let number = assignment.attempt.saturating_add(died);
         let redriven = assignment.redriven || self.before.is_redriven(&event);
         let version = self.version.load_full();
+        let refused = self.refused_command(&event).await?;
         // Whoever stops must not wait for an upcaster that is not there yet.
         let shape = tokio::select! {
             biased;
@@ -140,12 +142,13 @@ impl Runner {
         }
         self.bus.values().room().await;
         let view = self.view(&event)?;
-        let invocation = match shape {
-            Ok(shape) => {
+        let invocation = match (refused, shape) {
+            (Some(refused), _) => refused,
+            (None, Ok(shape)) => {
                 let delivery = self.delivery(&version, &shape, (number, redriven), view.as_ref());
                 version.invoker.invoke(slot, delivery).await
             }
-            Err(failed) => *failed,
+            (None, Err(failed)) => *failed,
         };
         self.keep_logs(&event, number, &invocation);
         let ended_ms = self.bus.now_ms();
@@ -208,6 +211,9 @@ impl Runner {
         let kind = attempt.invocation.outcome.kind();
         self.count(kind);
         self.metrics.delivered(kind, attempt.invocation.wall, attempt.invocation.fuel);
+        if command::is_command(event) {
+            return self.end_command(version, event, attempt, view, permit);
+        }
         let outcome = &attempt.invocation.outcome;
         let (number, first_ms, now_ms) = (attempt.number, attempt.first_ms, attempt.ended_ms);
         let jitter = fastrand::u64(..);
@@ -215,7 +221,7 @@ impl Runner {
         self.tell_breaker(event, first, outcome, now_ms);
         let mut step = retry::next(&version.retry, number, first_ms, now_ms, outcome, jitter);
         if step == Step::GiveUp
-            && can_wait(event, outcome)
+            && breaker::is_failure(outcome)
             && let Some(at_ms) = self.put_off(now_ms)
         {
             step = Step::RetryAt(at_ms);
@@ -258,8 +264,7 @@ impl Runner {
             },
             _ => version.manifest.on_failure(),
         };
-        let has_key = event.key.is_some() && !is_command(event);
-        let can_park = has_key && self.bus.log().is_some() && !attempt.again;
+        let can_park = event.key.is_some() && self.bus.log().is_some() && !attempt.again;
         if policy == OnFailure::Park && !can_park { OnFailure::Continue } else { policy }
     }
 
@@ -272,7 +277,7 @@ impl Runner {
         }
     }
 
-    fn retry(
+    pub(super) fn retry(
         &self,
         version: &Version,
         event: &Arc<Event>,
@@ -312,7 +317,7 @@ impl Runner {
 
     /// Commits the end of a delivery. The key goes on once the commit is in its lane, on state that
     /// nobody else sees yet.
-    fn complete(
+    pub(super) fn complete(
         &self,
         version: &Version,
         event: &Arc<Event>,
@@ -416,16 +421,6 @@ impl Runner {
 
 fn mode(redriven: bool) -> Mode {
     if redriven { Mode::Redrive } else { Mode::Live }
-}
-
-/// Whether it is the plugin that failed, if it did, and nobody waits for the answer.
-fn can_wait(event: &Event, outcome: &Outcome) -> bool {
-    breaker::is_failure(outcome) && !is_command(event)
-}
-
-/// Who sent a command was told that it failed: later events of its key need not wait for it.
-fn is_command(event: &Event) -> bool {
-    event.addressee.is_some() && *event.kind == *private::COMMAND
 }
 
 /// Why a worker ends.

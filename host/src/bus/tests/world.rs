@@ -21,7 +21,8 @@ use crate::bus::operate::{self, Act, Acted};
 use crate::bus::runner::{Parts, Runner, Version};
 use crate::bus::{private, timers};
 use crate::clock::Clock;
-use crate::effects::{Draft, Effects, Outcome, StateWrite, TimerChange};
+use crate::command;
+use crate::effects::{Draft, Effects, Outcome, Response, StateWrite, TimerChange};
 use crate::event::{
     CommitNumber, Digest, Event, Generation, InstanceId, Key, KeyVariant, NewEvent, Position,
 };
@@ -43,6 +44,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub(super) struct Script {
     /// Events that trap.
     pub(super) broken: Mutex<BTreeSet<String>>,
+    /// Events that are rejected.
+    pub(super) rejected: Mutex<BTreeSet<String>>,
     /// Events that never end.
     pub(super) endless: Mutex<BTreeSet<String>>,
     /// Changes of timers that an event makes.
@@ -77,17 +80,22 @@ impl Script {
     }
 }
 
-/// What tests call an event: `@name` if it is a timer's fire, else its id.
-fn called(event: &Event) -> String {
-    let timer = event.attribute("timername").filter(|_| &*event.kind == private::TIMER);
-    timer.map_or_else(|| event.id.to_string(), |name| format!("@{name}"))
+/// What a delivery is listed as: the id of an event, the body of a command, `@name` of a timer.
+fn listed(event: &Event) -> String {
+    let body = || String::from_utf8(event.data.to_vec()).unwrap();
+    if let (Some(name), true) = (event.attribute("timername"), &*event.kind == private::TIMER) {
+        return format!("@{name}");
+    }
+    command::name(event).map_or_else(|| event.id.to_string(), |_| body())
 }
 
-/// Adds the event's id to the list of its key, and emits one event.
+/// Adds the event to the list of its key, and emits one event. Commands are answered with the list.
 fn handle(delivery: &Delivery, timers: Vec<TimerChange>) -> Effects {
-    let id = called(&delivery.event);
+    let id = listed(&delivery.event);
     let list = delivery.state.get("ids").map(|ids| String::from_utf8(ids.to_vec()).unwrap());
     let list = list.map_or_else(|| id.clone(), |list| format!("{list} {id}"));
+    let response = command::name(&delivery.event)
+        .map(|_| Response { data: list.clone().into(), ..Response::default() });
     let write = StateWrite { name: "ids".into(), value: Some(list.into()), expires_ms: None };
     let draft = Draft {
         id: delivery.seed.event_id(delivery.event.position, 0),
@@ -99,24 +107,30 @@ fn handle(delivery: &Delivery, timers: Vec<TimerChange>) -> Effects {
         attributes: Vec::new(),
     };
     let state = if delivery.event.key.is_some() { vec![write] } else { Vec::new() };
-    Effects { emits: vec![draft], state, timers, ..Effects::default() }
+    Effects { emits: vec![draft], state, response, timers, ..Effects::default() }
 }
 
 impl Invoker for Script {
     fn invoke<'a>(&'a self, _: &'a mut Slot, delivery: Delivery) -> BoxFuture<'a, Invocation> {
         async move {
-            let id = called(&delivery.event);
+            let id = listed(&delivery.event);
             let timers = self.timers.lock().unwrap().get(&id).cloned().unwrap_or_default();
             let handed = (id.clone(), delivery.attempt, delivery.redriven);
             self.handed.send_modify(|all| all.push(handed));
             if self.endless.lock().unwrap().contains(&id) {
                 std::future::pending::<()>().await;
             }
-            let broken = self.broken.lock().unwrap().contains(&id);
-            let reason = "unreachable".to_owned();
+            let outcome = if self.broken.lock().unwrap().contains(&id) {
+                Outcome::Trap { reason: "unreachable".to_owned() }
+            } else if self.rejected.lock().unwrap().contains(&id) {
+                Outcome::Reject { reason: format!("no {id}") }
+            } else {
+                Outcome::Ok
+            };
+            let ok = outcome == Outcome::Ok;
             Invocation {
-                outcome: if broken { Outcome::Trap { reason } } else { Outcome::Ok },
-                effects: if broken { Effects::default() } else { handle(&delivery, timers) },
+                outcome,
+                effects: if ok { handle(&delivery, timers) } else { Effects::default() },
                 fuel: 1,
                 wall: Duration::ZERO,
                 memory_bytes: 0,
