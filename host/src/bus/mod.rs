@@ -11,6 +11,7 @@ pub mod notes;
 pub mod operate;
 pub mod past;
 pub mod private;
+pub mod replay;
 pub mod runner;
 pub mod source;
 

@@ -9,6 +9,7 @@ pub mod check;
 pub mod client;
 pub mod dead_letters;
 pub mod dev;
+pub mod diff;
 pub mod events;
 pub mod keys;
 pub mod log;
@@ -136,7 +137,7 @@ pub fn run(cli: &Cli, out: &mut Out) -> anyhow::Result<ExitCode> {
         Command::Publish(args) => return publish::run(&client()?, args, output, out),
         Command::Events(command) => events::run(&client()?, command, output, out)?,
         Command::Types(command) => status::types(&client()?, command, output, out)?,
-        Command::Plugins(command) => plugins::run(&client()?, command, output, out)?,
+        Command::Plugins(command) => return plugins::run(&client()?, command, output, out),
         Command::Keys(command) => keys::run(&client()?, command, output, out)?,
         Command::State(command) => state::run(&client()?, command, output, out)?,
         Command::DeadLetters(command) => dead_letters::run(&client()?, command, output, out)?,

@@ -4,6 +4,7 @@
 //! Each plugin has a turn of its own: what changes it (a new module, a pause, a rollback) happens
 //! one after the other, while other plugins go on.
 
+mod diff;
 mod install;
 mod keys;
 mod operate;
@@ -11,10 +12,10 @@ mod view;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -26,6 +27,7 @@ use crate::bus::runner::Runner;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::event::{Digest, InstanceId};
+use crate::limits::REPLAYS_MAX;
 use crate::metrics::Metrics;
 use crate::plugin::{Change, Source, Watcher};
 use crate::schedule::pool::GuestPool;
@@ -70,6 +72,9 @@ pub struct Plugins {
     /// Held while an instance id is allocated and recorded.
     registering: tokio::sync::Mutex<()>,
     pauses: mpsc::Sender<(InstanceId, String)>,
+    /// Places for replays of past deliveries.
+    replays: Arc<Semaphore>,
+    replays_begun: AtomicU64,
     tasks: TaskTracker,
     closing: AtomicBool,
 }
@@ -131,6 +136,8 @@ impl Plugins {
             ready: AtomicBool::new(false),
             registering: tokio::sync::Mutex::default(),
             pauses,
+            replays: Arc::new(Semaphore::new(REPLAYS_MAX)),
+            replays_begun: AtomicU64::new(0),
             tasks: TaskTracker::new(),
             closing: AtomicBool::new(false),
         });

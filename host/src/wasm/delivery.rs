@@ -22,6 +22,11 @@ pub trait Invoker: Send + Sync + 'static {
     /// Needs a tokio runtime with time in context. Cancel safe: a dropped future leaves nothing
     /// behind, and the slot empty.
     fn invoke<'a>(&'a self, slot: &'a mut Slot, delivery: Delivery) -> BoxFuture<'a, Invocation>;
+
+    /// Whether a delivery may wait for an answer of the outside, which no record has.
+    fn asks_outside(&self) -> bool {
+        false
+    }
 }
 
 /// One event being handed to one plugin.

@@ -174,6 +174,10 @@ impl Invoker for Module {
     fn invoke<'a>(&'a self, slot: &'a mut Slot, delivery: Delivery) -> BoxFuture<'a, Invocation> {
         Box::pin(self.handle(slot, delivery))
     }
+
+    fn asks_outside(&self) -> bool {
+        self.imports.iter().any(|import| import.starts_with("wasi:http/outgoing-handler"))
+    }
 }
 
 impl std::fmt::Debug for Module {
