@@ -14,6 +14,7 @@ pub mod private;
 pub mod replay;
 pub mod runner;
 pub mod source;
+pub mod upcast;
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -34,6 +35,7 @@ use crate::state::{Ledger, Values};
 use self::apply::Progress;
 use self::memory::{MemoryLog, MemoryOptions};
 use self::source::EventSource;
+use self::upcast::Upcasters;
 
 /// One bus. Cheap to share behind an [`Arc`].
 pub struct Bus {
@@ -45,6 +47,7 @@ pub struct Bus {
     progress: Mutex<HashMap<InstanceId, Arc<Progress>>>,
     slots: Option<Slots>,
     suspects: Vec<Suspect>,
+    upcasters: Upcasters,
 }
 
 /// Where the events of a bus stand.
@@ -147,6 +150,7 @@ impl Bus {
             progress: Mutex::default(),
             slots: None,
             suspects: Vec::new(),
+            upcasters: Upcasters::default(),
         }
     }
 
@@ -204,6 +208,12 @@ impl Bus {
     #[must_use]
     pub fn slots(&self) -> Option<&Slots> {
         self.slots.as_ref()
+    }
+
+    /// Who lifts its old events.
+    #[must_use]
+    pub fn upcasters(&self) -> &Upcasters {
+        &self.upcasters
     }
 
     /// Deliveries that were in progress when the host last ended uncleanly.

@@ -313,8 +313,9 @@ impl Again {
         let Self { bus, version, input, done, seen } = self;
         let completion = &done.completion;
         let (position, key) = (completion.position, completion.key.clone());
-        let delivery = Delivery {
-            event: Arc::clone(&input),
+        let shape = bus.upcasters().lift(&input).await;
+        let delivery = |event| Delivery {
+            event,
             attempt: completion.attempt,
             redriven: completion.mode == Mode::Redrive,
             seed: Seed {
@@ -326,7 +327,10 @@ impl Again {
             limits: Arc::clone(&version.limits),
             state: Arc::new(seen),
         };
-        let invocation = version.invoker.invoke(&mut Slot::default(), delivery).await;
+        let invocation = match shape {
+            Ok(shape) => version.invoker.invoke(&mut Slot::default(), delivery(shape)).await,
+            Err(failed) => *failed,
+        };
         let outcome = invocation.outcome;
         let kind = outcome.kind();
         let failed = kind != OutcomeKind::Ok;

@@ -132,7 +132,7 @@ pub fn run(cli: &Cli, out: &mut Out) -> anyhow::Result<ExitCode> {
         Command::New(args) => return new::run(args, output),
         Command::Build(args) => return build::run(args, output),
         Command::Check(args) => return check::run(args, output),
-        Command::Test(args) => return test::run(args, output),
+        Command::Test(args) => return test::run(args, &cli.connect, output),
         Command::Status => status::status(&client()?, output, out)?,
         Command::Publish(args) => return publish::run(&client()?, args, output, out),
         Command::Events(command) => events::run(&client()?, command, output, out)?,

@@ -70,6 +70,8 @@ impl Host {
         let state = self.state_before(bus, &letter, &event).await?;
         let state = state.iter().map(SeenValueView::of).collect();
         let manifest = self.plugins.view_of(&plugin).ok().and_then(|view| view.manifest);
+        // As its guest was handed it; where nobody can lift it now, as it stands in the log.
+        let event = bus.upcasters().lift(&event).await.unwrap_or(event);
         let input = InputView::of(&event);
         Ok(Some(DeliveryView { plugin, attempt, redriven, manifest, input, state }))
     }

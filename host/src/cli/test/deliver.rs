@@ -6,6 +6,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use uuid::Uuid;
 
+use crate::api::view::{DeliveryView, NoInput};
+use crate::bus::upcast::{Kinds, Upcaster, Upcasters, version_of};
 use crate::clock::{Clock, SystemClock};
 use crate::effects::{Outcome, StateWrite};
 use crate::event::{CommitNumber, Event, InstanceId, Key, KeySequence, NewEvent, Position};
@@ -18,6 +20,9 @@ pub(super) struct Bench {
     slot: Slot,
     limits: Arc<GuestLimits>,
     config: Arc<BTreeMap<String, String>>,
+    /// The module itself, where it lifts events.
+    upcasters: Upcasters,
+    kinds: Kinds,
     keys: HashMap<Key, KeyState>,
     clock: SystemClock,
     position: u64,
@@ -27,6 +32,8 @@ pub(super) struct Bench {
 /// One event and how its delivery went.
 pub(super) struct Delivered {
     pub(super) event: Arc<Event>,
+    /// What the module itself made of it first.
+    pub(super) lifted: Option<Arc<Event>>,
     pub(super) invocation: Invocation,
 }
 
@@ -74,6 +81,8 @@ impl Bench {
             slot: Slot::default(),
             limits: Arc::new(GuestLimits::of(manifest, Arc::default())),
             config: Arc::new(manifest.config.clone()),
+            upcasters: Upcasters::default(),
+            kinds: manifest.upcast.clone(),
             keys: HashMap::new(),
             clock: SystemClock::new(),
             position: 0,
@@ -102,25 +111,81 @@ impl Bench {
             commit: CommitNumber(self.position),
             body,
         });
-        let invocation = self.invoke(&event, values).await;
+        self.run(event, values, (1, false)).await
+    }
+
+    /// Delivers what a host gave up, as it was.
+    pub(super) async fn redeliver(&mut self, dead: &DeliveryView) -> Result<Delivered, NoInput> {
+        let mut values = Values::default();
+        for seen in &dead.state {
+            let end = seen.expires.map(|at| at.0);
+            values.0.insert(seen.name.as_str().into(), (seen.value()?, end));
+        }
+        let event = Arc::new(dead.input.event()?);
+        Ok(self.run(event, Arc::new(values), (dead.attempt, dead.redriven)).await)
+    }
+
+    async fn run(
+        &mut self,
+        event: Arc<Event>,
+        values: Arc<Values>,
+        attempt: (u32, bool),
+    ) -> Delivered {
+        let shape = self.lift(&event).await;
+        let lifted = shape.as_ref().ok().filter(|shape| !Arc::ptr_eq(shape, &event)).cloned();
+        let invocation = match shape {
+            Ok(shape) if self.module.exports.handler => self.invoke(&shape, values, attempt).await,
+            Ok(_) => Invocation::unrun(Outcome::Ok),
+            Err(failed) => *failed,
+        };
         if let Some(state) = event.key.as_ref().and_then(|key| self.keys.get_mut(key)) {
             state.apply(&invocation.effects.state);
         }
-        Delivered { event, invocation }
+        Delivered { event, lifted, invocation }
     }
 
-    async fn invoke(&mut self, event: &Arc<Event>, values: Arc<Values>) -> Invocation {
+    /// As a host with this one upcaster would. Where the manifest lists nothing for the type, one
+    /// that does nothing else is tried from the version of the event.
+    async fn lift(&mut self, event: &Arc<Event>) -> Result<Arc<Event>, Box<Invocation>> {
+        let exports = self.module.exports;
+        if !exports.upcaster {
+            return Ok(Arc::clone(event));
+        }
+        let mut kinds = self.kinds.clone();
+        if !exports.handler && !kinds.contains_key(&*event.kind) {
+            kinds.insert(event.kind.to_string(), vec![version_of(event)]);
+        }
+        self.upcasters.serve(Upcaster {
+            instance: InstanceId(1),
+            name: "this module".into(),
+            kinds,
+            invoker: Arc::clone(&self.module) as Arc<dyn crate::wasm::Invoker>,
+            limits: Arc::clone(&self.limits),
+            config: Arc::clone(&self.config),
+            log_id: Uuid::nil(),
+            log: Arc::default(),
+            idle: Default::default(),
+        });
+        self.upcasters.lift(event).await
+    }
+
+    async fn invoke(
+        &mut self,
+        event: &Arc<Event>,
+        values: Arc<Values>,
+        (attempt, redriven): (u32, bool),
+    ) -> Invocation {
         let delivery = Delivery {
             event: Arc::clone(event),
-            attempt: 1,
-            redriven: false,
+            attempt,
+            redriven,
             // Fixed, so that ids and random numbers are the same in every run.
             seed: Seed { log_id: Uuid::nil(), instance: InstanceId(1), ..Seed::default() },
             config: Arc::clone(&self.config),
             limits: Arc::clone(&self.limits),
             state: Arc::new(View { values, now_ms: event.recorded_ms }),
         };
-        self.module.handle(&mut self.slot, delivery).await
+        crate::wasm::Invoker::invoke(&*self.module, &mut self.slot, delivery).await
     }
 }
 
