@@ -23,6 +23,7 @@ mod sandbox;
 mod session;
 mod stdio;
 mod store;
+mod typing;
 mod verdict;
 mod wasi;
 
