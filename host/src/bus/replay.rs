@@ -179,7 +179,7 @@ pub async fn run(plan: &Plan, mut judged: impl FnMut(Judged) + Send) -> Result<(
             break;
         }
     }
-    while way.running.len() > 0 {
+    while !way.running.is_empty() {
         way.join(&mut judged).await?;
     }
     Ok(())
