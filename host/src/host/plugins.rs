@@ -8,6 +8,7 @@ mod diff;
 mod install;
 mod keys;
 mod operate;
+mod requests;
 mod upcast;
 mod view;
 
