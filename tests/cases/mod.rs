@@ -1,9 +1,11 @@
 //! What the host promises, one promise a test.
 
+mod bank;
 mod buses;
 mod cloudevents;
 mod damage;
 mod dev;
+mod examples;
 mod hostile;
 mod kill;
 mod park;
@@ -11,6 +13,7 @@ mod permits;
 mod poison;
 mod refusals;
 mod reload;
+mod rewind;
 mod saga;
 mod stop;
 mod tls;

@@ -5,17 +5,19 @@
 //! asks for the state of an earlier point. What was done twice, because the host died on the way, is
 //! the same both times.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use super::Bus;
 use super::deliver::Deliverer;
-use crate::effects::{OutcomeKind, StateWrite};
+use super::timers::{FireId, NAME_ATTRIBUTE};
+use super::{Bus, private};
+use crate::effects::{OutcomeKind, StateWrite, TimerChange};
 use crate::event::{CommitNumber, Generation, InstanceId, Key, Position};
 use crate::limits::REWIND_STATE_BYTES_MAX;
-use crate::log::codec::DecodeError;
+use crate::log::codec::{AddresseeRef, DecodeError, TimerRef};
 use crate::log::record::{Completion, Control, ControlRecord, DeliveryCommit, Mode};
-use crate::log::{AppendError, CommitRef, ReadError, RecordRef};
+use crate::log::{AppendError, CommitRef, CompletionRef, EventRef, ReadError, RecordRef};
+use crate::state::timers::SetAt;
 
 /// Bytes of a commit beside the state in it.
 const COMPLETION_BYTES: usize = 1024;
@@ -46,10 +48,12 @@ impl From<DecodeError> for CarryError {
     }
 }
 
-/// State of a plugin's keys after some position.
+/// State and pending timers of a plugin's keys after some position.
 pub struct Carried {
     of: (InstanceId, Generation, Position),
     keys: BTreeMap<Key, KeyState>,
+    /// Fires whose delivery is not over: the timer's name, and which it is.
+    fires: HashMap<Position, (Arc<str>, SetAt)>,
     bytes: usize,
 }
 
@@ -58,29 +62,30 @@ struct KeyState {
     /// The last event of the key.
     last: Position,
     values: BTreeMap<Arc<str>, StateWrite>,
+    timers: BTreeMap<Arc<str>, (SetAt, TimerChange)>,
 }
+
+/// What a value or a timer costs beside its name and bytes, about.
+const OVERHEAD_BYTES: usize = 128;
 
 impl Carried {
     fn new(of: (InstanceId, Generation, Position)) -> Self {
-        Self { of, keys: BTreeMap::new(), bytes: 0 }
+        Self { of, keys: BTreeMap::new(), fires: HashMap::new(), bytes: 0 }
     }
 
     fn take(&mut self, commit: &CommitRef<'_>) -> Result<(), CarryError> {
-        let (instance, generation, until) = self.of;
-        let mut of = None;
+        let (mut key, mut timers) = (None, 0);
         for record in commit.records() {
-            match record? {
-                RecordRef::Completion(done) => {
-                    let ours = done.instance == instance
-                        && done.generation == generation
-                        && done.position <= until;
-                    let key = done.key.filter(|_| ours).and_then(|key| Key::new(key).ok());
-                    of = key.map(|key| (key, done.position));
+            match (record?, &key) {
+                (RecordRef::Event(event), _) => self.fire(&event),
+                (RecordRef::Completion(done), _) => {
+                    key = self.done(&done);
+                    timers = 0;
                 }
-                RecordRef::State(write) => {
-                    if let Some((key, position)) = &of {
-                        self.write(key, *position, write.to_owned());
-                    }
+                (RecordRef::State(write), Some(key)) => self.write(key, write.to_owned()),
+                (RecordRef::Timer(change), Some(key)) => {
+                    self.change(key, SetAt { commit: commit.number, index: timers }, &change);
+                    timers += 1;
                 }
                 _ => {}
             }
@@ -91,21 +96,79 @@ impl Carried {
         Ok(())
     }
 
-    fn write(&mut self, key: &Key, position: Position, write: StateWrite) {
+    fn fire(&mut self, event: &EventRef<'_>) {
+        let (instance, generation, until) = self.of;
+        let ours = matches!(event.addressee, Some(AddresseeRef::Plugin(to)) if to == instance);
+        if !ours || event.kind != private::TIMER || event.position > until {
+            return;
+        }
+        let name = event.attributes.iter().find(|(name, _)| *name == NAME_ATTRIBUTE);
+        if let (Some((_, name)), Ok(fire)) = (name, event.id.parse::<FireId>())
+            && fire.generation == generation
+        {
+            self.fires.insert(event.position, (name.into(), fire.set));
+        }
+    }
+
+    /// The key of a completion that counts. A fire has served its timer with it.
+    fn done(&mut self, done: &CompletionRef<'_>) -> Option<Key> {
+        let (instance, generation, until) = self.of;
+        let ours = done.instance == instance && done.generation == generation;
+        let key = Key::new(done.key.filter(|_| ours && done.position <= until)?).ok()?;
         let state = self.keys.entry(key.clone()).or_default();
-        state.last = state.last.max(position);
+        state.last = state.last.max(done.position);
+        if let Some((name, set)) = self.fires.remove(&done.position)
+            && state.timers.get(&name).is_some_and(|(of, _)| *of == set)
+        {
+            state.timers.remove(&name);
+        }
+        Some(key)
+    }
+
+    fn write(&mut self, key: &Key, write: StateWrite) {
+        let Some(state) = self.keys.get_mut(key) else { return };
         let weight = |write: &StateWrite| {
-            write.name.len() + write.value.as_ref().map_or(0, bytes::Bytes::len) + 128
+            let value = write.value.as_ref().map_or(0, bytes::Bytes::len);
+            write.name.len() + value + OVERHEAD_BYTES
         };
-        self.bytes += weight(&write);
+        let new = write.value.as_ref().map_or(0, |_| weight(&write));
+        let name = Arc::clone(&write.name);
         let old = match write.value {
-            Some(_) => state.values.insert(Arc::clone(&write.name), write),
-            None => {
-                self.bytes -= weight(&write);
-                state.values.remove(&write.name)
-            }
+            Some(_) => state.values.insert(name, write),
+            None => state.values.remove(&name),
         };
-        self.bytes = self.bytes.saturating_sub(old.as_ref().map_or(0, weight));
+        let old = old.as_ref().map_or(0, weight);
+        self.bytes = self.bytes.saturating_add(new).saturating_sub(old);
+    }
+
+    fn change(&mut self, key: &Key, at: SetAt, change: &TimerRef<'_>) {
+        let Some(state) = self.keys.get_mut(key) else { return };
+        match *change {
+            TimerRef::Set { name, due_ms, data } => {
+                self.bytes = self.bytes.saturating_add(name.len() + data.len() + OVERHEAD_BYTES);
+                let name: Arc<str> = name.into();
+                let data = bytes::Bytes::copy_from_slice(data);
+                let set = TimerChange::Set { name: Arc::clone(&name), due_ms, data };
+                state.timers.insert(name, (at, set));
+            }
+            TimerRef::Cancel { name } => {
+                state.timers.remove(name);
+            }
+        }
+    }
+}
+
+impl KeyState {
+    fn bytes(&self) -> usize {
+        let values = self.values.values();
+        let values = values
+            .map(|write| write.name.len() + write.value.as_ref().map_or(0, bytes::Bytes::len));
+        let timers = self.timers.values().map(|(_, timer)| match timer {
+            TimerChange::Set { name, data, .. } => name.len() + data.len(),
+            TimerChange::Cancel { name } => name.len(),
+        });
+        let count = self.values.len() + self.timers.len();
+        values.chain(timers).sum::<usize>() + count * OVERHEAD_BYTES
     }
 }
 
@@ -143,14 +206,12 @@ impl Bus {
     /// The log takes nothing. What was recorded until then does no harm.
     pub async fn carry_over(&self, to: &Deliverer, state: Carried) -> Result<(), CarryError> {
         let Deliverer { instance, generation, environment, .. } = *to;
-        for (key, KeyState { last, values }) in state.keys {
-            let state: Vec<StateWrite> = values.into_values().collect();
-            if state.is_empty() {
+        for (key, state) in state.keys {
+            if state.values.is_empty() && state.timers.is_empty() {
                 continue;
             }
-            let sizes =
-                state.iter().map(|w| w.name.len() + w.value.as_ref().map_or(0, |v| v.len()));
-            let bytes = sizes.sum::<usize>() + 64 * state.len() + COMPLETION_BYTES;
+            let bytes = state.bytes() + COMPLETION_BYTES;
+            let KeyState { last, values, timers } = state;
             let permit = self.reserve(instance, bytes).await?;
             self.progress(instance).submit();
             self.commit_untold(
@@ -169,8 +230,8 @@ impl Bus {
                         response: None,
                     },
                     emits: Vec::new(),
-                    state,
-                    timers: Vec::new(),
+                    state: values.into_values().collect(),
+                    timers: timers.into_values().map(|(_, timer)| timer).collect(),
                     calls: Vec::new(),
                     dead_letter: None,
                     park: false,

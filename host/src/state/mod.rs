@@ -13,6 +13,7 @@ pub mod ledger;
 pub mod letters;
 pub mod rewind;
 pub mod slots;
+pub mod timers;
 pub mod values;
 
 pub use checkpoint::{CheckpointError, CheckpointPolicy, Checkpoints, Written};

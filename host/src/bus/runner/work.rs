@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use super::{Runner, Version, breaker};
 use crate::bus::deliver::{self, Ended};
 use crate::bus::notes::{Line, Note};
+use crate::bus::timers::Serves;
 use crate::bus::{Permit, Ticket};
 use crate::command;
 use crate::effects::{Effects, OutcomeKind, StateWrite};
@@ -131,6 +132,15 @@ impl Runner {
         };
         let bytes = version.limits.output_bytes_max + COMPLETION_BYTES;
         let permit = self.bus.reserve(self.instance, bytes).await?;
+        if self.serves(&event).await? == Serves::Nothing {
+            self.pass_over(
+                &version.deliverer,
+                &event,
+                (number, self.mode(event.position, redriven)),
+                permit,
+            );
+            return Ok(Finish::Done);
+        }
         if let Some(notes) = notes {
             let (instance, position) = (self.instance, event.position);
             notes.begin(Suspect { instance, position, attempt: number });
@@ -322,8 +332,9 @@ impl Runner {
         given_up: Option<GivenUp>,
     ) -> Ending {
         let mode = self.mode(event.position, attempt.redriven);
-        let effects = deliver::kept(mode, std::mem::take(&mut attempt.invocation.effects));
+        let mut effects = deliver::kept(mode, std::mem::take(&mut attempt.invocation.effects));
         self.warn_of_unserved(&effects);
+        self.consume(event, &mut effects);
         let shown = self.notes.wanted().then(|| effects.clone());
         let dead = given_up.is_some();
         let park = given_up.as_ref().is_some_and(|given_up| given_up.park);
@@ -341,6 +352,7 @@ impl Runner {
             view.push_pending(event.position, writes);
         }
         self.progress.submit();
+        self.note_timers(event, &commit);
         self.metrics.lag(attempt.ended_ms.saturating_sub(event.recorded_ms));
         let finish = if park { Finish::Park } else { Finish::Done };
         let Some(effects) = shown else {
@@ -352,12 +364,10 @@ impl Runner {
         Ending { finish, told }
     }
 
-    /// Says once that timers and calls are recorded and nothing more.
+    /// Says once that calls are recorded and nothing more.
     fn warn_of_unserved(&self, effects: &Effects) {
-        let unserved = !effects.timers.is_empty() || !effects.calls.is_empty();
-        if unserved && !self.warned.swap(true, Ordering::Relaxed) {
-            let words =
-                "timers and calls are recorded, but this version neither fires nor sends them";
+        if !effects.calls.is_empty() && !self.warned.swap(true, Ordering::Relaxed) {
+            let words = "calls are recorded, but this version does not send them";
             tracing::warn!(plugin = %self.name, "{words}");
             self.say("warn", words.to_owned());
         }

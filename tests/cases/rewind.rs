@@ -1,0 +1,154 @@
+//! Rewinds: state as if the module that is there now had always run, and nothing emitted twice.
+
+use std::collections::BTreeMap;
+use std::fs::write;
+
+use serde_json::{Value, json};
+
+use crate::harness::{Host, Place, bare_guest, event, generated, seed, wait_until};
+
+/// A module without an SDK that sets `module` to `name` and emits `NAME.ran`.
+fn writer(name: &str) -> String {
+    let lines = format!(
+        "{{\"state\":{{\"set\":{{\"module\":\"{name}\"}}}}}}\n{{\"emit\":{{\"type\":\"{name}.ran\"}}}}\n"
+    );
+    let text = lines.replace('"', "\\\"").replace('\n', "\\n");
+    format!(
+        r#"(module
+  (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+  (memory (export "memory") 1)
+  (data (i32.const 16) "{text}")
+  (func (export "_start")
+    (i32.store (i32.const 0) (i32.const 16))
+    (i32.store (i32.const 4) (i32.const {}))
+    (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))))"#,
+        lines.len()
+    )
+}
+
+fn rebuilt(host: &Host, name: &str, generation: u64) -> Value {
+    host.wait_plugin(name, "rebuilt", |view| {
+        view["generation"] == generation && view["rewind"].is_null()
+    })
+}
+
+/// How often each input was answered with an event of a type.
+fn answered(host: &Host, kind: &str) -> BTreeMap<String, usize> {
+    let mut answered = BTreeMap::new();
+    for event in host.http.events(&format!("type={kind}")) {
+        *answered.entry(event["causationid"].as_str().unwrap().to_owned()).or_default() += 1;
+    }
+    answered
+}
+
+#[test]
+fn state_of_another_version_is_rebuilt_on_the_new_module_and_emits_nothing_twice() {
+    let place = Place::new();
+    let (module, manifest) =
+        (place.plugins().join("writer.wat"), place.plugins().join("writer.toml"));
+    write(&manifest, "[run]\nstate-version = 1\n").unwrap();
+    write(&module, writer("one")).unwrap();
+    let host = place.start();
+    let events: Vec<_> =
+        (0..20).map(|n| event("a.b", &n.to_string(), Some(&format!("k{n}")), json!(n))).collect();
+    host.http.publish(&events);
+    host.wait_rest("writer", 0);
+    assert_eq!(host.state("writer", "k3", "module").unwrap(), "\"one\"");
+
+    // Neither of them alone can take over the state.
+    write(&manifest, "[run]\nstate-version = 2\n").unwrap();
+    write(&module, writer("two")).unwrap();
+    let said = host.wait_plugin("writer", "says what to do", |view| {
+        view["last_error"].to_string().contains("tidegate plugins rewind writer")
+    });
+    assert_eq!((&said["state"], &said["generation"]), (&json!("live"), &json!(0)));
+    // The folder is looked at file by file: the module may come in after the manifest.
+    wait_until("the module is seen", std::time::Duration::from_secs(30), || {
+        host.cli(&["plugins", "rewind", "writer"]).run().expect_done();
+        rebuilt(&host, "writer", host.plugin("writer")["generation"].as_u64().unwrap());
+        let state = host.state("writer", "k3", "module").unwrap();
+        if state == "\"two\"" { Ok(()) } else { Err(state) }
+    });
+    for n in 0..20 {
+        assert_eq!(host.state("writer", &format!("k{n}"), "module").unwrap(), "\"two\"");
+    }
+    assert_eq!(answered(&host, "one.ran").len(), 20);
+    assert!(answered(&host, "two.ran").is_empty(), "what was emitted is not repeated");
+    host.http.publish(&[event("a.b", "20", Some("k3"), json!(20))]);
+    host.wait_rest("writer", 0);
+    assert_eq!(answered(&host, "two.ran"), [("20".to_owned(), 1)].into());
+    host.stop();
+
+    let host = place.start();
+    assert_eq!(host.state("writer", "k4", "module").unwrap(), "\"two\"");
+    host.stop();
+}
+
+#[test]
+fn a_rewind_outlives_kills_and_live_events_follow_it_in_order() {
+    let place = Place::new();
+    write(place.plugins().join("seen.wasm"), bare_guest()).unwrap();
+    let mut rng = seed("a_rewind_outlives_kills");
+    let events = generated(&mut rng, 1200, 30);
+    let (first, later) = events.split_at(1000);
+    let mut host = place.start();
+    host.http.publish(first);
+    host.wait_rest("seen", 0);
+    let before: Vec<_> =
+        (0..30).map(|key| host.state("seen", &format!("k-{key}"), "seen")).collect();
+
+    let mut published = 0;
+    for round in 1..=4_u64 {
+        let to = if round % 2 == 0 { "earliest" } else { "300" };
+        host.cli(&["plugins", "rewind", "seen", "--to", to]).run().expect_done();
+        if host.plugin("seen")["rewind"].is_object() && round == 1 {
+            let seen: Vec<_> =
+                (0..30).map(|key| host.state("seen", &format!("k-{key}"), "seen")).collect();
+            if host.plugin("seen")["rewind"].is_object() {
+                assert_eq!(seen, before, "what was there is seen until all is rebuilt");
+            }
+        }
+        host.http.publish(&later[published..published + 50]);
+        published += 50;
+        std::thread::sleep(std::time::Duration::from_millis(rng.u64(..300)));
+        host.kill();
+        host = place.start();
+        rebuilt(&host, "seen", round);
+    }
+    host.wait_rest("seen", 0);
+
+    let mut expected: BTreeMap<String, u64> = BTreeMap::new();
+    for event in &events {
+        *expected.entry(event["partitionkey"].as_str().unwrap().to_owned()).or_default() += 1;
+    }
+    for (key, count) in &expected {
+        assert_eq!(host.state("seen", key, "seen").unwrap(), count.to_string(), "{key}");
+    }
+    let answered = answered(&host, "bare.seen");
+    assert_eq!(answered.len(), events.len());
+    assert!(answered.values().all(|times| *times == 1), "{answered:?}");
+    assert_eq!(host.metric("tidegate_dead_letters", &[("plugin", "seen")]), 0);
+    host.stop();
+}
+
+#[test]
+fn what_cannot_be_rewound_says_why() {
+    let place = Place::new();
+    write(place.plugins().join("seen.wasm"), bare_guest()).unwrap();
+    let host = place.start();
+    host.http.publish(&[event("a.b", "1", Some("k"), json!(1))]);
+    host.wait_rest("seen", 0);
+    let refused = |to: &str| host.http.post(&format!("/v1/plugins/seen/rewind?to={to}"), "", &[]);
+    assert_eq!(refused("99").status, 422);
+    assert_eq!(refused("latest").status, 422);
+    assert_eq!(host.http.post("/v1/plugins/none/rewind", "", &[]).status, 404);
+    host.cli(&["keys", "hold", "seen", "k", "--reason", "why"]).run().expect_done();
+    let run = host.cli(&["plugins", "rewind", "seen", "--to", "2"]).run();
+    assert_eq!(run.code, 1);
+    host.wait_plugin("seen", "goes on", |view| view["state"] == "live");
+    host.cli(&["keys", "release", "seen", "k"]).run().expect_done();
+    host.http.publish(&[event("a.b", "2", Some("k"), json!(1))]);
+    host.wait_rest("seen", 0);
+    assert_eq!(host.state("seen", "k", "seen").unwrap(), "2");
+    host.stop();
+}
