@@ -314,7 +314,7 @@ impl Bus {
             };
             let applied = *self.applied.borrow();
             let folded = fold(&mut self.ledger(), &self.values, &frame, applied)?;
-            folded.rewound.iter().for_each(|instance| self.progress(*instance).rewind());
+            self.forget_marks(&folded.rewound);
             self.count(&folded.completed);
             self.applied.send_replace(frame.last_commit());
             self.desk.tell(folded.commands);
@@ -351,6 +351,13 @@ impl Bus {
                 0
             }
         }
+    }
+
+    /// A plugin that nobody has run yet has no progress, and must get none here: what earlier runs
+    /// of the host had completed would be counted as this one's.
+    fn forget_marks(&self, rewound: &[InstanceId]) {
+        let progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        rewound.iter().filter_map(|instance| progress.get(instance)).for_each(|p| p.rewind());
     }
 
     fn count(&self, completed: &[InstanceId]) {

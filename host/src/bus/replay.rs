@@ -273,6 +273,10 @@ impl Way<'_> {
     ) -> Result<Again, Verdict> {
         let completion = &done.completion;
         let Some(input) = input else { return Err(Verdict::NotReplayable(Obstacle::Input)) };
+        // State that a rewind carried over: nothing ran.
+        if completion.attempt == 0 {
+            return Err(Verdict::PassedOver);
+        }
         // A fire or answer that served nothing any more, a command whose condition did not hold.
         if completion.fuel == 0 && done.dead_letter.is_none() && private::is_private(&input.kind) {
             return Err(Verdict::PassedOver);
