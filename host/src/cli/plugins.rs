@@ -289,6 +289,9 @@ fn print_plugin(plugin: &PluginView, out: &mut Out) -> anyhow::Result<()> {
     lines.push(("progress", progress));
     let outcomes: Vec<_> = plugin.deliveries.iter().map(|(k, n)| format!("{k} {n}")).collect();
     lines.push(("deliveries", outcomes.join(", ")));
+    if plugin.timers > 0 {
+        lines.push(("timers", format!("{} pending", plugin.timers)));
+    }
     lines.push(("dead letters", plugin.dead_letters.to_string()));
     if let Some(error) = &plugin.last_error {
         lines.push(("last error", format!("{}  {}", error.at, error.message)));

@@ -15,8 +15,8 @@ use crate::api::host::{
 };
 use crate::api::view::{
     ActedView, BusKind, BusState, BusView, DeadLetterView, KeyState, KeyView, LogLineView,
-    PluginState, PluginView, PluginsView, StatusView, SubscriptionView, Timestamp, TreeEventView,
-    TreeView, TypeView,
+    PluginState, PluginView, PluginsView, StatusView, SubscriptionView, TimerView, TimersView,
+    Timestamp, TreeEventView, TreeView, TypeView,
 };
 use crate::effects::OutcomeKind;
 use crate::event::{CommitNumber, Digest, Event, Key, KeySequence, NewEvent, Position};
@@ -141,6 +141,7 @@ pub(crate) fn plugin_view(name: &str, state: PluginState) -> Result<PluginView, 
         in_flight: 0,
         waiting: 0,
         parked_keys: 0,
+        timers: 0,
         held_keys: 0,
         deferred_events: 0,
         deliveries: [("ok".to_owned(), 2)].into(),
@@ -525,6 +526,21 @@ impl HostApi for FakeHost {
         actor: &'a str,
     ) -> Answer<'a, ActedView> {
         self.redrive(which, actor)
+    }
+
+    fn timers<'a>(
+        &'a self,
+        _: &'a str,
+        key: Option<&'a Key>,
+        _: Option<&'a str>,
+        _: usize,
+    ) -> Answer<'a, TimersView> {
+        Box::pin(async move {
+            let key = key.map_or_else(|| "k 1".to_owned(), ToString::to_string);
+            let (name, due) = ("pay".to_owned(), Timestamp(1_700_000_000_000));
+            let timer = TimerView { key, name, due, fired: Some(9), bytes: 2 };
+            Ok(TimersView { timers: vec![timer], next: None })
+        })
     }
 
     fn key<'a>(&'a self, plugin: &'a str, key: &'a Key) -> Answer<'a, KeyView> {

@@ -7,6 +7,7 @@
 mod key;
 mod plugin;
 mod state;
+mod timers;
 
 use std::fmt;
 
@@ -23,6 +24,7 @@ pub use plugin::{
     SkippedView, SubscriptionView,
 };
 pub use state::{StateValueView, StateView};
+pub use timers::{TimerView, TimersView};
 
 /// Always with milliseconds, so that moments line up and sort as text.
 const RFC_3339_MS: StaticFormatDescription =

@@ -63,6 +63,7 @@ impl Plugins {
             waiting: cursor.as_ref().map_or(0, |cursor| cursor.waiting as u64),
             deferred_events: cursor.as_ref().map_or(0, |cursor| cursor.deferred_events),
             parked_keys: 0,
+            timers: 0,
             held_keys: 0,
             deliveries: runner.map(|runner| by_outcome(runner.deliveries())).unwrap_or_default(),
             dead_letters: 0,
@@ -90,6 +91,7 @@ impl Plugins {
         view.completed_position = cursor.as_ref().map_or(instance.low, |cursor| cursor.low).0;
         let scanned = cursor.as_ref().map_or(instance.low, |cursor| cursor.scanned);
         view.lag_events = bus.last_position().0.saturating_sub(scanned.0);
+        view.timers = bus.values().timers().count(id) as u64;
         view.parked_keys = instance.parked_keys() as u64;
         view.held_keys = instance.held_keys() as u64;
         view.dead_letters = instance.letters.len() as u64;
@@ -179,6 +181,7 @@ impl Plugins {
                 name: plugin.name,
                 lag_events: plugin.lag_events,
                 parked_keys: plugin.parked_keys,
+                timers: plugin.timers,
                 dead_letters: plugin.dead_letters,
             })
             .collect()
