@@ -22,6 +22,7 @@ mod lane;
 #[cfg(test)]
 mod model;
 mod place;
+mod quota;
 #[cfg(test)]
 mod tests;
 mod types;
@@ -36,6 +37,8 @@ use self::fifo::Nodes;
 pub use self::hold::{KeyView, Restored};
 pub use self::lane::{Deferred, Until};
 use self::lane::{Lane, Phase, Waiting};
+use self::quota::Queues;
+pub use self::quota::{Quota, Quotas, Throttle};
 pub use self::types::{Assignment, Bounds, Cursor, Entry, Finish, Finished, Offer, Ticket};
 use crate::event::Position;
 
@@ -61,6 +64,10 @@ pub struct KeyScheduler<T> {
     /// Places kept for drains under way.
     reserved: usize,
     waiting: usize,
+    /// How many of those wait for a limit, and for nothing else.
+    throttled: usize,
+    /// Limits, and what stands in line for them; none: there are no limits.
+    queues: Option<Queues>,
     running: usize,
     deferred_events: u64,
     scanned: Position,
@@ -92,6 +99,8 @@ impl<T> KeyScheduler<T> {
             in_flight_bytes: 0,
             reserved: 0,
             waiting: 0,
+            throttled: 0,
+            queues: None,
             running: 0,
             deferred_events: 0,
             scanned: Position(0),
@@ -176,7 +185,8 @@ impl<T> KeyScheduler<T> {
         if self.paused {
             return None;
         }
-        let id = self.ready.pop_front()?;
+        let id = self.next_lane()?;
+        self.begun(id);
         self.stamp += 1;
         let stamp = self.stamp;
         let lane = self.lanes.get_mut(id)?;
@@ -210,6 +220,8 @@ impl<T> KeyScheduler<T> {
         let keyed = lane.key.is_some();
         lane.phase = Phase::Resting;
         self.running -= 1;
+        self.ended(id);
+        let Some(lane) = self.lanes.get_mut(id) else { return Finished::Stale };
         match finish {
             Finish::Done => self.complete(id),
             Finish::Park if !keyed => self.complete(id),
@@ -242,14 +254,15 @@ impl<T> KeyScheduler<T> {
         self.bounds
     }
 
-    /// Whether more lanes wait than `waiting_max`.
+    /// Whether more lanes wait than `waiting_max`, those that do for a limit aside.
     #[must_use]
     pub const fn is_over(&self) -> bool {
-        self.waiting > self.bounds.waiting_max
+        self.waiting > self.bounds.waiting_max.saturating_add(self.throttled)
     }
 
     /// Makes ready what is due at `now_ms` of the log clock, and says how much that was.
     pub fn due(&mut self, now_ms: u64) -> usize {
+        self.fill(now_ms);
         let mut count = 0;
         while let Some(&(at_ms, id)) = self.delayed.first()
             && at_ms <= now_ms
@@ -264,16 +277,17 @@ impl<T> KeyScheduler<T> {
         count
     }
 
-    /// Log time at which the next waiting event is due.
+    /// Log time at which the next waiting event is due, or a limit lets something go on.
     #[must_use]
     pub fn next_due_ms(&self) -> Option<u64> {
-        self.delayed.first().map(|&(at_ms, _)| at_ms)
+        let delayed = self.delayed.first().map(|&(at_ms, _)| at_ms);
+        delayed.into_iter().chain(self.gate_opens_ms()).min()
     }
 
     /// How many events [`take`](Self::take) would hand out now.
     #[must_use]
     pub fn takeable(&self) -> usize {
-        if self.paused { 0 } else { self.ready.len() }
+        if self.paused { 0 } else { self.count_takeable() }
     }
 
     /// How far the plugin is.
@@ -289,8 +303,10 @@ impl<T> KeyScheduler<T> {
             in_flight: self.in_flight,
             in_flight_bytes: self.in_flight_bytes,
             running: self.running,
-            ready: self.ready.len(),
+            ready: self.ready.len() + self.queued(),
             waiting: self.waiting,
+            throttled: self.throttled,
+            retrying: self.delayed.len(),
             deferred: self.behind.len(),
             deferred_events: self.deferred_events,
             draining: self.drains_wanted + self.reserved > 0,
@@ -320,10 +336,11 @@ impl<T> KeyScheduler<T> {
     }
 
     /// Forgets every event, key and position; all tickets and drains out there become stale. Whether
-    /// it is paused stays.
+    /// it is paused, and its limits, stay.
     pub fn drop_all(&mut self) {
         let (stamp, paused) = (self.stamp, self.paused);
-        *self = Self { stamp, paused, ..Self::new(self.bounds) };
+        let queues = self.queues.take().map(Queues::emptied);
+        *self = Self { stamp, paused, queues, ..Self::new(self.bounds) };
     }
 
     /// The event that a taker gave back, or had, becomes the waiting entry of its lane.

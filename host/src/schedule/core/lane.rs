@@ -8,6 +8,8 @@ use crate::event::{Key, Position};
 pub(super) enum Phase {
     /// In the ready queue.
     Ready,
+    /// In line for the limit of its prefix.
+    Limited,
     /// A taker owns it, under this stamp.
     Running(u64),
     /// In the delay queue, until this log time.
@@ -83,6 +85,10 @@ pub(super) struct Lane {
     pub(super) redriven_to: Position,
     /// Whether it is part of the count of waiting lanes.
     pub(super) counted: bool,
+    /// The prefix whose limits hold for it.
+    pub(super) group: Option<usize>,
+    /// Whether it waits for those limits, and for nothing else.
+    pub(super) throttled: bool,
 }
 
 impl Lane {
@@ -99,6 +105,8 @@ impl Lane {
             slow: false,
             redriven_to: Position(0),
             counted: false,
+            group: None,
+            throttled: false,
         }
     }
 
@@ -110,6 +118,14 @@ impl Lane {
     /// Whether new events of the key stay out of memory.
     pub(super) const fn defers(&self) -> bool {
         self.waits() || self.deferred.is_some()
+    }
+
+    /// A lane of a prefix with limits is not ready, but in line.
+    pub(super) const fn limited(&self, phase: Phase) -> Phase {
+        match (phase, self.group) {
+            (Phase::Ready, Some(_)) => Phase::Limited,
+            (phase, _) => phase,
+        }
     }
 
     pub(super) const fn is_running(&self) -> bool {
