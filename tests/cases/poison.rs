@@ -28,7 +28,7 @@ fn text(kind: &str, id: &str, key: &str, data: &str) -> Value {
 }
 
 #[test]
-fn a_key_that_retries_forever_holds_back_only_itself_until_it_is_given_up() {
+fn a_key_that_retries_forever_holds_back_only_itself_until_somebody_decides() {
     let place = Place::new();
     let manifest = place.plugins().join("bare.toml");
     std::fs::write(place.plugins().join("bare.wasm"), bare_guest()).unwrap();
@@ -56,13 +56,24 @@ fn a_key_that_retries_forever_holds_back_only_itself_until_it_is_given_up() {
     assert!(host.dead_letters("bare").is_empty());
 
     std::fs::write(&manifest, IMPATIENT).unwrap();
-    host.wait_rest("bare", 0);
+    let parked = host.wait_plugin("bare", "parked", |view| view["parked_keys"] == 1);
+    assert_eq!(parked["dead_letters"], 1);
     let letters = host.dead_letters("bare");
     assert_eq!(letters.len(), 1, "{letters:?}");
     assert_eq!(letters[0]["outcome"], "retry");
     assert_eq!(letters[0]["event_id"], "poison");
+    assert_eq!(letters[0]["parked"], true);
     assert!(letters[0]["attempts"].as_u64().unwrap() > 1);
-    // The effects of what was given up are nowhere; the events behind it came in order.
+    // The effects of what was given up are nowhere, and nothing overtakes it.
+    host.http.publish(&[text("a.b", "late", "fit", "fine")]);
+    host.wait_rest("bare", 1);
+    assert!(host.http.events("type=bare.seen&key=sick").is_empty());
+    let key = host.cli(&["--output", "json", "keys", "show", "bare", "sick"]).run().json();
+    assert_eq!((&key["state"], &key["deferred"]), (&json!("parked"), &json!(20)), "{key}");
+
+    // Let go on without it, the events behind it come in order.
+    host.cli(&["keys", "release", "bare", "sick"]).run().expect_done();
+    host.wait_rest("bare", 0);
     let behind = host.http.events("type=bare.seen&key=sick");
     let ids: Vec<_> = behind.iter().map(|event| event["data"].as_str().unwrap()).collect();
     let expected: Vec<_> = (0..OTHERS).step_by(100).map(|n| format!("behind-{n}")).collect();

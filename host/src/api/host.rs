@@ -11,8 +11,8 @@ use futures_util::stream::BoxStream;
 
 use super::filter::EventFilter;
 use super::view::{
-    BusKind, BusView, DeadLetterView, LogLineView, PluginView, PluginsView, StatusView, TreeView,
-    TypeView,
+    ActedView, BusKind, BusView, DeadLetterView, KeyView, LogLineView, PluginView, PluginsView,
+    StatusView, TreeView, TypeView,
 };
 use crate::effects::OutcomeKind;
 use crate::event::{Digest, Event, Key, KeySequence, Position};
@@ -145,6 +145,19 @@ pub struct DeadLetterFilter {
     pub after: Option<String>,
     /// At most this many, 1 to [`crate::limits::LIST_MAX`].
     pub limit: usize,
+}
+
+/// The dead letters that something is to be done to: those that all of it is true of.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DeadLetterSelection {
+    /// This one.
+    pub id: Option<String>,
+    /// Of this plugin.
+    pub plugin: Option<String>,
+    /// Of this key.
+    pub key: Option<Key>,
+    /// With this outcome.
+    pub outcome: Option<OutcomeKind>,
 }
 
 /// One dead letter with its input.
@@ -308,6 +321,37 @@ pub trait HostApi: Send + Sync + 'static {
 
     /// One dead letter with everything that is known of it.
     fn dead_letter<'a>(&'a self, id: &'a str) -> Answer<'a, Option<DeadLetter>>;
+
+    /// Runs dead letters again, oldest first: each is followed by what waits behind it. What runs
+    /// already is left as it is; [`HostError::Conflict`] where that is the only one meant.
+    fn redrive<'a>(
+        &'a self,
+        which: &'a DeadLetterSelection,
+        actor: &'a str,
+    ) -> Answer<'a, ActedView>;
+
+    /// Gives up dead letters for good: their keys go on. As for [`HostApi::redrive`].
+    fn discard<'a>(
+        &'a self,
+        which: &'a DeadLetterSelection,
+        reason: &'a str,
+        actor: &'a str,
+    ) -> Answer<'a, ActedView>;
+
+    /// How a key stands with a plugin.
+    fn key<'a>(&'a self, plugin: &'a str, key: &'a Key) -> Answer<'a, KeyView>;
+
+    /// Starts no more deliveries of a key until `release`. Holding a held key changes nothing.
+    fn hold<'a>(
+        &'a self,
+        plugin: &'a str,
+        key: &'a Key,
+        reason: &'a str,
+        actor: &'a str,
+    ) -> Answer<'a, KeyView>;
+
+    /// Lets a key go on that is held or parked; a dead letter that parked it stays one.
+    fn release<'a>(&'a self, plugin: &'a str, key: &'a Key, actor: &'a str) -> Answer<'a, KeyView>;
 
     /// The whole host at a glance.
     fn status(&self) -> Answer<'_, StatusView>;

@@ -70,6 +70,17 @@ impl Params {
         self.key()?.ok_or_else(|| ApiError::field("key", "is missing"))
     }
 
+    /// `reason`, where it is there: at most [`limits::REASON_BYTES_MAX`] bytes.
+    pub(super) fn reason(&mut self) -> Result<Option<String>, ApiError> {
+        let Some(reason) = self.text("reason") else { return Ok(None) };
+        let (limit, actual) = (limits::REASON_BYTES_MAX, reason.len());
+        if actual > limit {
+            let why = format_args!("has {actual} bytes, at most {limit} are allowed");
+            return Err(ApiError::field("reason", why));
+        }
+        Ok(Some(reason))
+    }
+
     /// `true` or `false`.
     pub(super) fn flag(&mut self, name: &'static str) -> Result<Option<bool>, ApiError> {
         match self.text(name).as_deref() {

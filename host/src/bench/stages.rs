@@ -12,6 +12,7 @@ use crate::event::{Digest, Event, Generation, InstanceId, KeySequence, Position}
 use crate::log::LogStats;
 use crate::log::codec::{Encoded, Header, Salt};
 use crate::log::frame::FrameBuilder;
+use crate::log::record::Mode;
 use crate::state::{Owner, Values};
 
 use super::events::Events;
@@ -149,7 +150,14 @@ fn effects(events: &Events) -> Duration {
     let mut encoded = Encoded::default();
     let begun = cpu::thread();
     for effects in made {
-        let ended = Ended { attempt: 1, outcome: OutcomeKind::Ok, fuel: 1000, dead_letter: None };
+        let ended = Ended {
+            attempt: 1,
+            outcome: OutcomeKind::Ok,
+            fuel: 1000,
+            mode: Mode::Live,
+            dead_letter: None,
+            park: false,
+        };
         let commit = deliver::commit(&by, &input, ended, effects);
         encoded.clear();
         let _ = encoded.delivery(&commit).and_then(|()| encoded.finish());

@@ -9,6 +9,7 @@ use crate::event::{CommitNumber, Generation, InstanceId, Position};
 use crate::log::codec::{AddresseeRef, DecodeError};
 use crate::log::record::{Control, ControlRecord, DeliveryCommit};
 use crate::log::{CommitRef, CompletionRef, Frame, ReadError, RecordRef};
+use crate::schedule::core::Settled;
 use crate::state::checkpoint::{CheckpointPolicy, Checkpoints};
 use crate::state::ledger::{Completed, Origin};
 use crate::state::{At, Ledger, Values};
@@ -19,13 +20,13 @@ use crate::state::cold::ColdError;
 /// How far one plugin is known to have come in this run: what lets its ledger forget completions.
 ///
 /// The scheduler knows which positions are done with, but some of those commits may not be durable
-/// yet. As the commits of one plugin keep their order, it is enough to count them: a low mark noted
+/// yet. As the commits of one plugin keep their order, it is enough to count them: what was noted
 /// after `submitted` commits is safe once that many were applied.
 #[derive(Debug, Default)]
 pub struct Progress {
     submitted: AtomicU64,
     applied: AtomicU64,
-    candidate: Mutex<Option<(Position, u64)>>,
+    candidate: Mutex<Option<(Settled, u64)>>,
 }
 
 impl Progress {
@@ -42,30 +43,27 @@ impl Progress {
         self.submitted.load(Ordering::SeqCst).saturating_sub(applied)
     }
 
-    /// Offers a low mark of the scheduler. `low` is asked before the commits are counted.
-    pub fn offer(&self, low: impl FnOnce() -> Position) {
+    /// Offers how far the scheduler is. It is asked before the commits are counted, and not at all
+    /// while what was offered before is not noted.
+    pub fn offer(&self, settled: impl FnOnce() -> Settled) {
         let mut candidate = self.candidate.lock().unwrap_or_else(PoisonError::into_inner);
         if candidate.is_none() {
-            let low = low();
-            *candidate = Some((low, self.submitted.load(Ordering::SeqCst)));
+            let settled = settled();
+            *candidate = Some((settled, self.submitted.load(Ordering::SeqCst)));
         }
     }
 
-    /// Offers the last low mark of a runner that has stopped, in place of any before.
-    pub fn conclude(&self, low: Position) {
+    /// Offers how far a scheduler was when its runner stopped, in place of any mark before.
+    pub fn conclude(&self, settled: Settled) {
         let submitted = self.submitted.load(Ordering::SeqCst);
-        *self.candidate.lock().unwrap_or_else(PoisonError::into_inner) = Some((low, submitted));
+        *self.candidate.lock().unwrap_or_else(PoisonError::into_inner) = Some((settled, submitted));
     }
 
-    /// The offered low mark, once it is safe.
-    fn take_safe(&self) -> Option<Position> {
+    /// What was offered, once it is safe.
+    fn take_safe(&self) -> Option<Settled> {
         let mut candidate = self.candidate.lock().unwrap_or_else(PoisonError::into_inner);
-        let (low, submitted) = (*candidate)?;
-        if self.applied.load(Ordering::SeqCst) < submitted {
-            return None;
-        }
-        *candidate = None;
-        Some(low)
+        let applied = self.applied.load(Ordering::SeqCst);
+        candidate.take_if(|(_, submitted)| *submitted <= applied).map(|(settled, _)| settled)
     }
 }
 
@@ -142,6 +140,7 @@ fn fold_commit(
     let mut completion: Option<CompletionRef<'_>> = None;
     let mut dead = None;
     let mut writes = Vec::new();
+    let mut controls = Vec::new();
     for record in commit.records() {
         match record? {
             RecordRef::Event(event) => {
@@ -161,7 +160,11 @@ fn fold_commit(
                 if let Control::Forget { instance } = record.control {
                     values.forget(instance)?;
                 }
-                ledger.apply_control(at, &record);
+                // What parks a key takes back that its delivery is over: it has to come after it.
+                match &completion {
+                    Some(_) => controls.push(record),
+                    None => ledger.apply_control(at, &record),
+                }
             }
             _ => {}
         }
@@ -182,6 +185,7 @@ fn fold_commit(
             dead: dead.as_ref(),
         },
     );
+    controls.iter().for_each(|record| ledger.apply_control(at, record));
     folded.completed.push(done.instance);
     Ok(())
 }
@@ -270,8 +274,8 @@ impl Bus {
             .collect();
         drop(progress);
         let mut ledger = self.ledger();
-        for (instance, low) in safe {
-            ledger.advance_low(instance, low);
+        for (instance, settled) in &safe {
+            ledger.settle(*instance, settled);
         }
     }
 

@@ -32,8 +32,12 @@ pub struct Ended {
     pub outcome: OutcomeKind,
     /// Fuel it used.
     pub fuel: u64,
+    /// Why it ran.
+    pub mode: Mode,
     /// Set where the delivery is given up; the effects are dropped then.
     pub dead_letter: Option<DeadLetterRecord>,
+    /// Whether its key waits behind it then.
+    pub park: bool,
 }
 
 /// The source that events emitted by `plugin` on `bus` carry. Reserved at ingest.
@@ -58,7 +62,7 @@ pub fn commit(by: &Deliverer, input: &Event, ended: Ended, effects: Effects) -> 
             key: input.key.clone(),
             environment: by.environment,
             attempt: ended.attempt,
-            mode: Mode::Live,
+            mode: ended.mode,
             outcome: ended.outcome,
             fuel: ended.fuel,
             response: effects.response,
@@ -67,6 +71,7 @@ pub fn commit(by: &Deliverer, input: &Event, ended: Ended, effects: Effects) -> 
         state: effects.state,
         timers: effects.timers,
         calls: effects.calls,
+        park: ended.park && ended.dead_letter.is_some() && input.key.is_some(),
         dead_letter: ended.dead_letter,
     }
 }
@@ -180,6 +185,8 @@ mod tests {
             attempt: 1,
             outcome: if dead { OutcomeKind::Trap } else { OutcomeKind::Ok },
             fuel: 5,
+            mode: Mode::Live,
+            park: dead,
             dead_letter: dead.then(|| DeadLetterRecord {
                 reason: "unreachable".to_owned(),
                 backtrace: String::new(),
@@ -229,6 +236,8 @@ mod tests {
     fn a_dead_letter_records_no_effects() {
         let commit = run(&input(&[]), None, true);
         assert!(commit.emits.is_empty());
-        assert!(commit.dead_letter.is_some());
+        assert!(commit.dead_letter.is_some() && commit.park);
+        let unkeyed = Event { body: NewEvent::default(), ..input(&[]) };
+        assert!(!run(&unkeyed, None, true).park, "there is no key that could wait");
     }
 }

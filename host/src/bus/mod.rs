@@ -8,6 +8,7 @@ pub mod deliver;
 pub mod forward;
 pub mod memory;
 pub mod notes;
+pub mod operate;
 pub mod private;
 pub mod runner;
 pub mod source;
@@ -425,3 +426,6 @@ fn check_expected(log: &MemoryLog, batch: &[Publish]) -> Result<(), AppendError>
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

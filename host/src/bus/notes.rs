@@ -94,6 +94,10 @@ pub struct Note {
     pub again_ms: Option<u64>,
     /// Whether it became a dead letter.
     pub dead: bool,
+    /// Whether its key waits behind it.
+    pub parked: bool,
+    /// Number of the dead letter in its bus.
+    pub dead_letter: Option<u64>,
 }
 
 /// Where notes go. Nobody listening costs one atomic load a delivery.

@@ -5,6 +5,8 @@
 //! policy's; this file performs them.
 
 mod feed;
+mod keys;
+mod restore;
 mod work;
 
 use std::collections::BTreeMap;
@@ -12,11 +14,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
-use roaring::RoaringTreemap;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub use self::keys::{Deferred, Letter};
+use self::restore::Before;
 use super::Bus;
 use super::apply::Progress;
 use super::deliver::Deliverer;
@@ -26,7 +29,7 @@ use crate::log::AppendError;
 use crate::metrics::PluginMetrics;
 use crate::plugin::Subscription;
 use crate::plugin::manifest::Manifest;
-use crate::schedule::core::{Cursor, Restored, Until};
+use crate::schedule::core::Cursor;
 use crate::schedule::driver::PluginQueue;
 use crate::schedule::pool::Tenant;
 use crate::schedule::retry::RetryPolicy;
@@ -90,7 +93,7 @@ pub struct Runner {
     pub(super) queue: PluginQueue<Arc<Event>>,
     pub(super) version: ArcSwap<Version>,
     pub(super) subscriptions: ArcSwap<Subscriptions>,
-    pub(super) before: Before,
+    before: Before,
     pub(super) progress: Arc<Progress>,
     pub(super) log: Arc<PluginLog>,
     pub(super) notes: Notes,
@@ -103,20 +106,6 @@ pub struct Runner {
     last_failure: Mutex<Option<(u64, String)>>,
     /// Whether it was said that some effects are recorded only.
     pub(super) warned: AtomicBool,
-}
-
-/// What earlier runs of the host have done with events that this one reads again.
-pub(super) struct Before {
-    low: Position,
-    /// Completed, or waiting for another attempt: the scheduler knows of those from the start, and
-    /// they may be over before the feeder comes by.
-    known: RoaringTreemap,
-}
-
-impl Before {
-    pub(super) fn is_known(&self, position: Position) -> bool {
-        position <= self.low || self.known.contains(position.0)
-    }
 }
 
 /// A new version on its way in.
@@ -132,23 +121,15 @@ impl Runner {
     #[must_use]
     pub fn start(parts: Parts, workers: usize) -> Arc<Self> {
         let (swaps, incoming) = mpsc::channel(1);
-        let (mut before, waiting) = look_back(&parts.bus, parts.instance);
-        let low = before.low;
+        let past = restore::look_back(&parts.bus, parts.instance);
+        let seen = past.seen;
         let clock = Arc::clone(&parts.bus);
         let queue =
             PluginQueue::new(bounds(&parts.version.manifest), Arc::new(move || clock.now_ms()));
         if parts.paused {
             queue.pause();
         }
-        queue.with(|core| {
-            core.scanned(low);
-            for restored in waiting {
-                let position = restored.position;
-                if core.restore_waiting(restored) {
-                    before.known.insert(position.0);
-                }
-            }
-        });
+        let before = queue.with(|core| past.restore(core));
         let runner = Arc::new(Self {
             progress: parts.bus.progress(parts.instance),
             bus: parts.bus,
@@ -170,7 +151,7 @@ impl Runner {
             last_failure: Mutex::default(),
             warned: AtomicBool::new(false),
         });
-        runner.tasks.spawn(Arc::clone(&runner).feed(low, incoming));
+        runner.tasks.spawn(Arc::clone(&runner).feed(seen, incoming));
         runner.tasks.spawn(Arc::clone(&runner).drain());
         for _ in 0..workers {
             let worker = runner.tasks.track_future(Arc::clone(&runner).work());
@@ -210,7 +191,7 @@ impl Runner {
         self.queue.close();
         self.tasks.close();
         self.tasks.wait().await;
-        self.progress.conclude(self.queue.cursor().low);
+        self.progress.conclude(self.queue.with(|core| core.settled()));
         self.until_folded().await;
         if let Some(ring) = self.bus.ring() {
             ring.remove_consumer(self.instance);
@@ -330,27 +311,6 @@ impl Runner {
     pub(super) fn note_failure(&self, at_ms: u64, words: String) {
         *self.last_failure.lock().unwrap_or_else(PoisonError::into_inner) = Some((at_ms, words));
     }
-}
-
-/// What the log says of deliveries that this runner comes across: those that are over, and those
-/// that wait for another attempt.
-fn look_back(bus: &Bus, instance: InstanceId) -> (Before, Vec<Restored>) {
-    let ledger = bus.ledger();
-    let Some(plugin) = ledger.instance(instance) else {
-        return (Before { low: Position(0), known: RoaringTreemap::new() }, Vec::new());
-    };
-    let waiting = plugin
-        .attempts
-        .iter()
-        .map(|(position, state)| Restored {
-            position: *position,
-            key: state.key.clone(),
-            attempt: state.attempts.saturating_add(1),
-            first_ms: Some(state.first_ms),
-            until: Until::Due(state.due_ms),
-        })
-        .collect();
-    (Before { low: plugin.low, known: plugin.completed.clone() }, waiting)
 }
 
 fn count(number: u32) -> usize {

@@ -7,7 +7,7 @@ use super::Output;
 use super::client::Client;
 use super::out::{Out, note, plain};
 use super::table::{Table, shortened};
-use crate::api::view::{DeadLetterView, DeadLettersView};
+use crate::api::view::{ActedView, DeadLetterView, DeadLettersView};
 use crate::limits;
 
 /// What to do with dead letters.
@@ -33,6 +33,51 @@ pub enum DeadLettersCommand {
         /// Its id
         id: String,
     },
+    /// Run some again, and then, in order, what waits behind them
+    Redrive(Selection),
+    /// Give some up for good; their keys go on
+    Discard {
+        /// Which
+        #[command(flatten)]
+        which: Selection,
+        /// Why: it is recorded
+        #[arg(long, value_name = "TEXT")]
+        reason: String,
+    },
+}
+
+/// Which dead letters are meant.
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = true)]
+pub struct Selection {
+    /// This one
+    #[arg(conflicts_with_all = ["plugin", "key", "outcome", "all"])]
+    id: Option<String>,
+    /// Those of this plugin
+    #[arg(long)]
+    plugin: Option<String>,
+    /// Those of this key
+    #[arg(long)]
+    key: Option<String>,
+    /// Those with this outcome: trap, fuel, timeout, memory, output, depth, retry, reject
+    #[arg(long)]
+    outcome: Option<String>,
+    /// All there are
+    #[arg(long, conflicts_with_all = ["plugin", "key", "outcome"])]
+    all: bool,
+}
+
+impl Selection {
+    fn query(&self) -> Vec<(&str, &str)> {
+        let named = [
+            ("id", &self.id),
+            ("plugin", &self.plugin),
+            ("key", &self.key),
+            ("outcome", &self.outcome),
+        ];
+        let named = named.into_iter().filter_map(|(name, value)| Some((name, value.as_deref()?)));
+        named.chain(self.all.then_some(("all", "true"))).collect()
+    }
 }
 
 /// What the host says of one.
@@ -79,6 +124,34 @@ pub fn run(
                 Output::Text => print(&serde_json::from_str(&json)?, out)?,
             }
         }
+        DeadLettersCommand::Redrive(which) => {
+            let path = ["v1", "dead-letters", "redrive"];
+            let acted = client.post(&path, &which.query(), None, &[])?.answer;
+            print_acted("redriving", &acted, output, out)?;
+        }
+        DeadLettersCommand::Discard { which, reason } => {
+            let mut query = which.query();
+            query.push(("reason", reason));
+            let acted = client.post(&["v1", "dead-letters", "discard"], &query, None, &[])?.answer;
+            print_acted("discarded", &acted, output, out)?;
+        }
+    }
+    Ok(())
+}
+
+fn print_acted(did: &str, acted: &ActedView, output: Output, out: &mut Out) -> anyhow::Result<()> {
+    if output == Output::Json {
+        out.json(acted)?;
+        return Ok(());
+    }
+    let s = if acted.count == 1 { "" } else { "s" };
+    out.line(format_args!("{did} {} dead letter{s}", acted.count))?;
+    for left in &acted.examples {
+        note(format_args!("{} left as it is: {}", plain(&left.id), plain(&left.reason)));
+    }
+    let more = acted.left.saturating_sub(acted.examples.len() as u64);
+    if more > 0 {
+        note(format_args!("and {more} more left as they are"));
     }
     Ok(())
 }
@@ -116,7 +189,11 @@ fn table(letters: &[DeadLetterView]) -> Table {
         "REASON",
     ]);
     for letter in letters {
-        let parked = if letter.parked { " (parked)" } else { "" };
+        let parked = match (letter.parked, letter.redriving) {
+            (true, _) => " (parked)",
+            (_, true) => " (redriving)",
+            _ => "",
+        };
         table.row([
             letter.id.clone(),
             letter.plugin.clone(),
@@ -154,6 +231,23 @@ fn print(shown: &Shown, out: &mut Out) -> anyhow::Result<()> {
     }
     if letter.parked {
         out.line("parked     later events of this key wait behind it")?;
+    }
+    if letter.redriving {
+        out.line("redriving  it runs again")?;
+    }
+    if !letter.tried.is_empty() {
+        out.line("\nattempts")?;
+        for tried in &letter.tried {
+            out.line(format_args!("{:<4}  {}  {}", tried.attempt, tried.at, tried.outcome))?;
+        }
+    }
+    if !letter.state.is_empty() {
+        out.line("\nstate before")?;
+        for value in &letter.state {
+            let text = value.value.as_ref().or(value.value_base64.as_ref());
+            let text = text.map_or_else(|| format!("{} bytes", value.bytes), |t| shortened(t, 80));
+            out.line(format_args!("{}={}", plain(&value.name), plain(&text)))?;
+        }
     }
     if !letter.backtrace.is_empty() {
         out.line(format_args!(

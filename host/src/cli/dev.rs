@@ -217,7 +217,11 @@ fn text(note: &Note, colour: bool) -> String {
         add(&format!("  again in {ms} ms"));
     }
     if note.dead {
-        add("  DEAD LETTER  -> tidegate dead-letters list");
+        let how = if note.parked { "PARKED, other keys go on" } else { "DEAD LETTER" };
+        match note.dead_letter {
+            Some(id) => add(&format!("  {how}   -> tidegate dead-letters show {id}")),
+            None => add(&format!("  {how}   -> tidegate dead-letters list")),
+        }
     }
     line
 }
@@ -246,6 +250,7 @@ fn json(note: &Arc<Note>) -> String {
         "first_position": note.first_position,
         "again_ms": note.again_ms,
         "dead_letter": note.dead,
+        "parked": note.parked,
     })
     .to_string()
 }

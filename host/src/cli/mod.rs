@@ -10,6 +10,7 @@ pub mod client;
 pub mod dead_letters;
 pub mod dev;
 pub mod events;
+pub mod keys;
 pub mod log;
 pub mod new;
 pub mod out;
@@ -85,7 +86,10 @@ pub enum Command {
     /// Read the state of a plugin
     #[command(subcommand)]
     State(state::StateCommand),
-    /// See deliveries that were given up
+    /// See which keys wait, and make them wait
+    #[command(subcommand)]
+    Keys(keys::KeysCommand),
+    /// See deliveries that were given up, run them again, or give them up for good
     #[command(name = "dead-letters", subcommand)]
     DeadLetters(dead_letters::DeadLettersCommand),
     /// Look at and mend the log of a host that does not run
@@ -133,6 +137,7 @@ pub fn run(cli: &Cli, out: &mut Out) -> anyhow::Result<ExitCode> {
         Command::Events(command) => events::run(&client()?, command, output, out)?,
         Command::Types(command) => status::types(&client()?, command, output, out)?,
         Command::Plugins(command) => plugins::run(&client()?, command, output, out)?,
+        Command::Keys(command) => keys::run(&client()?, command, output, out)?,
         Command::State(command) => state::run(&client()?, command, output, out)?,
         Command::DeadLetters(command) => dead_letters::run(&client()?, command, output, out)?,
         Command::Buses(command) => status::buses(&client()?, command, output, out)?,

@@ -274,12 +274,13 @@ fn print_plugin(plugin: &PluginView, out: &mut Out) -> anyhow::Result<()> {
         lines.push(("where", format!("{name} = {value}")));
     }
     let progress = format!(
-        "completed up to #{}, lag {}, in flight {}, waiting {}, parked keys {}",
+        "completed up to #{}, lag {}, in flight {}, waiting {}, parked keys {}, held keys {}",
         plugin.completed_position,
         plugin.lag_events,
         plugin.in_flight,
         plugin.waiting,
         plugin.parked_keys,
+        plugin.held_keys,
     );
     lines.push(("progress", progress));
     let outcomes: Vec<_> = plugin.deliveries.iter().map(|(k, n)| format!("{k} {n}")).collect();

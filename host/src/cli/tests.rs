@@ -52,6 +52,11 @@ fn a_wrong_command_line_is_a_usage_error() {
         "tidegate publish a.b --batch f",
         "tidegate publish a.b --data 1 --file f",
         "tidegate state get p",
+        "tidegate keys show p",
+        "tidegate dead-letters redrive",
+        "tidegate dead-letters redrive 1 --all",
+        "tidegate dead-letters redrive --all --plugin p",
+        "tidegate dead-letters discard 1",
         "tidegate events get one",
         "tidegate --output yaml status",
     ] {
@@ -63,6 +68,7 @@ fn a_wrong_command_line_is_a_usage_error() {
         "tidegate publish a.b --key k --attr x=1 --attr y=2 --expected-sequence 0",
         "tidegate events tail --type a.* --output json --url http://h:1",
         "tidegate plugins rename old new",
+        "tidegate dead-letters redrive --plugin p --outcome trap",
         "tidegate completions bash",
     ] {
         assert!(Cli::try_parse_from(line.split(' ')).is_ok(), "{line}");
@@ -101,6 +107,16 @@ async fn commands_print_text_for_people() {
         (&["state", "list", "totals", "k"], "count   2 B  -        25\n"),
         (&["dead-letters", "list"], "unreachable"),
         (&["dead-letters", "show", "1"], "outcome    trap\n"),
+        (&["dead-letters", "redrive", "1"], "redriving 1 dead letter\n"),
+        (&["dead-letters", "redrive", "--all"], "redriving 1 dead letter\n"),
+        (
+            &["dead-letters", "discard", "--plugin", "totals", "--key", "k", "--reason", "old"],
+            "discarded 1 dead letter\n",
+        ),
+        (&["keys", "show", "totals", "k 1"], "totals k 1 parked\n"),
+        (&["keys", "show", "totals", "k"], "-> tidegate dead-letters redrive 1"),
+        (&["keys", "hold", "totals", "k", "--reason", "why"], "totals k held\n"),
+        (&["keys", "release", "totals", "k"], "totals k live\n"),
         (&["buses", "list"], "main (default)  durable  open"),
         (&["status"], "tidegate 0.1.0   ready"),
         (&["completions", "bash"], "_tidegate"),
@@ -130,6 +146,8 @@ async fn commands_print_one_json_document() {
         &["state", "list", "totals", "k"],
         &["dead-letters", "list"],
         &["dead-letters", "show", "1"],
+        &["dead-letters", "redrive", "1"],
+        &["keys", "show", "totals", "k"],
         &["buses", "list"],
         &["status"],
     ] {

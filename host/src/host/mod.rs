@@ -3,6 +3,7 @@
 //! Nothing here decides: it finds the bus or plugin that is meant, asks it, and shows the answer.
 
 mod events;
+mod keys;
 mod modules;
 pub mod plugins;
 mod views;
@@ -18,14 +19,15 @@ use tokio::sync::broadcast::error::RecvError;
 
 use crate::api::filter::EventFilter;
 use crate::api::host::{
-    Answer, Appended, Cursor, DeadLetter, DeadLetterFilter, EventPage, EventStream, Follow,
-    HostApi, HostError, Publish, PublishError, Readiness, StateEntry,
+    Answer, Appended, Cursor, DeadLetter, DeadLetterFilter, DeadLetterSelection, EventPage,
+    EventStream, Follow, HostApi, HostError, Publish, PublishError, Readiness, StateEntry,
 };
 use crate::api::view::{
-    BusKind, BusView, DeadLetterView, LogLineView, PluginView, PluginsView, StatusView, Timestamp,
-    TreeView, TypeView,
+    ActedView, BusKind, BusView, DeadLetterView, KeyView, LogLineView, PluginView, PluginsView,
+    StatusView, Timestamp, TreeView, TypeView,
 };
 use crate::bus::Bus;
+use crate::bus::operate::Act;
 use crate::event::{Digest, Event, Key, Position};
 use crate::log::AppendError;
 use crate::metrics::{BusMetrics, Metrics};
@@ -170,61 +172,6 @@ impl Host {
                 expires_ms: value.expires_ms,
             })
             .collect())
-    }
-
-    async fn read_dead_letter(&self, id: &str) -> Result<Option<DeadLetter>, HostError> {
-        let Some((bus, number)) = self.dead_letter_id(id) else { return Ok(None) };
-        let found = {
-            let ledger = bus.ledger();
-            ledger.dead_letter(number).cloned().map(|letter| {
-                let plugin = ledger.instance(letter.instance).map(|i| i.name.clone());
-                (letter, plugin.unwrap_or_default())
-            })
-        };
-        let Some((letter, plugin)) = found else { return Ok(None) };
-        let event = bus.event(letter.position).await.map_err(events::read_error)?;
-        let record = views::dead_letter_record(bus, &letter).await.map_err(events::read_error)?;
-        let id = self.name_dead_letter(bus, number);
-        let view = views::dead_letter(bus, id, plugin, &letter, event.as_deref(), record.as_ref());
-        Ok(Some(DeadLetter { letter: view, event }))
-    }
-
-    /// Dead letters of the default bus are numbers; those of another bus have its name in front.
-    fn name_dead_letter(&self, bus: &Bus, number: u64) -> String {
-        let default = self.buses.first().is_some_and(|(first, _)| first.name() == bus.name());
-        if default { number.to_string() } else { format!("{}:{number}", bus.name()) }
-    }
-
-    fn dead_letter_id(&self, id: &str) -> Option<(&Arc<Bus>, u64)> {
-        let (bus, number) = match id.rsplit_once(':') {
-            Some((bus, number)) => (Some(bus), number),
-            None => (None, id),
-        };
-        Some((&self.bus(bus).ok()?.0, number.parse().ok()?))
-    }
-
-    async fn list_dead_letters(
-        &self,
-        filter: &DeadLetterFilter,
-    ) -> Result<Vec<DeadLetterView>, HostError> {
-        let mut views = Vec::new();
-        let after = filter.after.as_deref().and_then(|id| self.dead_letter_id(id));
-        let first = after.map_or(0, |(bus, _)| {
-            self.buses.iter().position(|(other, _)| other.name() == bus.name()).unwrap_or_default()
-        });
-        for (index, (bus, _)) in self.buses.iter().enumerate().skip(first) {
-            let after = after.filter(|_| index == first).map_or(0, |(_, number)| number);
-            let letters = views::matching(bus, filter, after, filter.limit - views.len());
-            for (letter, plugin) in letters {
-                let event = bus.event(letter.position).await.map_err(events::read_error)?;
-                let id = self.name_dead_letter(bus, letter.id);
-                views.push(views::dead_letter(bus, id, plugin, &letter, event.as_deref(), None));
-            }
-            if views.len() >= filter.limit {
-                break;
-            }
-        }
-        Ok(views)
     }
 
     fn status_now(&self) -> StatusView {
@@ -462,6 +409,49 @@ impl HostApi for Host {
 
     fn dead_letter<'a>(&'a self, id: &'a str) -> Answer<'a, Option<DeadLetter>> {
         self.read_dead_letter(id).boxed()
+    }
+
+    fn redrive<'a>(
+        &'a self,
+        which: &'a DeadLetterSelection,
+        actor: &'a str,
+    ) -> Answer<'a, ActedView> {
+        async move { self.act(which, &Act::Redrive, actor).await }.boxed()
+    }
+
+    fn discard<'a>(
+        &'a self,
+        which: &'a DeadLetterSelection,
+        reason: &'a str,
+        actor: &'a str,
+    ) -> Answer<'a, ActedView> {
+        async move { self.act(which, &Act::Discard(reason.to_owned()), actor).await }.boxed()
+    }
+
+    fn key<'a>(&'a self, plugin: &'a str, key: &'a Key) -> Answer<'a, KeyView> {
+        self.show_key(plugin, key).boxed()
+    }
+
+    fn hold<'a>(
+        &'a self,
+        plugin: &'a str,
+        key: &'a Key,
+        reason: &'a str,
+        actor: &'a str,
+    ) -> Answer<'a, KeyView> {
+        async move {
+            self.plugins.hold(plugin, key, reason, actor).await?;
+            self.show_key(plugin, key).await
+        }
+        .boxed()
+    }
+
+    fn release<'a>(&'a self, plugin: &'a str, key: &'a Key, actor: &'a str) -> Answer<'a, KeyView> {
+        async move {
+            self.plugins.release(plugin, key, actor).await?;
+            self.show_key(plugin, key).await
+        }
+        .boxed()
     }
 
     fn status(&self) -> Answer<'_, StatusView> {

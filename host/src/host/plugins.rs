@@ -5,6 +5,7 @@
 //! one after the other, while other plugins go on.
 
 mod install;
+mod keys;
 mod operate;
 mod view;
 

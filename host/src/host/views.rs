@@ -5,14 +5,15 @@ use std::sync::Arc;
 
 use crate::api::host::DeadLetterFilter;
 use crate::api::view::{
-    BusKind, BusState, BusView, DeadLetterView, LogLineView, LogView, Timestamp, TypeView,
+    AttemptView, BusKind, BusState, BusView, DeadLetterView, LogLineView, LogView, Timestamp,
+    TypeView,
 };
 use crate::bus::Bus;
 use crate::bus::notes::Line;
 use crate::event::{Digest, Event};
 use crate::log::record::DeadLetterRecord;
 use crate::log::{Log, LogOptions, LogStats, ReadError, RecordRef};
-use crate::state::DeadLetter;
+use crate::state::{DeadLetter, Ledger};
 
 pub(super) fn log_line(line: &Arc<Line>) -> LogLineView {
     LogLineView {
@@ -99,18 +100,32 @@ pub(super) fn matching(
     limit: usize,
 ) -> Vec<(DeadLetter, String)> {
     let ledger = bus.ledger();
-    let name = |letter: &DeadLetter| {
-        ledger.instance(letter.instance).map(|instance| instance.name.clone()).unwrap_or_default()
-    };
+    meant(&ledger, filter)
+        .filter(|(letter, _)| letter.id > after)
+        .take(limit)
+        .map(|(letter, name)| (letter.clone(), name.to_owned()))
+        .collect()
+}
+
+/// As [`matching`], the numbers alone.
+pub(super) fn matching_numbers(bus: &Bus, filter: &DeadLetterFilter) -> Vec<(u64, String)> {
+    let ledger = bus.ledger();
+    meant(&ledger, filter).map(|(letter, name)| (letter.id, name.to_owned())).collect()
+}
+
+fn meant<'a>(
+    ledger: &'a Ledger,
+    filter: &'a DeadLetterFilter,
+) -> impl Iterator<Item = (&'a DeadLetter, &'a str)> {
     ledger
         .dead_letters()
-        .filter(|letter| letter.id > after)
         .filter(|letter| filter.key.is_none() || letter.key == filter.key)
         .filter(|letter| filter.outcome.is_none_or(|outcome| letter.outcome == outcome))
-        .map(|letter| (letter.clone(), name(letter)))
+        .map(|letter| {
+            let name = ledger.instance(letter.instance).map(|instance| instance.name.as_str());
+            (letter, name.unwrap_or_default())
+        })
         .filter(|(_, name)| filter.plugin.as_ref().is_none_or(|plugin| plugin == name))
-        .take(limit)
-        .collect()
 }
 
 /// The whole record of a dead letter, from its commit.
@@ -134,6 +149,15 @@ pub(super) async fn dead_letter_record(
     Ok(None)
 }
 
+/// Whether a dead letter parks its key, and whether it runs again.
+fn standing(bus: &Bus, letter: &DeadLetter) -> (bool, bool) {
+    let ledger = bus.ledger();
+    ledger.instance(letter.instance).map_or((false, false), |plugin| {
+        let parked = plugin.is_parked_by(letter.key.as_ref(), letter.position);
+        (parked, plugin.redriving.contains(&letter.position))
+    })
+}
+
 pub(super) fn dead_letter(
     bus: &Bus,
     id: String,
@@ -143,6 +167,8 @@ pub(super) fn dead_letter(
     record: Option<&DeadLetterRecord>,
 ) -> DeadLetterView {
     let given_up = Timestamp(letter.at.time_ms);
+    let (parked, redriving) = standing(bus, letter);
+    let tried = record.map_or(&[][..], |_| &letter.tried).iter();
     let logs = record.map_or(&[][..], |record| &record.logs).iter();
     DeadLetterView {
         id,
@@ -159,7 +185,16 @@ pub(super) fn dead_letter(
         first_attempt: Timestamp(letter.first_ms),
         given_up,
         module: letter.module.to_string(),
-        parked: false,
+        parked,
+        redriving,
+        tried: tried
+            .map(|tried| AttemptView {
+                attempt: tried.attempt,
+                at: Timestamp(tried.at_ms),
+                outcome: tried.outcome.name().to_owned(),
+            })
+            .collect(),
+        state: Vec::new(),
         backtrace: record.map(|record| record.backtrace.clone()).unwrap_or_default(),
         logs: logs
             .map(|line| LogLineView {

@@ -24,7 +24,8 @@ pub enum Mode {
     Rebuild = 2,
 }
 
-/// A delivery is over, for good: written once for each (instance, generation, position).
+/// A delivery has ended: for good, unless [`Control::Park`] stands in the same commit. Written once
+/// for each (instance, generation, position), and once more each time a dead letter is redriven.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Completion {
     /// The plugin.
@@ -64,6 +65,9 @@ pub struct DeliveryCommit {
     pub calls: Vec<OutgoingCall>,
     /// Set where the delivery was given up.
     pub dead_letter: Option<DeadLetterRecord>,
+    /// Whether it was given up and its key, which it must have, waits behind it: adds
+    /// [`Control::Park`], by `host`.
+    pub park: bool,
 }
 
 /// An attempt that failed and is to be repeated.
@@ -192,7 +196,8 @@ pub enum Control {
     },
     /// A failed attempt.
     Attempt(AttemptRecord),
-    /// The events of a key wait behind a dead letter.
+    /// The events of a key wait behind a dead letter. In the commit that gave it up: that delivery
+    /// is not over, it runs again before they do.
     Park {
         /// The plugin.
         instance: InstanceId,
@@ -210,21 +215,21 @@ pub enum Control {
         /// Why.
         reason: String,
     },
-    /// The end of `Park` or `Hold`.
+    /// The end of `Park` and `Hold`: the key goes on, and a dead letter that parked it stays one.
     Release {
         /// The plugin.
         instance: InstanceId,
         /// The key.
         key: Key,
     },
-    /// A dead letter runs again.
+    /// A dead letter runs again; then what stands behind it, where it parks its key.
     Redrive {
         /// The plugin.
         instance: InstanceId,
         /// The dead letter's input.
         position: Position,
     },
-    /// A dead letter is given up.
+    /// A dead letter is given up; the key goes on, where it was parked by it.
     Discard {
         /// The plugin.
         instance: InstanceId,

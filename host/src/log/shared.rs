@@ -88,6 +88,9 @@ impl Shared {
     /// Ends the log for appending. The first failure counts.
     pub(super) fn fail(&self, failure: &LogFailure) {
         let is_first = self.failure.send_if_modified(|known| {
+            // In one step: who hears of it finds the lanes closed, and the writer that finds them
+            // closed knows why.
+            self.lanes.fail(failure);
             let is_first = known.is_none();
             known.get_or_insert(failure.clone());
             is_first
@@ -95,7 +98,6 @@ impl Shared {
         if is_first {
             tracing::error!(%failure, "the log takes no more");
         }
-        self.lanes.fail(failure);
     }
 
     /// A scan that starts at a frame of a segment.

@@ -212,23 +212,17 @@ impl Manifest {
         Digest(*hasher.finalize().as_bytes())
     }
 
-    /// What a failed delivery means for its key. Keys cannot be parked yet: unset and `park` act as
-    /// [`OnFailure::Continue`], and [`Manifest::warnings`] says so.
+    /// What a failed delivery means for its key: `park` where nothing is written. Events without a
+    /// key, and those of a memory bus, go on instead.
     #[must_use]
     pub fn on_failure(&self) -> OnFailure {
-        match self.retry.on_failure {
-            Some(OnFailure::Pause) => OnFailure::Pause,
-            Some(OnFailure::Park | OnFailure::Continue) | None => OnFailure::Continue,
-        }
+        self.retry.on_failure.unwrap_or(OnFailure::Park)
     }
 
     /// What a rejected delivery means for its key; `park` as for [`Manifest::on_failure`].
     #[must_use]
     pub fn on_reject(&self) -> OnReject {
-        match self.retry.on_reject {
-            OnReject::Pause => OnReject::Pause,
-            OnReject::Park | OnReject::Continue => OnReject::Continue,
-        }
+        self.retry.on_reject
     }
 
     /// What an operator should know once, when the plugin is loaded: keys that do not act as
@@ -236,20 +230,6 @@ impl Manifest {
     #[must_use]
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
-        let as_continue = "keys cannot be parked yet, it acts as \"continue\"";
-        match self.retry.on_failure {
-            None => warnings.push(format!(
-                "`retry.on-failure` is not set and would be \"park\"; {as_continue}. Write \
-                 \"continue\" or \"pause\" to choose"
-            )),
-            Some(OnFailure::Park) => {
-                warnings.push(format!("`retry.on-failure` is \"park\"; {as_continue}"));
-            }
-            Some(OnFailure::Continue | OnFailure::Pause) => {}
-        }
-        if self.retry.on_reject == OnReject::Park {
-            warnings.push(format!("`retry.on-reject` is \"park\"; {as_continue}"));
-        }
         if self.run.shadow > 0 {
             warnings.push(
                 "`run.shadow` is set; versions cannot run beside each other yet, it acts as 0"

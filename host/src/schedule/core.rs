@@ -13,12 +13,16 @@
 //! * *draining*: it waits no longer, but has deferred events. The driver finds them again through
 //!   the index, in chunks; events offered meanwhile are deferred too, until a chunk reaches the last.
 //!
+//! A key that waits for a person (parked or held) stands *aside*: it may do so for months, so its
+//! events do not hold back [`Cursor::seen`], from which a restart reads on.
+//!
 //! A key that is none of these is not known here. Unkeyed events share nothing with each other.
 
 mod drain;
 mod fifo;
 mod hold;
 mod lane;
+mod marks;
 #[cfg(test)]
 mod model;
 mod place;
@@ -27,20 +31,22 @@ mod quota;
 mod tests;
 mod types;
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 
-use hashbrown::{DefaultHashBuilder, HashTable};
+use hashbrown::{DefaultHashBuilder, HashSet, HashTable};
 use slab::Slab;
 
 pub use self::drain::{Drain, Refill};
 use self::fifo::Nodes;
 pub use self::hold::{KeyView, Restored};
+use self::lane::{Again, Lane, Phase, Waiting};
 pub use self::lane::{Deferred, Until};
-use self::lane::{Lane, Phase, Waiting};
+use self::marks::Marks;
+pub use self::marks::Settled;
 use self::quota::Queues;
 pub use self::quota::{Quota, Quotas, Throttle};
 pub use self::types::{Assignment, Bounds, Cursor, Entry, Finish, Finished, Offer, Ticket};
-use crate::event::Position;
+use crate::event::{Key, Position};
 
 /// The scheduler of one plugin. `T` is what an event carries.
 #[derive(Debug)]
@@ -55,10 +61,16 @@ pub struct KeyScheduler<T> {
     /// Lanes that want a drain; entries whose stamp is out of date are skipped.
     drains: VecDeque<(usize, u64)>,
     drains_wanted: usize,
-    /// Every event in memory or waiting.
-    open: BTreeSet<Position>,
-    /// The first deferred event of every lane that has some.
-    behind: BTreeSet<(Position, usize)>,
+    /// Where the incomplete events of the lanes are that do not stand aside.
+    here: Marks,
+    /// The same, of those that do.
+    aside: Marks,
+    /// Keys that stood aside and do not any more; see [`settled`](Self::settled).
+    back: HashSet<Key>,
+    /// The furthest `seen` given out with keys that are back.
+    settled: Position,
+    /// Dead letters that are to run again though their key went on, by lane.
+    again: HashMap<usize, VecDeque<Again>>,
     in_flight: usize,
     in_flight_bytes: usize,
     /// Places kept for drains under way.
@@ -72,7 +84,8 @@ pub struct KeyScheduler<T> {
     deferred_events: u64,
     scanned: Position,
     offered: Position,
-    restored_max: Position,
+    /// What was restored ahead of `scanned`: done with or not, it is not to be offered again.
+    restored: BTreeSet<Position>,
     /// Last stamp given out. Never starts over, so that what is late is known for it.
     stamp: u64,
     paused: bool,
@@ -93,8 +106,11 @@ impl<T> KeyScheduler<T> {
             delayed: BTreeSet::new(),
             drains: VecDeque::new(),
             drains_wanted: 0,
-            open: BTreeSet::new(),
-            behind: BTreeSet::new(),
+            here: Marks::default(),
+            aside: Marks::default(),
+            back: HashSet::new(),
+            settled: Position(0),
+            again: HashMap::new(),
             in_flight: 0,
             in_flight_bytes: 0,
             reserved: 0,
@@ -105,7 +121,7 @@ impl<T> KeyScheduler<T> {
             deferred_events: 0,
             scanned: Position(0),
             offered: Position(0),
-            restored_max: Position(0),
+            restored: BTreeSet::new(),
             stamp: 0,
             paused: false,
         }
@@ -118,8 +134,7 @@ impl<T> KeyScheduler<T> {
     /// [`has_room`](Self::has_room). Events of keys that wait or drain need no room.
     pub fn offer(&mut self, entry: Entry<T>) -> Result<Offer, Entry<T>> {
         let position = entry.position;
-        let restored = position <= self.restored_max && self.open.contains(&position);
-        if position <= self.offered || restored {
+        if position <= self.offered || self.restored.contains(&position) {
             return Ok(Offer::Known);
         }
         let known = entry.key.as_ref().and_then(|key| self.find(key));
@@ -178,6 +193,9 @@ impl<T> KeyScheduler<T> {
     pub fn scanned(&mut self, position: Position) {
         self.scanned = self.scanned.max(position);
         self.offered = self.offered.max(position);
+        while self.restored.first().is_some_and(|restored| *restored <= self.scanned) {
+            self.restored.pop_first();
+        }
     }
 
     /// Hands out the event that has been ready longest; none while paused.
@@ -199,13 +217,15 @@ impl<T> KeyScheduler<T> {
                 (head.position, 1, None, head.item.take())
             }
         };
+        let again = lane.waiting.is_some_and(|waiting| waiting.again);
         Some(Assignment {
             ticket: Ticket { lane: id, stamp },
             position,
             key: lane.key.clone(),
             attempt,
             first_ms,
-            redriven: position <= lane.redriven_to,
+            redriven: again || position <= lane.redriven_to,
+            again,
             item,
         })
     }
@@ -293,13 +313,14 @@ impl<T> KeyScheduler<T> {
     /// How far the plugin is.
     #[must_use]
     pub fn cursor(&self) -> Cursor {
-        let open = self.open.first().copied();
-        let behind = self.behind.first().map(|&(position, _)| position);
-        let incomplete = open.into_iter().chain(behind).min();
-        let low = incomplete.map_or(self.scanned, |first| self.scanned.min(before(first)));
+        let upto = |first: Option<Position>| {
+            first.map_or(self.scanned, |first| self.scanned.min(before(first)))
+        };
+        let seen = upto(self.here.first());
         Cursor {
             scanned: self.scanned,
-            low,
+            low: seen.min(upto(self.aside.first())),
+            seen,
             in_flight: self.in_flight,
             in_flight_bytes: self.in_flight_bytes,
             running: self.running,
@@ -307,7 +328,7 @@ impl<T> KeyScheduler<T> {
             waiting: self.waiting,
             throttled: self.throttled,
             retrying: self.delayed.len(),
-            deferred: self.behind.len(),
+            deferred: self.here.deferred() + self.aside.deferred(),
             deferred_events: self.deferred_events,
             draining: self.drains_wanted + self.reserved > 0,
         }
@@ -351,7 +372,8 @@ impl<T> KeyScheduler<T> {
         } else if let Some(head) = self.nodes.pop(&mut lane.queue) {
             self.in_flight -= 1;
             self.in_flight_bytes -= head.weight;
-            lane.waiting = Some(Waiting { position: head.position, attempt: 2, first_ms, until });
+            let position = head.position;
+            lane.waiting = Some(Waiting { position, attempt: 2, first_ms, until, again: false });
         }
         self.shed(id, 0);
     }

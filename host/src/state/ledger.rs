@@ -4,15 +4,18 @@
 //! `apply` methods are total: whatever a record says, the worst it can do is to be ignored and
 //! counted, so that one odd record never makes a log unopenable.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use roaring::RoaringTreemap;
 use serde::{Deserialize, Serialize};
 
+use super::keys::KeyState;
+use super::letters::{DeadLetter, DeadLetters, Tried};
 use crate::effects::OutcomeKind;
 use crate::event::{CommitNumber, Digest, Generation, InstanceId, Key, Position};
 use crate::log::record::{Control, ControlRecord, DeadLetterRecord};
+use crate::schedule::core::Settled;
 
 /// Where in the log a record stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,6 +52,9 @@ pub struct AttemptState {
     pub first_ms: u64,
     /// Log time before which the next is not made.
     pub due_ms: u64,
+    /// The last of them; see [`Tried::KEPT`].
+    #[serde(default)]
+    pub tried: Vec<Tried>,
 }
 
 /// One plugin, as the log knows it.
@@ -77,31 +83,19 @@ pub struct Instance {
     pub attempts: BTreeMap<Position, AttemptState>,
     /// Completions so far, by code of their outcome.
     pub outcomes: [u64; 9],
-}
-
-/// A delivery that was given up, with what is needed to list it; the rest stands in its commit.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DeadLetter {
-    /// Number of the dead letter in its bus, from 1.
-    pub id: u64,
-    /// The plugin.
-    pub instance: InstanceId,
-    /// The input event.
-    pub position: Position,
-    /// Its key.
-    pub key: Option<Key>,
-    /// How the last attempt ended.
-    pub outcome: OutcomeKind,
-    /// Attempts made.
-    pub attempts: u32,
-    /// The first line of why.
-    pub reason: String,
-    /// Log time of the first attempt.
-    pub first_ms: u64,
-    /// The module that failed.
-    pub module: Digest,
-    /// Where the completion stands.
-    pub at: At,
+    /// Everything the plugin subscribes to at or below this position is completed, or of a key in
+    /// `keys`: a restart reads on from here. At least `low`.
+    #[serde(default)]
+    pub seen: Position,
+    /// Keys that are parked or held, or were and have not caught up yet.
+    #[serde(default)]
+    pub keys: BTreeMap<Key, KeyState>,
+    /// Dead letters, by input: their numbers.
+    #[serde(default)]
+    pub letters: BTreeMap<Position, u64>,
+    /// Dead letters that run again, and have not ended as yet.
+    #[serde(default)]
+    pub redriving: BTreeSet<Position>,
 }
 
 /// A completion, as the ledger takes it.
@@ -129,8 +123,7 @@ pub struct Ledger {
     instances: BTreeMap<InstanceId, Instance>,
     names: HashMap<String, InstanceId>,
     last_instance: u32,
-    dead_letters: BTreeMap<u64, DeadLetter>,
-    last_dead_letter: u64,
+    dead_letters: DeadLetters,
     /// By source bus: the last position taken from there.
     forwarded: HashMap<String, Position>,
     /// By target bus: the last position meant for there.
@@ -199,13 +192,19 @@ impl Ledger {
 
     /// Dead letters that were neither redriven nor discarded, oldest first.
     pub fn dead_letters(&self) -> impl DoubleEndedIterator<Item = &DeadLetter> {
-        self.dead_letters.values()
+        self.dead_letters.iter()
     }
 
     /// One dead letter.
     #[must_use]
     pub fn dead_letter(&self, id: u64) -> Option<&DeadLetter> {
-        self.dead_letters.get(&id)
+        self.dead_letters.get(id)
+    }
+
+    /// The dead letter of this input.
+    #[must_use]
+    pub fn dead_letter_of(&self, id: InstanceId, position: Position) -> Option<&DeadLetter> {
+        self.dead_letters.of(self.instances.get(&id)?, position)
     }
 
     /// The last position of `bus` whose emitted events arrived here.
@@ -264,28 +263,20 @@ impl Ledger {
             self.ignored += 1;
             return;
         }
-        if done.position > instance.low {
-            instance.completed.insert(done.position.0);
+        instance.complete(done.position);
+        if let Some(key) = done.key {
+            instance.go_on(key, done.position);
         }
-        instance.attempts.remove(&done.position);
+        let tried = instance.attempts.remove(&done.position).map(|attempts| attempts.tried);
+        instance.redriving.remove(&done.position);
         if let Some(count) = instance.outcomes.get_mut(done.outcome as usize) {
             *count += 1;
         }
-        if let Some(dead) = done.dead {
-            self.last_dead_letter += 1;
-            let letter = DeadLetter {
-                id: self.last_dead_letter,
-                instance: done.instance,
-                position: done.position,
-                key: done.key.and_then(|key| Key::new(key).ok()),
-                outcome: done.outcome,
-                attempts: done.attempt,
-                reason: dead.reason.lines().next().unwrap_or_default().chars().take(200).collect(),
-                first_ms: dead.first_ms,
-                module: dead.module,
-                at,
-            };
-            self.dead_letters.insert(letter.id, letter);
+        match done.dead {
+            None => self.dead_letters.remove(instance, done.position),
+            Some(dead) => {
+                self.dead_letters.put(instance, at, done, dead, tried.unwrap_or_default());
+            }
         }
     }
 
@@ -295,32 +286,29 @@ impl Ledger {
             Control::Register { instance, name, after } => self.register(*instance, name, *after),
             Control::Rename { instance, name } => self.rename(*instance, name),
             Control::Forget { instance } => self.forget(*instance),
-            Control::Discard { instance, position, .. } => {
-                self.dead_letters
-                    .retain(|_, dead| dead.instance != *instance || dead.position != *position);
-            }
             Control::Forwarded { bus, position } => {
                 self.forwarded.insert(bus.clone(), *position);
             }
             Control::Epoch { .. }
             | Control::Checkpoint { .. }
             | Control::Erase { .. }
-            | Control::Archive { .. }
-            | Control::Park { .. }
-            | Control::Hold { .. }
-            | Control::Release { .. }
-            | Control::Redrive { .. } => {}
-            control => self.apply_to_instance(at, control),
+            | Control::Archive { .. } => {}
+            control => self.apply_to_instance(at, &record.actor, control),
         }
     }
 
-    fn apply_to_instance(&mut self, at: At, control: &Control) {
+    fn apply_to_instance(&mut self, at: At, actor: &Arc<str>, control: &Control) {
         let id = match control {
             Control::Activate { instance, .. }
             | Control::Pause { instance, .. }
             | Control::Resume { instance }
             | Control::Rewind { instance, .. }
-            | Control::Rollback { instance, .. } => *instance,
+            | Control::Rollback { instance, .. }
+            | Control::Park { instance, .. }
+            | Control::Hold { instance, .. }
+            | Control::Release { instance, .. }
+            | Control::Redrive { instance, .. }
+            | Control::Discard { instance, .. } => *instance,
             Control::Attempt(attempt) => attempt.instance,
             _ => return,
         };
@@ -347,20 +335,28 @@ impl Ledger {
             Control::Rollback { module, .. } => plugin.pinned = Some(*module),
             Control::Rewind { generation, after, .. } => {
                 plugin.generation = *generation;
-                plugin.low = *after;
-                plugin.completed.clear();
-                plugin.attempts.clear();
+                plugin.rewind(*after);
+                self.dead_letters.remove_after(plugin, *after);
             }
-            Control::Attempt(attempt) => {
-                let state = AttemptState {
-                    key: attempt.key.clone(),
-                    attempts: attempt.attempt,
-                    first_ms: attempt.first_ms,
-                    due_ms: attempt.due_ms,
-                };
-                plugin.attempts.insert(attempt.position, state);
+            Control::Attempt(attempt) => plugin.failed(at, attempt),
+            Control::Redrive { position, .. } => {
+                let letter = self.dead_letters.of(plugin, *position);
+                let done = letter.is_some_and(|dead| plugin.redrive(dead.key.as_ref(), *position));
+                self.ignored += u64::from(!done);
             }
-            _ => {}
+            Control::Discard { position, .. } => {
+                let letter = self.dead_letters.of(plugin, *position);
+                if letter.is_some_and(|dead| plugin.discard(dead.key.as_ref(), *position)) {
+                    self.dead_letters.remove(plugin, *position);
+                } else {
+                    self.ignored += 1;
+                }
+            }
+            control => {
+                if !plugin.apply_to_key(at, actor, control) {
+                    self.ignored += 1;
+                }
+            }
         }
     }
 
@@ -385,6 +381,10 @@ impl Ledger {
                 completed: RoaringTreemap::new(),
                 attempts: BTreeMap::new(),
                 outcomes: [0; 9],
+                seen: after,
+                keys: BTreeMap::new(),
+                letters: BTreeMap::new(),
+                redriving: BTreeSet::new(),
             },
         );
     }
@@ -406,18 +406,18 @@ impl Ledger {
             return;
         };
         self.names.remove(&plugin.name);
-        self.dead_letters.retain(|_, dead| dead.instance != id);
+        self.dead_letters.forget(id);
     }
 
-    /// Notes that everything a plugin subscribes to at or below `low` is durably completed. Not a
-    /// record of its own: the schedulers know it, and a checkpoint keeps it, so that a restart need
-    /// not look at those events again.
-    pub fn advance_low(&mut self, id: InstanceId, low: Position) {
+    /// Notes how far a plugin has durably come. Not a record of its own: the schedulers know it, and
+    /// a checkpoint keeps it, so that a restart need not look at those events again.
+    pub fn settle(&mut self, id: InstanceId, settled: &Settled) {
         let Some(plugin) = self.instances.get_mut(&id) else { return };
-        if low > plugin.low {
-            plugin.completed.remove_range(..=low.0);
-            plugin.low = low;
+        if settled.low > plugin.low {
+            plugin.completed.remove_range(..=settled.low.0);
+            plugin.low = settled.low;
         }
+        plugin.seen_up_to(settled.seen.max(plugin.low), &settled.back);
     }
 }
 
@@ -466,3 +466,6 @@ mod bitmap {
         RoaringTreemap::deserialize_from(bytes.as_slice()).map_err(D::Error::custom)
     }
 }
+
+#[cfg(test)]
+mod tests;

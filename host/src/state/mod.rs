@@ -7,11 +7,15 @@
 pub mod checkpoint;
 pub mod cold;
 pub mod evict;
+pub mod keys;
 pub mod ledger;
+pub mod letters;
 pub mod slots;
 pub mod values;
 
 pub use checkpoint::{CheckpointError, CheckpointPolicy, Checkpoints, Written};
 pub use evict::Evictor;
-pub use ledger::{Activation, At, AttemptState, DeadLetter, Instance, Ledger};
+pub use keys::KeyState;
+pub use ledger::{Activation, At, AttemptState, Instance, Ledger};
+pub use letters::DeadLetter;
 pub use values::{KeyView, Owner, Values};

@@ -2,18 +2,19 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::{Path, RawQuery, State};
+use axum::{Extension, Json};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
-use super::openapi::{CloudEvent, Errors};
+use super::openapi::{ActionErrors, CloudEvent, Errors};
 use crate::api::app::App;
+use crate::api::auth::Principal;
 use crate::api::cloudevents;
 use crate::api::errors::ApiError;
-use crate::api::host::DeadLetterFilter;
+use crate::api::host::{DeadLetterFilter, DeadLetterSelection};
 use crate::api::params::{LIMIT_DEFAULT, Params, not_found};
-use crate::api::view::{DeadLetterView, DeadLettersView};
+use crate::api::view::{ActedView, DeadLetterView, DeadLettersView};
 use crate::effects::OutcomeKind;
 
 /// A dead letter with its event.
@@ -89,4 +90,75 @@ pub(super) async fn show(
         RawValue::from_string(String::from_utf8(cloudevents::write_json(&event)).ok()?).ok()
     });
     Ok(Json(DeadLetterWithEvent { letter: found.letter, event }))
+}
+
+/// Which dead letters are meant: nobody means all of them by saying nothing.
+fn selection(params: &mut Params) -> Result<DeadLetterSelection, ApiError> {
+    let which = DeadLetterSelection {
+        id: params.text("id"),
+        plugin: params.text("plugin"),
+        key: params.key()?,
+        outcome: params.text("outcome").map(|text| outcome(&text)).transpose()?,
+    };
+    let all = params.flag("all")?.unwrap_or(false);
+    if all != (which == DeadLetterSelection::default()) {
+        let why = "say which: `id`, or `plugin`, `key` and `outcome`, or `all=true` alone";
+        return Err(ApiError::field("all", format_args!("does not fit the rest; {why}")));
+    }
+    Ok(which)
+}
+
+/// Runs dead letters again, and then what waits behind them
+#[utoipa::path(
+    post,
+    path = "/v1/dead-letters/redrive",
+    tag = "dead letters",
+    operation_id = "redriveDeadLetters",
+    params(
+        ("id" = Option<String>, Query, description = "This one"),
+        ("plugin" = Option<String>, Query, description = "Of this plugin"),
+        ("key" = Option<String>, Query, description = "Of this key"),
+        ("outcome" = Option<String>, Query, description = "With this outcome: `trap`, `reject`, ..."),
+        ("all" = Option<bool>, Query, description = "`true`: all there are"),
+    ),
+    responses((status = 200, description = "How many", body = ActedView), Errors, ActionErrors),
+)]
+pub(super) async fn redrive(
+    State(app): State<Arc<App>>,
+    Extension(principal): Extension<Principal>,
+    RawQuery(query): RawQuery,
+) -> Result<Json<ActedView>, ApiError> {
+    let mut params = Params::new(query.as_deref())?;
+    let which = selection(&mut params)?;
+    params.finish()?;
+    Ok(Json(app.host.redrive(&which, principal.actor()).await?))
+}
+
+/// Gives up dead letters for good; their keys go on
+#[utoipa::path(
+    post,
+    path = "/v1/dead-letters/discard",
+    tag = "dead letters",
+    operation_id = "discardDeadLetters",
+    params(
+        ("reason" = String, Query, description = "Why, for people"),
+        ("id" = Option<String>, Query, description = "This one"),
+        ("plugin" = Option<String>, Query, description = "Of this plugin"),
+        ("key" = Option<String>, Query, description = "Of this key"),
+        ("outcome" = Option<String>, Query, description = "With this outcome: `trap`, `reject`, ..."),
+        ("all" = Option<bool>, Query, description = "`true`: all there are"),
+    ),
+    responses((status = 200, description = "How many", body = ActedView), Errors, ActionErrors),
+)]
+pub(super) async fn discard(
+    State(app): State<Arc<App>>,
+    Extension(principal): Extension<Principal>,
+    RawQuery(query): RawQuery,
+) -> Result<Json<ActedView>, ApiError> {
+    let mut params = Params::new(query.as_deref())?;
+    let which = selection(&mut params)?;
+    let reason = params.reason()?.filter(|reason| !reason.trim().is_empty());
+    let reason = reason.ok_or_else(|| ApiError::field("reason", "is missing"))?;
+    params.finish()?;
+    Ok(Json(app.host.discard(&which, &reason, principal.actor()).await?))
 }

@@ -2,6 +2,7 @@
 
 mod dead_letters;
 mod events;
+mod keys;
 mod openapi;
 mod plugins;
 mod state;
@@ -38,6 +39,11 @@ pub(super) fn router() -> (Router<Arc<App>>, Bytes) {
         .routes(routes!(state::read))
         .routes(routes!(dead_letters::list))
         .routes(routes!(dead_letters::show))
+        .routes(routes!(dead_letters::redrive))
+        .routes(routes!(dead_letters::discard))
+        .routes(routes!(keys::show))
+        .routes(routes!(keys::hold))
+        .routes(routes!(keys::release))
         .routes(routes!(status::buses))
         .routes(routes!(status::status))
         .routes(routes!(status::metrics))

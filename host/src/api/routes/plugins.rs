@@ -14,7 +14,6 @@ use crate::api::errors::ApiError;
 use crate::api::params::Params;
 use crate::api::view::{PluginView, PluginsView};
 use crate::event::Digest;
-use crate::limits;
 
 /// Lists plugins, and the files that are none
 #[utoipa::path(
@@ -89,13 +88,8 @@ pub(super) async fn pause(
     RawQuery(query): RawQuery,
 ) -> Result<Json<PluginView>, ApiError> {
     let mut params = Params::new(query.as_deref())?;
-    let reason = params.text("reason").unwrap_or_default();
+    let reason = params.reason()?.unwrap_or_default();
     params.finish()?;
-    if reason.len() > limits::REASON_BYTES_MAX {
-        let (limit, actual) = (limits::REASON_BYTES_MAX, reason.len());
-        let why = format_args!("has {actual} bytes, at most {limit} are allowed");
-        return Err(ApiError::field("reason", why));
-    }
     Ok(Json(app.host.pause(&plugin, &reason, principal.actor()).await?))
 }
 

@@ -9,12 +9,13 @@ use tokio::sync::watch;
 
 use crate::api::filter::{EventFilter, Point};
 use crate::api::host::{
-    Answer, Appended, Cursor, DeadLetter, DeadLetterFilter, EventPage, EventStream, Follow,
-    HostApi, HostError, Publish, PublishError, Readiness, StateEntry,
+    Answer, Appended, Cursor, DeadLetter, DeadLetterFilter, DeadLetterSelection, EventPage,
+    EventStream, Follow, HostApi, HostError, Publish, PublishError, Readiness, StateEntry,
 };
 use crate::api::view::{
-    BusKind, BusState, BusView, DeadLetterView, LogLineView, PluginState, PluginView, PluginsView,
-    StatusView, SubscriptionView, Timestamp, TreeEventView, TreeView, TypeView,
+    ActedView, BusKind, BusState, BusView, DeadLetterView, KeyState, KeyView, LogLineView,
+    PluginState, PluginView, PluginsView, StatusView, SubscriptionView, Timestamp, TreeEventView,
+    TreeView, TypeView,
 };
 use crate::event::{CommitNumber, Digest, Event, Key, KeySequence, NewEvent, Position};
 
@@ -124,12 +125,20 @@ pub(crate) fn plugin_view(name: &str, state: PluginState) -> Result<PluginView, 
         in_flight: 0,
         waiting: 0,
         parked_keys: 0,
+        held_keys: 0,
         deliveries: [("ok".to_owned(), 2)].into(),
         dead_letters: 1,
         last_error: None,
         history: Vec::new(),
         manifest: None,
     })
+}
+
+fn key_view(plugin: &str, key: &Key, state: KeyState) -> Result<KeyView, HostError> {
+    plugin_view(plugin, PluginState::Live)?;
+    let (plugin, key) = (plugin.to_owned(), key.to_string());
+    let dead_letter = (state == KeyState::Parked).then(|| "1".to_owned());
+    Ok(KeyView { plugin, key, state, dead_letter, deferred: 3, ..KeyView::default() })
 }
 
 fn check_bus(bus: Option<&str>) -> Result<(), HostError> {
@@ -170,7 +179,10 @@ fn dead_letter_view(id: &str) -> DeadLetterView {
         first_attempt: Timestamp(0),
         given_up: Timestamp(1000),
         module: Digest::default().to_string(),
-        parked: false,
+        parked: true,
+        redriving: false,
+        tried: Vec::new(),
+        state: Vec::new(),
         backtrace: String::new(),
         logs: Vec::new(),
     }
@@ -445,6 +457,55 @@ impl HostApi for FakeHost {
             let event = self.events().first().cloned();
             Ok((id == "1").then(|| DeadLetter { letter: dead_letter_view(id), event }))
         })
+    }
+
+    fn redrive<'a>(
+        &'a self,
+        which: &'a DeadLetterSelection,
+        actor: &'a str,
+    ) -> Answer<'a, ActedView> {
+        Box::pin(async move {
+            if which.id.as_deref().is_some_and(|id| id != "1") {
+                return Err(HostError::NotFound("dead letter".to_owned()));
+            }
+            self.actors.lock().unwrap().push(actor.to_owned());
+            Ok(ActedView { count: 1, ..ActedView::default() })
+        })
+    }
+
+    fn discard<'a>(
+        &'a self,
+        which: &'a DeadLetterSelection,
+        _reason: &'a str,
+        actor: &'a str,
+    ) -> Answer<'a, ActedView> {
+        self.redrive(which, actor)
+    }
+
+    fn key<'a>(&'a self, plugin: &'a str, key: &'a Key) -> Answer<'a, KeyView> {
+        Box::pin(async move { key_view(plugin, key, KeyState::Parked) })
+    }
+
+    fn hold<'a>(
+        &'a self,
+        plugin: &'a str,
+        key: &'a Key,
+        reason: &'a str,
+        actor: &'a str,
+    ) -> Answer<'a, KeyView> {
+        Box::pin(async move {
+            let (reason, actor) = (Some(reason.to_owned()), Some(actor.to_owned()));
+            Ok(KeyView { reason, actor, ..key_view(plugin, key, KeyState::Held)? })
+        })
+    }
+
+    fn release<'a>(
+        &'a self,
+        plugin: &'a str,
+        key: &'a Key,
+        _actor: &'a str,
+    ) -> Answer<'a, KeyView> {
+        Box::pin(async move { key_view(plugin, key, KeyState::Live) })
     }
 
     fn status(&self) -> Answer<'_, StatusView> {

@@ -88,7 +88,8 @@ async fn every_documented_answer_of_get_is_given() {
         if method != "GET" || streams {
             continue;
         }
-        let path = if path.ends_with("/state") { format!("{path}?key=k") } else { path };
+        let of_key = path.ends_with("/state") || path.ends_with("/keys");
+        let path = if of_key { format!("{path}?key=k") } else { path };
         let answer = server.get(&path).await;
         assert_eq!(answer.status, 200, "{path}: {answer:?}");
         assert_eq!(answer.header("x-content-type-options"), Some("nosniff"));
@@ -139,6 +140,32 @@ async fn published_events_are_read_back() {
     assert_eq!((binary.header("ce-id"), &*binary.body), (Some("2"), "{\"n\": 2}"));
     let batch = [("content-type", "application/cloudevents-batch+json")];
     assert_eq!(server.post("/v1/events", &batch, b"[]").await.body, "[]");
+}
+
+#[tokio::test]
+async fn nobody_acts_on_all_dead_letters_by_saying_nothing() {
+    let server = Fixture::default().await;
+    let act = "/v1/dead-letters/redrive";
+    for (query, status) in [
+        ("", 422),
+        ("?all=false", 422),
+        ("?all=true&plugin=totals", 422),
+        ("?id=2", 404),
+        ("?all=true", 200),
+        ("?plugin=totals&outcome=trap", 200),
+    ] {
+        let answer = server.post(&format!("{act}{query}"), &[], b"").await;
+        assert_eq!(answer.status, status, "{query}: {answer:?}");
+    }
+    let discard = "/v1/dead-letters/discard?id=1";
+    assert_eq!(server.post(discard, &[], b"").await.json()["error"]["field"], "reason");
+    let discarded = server.post(&format!("{discard}&reason=old"), &[], b"").await;
+    assert_eq!(discarded.json()["count"], 1);
+    let held = server.post("/v1/plugins/totals/keys/hold?key=k&reason=why", &[], b"").await;
+    assert_eq!(
+        (held.json()["state"].as_str(), held.json()["reason"].as_str()),
+        (Some("held"), Some("why"))
+    );
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@
 //! Members are only ever added. Times are RFC 3339 in UTC. An absent member is not known, or does
 //! not apply.
 
+mod key;
 mod plugin;
 mod state;
 
@@ -16,6 +17,7 @@ use time::format_description::well_known::Rfc3339;
 use time::macros::format_description;
 use utoipa::ToSchema;
 
+pub use key::{ActedView, AttemptView, KeyState, KeyView, LeftView};
 pub use plugin::{
     ErrorAtView, ModuleView, PluginState, PluginView, PluginsView, ReloadResult, ReloadView,
     SkippedView, SubscriptionView,
@@ -263,6 +265,16 @@ pub struct DeadLetterView {
     /// Whether its key waits behind it.
     #[serde(default)]
     pub parked: bool,
+    /// Whether it runs again, and has not ended as yet.
+    #[serde(default)]
+    pub redriving: bool,
+    /// The last attempts, oldest first, at most 10. Only when one dead letter is asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tried: Vec<AttemptView>,
+    /// The state of its key before it, as its key waits behind it. Only when one dead letter is asked
+    /// for; at most 100 values.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub state: Vec<StateValueView>,
     /// The guest's call stack, innermost first. Only when one dead letter is asked for.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub backtrace: String,

@@ -145,6 +145,9 @@ pub struct PluginView {
     /// Keys parked behind a dead letter.
     #[serde(default)]
     pub parked_keys: u64,
+    /// Keys held by an operator.
+    #[serde(default)]
+    pub held_keys: u64,
     /// Deliveries since the host started, by outcome.
     pub deliveries: BTreeMap<String, u64>,
     /// Dead letters that stand.

@@ -12,11 +12,11 @@ use crate::log::record::{Control, ControlRecord};
 use crate::schedule::core::{Drain, Entry};
 
 impl Runner {
-    /// Reads the bus from `low` on and offers what the plugin subscribes to, until stopped.
-    pub(super) async fn feed(self: Arc<Self>, low: Position, mut swaps: mpsc::Receiver<Swap>) {
+    /// Reads the bus from `seen` on and offers what the plugin subscribes to, until stopped.
+    pub(super) async fn feed(self: Arc<Self>, seen: Position, mut swaps: mpsc::Receiver<Swap>) {
         let bus = Arc::clone(&self.bus);
-        let mut source = bus.read_after(low);
-        let mut scanned = low;
+        let mut source = bus.read_after(seen);
+        let mut scanned = seen;
         loop {
             // Cancel safe: `next` loses nothing, and a swap that was received is performed.
             let batch = tokio::select! {
@@ -41,8 +41,12 @@ impl Runner {
             let entries = self.judge(batch.events());
             self.offer(entries, last, &mut swaps).await;
             scanned = last;
-            self.progress.offer(|| self.queue.cursor().low);
+            self.note_progress();
         }
+    }
+
+    fn note_progress(&self) {
+        self.progress.offer(|| self.queue.with(|core| core.settled()));
     }
 
     /// The events among `events` that are this plugin's and still to be delivered.
@@ -56,7 +60,7 @@ impl Runner {
         subscriptions: &Subscriptions,
         event: &Arc<Event>,
     ) -> Option<Entry<Arc<Event>>> {
-        if !self.wants(subscriptions, event) || self.before.is_known(event.position) {
+        if !self.wants(subscriptions, event) || self.before.is_completed(event.position) {
             return None;
         }
         Some(Entry {
@@ -142,7 +146,7 @@ impl Runner {
         for position in positions.into_iter().take_while(|position| *position <= drain.to) {
             reached = position;
             let Some(event) = self.bus.event(position).await? else { continue };
-            if self.wants(&subscriptions, &event) && !self.before.is_known(position) {
+            if self.wants(&subscriptions, &event) && !self.before.is_completed(position) {
                 entries.push(Entry {
                     position,
                     key: event.key.clone(),
@@ -153,6 +157,7 @@ impl Runner {
         }
         let reached = if whole || reached >= drain.to { drain.to } else { reached };
         self.queue.refill(drain, entries, reached);
+        self.note_progress();
         Ok(())
     }
 }

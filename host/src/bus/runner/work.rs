@@ -8,11 +8,11 @@ use crate::bus::deliver::{self, Ended};
 use crate::bus::notes::{Line, Note};
 use crate::bus::{Permit, Ticket};
 use crate::effects::{Effects, OutcomeKind, StateWrite};
-use crate::event::{Event, Position};
-use crate::log::record::{AttemptRecord, Control, ControlRecord, DeadLetterRecord};
+use crate::event::Event;
+use crate::log::record::{AttemptRecord, Control, ControlRecord, DeadLetterRecord, Mode};
 use crate::log::{AppendError, ReadError};
 use crate::plugin::manifest::{OnFailure, OnReject};
-use crate::schedule::core::{Finish, Finished};
+use crate::schedule::core::{Assignment, Finish, Finished};
 use crate::schedule::driver::Lease;
 use crate::schedule::retry::{self, Step};
 use crate::state::cold::ColdError;
@@ -28,9 +28,19 @@ struct Attempt {
     number: u32,
     /// When the first one began, log time.
     first_ms: u64,
+    /// Whether it was a dead letter, or stood behind one.
+    redriven: bool,
+    /// Whether its key went on long ago.
+    again: bool,
     /// When this one ended, log time. The clock is asked once a delivery: it is everybody's.
     ended_ms: u64,
     invocation: Invocation,
+}
+
+/// A delivery that is given up, and what that means for its key.
+struct GivenUp {
+    letter: DeadLetterRecord,
+    park: bool,
 }
 
 impl StateView for KeyView {
@@ -54,6 +64,7 @@ struct Told {
     effects: Effects,
     ticket: Option<Ticket>,
     dead: bool,
+    parked: bool,
     again_ms: Option<u64>,
 }
 
@@ -104,7 +115,11 @@ impl Runner {
                 None => return Ok(Finish::Done),
             },
         };
-        let number = self.attempt(event.position, assignment.attempt);
+        let Assignment { again, .. } = *assignment;
+        // What ran when the host died may be what killed it: that attempt counts.
+        let died = if again { 0 } else { self.before.died_at(event.position) };
+        let number = assignment.attempt.saturating_add(died);
+        let redriven = assignment.redriven || self.before.is_redriven(&event);
         let version = self.version.load_full();
         let bytes = version.limits.output_bytes_max + COMPLETION_BYTES;
         let permit = self.bus.reserve(self.instance, bytes).await?;
@@ -114,7 +129,7 @@ impl Runner {
         }
         self.bus.values().room().await;
         let view = self.view(&event)?;
-        let delivery = self.delivery(&version, &event, number, view.as_ref());
+        let delivery = self.delivery(&version, &event, (number, redriven), view.as_ref());
         let invocation = version.invoker.invoke(slot, delivery).await;
         self.keep_logs(&event, number, &invocation);
         let ended_ms = self.bus.now_ms();
@@ -123,7 +138,7 @@ impl Runner {
             ended_ms.saturating_sub(took_ms)
         };
         let first_ms = assignment.first_ms.unwrap_or_else(began_ms);
-        let mut attempt = Attempt { number, first_ms, ended_ms, invocation };
+        let mut attempt = Attempt { number, first_ms, redriven, again, ended_ms, invocation };
         // No `await` from here to `finish`: a delivery that is committed must be over, and one that
         // is over must be committed.
         let ending = self.end(&version, &event, &mut attempt, view, permit);
@@ -131,14 +146,6 @@ impl Runner {
             self.tell(&event, &attempt, told);
         }
         Ok(ending.finish)
-    }
-
-    /// What ran when the host died has had that attempt: it may be what killed it. It comes in the
-    /// order of its key like all others, for what came before it may not have been durable.
-    fn attempt(&self, position: Position, next: u32) -> u32 {
-        let suspects = self.bus.suspects().iter();
-        let mut died = suspects.filter(|s| s.instance == self.instance && s.position == position);
-        died.next().map_or(next, |suspect| next.max(suspect.attempt.saturating_add(1)))
     }
 
     fn view(&self, event: &Event) -> Result<Option<KeyView>, ColdError> {
@@ -151,7 +158,7 @@ impl Runner {
         &self,
         version: &Version,
         event: &Arc<Event>,
-        attempt: u32,
+        (attempt, redriven): (u32, bool),
         view: Option<&KeyView>,
     ) -> Delivery {
         let state: Arc<dyn StateView> = match view {
@@ -161,7 +168,7 @@ impl Runner {
         Delivery {
             event: Arc::clone(event),
             attempt,
-            redriven: false,
+            redriven,
             seed: Seed {
                 log_id: self.bus.log_id(),
                 instance: self.instance,
@@ -196,6 +203,7 @@ impl Runner {
             Step::Done => self.complete(version, event, attempt, view, permit, None),
             Step::RetryAt(due_ms) => self.retry(version, event, attempt, due_ms),
             Step::GiveUp => {
+                let policy = self.policy(version, event, attempt);
                 let letter = DeadLetterRecord {
                     reason: outcome.reason(),
                     backtrace: attempt.invocation.backtrace.clone(),
@@ -203,8 +211,9 @@ impl Runner {
                     first_ms,
                     module: version.digest,
                 };
-                let ending = self.complete(version, event, attempt, None, permit, Some(letter));
-                if pauses(version, kind) {
+                let given_up = GivenUp { letter, park: policy == OnFailure::Park };
+                let ending = self.complete(version, event, attempt, None, permit, Some(given_up));
+                if policy == OnFailure::Pause {
                     let position = event.position;
                     let words = kind.name();
                     self.pause_because(format!("the event at {position} was given up: {words}"));
@@ -212,6 +221,21 @@ impl Runner {
                 ending
             }
         }
+    }
+
+    /// What giving up a delivery means for its key. There has to be one that can wait, in a log that
+    /// remembers it, and none of its later events may have gone on.
+    fn policy(&self, version: &Version, event: &Event, attempt: &Attempt) -> OnFailure {
+        let policy = match attempt.invocation.outcome.kind() {
+            OutcomeKind::Reject => match version.manifest.on_reject() {
+                OnReject::Continue => OnFailure::Continue,
+                OnReject::Park => OnFailure::Park,
+                OnReject::Pause => OnFailure::Pause,
+            },
+            _ => version.manifest.on_failure(),
+        };
+        let can_park = event.key.is_some() && self.bus.log().is_some() && !attempt.again;
+        if policy == OnFailure::Park && !can_park { OnFailure::Continue } else { policy }
     }
 
     /// Stops handing out deliveries at once; the host records it.
@@ -255,6 +279,7 @@ impl Runner {
             effects: Effects::default(),
             ticket: None,
             dead: false,
+            parked: false,
             again_ms: Some(due_ms.saturating_sub(attempt.ended_ms)),
         });
         Ending { finish: Finish::RetryAt { at_ms: due_ms, first_ms }, told }
@@ -269,17 +294,20 @@ impl Runner {
         attempt: &mut Attempt,
         view: Option<KeyView>,
         permit: Permit,
-        dead_letter: Option<DeadLetterRecord>,
+        given_up: Option<GivenUp>,
     ) -> Ending {
         let effects = std::mem::take(&mut attempt.invocation.effects);
         self.warn_of_unserved(&effects);
         let shown = self.notes.wanted().then(|| effects.clone());
-        let dead = dead_letter.is_some();
+        let dead = given_up.is_some();
+        let park = given_up.as_ref().is_some_and(|given_up| given_up.park);
         let ended = Ended {
             attempt: attempt.number,
             outcome: attempt.invocation.outcome.kind(),
             fuel: attempt.invocation.fuel,
-            dead_letter,
+            mode: if attempt.redriven { Mode::Redrive } else { Mode::Live },
+            dead_letter: given_up.map(|given_up| given_up.letter),
+            park,
         };
         let commit = deliver::commit(&version.deliverer, event, ended, effects);
         if let Some(view) = view {
@@ -288,13 +316,14 @@ impl Runner {
         }
         self.progress.submit();
         self.metrics.lag(attempt.ended_ms.saturating_sub(event.recorded_ms));
+        let finish = if park { Finish::Park } else { Finish::Done };
         let Some(effects) = shown else {
             self.bus.commit_untold(permit, commit);
-            return Ending { finish: Finish::Done, told: None };
+            return Ending { finish, told: None };
         };
         let ticket = Some(self.bus.commit(permit, commit));
-        let told = Some(Told { effects, ticket, dead, again_ms: None });
-        Ending { finish: Finish::Done, told }
+        let told = Some(Told { effects, ticket, dead, parked: park, again_ms: None });
+        Ending { finish, told }
     }
 
     /// Says once that timers and calls are recorded and nothing more.
@@ -340,24 +369,23 @@ impl Runner {
             first_position: None,
             again_ms: told.again_ms,
             dead: told.dead,
+            parked: told.parked,
+            dead_letter: None,
         };
         let notes = self.notes.clone();
         let Some(ticket) = told.ticket else { return notes.tell(note) };
+        let (bus, instance, position) = (Arc::clone(&self.bus), self.instance, event.position);
         self.tasks.spawn(async move {
             if let Ok(committed) = ticket.done().await {
                 note.first_position = committed.first_position;
+                if note.dead {
+                    bus.until_applied(committed.commit).await;
+                    let ledger = bus.ledger();
+                    note.dead_letter = ledger.dead_letter_of(instance, position).map(|l| l.id);
+                }
             }
             notes.tell(note);
         });
-    }
-}
-
-/// Whether giving up a delivery pauses its plugin.
-fn pauses(version: &Version, outcome: OutcomeKind) -> bool {
-    if outcome == OutcomeKind::Reject {
-        version.manifest.on_reject() == OnReject::Pause
-    } else {
-        version.manifest.on_failure() == OnFailure::Pause
     }
 }
 

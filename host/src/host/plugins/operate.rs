@@ -15,7 +15,7 @@ use crate::log::AppendError;
 use crate::log::record::{Control, ControlRecord};
 use crate::plugin::identity::{Binding, Refusal};
 
-fn append_error(error: AppendError) -> HostError {
+pub(super) fn append_error(error: AppendError) -> HostError {
     match error {
         AppendError::ShuttingDown => HostError::ShuttingDown,
         AppendError::StorageFull { .. } => HostError::StorageFull,
@@ -23,7 +23,7 @@ fn append_error(error: AppendError) -> HostError {
     }
 }
 
-fn unknown(name: &str) -> HostError {
+pub(super) fn unknown(name: &str) -> HostError {
     HostError::NotFound(format!("plugin `{name}`"))
 }
 
@@ -36,7 +36,12 @@ fn refused(refusal: Refusal) -> HostError {
 
 impl Plugins {
     /// Records something about a registered plugin, and waits until it is folded.
-    async fn record(&self, bus: &Bus, actor: &str, control: Control) -> Result<(), HostError> {
+    pub(super) async fn record(
+        &self,
+        bus: &Bus,
+        actor: &str,
+        control: Control,
+    ) -> Result<(), HostError> {
         let record = ControlRecord { actor: actor.into(), control };
         let committed = bus.control(&[record]).done().await.map_err(append_error)?;
         bus.until_applied(committed.commit).await;

@@ -60,6 +60,7 @@ impl Plugins {
             in_flight: runner.map_or(0, |runner| runner.in_flight()),
             waiting: cursor.as_ref().map_or(0, |cursor| cursor.waiting as u64),
             parked_keys: 0,
+            held_keys: 0,
             deliveries: runner.map(|runner| by_outcome(runner.deliveries())).unwrap_or_default(),
             dead_letters: 0,
             last_error: last_error(entry),
@@ -82,8 +83,9 @@ impl Plugins {
         view.completed_position = cursor.as_ref().map_or(instance.low, |cursor| cursor.low).0;
         let scanned = cursor.as_ref().map_or(instance.low, |cursor| cursor.scanned);
         view.lag_events = bus.last_position().0.saturating_sub(scanned.0);
-        view.dead_letters =
-            ledger.dead_letters().filter(|letter| letter.instance == id).count() as u64;
+        view.parked_keys = instance.parked_keys() as u64;
+        view.held_keys = instance.held_keys() as u64;
+        view.dead_letters = instance.letters.len() as u64;
         if let Some(module) = &mut view.module {
             module.pinned = instance.pinned.is_some();
         }
@@ -175,7 +177,8 @@ impl Plugins {
     fn oldest_dead_letter(&self, name: &str) -> Option<Duration> {
         let (bus, id) = self.registered(name)?;
         let ledger = bus.ledger();
-        let oldest = ledger.dead_letters().find(|letter| letter.instance == id)?.at.time_ms;
+        let numbers = ledger.instance(id)?.letters.values();
+        let oldest = ledger.dead_letter(*numbers.min()?)?.at.time_ms;
         Some(Duration::from_millis(bus.now_ms().saturating_sub(oldest)))
     }
 }

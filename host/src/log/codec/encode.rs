@@ -6,7 +6,7 @@ use super::{FRAME_BYTES_MAX, Seal, flag, kind, payload_digest};
 use crate::effects::{OutgoingCall, Response, StateWrite, TimerChange};
 use crate::event::{Addressee, Key, KeyHash, KeyVariant, NewEvent};
 use crate::log::pack::{put_array, put_digest, put_nil, put_str, put_uint};
-use crate::log::record::{Completion, ControlRecord, DeadLetterRecord, DeliveryCommit};
+use crate::log::record::{Completion, Control, ControlRecord, DeadLetterRecord, DeliveryCommit};
 
 /// An event in an encoded commit, as far as the writer cares.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -147,7 +147,15 @@ impl Encoded {
         commit.state.iter().try_for_each(|write| self.state(write))?;
         commit.timers.iter().try_for_each(|change| self.timer(change))?;
         commit.calls.iter().try_for_each(|call| self.call(call))?;
-        commit.dead_letter.iter().try_for_each(|letter| self.dead_letter(letter))
+        commit.dead_letter.iter().try_for_each(|letter| self.dead_letter(letter))?;
+        let Completion { instance, position, key, .. } = &commit.completion;
+        match key.clone().filter(|_| commit.park) {
+            Some(key) => {
+                let control = Control::Park { instance: *instance, key, position: *position };
+                self.control(&ControlRecord { actor: "host".into(), control })
+            }
+            None => Ok(()),
+        }
     }
 
     fn completion(

@@ -76,6 +76,7 @@ fn delivery_back(frame: &Frame) -> DeliveryCommit {
                     timers: Vec::new(),
                     calls: Vec::new(),
                     dead_letter: None,
+                    park: false,
                 });
             }
             (RecordRef::Event(event), Some(back)) => {

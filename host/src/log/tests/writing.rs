@@ -41,6 +41,7 @@ fn delivery(position: u64) -> DeliveryCommit {
         timers: Vec::new(),
         calls: Vec::new(),
         dead_letter: None,
+        park: false,
     }
 }
 

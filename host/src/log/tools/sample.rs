@@ -151,6 +151,7 @@ pub(crate) fn delivery(position: u64, key: &str) -> Encoded {
         timers: Vec::new(),
         calls: Vec::new(),
         dead_letter: None,
+        park: false,
     };
     encoded.delivery(&commit).unwrap();
     encoded.finish().unwrap();

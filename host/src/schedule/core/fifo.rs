@@ -69,6 +69,16 @@ impl<T> Nodes<T> {
         Some(node.queued)
     }
 
+    /// Positions of the events of a queue, first to last.
+    pub(super) fn positions(&self, fifo: Fifo) -> impl Iterator<Item = Position> {
+        let mut next = fifo.head;
+        (0..fifo.len).map_while(move |_| {
+            let node = self.0.get(next)?;
+            next = node.next;
+            Some(node.queued.position)
+        })
+    }
+
     pub(super) fn front_mut(&mut self, fifo: Fifo) -> Option<&mut Queued<T>> {
         if fifo.is_empty() {
             return None;

@@ -1,6 +1,6 @@
 //! What operators do to keys, and what a restart brings back.
 
-use super::lane::{Deferred, Lane, Phase, Until, Waiting};
+use super::lane::{Again, Deferred, Lane, Phase, Until, Waiting};
 use super::{KeyScheduler, Throttle};
 use crate::event::{Key, Position};
 
@@ -32,6 +32,8 @@ pub struct KeyView {
     pub until: Option<Until>,
     /// Its events that are not in memory.
     pub deferred: Option<Deferred>,
+    /// There may be more of them than counted: it has been waiting since before a restart.
+    pub unknown: bool,
     /// Whether a taker owns it right now.
     pub running: bool,
     /// The limit that holds it back, where it is ready otherwise.
@@ -67,6 +69,60 @@ impl<T> KeyScheduler<T> {
         held || parked
     }
 
+    /// Ends a park, not a hold: the dead letter is done with, and the key goes on with what stands
+    /// behind it. Says whether it was parked.
+    pub fn give_up(&mut self, key: &Key) -> bool {
+        let Some((id, lane)) = self.lane_of(key) else { return false };
+        let parked = is_parked(lane);
+        if parked {
+            lane.redriven_to = Position(u64::MAX);
+            self.complete(id);
+            self.place(id);
+        }
+        parked
+    }
+
+    /// Runs a dead letter again that does not park its key: alone, before what the key has in
+    /// memory, and not while the key waits. Says whether it was not under way already.
+    pub fn reopen(&mut self, position: Position, key: Option<&Key>, attempt: u32) -> bool {
+        if self.is_open(position) {
+            return false;
+        }
+        let id = match key {
+            Some(key) => self.find_or_open(key),
+            None => self.open_lane(None),
+        };
+        let Some(lane) = self.lanes.get_mut(id) else { return false };
+        lane.again = true;
+        self.again.entry(id).or_default().push_back(Again { position, attempt });
+        self.mark_open(id, position);
+        if position > self.scanned {
+            self.restored.insert(position);
+        }
+        self.unplace(id);
+        self.place(id);
+        true
+    }
+
+    /// Lets the next dead letter of a lane at rest run again, in front of everything else.
+    pub(super) fn call_again(&mut self, id: usize) {
+        let Some(lane) = self.lanes.get_mut(id).filter(|lane| lane.again) else { return };
+        if lane.waits() || lane.phase != Phase::Resting {
+            return;
+        }
+        let queued = self.again.get_mut(&id);
+        let next = queued.and_then(|queued| Some((queued.pop_front()?, queued.is_empty())));
+        let Some((Again { position, attempt }, last)) = next else { return };
+        self.shed(id, 0);
+        let Some(lane) = self.lanes.get_mut(id) else { return };
+        let until = Until::Now;
+        lane.waiting = Some(Waiting { position, attempt, first_ms: None, until, again: true });
+        if last {
+            lane.again = false;
+            self.again.remove(&id);
+        }
+    }
+
     /// Makes the dead letter that parks a key ready again, to be followed by what stands behind it.
     /// Its attempts go on counting, its time starts afresh. Says whether the key was parked.
     pub fn redrive(&mut self, key: &Key) -> bool {
@@ -88,7 +144,7 @@ impl<T> KeyScheduler<T> {
     /// new: a key has one waiting event.
     pub fn restore_waiting(&mut self, restored: Restored) -> bool {
         let Restored { position, key, attempt, first_ms, until } = restored;
-        if self.open.contains(&position) {
+        if self.is_open(position) {
             return false;
         }
         let id = match &key {
@@ -102,11 +158,16 @@ impl<T> KeyScheduler<T> {
         lane.restored = key.is_some();
         self.unplace(id);
         self.shed(id, 0);
+        // Events of a key end in order: none before this one is incomplete.
+        self.advance(id, position, 0);
         if let Some(lane) = self.lanes.get_mut(id) {
-            lane.waiting = Some(Waiting { position, attempt: attempt.max(1), first_ms, until });
+            let attempt = attempt.max(1);
+            lane.waiting = Some(Waiting { position, attempt, first_ms, until, again: false });
         }
-        self.open.insert(position);
-        self.restored_max = self.restored_max.max(position);
+        self.mark_open(id, position);
+        if position > self.scanned {
+            self.restored.insert(position);
+        }
         self.place(id);
         true
     }
@@ -117,6 +178,28 @@ impl<T> KeyScheduler<T> {
         self.unplace(id);
         self.shed(id, 0);
         self.defer_range(id, deferred.first, deferred.last.max(deferred.first), deferred.count);
+        self.place(id);
+    }
+
+    /// Brings back a key that was parked or held once, before anything is offered and after its
+    /// waiting event: what it has from `from` on, up to what is scanned, is to be searched.
+    /// `redriven`: it stood behind a dead letter.
+    pub fn restore_backlog(&mut self, key: &Key, from: Position, redriven: bool) {
+        let id = self.find_or_open(key);
+        let Some(lane) = self.lanes.get_mut(id) else { return };
+        if redriven {
+            lane.redriven_to = Position(u64::MAX);
+        }
+        let aside = lane.stands_aside();
+        self.unplace(id);
+        // A waiting event is followed by a search anyway.
+        if self.lanes.get(id).is_some_and(|lane| lane.waiting.is_none()) && from <= self.scanned {
+            self.defer_range(id, from, self.scanned, 0);
+            self.uncounted(id);
+        }
+        if !aside {
+            self.back.insert(key.clone());
+        }
         self.place(id);
     }
 
@@ -131,9 +214,10 @@ impl<T> KeyScheduler<T> {
         self.lanes.iter().filter(|(_, lane)| lane.defers()).map(|(_, lane)| self.view(lane))
     }
 
-    /// Positions of the events in memory or waiting, ascending.
-    pub fn open(&self) -> impl Iterator<Item = Position> {
-        self.open.iter().copied()
+    pub(super) fn uncounted(&mut self, id: usize) {
+        if let Some(lane) = self.lanes.get_mut(id) {
+            lane.uncounted = true;
+        }
     }
 
     fn lane_of(&mut self, key: &Key) -> Option<(usize, &mut Lane)> {
@@ -156,6 +240,7 @@ impl<T> KeyScheduler<T> {
             waiting: lane.waiting.map(|waiting| (waiting.position, waiting.attempt)),
             until: lane.waiting.map(|waiting| waiting.until),
             deferred: lane.deferred,
+            unknown: lane.restored || lane.uncounted,
             running: lane.is_running(),
             throttle: self.throttle(lane),
         }

@@ -38,6 +38,16 @@ pub(super) struct Waiting {
     /// Log time of the first attempt; none: it starts afresh.
     pub(super) first_ms: Option<u64>,
     pub(super) until: Until,
+    /// See [`Assignment::again`](super::Assignment::again).
+    pub(super) again: bool,
+}
+
+/// A dead letter that is to run again, once nothing else of its key does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Again {
+    pub(super) position: Position,
+    /// The attempt to come, from 1.
+    pub(super) attempt: u32,
 }
 
 /// Events of one key that are known to be incomplete but not held in memory.
@@ -89,6 +99,12 @@ pub(super) struct Lane {
     pub(super) group: Option<usize>,
     /// Whether it waits for those limits, and for nothing else.
     pub(super) throttled: bool,
+    /// Whether its incomplete events are marked as standing aside.
+    pub(super) aside: bool,
+    /// Whether dead letters of it are to run again.
+    pub(super) again: bool,
+    /// There may be more deferred events than are counted, since a restart.
+    pub(super) uncounted: bool,
 }
 
 impl Lane {
@@ -107,12 +123,20 @@ impl Lane {
             counted: false,
             group: None,
             throttled: false,
+            aside: false,
+            again: false,
+            uncounted: false,
         }
     }
 
     /// Whether it waits: it is one entry outside the in-flight bound.
     pub(super) const fn waits(&self) -> bool {
         self.held || self.waiting.is_some()
+    }
+
+    /// Whether it waits for a person.
+    pub(super) const fn stands_aside(&self) -> bool {
+        self.held || matches!(self.waiting, Some(Waiting { until: Until::Parked, .. }))
     }
 
     /// Whether new events of the key stay out of memory.

@@ -289,6 +289,16 @@ impl World {
         }
     }
 
+    /// The same, but for keys that are parked or held.
+    fn seen(&self) -> u64 {
+        let aside = |p: &u64| {
+            let key = self.at(*p).key;
+            key.is_some_and(|name| self.held.contains(&name) || self.parked(name).is_some())
+        };
+        let first = (1..=self.scanned).find(|p| self.is_open(*p) && !aside(p));
+        first.map_or(self.scanned, |first| first - 1)
+    }
+
     /// The highest position at and below which nothing is open.
     fn low(&self) -> u64 {
         (1..=self.scanned).find(|p| self.is_open(*p)).map_or(self.scanned, |first| first - 1)
@@ -396,8 +406,11 @@ impl World {
         let cursor = self.sched.cursor();
         assert_eq!(cursor.scanned.0, self.scanned);
         assert!(cursor.low.0 <= self.low(), "{cursor:?} is past what is complete");
+        assert!(cursor.seen.0 <= self.seen(), "{cursor:?} has seen too much");
+        assert!(cursor.seen >= cursor.low, "{cursor:?}");
         if cursor.deferred == 0 {
             assert_eq!(cursor.low.0, self.low(), "{cursor:?}");
+            assert_eq!(cursor.seen.0, self.seen(), "{cursor:?}");
         }
         assert!(cursor.in_flight <= self.bounds.in_flight_count_max, "{cursor:?}");
         let most = self.bounds.in_flight_bytes_max + self.weight_max;

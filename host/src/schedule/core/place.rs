@@ -49,7 +49,7 @@ impl<T> KeyScheduler<T> {
     pub(super) fn push(&mut self, id: usize, position: Position, weight: usize, item: T) {
         let Some(lane) = self.lanes.get_mut(id) else { return };
         self.nodes.push(&mut lane.queue, Queued { position, weight, item: Some(item) });
-        self.open.insert(position);
+        self.mark_open(id, position);
         self.in_flight += 1;
         self.in_flight_bytes += weight;
     }
@@ -58,13 +58,14 @@ impl<T> KeyScheduler<T> {
     pub(super) fn complete(&mut self, id: usize) {
         let Some(lane) = self.lanes.get_mut(id) else { return };
         if let Some(waiting) = lane.waiting.take() {
-            self.open.remove(&waiting.position);
-            let unknown = std::mem::take(&mut lane.restored);
+            let unknown = !waiting.again && std::mem::take(&mut lane.restored);
+            self.unmark_open(id, waiting.position);
             if unknown && waiting.position < self.scanned {
                 self.defer_range(id, after(waiting.position), self.scanned, 0);
+                self.uncounted(id);
             }
         } else if let Some(head) = self.nodes.pop(&mut lane.queue) {
-            self.open.remove(&head.position);
+            self.unmark_open(id, head.position);
             self.in_flight -= 1;
             self.in_flight_bytes -= head.weight;
         }
@@ -93,9 +94,9 @@ impl<T> KeyScheduler<T> {
         self.deferred_events += count;
         if old.map(|old| old.first) != Some(new.first) {
             if let Some(old) = old {
-                self.behind.remove(&(old.first, id));
+                self.unmark_behind(id, old.first);
             }
-            self.behind.insert((new.first, id));
+            self.mark_behind(id, new.first);
         }
     }
 
@@ -104,6 +105,7 @@ impl<T> KeyScheduler<T> {
         self.cancel_drain(id);
         let Some(lane) = self.lanes.get_mut(id) else { return };
         let mut queue = std::mem::replace(&mut lane.queue, super::fifo::Fifo::EMPTY);
+        let aside = lane.aside;
         let mut range: Option<(Position, Position, u64)> = None;
         let mut kept = 0;
         while let Some(queued) = self.nodes.pop(&mut queue) {
@@ -113,7 +115,7 @@ impl<T> KeyScheduler<T> {
                 continue;
             }
             let position = queued.position;
-            self.open.remove(&position);
+            if aside { &mut self.aside } else { &mut self.here }.forget(position);
             self.in_flight -= 1;
             self.in_flight_bytes -= queued.weight;
             let (first, _, count) = range.unwrap_or((position, position, 0));
@@ -131,18 +133,21 @@ impl<T> KeyScheduler<T> {
         if reached < deferred.first {
             return;
         }
-        self.behind.remove(&(deferred.first, id));
         let live = reached >= deferred.last;
         let gone = if live { deferred.count } else { found.min(deferred.count) };
         self.deferred_events -= gone;
+        let first = after(reached);
         if live {
             lane.deferred = None;
             lane.slow = false;
+            lane.uncounted = false;
             lane.redriven_to = lane.redriven_to.min(deferred.last);
         } else {
-            let first = after(reached);
             lane.deferred = Some(Deferred { first, count: deferred.count - gone, ..deferred });
-            self.behind.insert((first, id));
+        }
+        self.unmark_behind(id, deferred.first);
+        if !live {
+            self.mark_behind(id, first);
         }
     }
 
@@ -177,6 +182,8 @@ impl<T> KeyScheduler<T> {
 
     /// Puts a lane where it belongs, once nothing of it is out of date but its place.
     pub(super) fn place(&mut self, id: usize) {
+        self.call_again(id);
+        self.settle_aside(id);
         self.stand_back(id);
         let Some(lane) = self.lanes.get_mut(id) else { return };
         let waits = lane.waits();

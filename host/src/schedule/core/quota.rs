@@ -389,7 +389,7 @@ impl<T> KeyScheduler<T> {
         self.in_flight -= 1;
         self.in_flight_bytes -= head.weight;
         let (position, until) = (head.position, Until::Now);
-        lane.waiting = Some(Waiting { position, attempt: 1, first_ms: None, until });
+        lane.waiting = Some(Waiting { position, attempt: 1, first_ms: None, until, again: false });
         lane.throttled = true;
         self.throttled += 1;
         self.shed(id, 0);

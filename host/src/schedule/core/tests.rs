@@ -1,6 +1,8 @@
 use super::*;
 use crate::event::Key;
 
+mod aside;
+
 /// What a step of a table does, and what the scheduler must say to it.
 #[derive(Debug)]
 enum Step {
@@ -23,6 +25,12 @@ enum Step {
     Release(&'static str),
     Redrive(&'static str),
     Low(u64),
+    /// Up to where nothing is incomplete but of keys that stand aside, and how many came back.
+    Settled(u64, usize),
+    /// Runs a dead letter of a key again that does not park it.
+    Reopen(u64, &'static str),
+    /// Takes this position, and whether it is redriven.
+    TakeRedriven(u64, bool),
     /// In flight, waiting, deferred keys, deferred events.
     Counts(usize, usize, usize, u64),
 }
@@ -44,6 +52,10 @@ fn key(name: &str) -> Option<Key> {
     (name != "-").then(|| Key::new(name).unwrap())
 }
 
+fn entry(position: u64, name: &str) -> Entry<u64> {
+    Entry { position: Position(position), key: key(name), weight: 1, item: position }
+}
+
 fn bounds(in_flight_count_max: usize) -> Bounds {
     Bounds { in_flight_count_max, in_flight_bytes_max: 1 << 20, waiting_max: 2 }
 }
@@ -54,12 +66,6 @@ fn check(in_flight: usize, steps: &[Step]) {
     let mut drains = VecDeque::new();
     for (number, step) in steps.iter().enumerate() {
         let told = format!("step {number}: {step:?}");
-        let entry = |position: u64, name: &str| Entry {
-            position: Position(position),
-            key: key(name),
-            weight: 1,
-            item: position,
-        };
         match *step {
             Step::Offer(position, name, offer) => {
                 assert_eq!(sched.offer(entry(position, name)), Ok(offer), "{told}");
@@ -100,6 +106,19 @@ fn check(in_flight: usize, steps: &[Step]) {
             Hold(name) => assert!(sched.hold(&key(name).unwrap()), "{told}"),
             Release(name) => assert!(sched.release(&key(name).unwrap()), "{told}"),
             Redrive(name) => assert!(sched.redrive(&key(name).unwrap()), "{told}"),
+            Step::Settled(seen, back) => {
+                let settled = sched.settled();
+                assert_eq!((settled.seen.0, settled.back.len()), (seen, back), "{told}");
+            }
+            Step::Reopen(position, name) => {
+                let key = key(name);
+                assert!(sched.reopen(Position(position), key.as_ref(), 3), "{told}");
+            }
+            Step::TakeRedriven(position, redriven) => {
+                let taken = sched.take().expect(&told);
+                assert_eq!((taken.position.0, taken.redriven), (position, redriven), "{told}");
+                tickets.insert(position, taken.ticket);
+            }
             Low(position) => assert_eq!(sched.cursor().low.0, position, "{told}"),
             Counts(in_flight, waiting, deferred, events) => {
                 let cursor = sched.cursor();

@@ -61,6 +61,8 @@ pub struct Assignment<T> {
     pub first_ms: Option<u64>,
     /// Whether it was a dead letter, or stood behind one.
     pub redriven: bool,
+    /// Whether it is a dead letter whose key went on long ago: it cannot park it any more.
+    pub again: bool,
     /// None: the event waited and is to be read from the log.
     pub item: Option<T>,
 }
@@ -103,6 +105,8 @@ pub struct Cursor {
     pub scanned: Position,
     /// Everything at or below is complete; at most `scanned`.
     pub low: Position,
+    /// Everything at or below is complete, or of a key that is parked or held; at least `low`.
+    pub seen: Position,
     /// Events in memory, queued or running.
     pub in_flight: usize,
     /// Their weight in bytes.

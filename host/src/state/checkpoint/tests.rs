@@ -184,7 +184,7 @@ fn a_newer_format_is_passed_over_and_stays() {
     write(&disk, 5);
     write(&disk, 10);
     disk.damage(&file(10, ""), |bytes| {
-        bytes[8] = 2;
+        bytes[8] += 1;
         let crc = crc32c::crc32c(&bytes[..60]);
         bytes[60..64].copy_from_slice(&crc.to_le_bytes());
     });

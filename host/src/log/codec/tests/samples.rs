@@ -95,6 +95,7 @@ pub(super) fn golden_delivery() -> DeliveryCommit {
             first_ms: 1,
             module: Digest([1; 32]),
         }),
+        park: false,
     }
 }
 
@@ -307,5 +308,6 @@ pub(super) fn delivery() -> impl Strategy<Value = DeliveryCommit> {
             timers,
             calls,
             dead_letter,
+            park: false,
         })
 }

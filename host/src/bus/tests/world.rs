@@ -1,0 +1,352 @@
+//! One bus on a simulated disk, one plugin whose handler lists what it was handed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use tempfile::TempDir;
+use tokio::sync::{mpsc, watch};
+
+use crate::bus::Bus;
+use crate::bus::deliver::{self, Deliverer};
+use crate::bus::notes::{Notes, PluginLog};
+use crate::bus::operate::{self, Act, Acted};
+use crate::bus::runner::{Parts, Runner, Version};
+use crate::clock::SystemClock;
+use crate::effects::{Draft, Effects, Outcome, StateWrite};
+use crate::event::{
+    CommitNumber, Digest, Generation, InstanceId, Key, KeyVariant, NewEvent, Position,
+};
+use crate::log::disk::sim::{Crash, SimDisk};
+use crate::log::record::{Control, ControlRecord};
+use crate::log::{Log, LogOptions, Publish};
+use crate::metrics::Metrics;
+use crate::plugin::Manifest;
+use crate::schedule::pool::GuestPool;
+use crate::schedule::retry::RetryPolicy;
+use crate::state::{Checkpoints, DeadLetter, Instance, KeyState, Ledger, Owner, Values};
+use crate::wasm::{Delivery, GuestLimits, Invocation, Invoker, Slot};
+
+pub(super) const PLUGIN: InstanceId = InstanceId(1);
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What the handler does with whom; shared by all worlds of a test.
+#[derive(Default)]
+pub(super) struct Script {
+    /// Events that trap.
+    pub(super) broken: Mutex<BTreeSet<String>>,
+    /// Events that never end.
+    pub(super) endless: Mutex<BTreeSet<String>>,
+    /// Every delivery: event, attempt, redriven.
+    pub(super) handed: watch::Sender<Vec<(String, u32, bool)>>,
+}
+
+impl Script {
+    pub(super) fn breaks(&self, ids: &[&str]) {
+        *self.broken.lock().unwrap() = ids.iter().map(|id| (*id).to_owned()).collect();
+    }
+
+    pub(super) fn deliveries(&self, id: &str) -> Vec<(u32, bool)> {
+        let of = |(other, attempt, redriven): &(String, u32, bool)| {
+            (other == id).then_some((*attempt, *redriven))
+        };
+        self.handed.borrow().iter().filter_map(of).collect()
+    }
+}
+
+/// Adds the event's id to the list of its key, and emits one event.
+fn handle(delivery: &Delivery) -> Effects {
+    let id = &delivery.event.id;
+    let list = delivery.state.get("ids").map(|ids| String::from_utf8(ids.to_vec()).unwrap());
+    let list = list.map_or_else(|| id.to_string(), |list| format!("{list} {id}"));
+    let write = StateWrite { name: "ids".into(), value: Some(list.into()), expires_ms: None };
+    let draft = Draft {
+        id: delivery.seed.event_id(delivery.event.position, 0),
+        kind: "thing.handled".into(),
+        key: delivery.event.key.clone(),
+        bus: None,
+        content_type: "text/plain".into(),
+        data: Bytes::copy_from_slice(id.as_bytes()),
+        attributes: Vec::new(),
+    };
+    let state = if delivery.event.key.is_some() { vec![write] } else { Vec::new() };
+    Effects { emits: vec![draft], state, ..Effects::default() }
+}
+
+impl Invoker for Script {
+    fn invoke<'a>(&'a self, _: &'a mut Slot, delivery: Delivery) -> BoxFuture<'a, Invocation> {
+        async move {
+            let id = delivery.event.id.to_string();
+            let handed = (id.clone(), delivery.attempt, delivery.redriven);
+            self.handed.send_modify(|all| all.push(handed));
+            if self.endless.lock().unwrap().contains(&id) {
+                std::future::pending::<()>().await;
+            }
+            let broken = self.broken.lock().unwrap().contains(&id);
+            let reason = "unreachable".to_owned();
+            Invocation {
+                outcome: if broken { Outcome::Trap { reason } } else { Outcome::Ok },
+                effects: if broken { Effects::default() } else { handle(&delivery) },
+                fuel: 1,
+                wall: Duration::ZERO,
+                memory_bytes: 0,
+                logs: Vec::new(),
+                backtrace: String::new(),
+            }
+        }
+        .boxed()
+    }
+}
+
+pub(super) struct World {
+    pub(super) disk: SimDisk,
+    pub(super) bus: Arc<Bus>,
+    pub(super) runner: Arc<Runner>,
+    pub(super) script: Arc<Script>,
+    dir: TempDir,
+    pool: Arc<GuestPool>,
+}
+
+/// How a world comes back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum From {
+    /// By folding the whole log.
+    Log,
+    /// From the state as a checkpoint would keep it.
+    Checkpoint,
+}
+
+type Fold = (Ledger, Arc<Values>, CommitNumber);
+
+impl World {
+    pub(super) async fn new() -> Self {
+        let script = Arc::default();
+        Self::open(SimDisk::new(), script, tempfile::tempdir().unwrap(), None, "").await
+    }
+
+    /// With further lines of the manifest.
+    pub(super) async fn with(manifest: &str) -> Self {
+        let script = Arc::default();
+        Self::open(SimDisk::new(), script, tempfile::tempdir().unwrap(), None, manifest).await
+    }
+
+    async fn open(
+        disk: SimDisk,
+        script: Arc<Script>,
+        dir: TempDir,
+        fold: Option<Fold>,
+        manifest: &str,
+    ) -> Self {
+        let options = LogOptions { segment_bytes: 256 * 1024, ..LogOptions::default() };
+        let path = Path::new("data/buses/main");
+        let clock = Arc::new(SystemClock::new());
+        let opened = Log::open(Arc::new(disk.clone()), path, options, clock).unwrap();
+        let log = opened.log;
+        let fold = fold.unwrap_or_else(|| (Ledger::default(), Arc::default(), CommitNumber(0)));
+        let bus = Arc::new(Bus::durable("main", log.clone(), fold, dir.path()).unwrap());
+        let (folding, runtime) = (Arc::clone(&bus), tokio::runtime::Handle::current());
+        let dir_of_checkpoints = Path::new("data/buses/main/checkpoints");
+        let checkpoints = Arc::new(disk.clone());
+        let checkpoints = Checkpoints::open(checkpoints, dir_of_checkpoints, log.id()).unwrap();
+        std::thread::spawn(move || folding.apply_durable(&runtime, &checkpoints));
+        bus.until_applied(log.durable()).await;
+        if bus.ledger().instance(PLUGIN).is_none() {
+            let (name, after) = ("lister".to_owned(), Position(0));
+            let control = Control::Register { instance: PLUGIN, name, after };
+            let record = ControlRecord { actor: "test".into(), control };
+            let committed = bus.control(&[record]).done().await.unwrap();
+            bus.until_applied(committed.commit).await;
+        }
+        let pool = Arc::new(GuestPool::new(2, &tokio::runtime::Handle::current()).unwrap());
+        let runner = Runner::start(parts(&bus, &script, &pool, manifest), 4);
+        Self { disk, bus, runner, script, dir, pool }
+    }
+
+    /// The same after a crash right now. What ran is left alone: it must not matter.
+    pub(super) async fn crash(&self, crash: Crash, from: From) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::copy(self.dir.path().join("slots"), dir.path().join("slots")).unwrap();
+        let fold = (from == From::Checkpoint).then(|| self.checkpoint());
+        Self::open(self.disk.crash(crash), Arc::clone(&self.script), dir, fold, "").await
+    }
+
+    /// A world on another disk, with the same script.
+    pub(super) async fn on(&self, disk: SimDisk) -> Self {
+        let (script, dir) = (Arc::clone(&self.script), tempfile::tempdir().unwrap());
+        Self::open(disk, script, dir, None, "").await
+    }
+
+    /// Only while nothing is being applied.
+    fn checkpoint(&self) -> Fold {
+        let bytes = rmp_serde::to_vec_named(&*self.bus.ledger()).unwrap();
+        let ledger = rmp_serde::from_slice(&bytes).unwrap();
+        let values = Arc::new(Values::default());
+        for (key, ids) in self.lists() {
+            let owner = (PLUGIN, Generation(0), key.as_str());
+            let value = Some(Bytes::from(ids));
+            let write = StateWrite { name: "ids".into(), value, expires_ms: None };
+            values.apply(owner, Position(0), [write]).unwrap();
+        }
+        (ledger, values, *self.bus.applied().borrow())
+    }
+
+    /// What each key that the log knows lists.
+    fn lists(&self) -> BTreeMap<String, String> {
+        let keys = ('a'..='z').map(|key| key.to_string()).chain((0..1000).map(|n| format!("k{n}")));
+        keys.map(|key| (key.clone(), self.ids(&key))).filter(|(_, ids)| !ids.is_empty()).collect()
+    }
+
+    pub(super) async fn publish(&self, ids: &[&str]) {
+        let batch = ids.iter().map(|id| Publish { event: event(id), expected: None }).collect();
+        self.bus.publish(batch).await.unwrap();
+    }
+
+    /// Waits until something is true of what is applied.
+    pub(super) async fn until(&self, what: &str, is_so: impl Fn(&Self) -> bool) {
+        let mut applied = self.bus.applied();
+        let so = tokio::time::timeout(PATIENCE, applied.wait_for(|_| is_so(self))).await;
+        assert!(so.is_ok(), "never: {what}; {:?} {:?}", self.lists(), self.plugin());
+    }
+
+    /// Waits until an event was handed to the handler.
+    pub(super) async fn until_handed(&self, id: &str) {
+        let mut handed = self.script.handed.subscribe();
+        let seen = handed.wait_for(|all| all.iter().any(|(other, ..)| other == id));
+        tokio::time::timeout(PATIENCE, seen).await.unwrap().unwrap();
+    }
+
+    /// Waits until each key lists these ids, in this order.
+    pub(super) async fn until_listed(&self, keys: &[(&str, &str)]) {
+        for (key, ids) in keys {
+            self.until(&format!("{key}: {ids}"), |world| world.ids(key) == *ids).await;
+        }
+    }
+
+    pub(super) fn ids(&self, key: &str) -> String {
+        let key = Key::new(key).unwrap();
+        let owner = Owner { instance: PLUGIN, generation: Generation(0), key };
+        let value = self.bus.values().get(&owner, "ids", 0).unwrap();
+        value.map_or_else(String::new, |value| String::from_utf8(value.bytes.to_vec()).unwrap())
+    }
+
+    pub(super) fn plugin(&self) -> Instance {
+        self.bus.ledger().instance(PLUGIN).unwrap().clone()
+    }
+
+    pub(super) fn key_state(&self, key: &str) -> Option<KeyState> {
+        self.plugin().keys.get(&Key::new(key).unwrap()).cloned()
+    }
+
+    pub(super) fn is_parked(&self, key: &str) -> bool {
+        self.key_state(key).is_some_and(|state| state.parked.is_some())
+    }
+
+    pub(super) fn letters(&self) -> Vec<DeadLetter> {
+        self.bus.ledger().dead_letters().cloned().collect()
+    }
+
+    pub(super) async fn act(&self, numbers: &[u64], act: Act) -> Acted {
+        let runner = Some(&*self.runner);
+        operate::act(&self.bus, PLUGIN, runner, numbers, &act, "ops").await.unwrap()
+    }
+
+    pub(super) async fn redrive_all(&self) -> Acted {
+        let numbers: Vec<u64> = self.letters().iter().map(|letter| letter.id).collect();
+        self.act(&numbers, Act::Redrive).await
+    }
+
+    pub(super) async fn hold(&self, key: &str) {
+        let key = Key::new(key).unwrap();
+        operate::hold(&self.runner, &key, "why not", "ops").await.unwrap();
+    }
+
+    pub(super) async fn release(&self, key: &str) {
+        let (key, runner) = (Key::new(key).unwrap(), Some(&*self.runner));
+        operate::release(&self.bus, PLUGIN, runner, &key, "ops").await.unwrap();
+    }
+
+    /// How often the log holds an emitted event for each input.
+    pub(super) async fn emitted(&self) -> BTreeMap<String, usize> {
+        let mut emitted = BTreeMap::new();
+        let mut source = self.bus.read_after(Position(0));
+        let mut seen = Position(0);
+        while seen < self.bus.last_position() {
+            for event in source.next().await.unwrap().events() {
+                seen = event.position;
+                if event.emitter.is_some() {
+                    let input = String::from_utf8(event.data.to_vec()).unwrap();
+                    *emitted.entry(input).or_default() += 1;
+                }
+            }
+        }
+        emitted
+    }
+
+    /// Each of these inputs has had its effects once, and no other.
+    pub(super) async fn assert_once(&self, ids: &[&str]) {
+        let emitted = self.emitted().await;
+        let once: BTreeMap<String, usize> = ids.iter().map(|id| ((*id).to_owned(), 1)).collect();
+        assert_eq!(emitted, once);
+    }
+
+    pub(super) async fn stop(self) {
+        self.runner.stop().await;
+        self.bus.log().unwrap().close().await.unwrap();
+        self.pool.shutdown();
+    }
+}
+
+/// `a1` is the first event of key `a`; `-1` has no key.
+fn event(id: &str) -> NewEvent {
+    let key = id.split('.').next().unwrap().trim_end_matches(|c: char| c.is_ascii_digit());
+    let key = match id.split_once('.') {
+        Some((key, _)) => Key::new(key).ok(),
+        None => Key::new(key).ok().filter(|key| key.as_str() != "-"),
+    };
+    NewEvent {
+        id: id.into(),
+        source: "/test".into(),
+        kind: "thing.happened".into(),
+        key_variant: if key.is_some() { KeyVariant::PartitionKey } else { KeyVariant::None },
+        key,
+        ..NewEvent::default()
+    }
+}
+
+fn parts(bus: &Arc<Bus>, script: &Arc<Script>, pool: &GuestPool, manifest: &str) -> Parts {
+    let manifest = Arc::new(Manifest::parse("lister", manifest).unwrap());
+    let deliverer = Deliverer {
+        instance: PLUGIN,
+        generation: Generation(0),
+        environment: Digest::default(),
+        bus: Arc::clone(bus.name()),
+        source: deliver::source(bus.name(), "lister"),
+    };
+    let version = Version {
+        invoker: Arc::clone(script) as Arc<dyn Invoker>,
+        digest: Digest::default(),
+        limits: Arc::new(GuestLimits { output_bytes_max: 16 * 1024, ..GuestLimits::default() }),
+        config: Arc::default(),
+        retry: RetryPolicy { backoff_ms: 1, ..RetryPolicy::default() },
+        deliverer,
+        manifest: Arc::clone(&manifest),
+    };
+    Parts {
+        bus: Arc::clone(bus),
+        name: "lister".into(),
+        instance: PLUGIN,
+        generation: Generation(0),
+        subscriptions: vec![(Position(0), Arc::new(manifest.subscribe.clone()))],
+        version: Arc::new(version),
+        paused: false,
+        tenant: pool.tenant("lister"),
+        log: Arc::<PluginLog>::default(),
+        notes: Notes::default(),
+        metrics: Metrics::default().plugin("lister"),
+        pauses: mpsc::channel(8).0,
+    }
+}

@@ -1,0 +1,131 @@
+//! Keys that wait for a person, and dead letters that run again.
+
+use super::*;
+
+#[test]
+fn a_key_that_waits_for_a_person_does_not_hold_back_what_has_been_seen() {
+    check(
+        8,
+        &[
+            Step::Offer(1, "a", Offer::Ready),
+            Step::Offer(2, "b", Offer::Ready),
+            Step::Offer(3, "a", Offer::Queued),
+            Scanned(5),
+            Take(1, 1, Item::Here),
+            Take(2, 1, Item::Here),
+            End(2, Finish::Done, Finished::Released),
+            Step::Settled(0, 0),
+            End(1, Finish::Park, Finished::Waits),
+            Step::Settled(5, 0),
+            Low(0),
+            Redrive("a"),
+            // It is back, but what it has to catch up with is below what was told.
+            Step::Settled(0, 0),
+            Step::TakeRedriven(1, true),
+            End(1, Finish::Done, Finished::Released),
+            DrainIs("a", 3, 3),
+            Step::Refill(&[3], 3, Refill::Taken(1)),
+            Step::TakeRedriven(3, true),
+            Step::Settled(2, 0),
+            End(3, Finish::Done, Finished::Released),
+            Step::Settled(5, 1),
+            Step::Settled(5, 0),
+            Low(5),
+        ],
+    );
+}
+
+#[test]
+fn what_was_restored_and_is_done_with_is_not_taken_again() {
+    let mut sched = KeyScheduler::new(bounds(8));
+    let restored = Restored {
+        position: Position(3),
+        key: key("a"),
+        attempt: 2,
+        first_ms: None,
+        until: Until::Now,
+    };
+    assert!(sched.restore_waiting(restored));
+    let ticket = sched.take().unwrap().ticket;
+    assert_eq!(sched.finish(ticket, Finish::Done), Finished::Released);
+    // The feeder comes by only now.
+    assert_eq!(sched.offer(entry(3, "a")), Ok(Offer::Known));
+    assert_eq!(sched.offer(entry(4, "a")), Ok(Offer::Ready));
+    sched.scanned(Position(4));
+    assert!(sched.restored.is_empty());
+}
+
+#[test]
+fn a_key_that_is_parked_again_is_not_back() {
+    check(
+        8,
+        &[
+            Step::Offer(1, "a", Offer::Ready),
+            Scanned(1),
+            Take(1, 1, Item::Here),
+            End(1, Finish::Park, Finished::Waits),
+            Redrive("a"),
+            Take(1, 2, Item::InLog),
+            End(1, Finish::Park, Finished::Waits),
+            Step::Settled(1, 0),
+            Release("a"),
+            Step::Settled(1, 1),
+        ],
+    );
+}
+
+#[test]
+fn a_dead_letter_whose_key_went_on_runs_alone_in_front() {
+    check(
+        8,
+        &[
+            Scanned(4),
+            Step::Offer(5, "a", Offer::Ready),
+            Step::Offer(6, "a", Offer::Queued),
+            Take(5, 1, Item::Here),
+            Step::Reopen(2, "a"),
+            Step::Reopen(3, "a"),
+            TakeNothing,
+            End(5, Finish::Done, Finished::Released),
+            Step::TakeRedriven(2, true),
+            TakeNothing,
+            End(2, Finish::Done, Finished::Released),
+            Step::TakeRedriven(3, true),
+            End(3, Finish::Done, Finished::Released),
+            DrainIs("a", 6, 6),
+            Step::Refill(&[6], 6, Refill::Taken(1)),
+            Step::TakeRedriven(6, false),
+            End(6, Finish::Done, Finished::Released),
+            Step::Reopen(4, "-"),
+            Step::TakeRedriven(4, true),
+            End(4, Finish::Park, Finished::Released),
+            Counts(0, 0, 0, 0),
+        ],
+    );
+}
+
+#[test]
+fn a_dead_letter_that_runs_again_waits_for_a_key_that_waits() {
+    check(
+        8,
+        &[
+            Scanned(4),
+            Step::Offer(5, "a", Offer::Ready),
+            Take(5, 1, Item::Here),
+            End(5, Finish::Park, Finished::Waits),
+            Step::Reopen(2, "a"),
+            TakeNothing,
+            Redrive("a"),
+            Step::TakeRedriven(5, true),
+            End(5, Finish::Done, Finished::Released),
+            Step::TakeRedriven(2, true),
+            Hold("a"),
+            End(2, RETRY, Finished::Waits),
+            Due(100, 0),
+            Release("a"),
+            Due(100, 1),
+            Take(2, 4, Item::InLog),
+            End(2, Finish::Done, Finished::Released),
+        ],
+    );
+}
