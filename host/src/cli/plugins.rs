@@ -206,6 +206,7 @@ pub(super) fn table(plugins: &[PluginView]) -> Table {
         ">LAG",
         ">IN FLIGHT",
         ">WAITING",
+        ">DEFERRED",
         ">PARKED",
         ">OK",
         ">FAILED",
@@ -225,6 +226,7 @@ pub(super) fn table(plugins: &[PluginView]) -> Table {
             plugin.lag_events.to_string(),
             plugin.in_flight.to_string(),
             plugin.waiting.to_string(),
+            plugin.deferred.to_string(),
             plugin.parked_keys.to_string(),
             ok.to_string(),
             all.saturating_sub(ok).to_string(),
@@ -283,6 +285,18 @@ fn print_plugin(plugin: &PluginView, out: &mut Out) -> anyhow::Result<()> {
         plugin.held_keys,
     );
     lines.push(("progress", progress));
+    lines.push((
+        "backlog",
+        format!(
+            "in memory {}, deferred {}, retrying {}, held {}",
+            plugin.queued, plugin.deferred, plugin.retrying, plugin.held_keys
+        ),
+    ));
+    for throttle in &plugin.throttled {
+        let of = throttle.prefix.as_ref().map(|prefix| format!(" of {prefix}"));
+        let (limit, keys) = (&throttle.limit, throttle.keys);
+        lines.push(("throttled", format!("{keys} by {limit}{}", of.unwrap_or_default())));
+    }
     let outcomes: Vec<_> = plugin.deliveries.iter().map(|(k, n)| format!("{k} {n}")).collect();
     lines.push(("deliveries", outcomes.join(", ")));
     lines.push(("dead letters", plugin.dead_letters.to_string()));

@@ -8,6 +8,7 @@ mod install;
 mod keys;
 mod operate;
 mod view;
+mod waits;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;

@@ -20,7 +20,7 @@ use utoipa::ToSchema;
 pub use key::{ActedView, AttemptView, KeyState, KeyView, LeftView};
 pub use plugin::{
     ErrorAtView, ModuleView, PluginState, PluginView, PluginsView, ReloadResult, ReloadView,
-    SkippedView, SubscriptionView,
+    SkippedView, SubscriptionView, ThrottleView,
 };
 pub use state::{StateValueView, StateView};
 

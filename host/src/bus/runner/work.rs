@@ -131,6 +131,7 @@ impl Runner {
         let view = self.view(&event)?;
         let delivery = self.delivery(&version, &event, (number, redriven), view.as_ref());
         let invocation = version.invoker.invoke(slot, delivery).await;
+        lease.spent(invocation.fuel);
         self.keep_logs(&event, number, &invocation);
         let ended_ms = self.bus.now_ms();
         let began_ms = || {

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Entry, Plugins, lock};
+use super::{Entry, Plugins, lock, waits};
 use crate::api::host::HostError;
 use crate::api::view::{
     ErrorAtView, ModuleView, PluginView, PluginsView, SubscriptionView, Timestamp, TypeView,
@@ -58,7 +58,11 @@ impl Plugins {
             completed_position: 0,
             lag_events: 0,
             in_flight: runner.map_or(0, |runner| runner.in_flight()),
-            waiting: cursor.as_ref().map_or(0, |cursor| cursor.waiting as u64),
+            waiting: 0,
+            queued: 0,
+            deferred: 0,
+            retrying: 0,
+            throttled: Vec::new(),
             parked_keys: 0,
             held_keys: 0,
             deliveries: runner.map(|runner| by_outcome(runner.deliveries())).unwrap_or_default(),
@@ -67,6 +71,9 @@ impl Plugins {
             history: entry.history.iter().cloned().collect(),
             manifest: None,
         };
+        if let Some(runner) = runner {
+            waits::add(&mut view, runner);
+        }
         let manifest = match (&version, &entry.source) {
             (Some(version), _) => Some(&*version.manifest),
             (None, Some(source)) => Some(&source.manifest),

@@ -6,6 +6,7 @@
 //! from other keys. Nothing is lost or reordered either way: a key is where it was, only later.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::sync::Arc;
 
 use super::KeyScheduler;
@@ -41,6 +42,13 @@ pub struct Throttle {
     pub limit: &'static str,
     /// The prefix of the keys; none: of the whole plugin.
     pub prefix: Option<Arc<str>>,
+}
+
+impl fmt::Display for Throttle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "`{}` is reached", self.limit)?;
+        self.prefix.as_ref().map_or(Ok(()), |prefix| write!(f, " by keys with prefix `{prefix}`"))
+    }
 }
 
 /// A [`Quota`] at work.

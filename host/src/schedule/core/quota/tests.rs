@@ -147,6 +147,7 @@ fn a_throttled_prefix_holds_back_only_its_own_keys_and_takes_no_memory() {
             break;
         }
     }
+    world.step(4, 0, 0);
     let cursor = world.sched.cursor();
     assert_eq!((world.fed, cursor.in_flight), (2500, 0));
     assert_eq!((cursor.waiting, cursor.throttled), (50, 50));
