@@ -13,5 +13,6 @@ mod reload;
 mod saga;
 mod stop;
 mod tls;
+mod travel;
 mod versions;
 mod watching;

@@ -9,6 +9,7 @@ pub mod forward;
 pub mod memory;
 pub mod notes;
 pub mod operate;
+pub mod past;
 pub mod private;
 pub mod runner;
 pub mod source;
