@@ -245,6 +245,20 @@ pub(super) fn print_skipped(skipped: &[SkippedView], out: &mut Out) -> anyhow::R
     Ok(())
 }
 
+/// What waits, and for what.
+fn waits(plugin: &PluginView) -> Vec<(&'static str, String)> {
+    let backlog = format!(
+        "in memory {}, deferred {}, retrying {}, held {}",
+        plugin.queued, plugin.deferred, plugin.retrying, plugin.held_keys
+    );
+    let throttled = plugin.throttled.iter().map(|throttle| {
+        let of = throttle.prefix.as_ref().map(|prefix| format!(" of {prefix}"));
+        let (limit, keys) = (&throttle.limit, throttle.keys);
+        ("throttled", format!("{keys} by {limit}{}", of.unwrap_or_default()))
+    });
+    std::iter::once(("backlog", backlog)).chain(throttled).collect()
+}
+
 fn print_plugin(plugin: &PluginView, out: &mut Out) -> anyhow::Result<()> {
     let mut lines: Vec<(&str, String)> =
         vec![("name", plugin.name.clone()), ("state", plugin.state.name().to_owned())];
@@ -285,18 +299,7 @@ fn print_plugin(plugin: &PluginView, out: &mut Out) -> anyhow::Result<()> {
         plugin.held_keys,
     );
     lines.push(("progress", progress));
-    lines.push((
-        "backlog",
-        format!(
-            "in memory {}, deferred {}, retrying {}, held {}",
-            plugin.queued, plugin.deferred, plugin.retrying, plugin.held_keys
-        ),
-    ));
-    for throttle in &plugin.throttled {
-        let of = throttle.prefix.as_ref().map(|prefix| format!(" of {prefix}"));
-        let (limit, keys) = (&throttle.limit, throttle.keys);
-        lines.push(("throttled", format!("{keys} by {limit}{}", of.unwrap_or_default())));
-    }
+    lines.extend(waits(plugin));
     let outcomes: Vec<_> = plugin.deliveries.iter().map(|(k, n)| format!("{k} {n}")).collect();
     lines.push(("deliveries", outcomes.join(", ")));
     lines.push(("dead letters", plugin.dead_letters.to_string()));

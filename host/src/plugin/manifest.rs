@@ -15,7 +15,7 @@ use super::check_name;
 use super::grants::Grants;
 use super::subscription::{InvalidStart, Start, Subscription};
 use crate::config::reader::{Document, Section, parse};
-use crate::config::{ByteSize, FailureShare, Invalid, TimeSpan};
+use crate::config::{FailureShare, Invalid, TimeSpan};
 use crate::event::Digest;
 
 /// What modules are built against; part of every environment id.
