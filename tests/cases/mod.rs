@@ -14,5 +14,6 @@ mod saga;
 mod stop;
 mod tls;
 mod travel;
+mod upcast;
 mod versions;
 mod watching;

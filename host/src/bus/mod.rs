@@ -13,6 +13,7 @@ pub mod past;
 pub mod private;
 pub mod runner;
 pub mod source;
+pub mod upcast;
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -33,6 +34,7 @@ use crate::state::{Ledger, Values};
 use self::apply::Progress;
 use self::memory::{MemoryLog, MemoryOptions};
 use self::source::EventSource;
+use self::upcast::Upcasters;
 
 /// One bus. Cheap to share behind an [`Arc`].
 pub struct Bus {
@@ -44,6 +46,7 @@ pub struct Bus {
     progress: Mutex<HashMap<InstanceId, Arc<Progress>>>,
     slots: Option<Slots>,
     suspects: Vec<Suspect>,
+    upcasters: Upcasters,
 }
 
 /// Where the events of a bus stand.
@@ -146,6 +149,7 @@ impl Bus {
             progress: Mutex::default(),
             slots: None,
             suspects: Vec::new(),
+            upcasters: Upcasters::default(),
         }
     }
 
@@ -203,6 +207,12 @@ impl Bus {
     #[must_use]
     pub fn slots(&self) -> Option<&Slots> {
         self.slots.as_ref()
+    }
+
+    /// Who lifts its old events.
+    #[must_use]
+    pub fn upcasters(&self) -> &Upcasters {
+        &self.upcasters
     }
 
     /// Deliveries that were in progress when the host last ended uncleanly.

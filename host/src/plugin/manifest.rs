@@ -207,12 +207,11 @@ impl Manifest {
                     .to_owned(),
             );
         }
-        let later = [
-            (self.run.state_version > 1, "run.state-version", "state cannot be rebuilt"),
-            (!self.upcast.is_empty(), "upcast", "old events are not lifted"),
-        ];
-        for (_, key, why) in later.into_iter().filter(|(set, ..)| *set) {
-            warnings.push(format!("`{key}` is set; {why} yet, it has no effect"));
+        if self.run.state_version > 1 {
+            warnings.push(
+                "`run.state-version` is set; state cannot be rebuilt yet, it has no effect"
+                    .to_owned(),
+            );
         }
         if self.subscribe.own && self.subscribe.types.is_empty() {
             warnings.push(
@@ -341,6 +340,11 @@ fn read_upcast(mut section: Section<'_>) -> BTreeMap<String, Vec<u32>> {
     let allowed = "a list of schema versions, whole numbers from 1 to 4294967295";
     let mut upcast = BTreeMap::new();
     for (kind, found) in section.take_rest() {
+        if kind.starts_with("tidegate.") || kind.contains('*') {
+            let why = "names one type, and none of the host's own (`tidegate.*`)";
+            section.rule(format!("`upcast.\"{kind}\"` is not allowed: each key {why}"));
+            continue;
+        }
         let version = |item: &Value| {
             item.as_integer().and_then(|n| u32::try_from(n).ok()).filter(|version| *version > 0)
         };
