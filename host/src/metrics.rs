@@ -54,6 +54,9 @@ pub struct Metrics {
     lag_events: Family<PluginLabel, Gauge>,
     fuel: Family<PluginLabel, Counter>,
     parked_keys: Family<PluginLabel, Gauge>,
+    held_keys: Family<PluginLabel, Gauge>,
+    deferred_events: Family<PluginLabel, Gauge>,
+    breaker_open: Family<PluginLabel, Gauge>,
     dead_letters: Family<PluginLabel, Gauge>,
     oldest_dead_letter: Family<PluginLabel, Seconds>,
     reloads: Family<ReloadLabel, Counter>,
@@ -93,6 +96,12 @@ pub struct PluginStanding {
     pub lag_events: u64,
     /// Keys parked behind a dead letter.
     pub parked_keys: u64,
+    /// Keys held by an operator.
+    pub held_keys: u64,
+    /// Events outside memory that stand behind keys which wait.
+    pub deferred_events: u64,
+    /// Whether the breaker stopped it.
+    pub is_broken: bool,
     /// Dead letters that stand.
     pub dead_letters: u64,
     /// Age of the oldest of them.
@@ -124,6 +133,9 @@ impl Default for Metrics {
             lag_events: Family::default(),
             fuel: Family::default(),
             parked_keys: Family::default(),
+            held_keys: Family::default(),
+            deferred_events: Family::default(),
+            breaker_open: Family::default(),
             dead_letters: Family::default(),
             oldest_dead_letter: Family::default(),
             reloads: Family::default(),
@@ -160,6 +172,13 @@ impl Metrics {
         to.register("plugin_lag_events", "Events not read yet", self.lag_events.clone());
         to.register("plugin_fuel", "Fuel used", self.fuel.clone());
         to.register("plugin_parked_keys", "Keys behind a dead letter", self.parked_keys.clone());
+        to.register("plugin_held_keys", "Keys that somebody holds", self.held_keys.clone());
+        to.register(
+            "plugin_deferred_events",
+            "Events outside memory behind keys that wait",
+            self.deferred_events.clone(),
+        );
+        to.register("plugin_breaker_open", "1: stopped by its breaker", self.breaker_open.clone());
         to.register("dead_letters", "Dead letters that stand", self.dead_letters.clone());
         to.register_with_unit(
             "oldest_dead_letter",
@@ -216,6 +235,9 @@ impl Metrics {
         self.lag_events.remove(&label);
         self.fuel.remove(&label);
         self.parked_keys.remove(&label);
+        self.held_keys.remove(&label);
+        self.deferred_events.remove(&label);
+        self.breaker_open.remove(&label);
         self.dead_letters.remove(&label);
         self.oldest_dead_letter.remove(&label);
     }
@@ -231,6 +253,9 @@ impl Metrics {
             let label = PluginLabel { plugin: plugin.name.clone() };
             self.lag_events.get_or_create(&label).set(signed(plugin.lag_events));
             self.parked_keys.get_or_create(&label).set(signed(plugin.parked_keys));
+            self.held_keys.get_or_create(&label).set(signed(plugin.held_keys));
+            self.deferred_events.get_or_create(&label).set(signed(plugin.deferred_events));
+            self.breaker_open.get_or_create(&label).set(i64::from(plugin.is_broken));
             self.dead_letters.get_or_create(&label).set(signed(plugin.dead_letters));
             let age = plugin.oldest_dead_letter.unwrap_or_default();
             self.oldest_dead_letter.get_or_create(&label).set(age.as_secs_f64());

@@ -208,6 +208,7 @@ pub(super) fn table(plugins: &[PluginView]) -> Table {
         ">WAITING",
         ">DEFERRED",
         ">PARKED",
+        ">HELD",
         ">OK",
         ">FAILED",
         ">DEAD LETTERS",
@@ -226,8 +227,9 @@ pub(super) fn table(plugins: &[PluginView]) -> Table {
             plugin.lag_events.to_string(),
             plugin.in_flight.to_string(),
             plugin.waiting.to_string(),
-            plugin.deferred.to_string(),
+            plugin.deferred_events.to_string(),
             plugin.parked_keys.to_string(),
+            plugin.held_keys.to_string(),
             ok.to_string(),
             all.saturating_sub(ok).to_string(),
             plugin.dead_letters.to_string(),
@@ -247,10 +249,7 @@ pub(super) fn print_skipped(skipped: &[SkippedView], out: &mut Out) -> anyhow::R
 
 /// What waits, and for what.
 fn waits(plugin: &PluginView) -> Vec<(&'static str, String)> {
-    let backlog = format!(
-        "in memory {}, deferred {}, retrying {}, held {}",
-        plugin.queued, plugin.deferred, plugin.retrying, plugin.held_keys
-    );
+    let backlog = format!("in memory {}, retrying {}", plugin.queued, plugin.retrying);
     let throttled = plugin.throttled.iter().map(|throttle| {
         let of = throttle.prefix.as_ref().map(|prefix| format!(" of {prefix}"));
         let (limit, keys) = (&throttle.limit, throttle.keys);
@@ -290,13 +289,15 @@ fn print_plugin(plugin: &PluginView, out: &mut Out) -> anyhow::Result<()> {
         lines.push(("where", format!("{name} = {value}")));
     }
     let progress = format!(
-        "completed up to #{}, lag {}, in flight {}, waiting {}, parked keys {}, held keys {}",
+        "completed up to #{}, lag {}, in flight {}, waiting {} (parked {}, held {}) with {} events \
+         behind them",
         plugin.completed_position,
         plugin.lag_events,
         plugin.in_flight,
         plugin.waiting,
         plugin.parked_keys,
         plugin.held_keys,
+        plugin.deferred_events,
     );
     lines.push(("progress", progress));
     lines.extend(waits(plugin));

@@ -25,6 +25,7 @@ mod lane;
 mod marks;
 #[cfg(test)]
 mod model;
+mod pace;
 mod place;
 mod quota;
 #[cfg(test)]
@@ -45,7 +46,7 @@ use self::marks::Marks;
 pub use self::marks::Settled;
 use self::quota::Queues;
 pub use self::quota::{Quota, Quotas, Throttle};
-pub use self::types::{Assignment, Bounds, Cursor, Entry, Finish, Finished, Offer, Ticket};
+pub use self::types::{Assignment, Bounds, Cursor, Entry, Finish, Finished, Offer, Pace, Ticket};
 use crate::event::{Key, Position};
 
 /// The scheduler of one plugin. `T` is what an event carries.
@@ -89,6 +90,7 @@ pub struct KeyScheduler<T> {
     /// Last stamp given out. Never starts over, so that what is late is known for it.
     stamp: u64,
     paused: bool,
+    pace: Pace,
 }
 
 impl<T> KeyScheduler<T> {
@@ -124,6 +126,7 @@ impl<T> KeyScheduler<T> {
             restored: BTreeSet::new(),
             stamp: 0,
             paused: false,
+            pace: Pace::Free,
         }
     }
 
@@ -198,12 +201,9 @@ impl<T> KeyScheduler<T> {
         }
     }
 
-    /// Hands out the event that has been ready longest; none while paused.
+    /// Hands out the event that has been ready longest, or as [`Pace`] says; none while paused.
     pub fn take(&mut self) -> Option<Assignment<T>> {
-        if self.paused {
-            return None;
-        }
-        let id = self.next_lane()?;
+        let id = self.next_ready()?;
         self.begun(id);
         self.stamp += 1;
         let stamp = self.stamp;
@@ -304,12 +304,6 @@ impl<T> KeyScheduler<T> {
         delayed.into_iter().chain(self.gate_opens_ms()).min()
     }
 
-    /// How many events [`take`](Self::take) would hand out now.
-    #[must_use]
-    pub fn takeable(&self) -> usize {
-        if self.paused { 0 } else { self.count_takeable() }
-    }
-
     /// How far the plugin is.
     #[must_use]
     pub fn cursor(&self) -> Cursor {
@@ -334,22 +328,6 @@ impl<T> KeyScheduler<T> {
         }
     }
 
-    /// Hands out nothing until [`resume`](Self::resume); what is taken already goes on.
-    pub const fn pause(&mut self) {
-        self.paused = true;
-    }
-
-    /// The end of [`pause`](Self::pause).
-    pub const fn resume(&mut self) {
-        self.paused = false;
-    }
-
-    /// Whether it is paused.
-    #[must_use]
-    pub const fn is_paused(&self) -> bool {
-        self.paused
-    }
-
     /// Replaces the bounds; what is over them already stays.
     pub fn set_bounds(&mut self, bounds: Bounds) {
         let in_flight_count_max = bounds.in_flight_count_max.max(1);
@@ -359,9 +337,9 @@ impl<T> KeyScheduler<T> {
     /// Forgets every event, key and position; all tickets and drains out there become stale. Whether
     /// it is paused, and its limits, stay.
     pub fn drop_all(&mut self) {
-        let (stamp, paused) = (self.stamp, self.paused);
+        let Self { stamp, paused, pace, .. } = *self;
         let queues = self.queues.take().map(Queues::emptied);
-        *self = Self { stamp, paused, queues, ..Self::new(self.bounds) };
+        *self = Self { stamp, paused, pace, queues, ..Self::new(self.bounds) };
     }
 
     /// The event that a taker gave back, or had, becomes the waiting entry of its lane.

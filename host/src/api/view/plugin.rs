@@ -154,12 +154,12 @@ pub struct PluginView {
     pub in_flight: u64,
     /// Keys, and unkeyed events, that wait: for a retry, a limit, or a person.
     pub waiting: u64,
+    /// Events that stand behind them outside memory, about.
+    #[serde(default)]
+    pub deferred_events: u64,
     /// Events in memory whose turn has not come.
     #[serde(default)]
     pub queued: u64,
-    /// Events that stand behind one that waits, outside memory.
-    #[serde(default)]
-    pub deferred: u64,
     /// Keys, and unkeyed events, that wait for the time of their next attempt.
     #[serde(default)]
     pub retrying: u64,

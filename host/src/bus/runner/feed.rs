@@ -114,6 +114,7 @@ impl Runner {
             let (quotas, now_ms) = (quotas(&swap.version.manifest), self.bus.now_ms());
             self.queue.with(|core| core.set_quotas(&quotas, now_ms));
             self.version.store(swap.version);
+            self.close_breaker();
         }
         // Nobody waits any more where the caller was dropped.
         let _ = swap.done.send(result.map(|_| ()));

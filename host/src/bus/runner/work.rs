@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::{Runner, Version};
+use super::{Runner, Version, breaker};
 use crate::bus::deliver::{self, Ended};
 use crate::bus::notes::{Line, Note};
-use crate::bus::{Permit, Ticket};
-use crate::effects::{Effects, OutcomeKind, StateWrite};
+use crate::bus::{Permit, Ticket, private};
+use crate::effects::{Effects, Outcome, OutcomeKind, StateWrite};
 use crate::event::Event;
 use crate::log::record::{AttemptRecord, Control, ControlRecord, DeadLetterRecord, Mode};
 use crate::log::{AppendError, ReadError};
@@ -207,7 +207,15 @@ impl Runner {
         let outcome = &attempt.invocation.outcome;
         let (number, first_ms, now_ms) = (attempt.number, attempt.first_ms, attempt.ended_ms);
         let jitter = fastrand::u64(..);
-        let step = retry::next(&version.retry, number, first_ms, now_ms, outcome, jitter);
+        let first = number == 1 && !attempt.redriven;
+        self.tell_breaker(event, first, outcome, now_ms);
+        let mut step = retry::next(&version.retry, number, first_ms, now_ms, outcome, jitter);
+        if step == Step::GiveUp
+            && can_wait(event, outcome)
+            && let Some(at_ms) = self.put_off(now_ms)
+        {
+            step = Step::RetryAt(at_ms);
+        }
         if step != Step::Done {
             self.note_failure(now_ms, format!("{} {}", kind.name(), outcome.reason()));
         }
@@ -246,7 +254,8 @@ impl Runner {
             },
             _ => version.manifest.on_failure(),
         };
-        let can_park = event.key.is_some() && self.bus.log().is_some() && !attempt.again;
+        let has_key = event.key.is_some() && !is_command(event);
+        let can_park = has_key && self.bus.log().is_some() && !attempt.again;
         if policy == OnFailure::Park && !can_park { OnFailure::Continue } else { policy }
     }
 
@@ -399,6 +408,16 @@ impl Runner {
             notes.tell(note);
         });
     }
+}
+
+/// Whether it is the plugin that failed, if it did, and nobody waits for the answer.
+fn can_wait(event: &Event, outcome: &Outcome) -> bool {
+    breaker::is_failure(outcome) && !is_command(event)
+}
+
+/// Who sent a command was told that it failed: later events of its key need not wait for it.
+fn is_command(event: &Event) -> bool {
+    event.addressee.is_some() && *event.kind == *private::COMMAND
 }
 
 /// Why a worker ends.

@@ -8,7 +8,7 @@ pub(super) fn add(view: &mut PluginView, runner: &Runner) {
     let cursor = runner.cursor();
     view.waiting = cursor.waiting as u64;
     view.queued = cursor.in_flight.saturating_sub(cursor.running) as u64;
-    view.deferred = cursor.deferred_events;
+    view.deferred_events = cursor.deferred_events;
     view.retrying = cursor.retrying as u64;
     let show = |(throttle, keys): (Throttle, usize)| ThrottleView {
         limit: throttle.limit.to_owned(),

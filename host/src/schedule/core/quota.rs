@@ -9,8 +9,8 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 
-use super::KeyScheduler;
 use super::lane::{Lane, Phase, Until, Waiting};
+use super::{KeyScheduler, Pace};
 use crate::event::Key;
 use crate::schedule::bucket::Bucket;
 
@@ -346,7 +346,7 @@ impl<T> KeyScheduler<T> {
     }
 
     pub(super) fn gate_opens_ms(&self) -> Option<u64> {
-        let queues = self.queues.as_ref().filter(|_| !self.paused)?;
+        let queues = self.queues.as_ref().filter(|_| !self.paused && self.pace != Pace::Still)?;
         queues.next_ms(self.ready.len())
     }
 
