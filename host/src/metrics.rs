@@ -60,6 +60,10 @@ pub struct Metrics {
     dead_letters: Family<PluginLabel, Gauge>,
     oldest_dead_letter: Family<PluginLabel, Seconds>,
     reloads: Family<ReloadLabel, Counter>,
+    commands: Family<OutcomeLabel, Counter>,
+    command_duration: Histograms<PluginLabel>,
+    queries: Family<OutcomeLabel, Counter>,
+    query_duration: Histograms<PluginLabel>,
 }
 
 /// The counters of one plugin. Cheap to clone and to use from many threads.
@@ -139,6 +143,10 @@ impl Default for Metrics {
             dead_letters: Family::default(),
             oldest_dead_letter: Family::default(),
             reloads: Family::default(),
+            commands: Family::default(),
+            command_duration: Family::new_with_constructor(durations),
+            queries: Family::default(),
+            query_duration: Family::new_with_constructor(durations),
         };
         metrics.register();
         metrics
@@ -187,6 +195,20 @@ impl Metrics {
             self.oldest_dead_letter.clone(),
         );
         to.register("reloads", "Modules tried", self.reloads.clone());
+        to.register("commands", "Commands of clients", self.commands.clone());
+        to.register_with_unit(
+            "command_duration",
+            "From a command to its answer",
+            Unit::Seconds,
+            self.command_duration.clone(),
+        );
+        to.register("queries", "Queries of clients", self.queries.clone());
+        to.register_with_unit(
+            "query_duration",
+            "From a query to its answer",
+            Unit::Seconds,
+            self.query_duration.clone(),
+        );
     }
 
     /// Handles for a plugin.
@@ -203,6 +225,12 @@ impl Metrics {
             lag: self.delivery_lag.get_or_create_owned(&label),
             fuel: self.fuel.get_or_create_owned(&label),
         }
+    }
+
+    /// Counters of the requests to a plugin.
+    #[must_use]
+    pub fn requests(&self, plugin: &str) -> RequestMetrics<'_> {
+        RequestMetrics { metrics: self, plugin: plugin.to_owned() }
     }
 
     /// Handles for a bus.
@@ -230,6 +258,14 @@ impl Metrics {
         for result in ["ok", "refused"] {
             self.reloads.remove(&ReloadLabel { plugin: plugin.to_owned(), result });
         }
+        let outcomes = crate::api::errors::Code::ALL.map(crate::api::errors::Code::name);
+        for outcome in outcomes.into_iter().chain(["ok"]) {
+            let label = OutcomeLabel { plugin: plugin.to_owned(), outcome };
+            self.commands.remove(&label);
+            self.queries.remove(&label);
+        }
+        self.command_duration.remove(&label);
+        self.query_duration.remove(&label);
         self.delivery_duration.remove(&label);
         self.delivery_lag.remove(&label);
         self.lag_events.remove(&label);
@@ -286,6 +322,37 @@ impl PluginMetrics {
     pub fn lag(&self, ms: u64) {
         self.lag.observe(Duration::from_millis(ms).as_secs_f64());
     }
+}
+
+/// Counters of the requests to one plugin.
+#[derive(Debug)]
+pub struct RequestMetrics<'a> {
+    metrics: &'a Metrics,
+    plugin: String,
+}
+
+impl RequestMetrics<'_> {
+    /// Counts a command: `ok`, or the code of its error.
+    pub fn command(self, outcome: &'static str, took: Duration) {
+        let Self { metrics, plugin } = self;
+        count(plugin, outcome, took, (&metrics.commands, &metrics.command_duration));
+    }
+
+    /// Counts a query: `ok`, or the code of its error.
+    pub fn query(self, outcome: &'static str, took: Duration) {
+        let Self { metrics, plugin } = self;
+        count(plugin, outcome, took, (&metrics.queries, &metrics.query_duration));
+    }
+}
+
+fn count(
+    plugin: String,
+    outcome: &'static str,
+    took: Duration,
+    (requests, duration): (&Family<OutcomeLabel, Counter>, &Histograms<PluginLabel>),
+) {
+    duration.get_or_create(&PluginLabel { plugin: plugin.clone() }).observe(took.as_secs_f64());
+    requests.get_or_create(&OutcomeLabel { plugin, outcome }).inc();
 }
 
 impl BusMetrics {

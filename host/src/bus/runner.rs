@@ -5,7 +5,9 @@
 //! policy's; this file performs them.
 
 mod breaker;
+mod command;
 mod feed;
+mod fires;
 mod keys;
 mod restore;
 mod work;
@@ -44,7 +46,8 @@ pub struct Version {
     pub invoker: Arc<dyn Invoker>,
     /// Its digest.
     pub digest: Digest,
-    /// The manifest, resolved against the operator's configuration.
+    /// The manifest, resolved against the operator's configuration; it subscribes to nothing where
+    /// the module could not handle an event.
     pub manifest: Arc<Manifest>,
     /// What each delivery may use.
     pub limits: Arc<GuestLimits>,

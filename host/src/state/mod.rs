@@ -6,11 +6,13 @@
 
 pub mod checkpoint;
 pub mod cold;
+pub mod commands;
 pub mod evict;
 pub mod keys;
 pub mod ledger;
 pub mod letters;
 pub mod slots;
+pub mod timers;
 pub mod values;
 
 pub use checkpoint::{CheckpointError, CheckpointPolicy, Checkpoints, Written};

@@ -9,14 +9,16 @@ use tokio::sync::watch;
 
 use crate::api::filter::{EventFilter, Point};
 use crate::api::host::{
-    Answer, Appended, Cursor, DeadLetter, DeadLetterFilter, DeadLetterSelection, EventPage,
-    EventStream, Follow, HostApi, HostError, Publish, PublishError, Readiness, StateEntry,
+    Answer, Answered, Appended, CommandRequest, Cursor, DeadLetter, DeadLetterFilter,
+    DeadLetterSelection, EventPage, EventStream, Follow, HostApi, HostError, Publish, PublishError,
+    Readiness, RequestError, StateEntry,
 };
 use crate::api::view::{
     ActedView, BusKind, BusState, BusView, DeadLetterView, KeyState, KeyView, LogLineView,
     PluginState, PluginView, PluginsView, StatusView, SubscriptionView, Timestamp, TreeEventView,
     TreeView, TypeView,
 };
+use crate::effects::OutcomeKind;
 use crate::event::{CommitNumber, Digest, Event, Key, KeySequence, NewEvent, Position};
 
 const EPOCH: u32 = 3;
@@ -104,6 +106,20 @@ fn append_one(
     let commit = CommitNumber(position.0);
     events.push(Arc::new(Event { position, sequence, recorded_ms, commit, body }));
     Ok(Appended { position, sequence, duplicate: false })
+}
+
+/// Says back what was said.
+fn answered(request: &CommandRequest) -> Answered {
+    let said = format!("{request:?}");
+    Answered {
+        content_type: "text/html".into(),
+        data: said.into(),
+        attributes: vec![("sum".into(), "40 \u{20ac}".into())],
+        commit: CommitNumber(7),
+        position: Position(9),
+        sequence: Some(KeySequence(3)),
+        repeated: request.idempotency_key.is_some(),
+    }
 }
 
 pub(crate) fn plugin_view(name: &str, state: PluginState) -> Result<PluginView, HostError> {
@@ -451,6 +467,29 @@ impl HostApi for FakeHost {
             }
             entries.truncate(limit);
             Ok(entries)
+        })
+    }
+
+    fn command<'a>(
+        &'a self,
+        plugin: &'a str,
+        request: CommandRequest,
+    ) -> Answer<'a, Answered, RequestError> {
+        Box::pin(async move {
+            if plugin != "totals" {
+                return Err(RequestError::NotFound(format!("there is no plugin `{plugin}`")));
+            }
+            let answered = match request.name.as_str() {
+                "reject" => Err((OutcomeKind::Reject, "not today")),
+                "trap" => Err((OutcomeKind::Trap, "unreachable")),
+                "retry" => Err((OutcomeKind::Retry, "later")),
+                "timeout" => Err((OutcomeKind::Timeout, "")),
+                _ => Ok(answered(&request)),
+            };
+            answered.map_err(|(outcome, reason)| RequestError::Failed {
+                outcome,
+                reason: reason.to_owned(),
+            })
         })
     }
 
