@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::{Quota, Quotas};
 use crate::event::{Key, Position};
-use crate::schedule::core::{Bounds, Entry, Finish, KeyScheduler, Ticket};
+use crate::schedule::core::{Bounds, Entry, Finish, KeyScheduler, Pace, Ticket};
 
 struct World {
     /// The key of each event; its position is its index + 1.
@@ -287,4 +287,25 @@ proptest! {
         prop_assert_eq!((cursor.in_flight, cursor.waiting, cursor.throttled), (0, 0, 0));
         prop_assert_eq!((cursor.deferred_events, world.sched.lanes.len()), (0, 0));
     }
+}
+
+#[test]
+fn a_broken_plugin_is_probed_within_its_limits() {
+    let quotas = Quotas { prefixes: vec![("a".into(), quota(0, 1))], ..Quotas::default() };
+    let log = (0..6).map(|key| Some(format!("a{key}"))).collect();
+    let mut world = World::new(log, 100, &quotas);
+    world.feed();
+    world.sched.set_pace(Pace::Still);
+    assert_eq!((world.sched.takeable(), world.sched.take()), (0, None));
+    assert_eq!(world.sched.next_due_ms(), None);
+    world.sched.set_pace(Pace::Probe);
+    for _ in 0..3 {
+        assert_eq!(world.sched.takeable(), 1);
+        let ticket = world.sched.take().unwrap().ticket;
+        assert_eq!((world.sched.takeable(), world.sched.take()), (0, None), "one at a time");
+        world.sched.finish(ticket, Finish::Done);
+    }
+    world.sched.drop_all();
+    world.sched.set_pace(Pace::Free);
+    assert_eq!((world.sched.takeable(), world.sched.is_limited()), (0, true));
 }
