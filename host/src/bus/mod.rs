@@ -12,6 +12,7 @@ pub mod notes;
 pub mod operate;
 pub mod past;
 pub mod private;
+pub mod replay;
 pub mod runner;
 pub mod source;
 pub mod timers;
