@@ -68,6 +68,10 @@ pub const GUEST_OUTPUT_MAX: ByteSize = ByteSize::mib(16);
 pub const GUEST_FUEL_MAX: u64 = 1_000_000_000_000;
 /// What `limits.emits` of a manifest may be.
 pub const GUEST_EMITS_MAX: u32 = 100_000;
+/// What `limits.rate` of a manifest may be, also of a prefix.
+pub const RATE_MAX: u32 = 1_000_000;
+/// Prefixes with limits in one manifest.
+pub const PREFIXES_MAX: usize = 64;
 /// What `run.workers` of a manifest may be.
 pub const WORKERS_MAX: u32 = 1024;
 /// What `run.in-flight` of a manifest may be.
@@ -134,6 +138,16 @@ pub const CLOCK_STEP_MS_MAX: u64 = 60_000;
 pub const CLOCK_GAP_MS_MAX: u64 = 60 * 60 * 1000;
 /// Bytes of keyed state that a durable bus keeps in memory; the rest is in its cold store.
 pub const STATE_HOT_BYTES_MAX: u64 = 1024 * 1024 * 1024;
+/// Bytes of keyed state that a replay of past deliveries keeps in memory.
+pub const REPLAY_STATE_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// Bytes of frames that a replay keeps in memory, to find the inputs of what it reads.
+pub const REPLAY_FRAMES_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// Replays of past deliveries at the same time.
+pub const REPLAYS_MAX: usize = 2;
+/// Deliveries of one replay at the same time.
+pub const REPLAY_TASKS_MAX: usize = 4;
+/// Differences that one replay tells in words.
+pub const REPLAY_DIFFERENCES_MAX: usize = 1000;
 /// Timers of a plugin that fire in one go.
 pub const FIRES_BATCH_MAX: usize = 512;
 /// Bytes of one commit of fires, unless a single one is larger.
@@ -147,6 +161,10 @@ pub const CHECKPOINT_SYNC_BYTES: u64 = 32 * 1024 * 1024;
 /// Bytes that a checkpoint leaves free on the disk: more than what stops publishers.
 pub const CHECKPOINT_FREE_BYTES_MIN: u64 = 128 * 1024 * 1024;
 
+/// Least size of a log segment: that of a commit group.
+pub const SEGMENT_MIN: ByteSize = ByteSize::mib(4);
+
+const _: () = assert!(SEGMENT_MIN.bytes() >= GROUP_BYTES_MAX as u64);
 const _: () = assert!(EVENT_DATA_BYTES_MAX < GROUP_BYTES_MAX);
 const _: () = assert!(STATE_VALUE_BYTES_MAX < GROUP_BYTES_MAX);
 const _: () = assert!(SEGMENT_ZEROED_STEP_BYTES < SEGMENT_ZEROED_AHEAD_BYTES);

@@ -1,9 +1,12 @@
 //! `tidegate plugins`: see and operate them.
 
+use std::process::ExitCode;
+
 use serde::de::IgnoredAny;
 
 use super::Output;
 use super::client::Client;
+use super::diff::{self, DiffArgs};
 use super::out::{Out, note, plain};
 use super::table::{Table, bytes};
 use crate::api::view::{LogLineView, PluginView, PluginsView, SkippedView};
@@ -60,6 +63,8 @@ pub enum PluginsCommand {
         #[arg(long, value_name = "DIGEST")]
         module: Option<String>,
     },
+    /// Run past deliveries again, and compare: exit code 1 where one differs
+    Diff(DiffArgs),
     /// Remove a plugin whose file is gone, with its state
     Forget {
         /// Its name
@@ -76,8 +81,9 @@ pub fn run(
     command: &PluginsCommand,
     output: Output,
     out: &mut Out,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<ExitCode> {
     match command {
+        PluginsCommand::Diff(args) => return diff::run(client, args, output, out),
         PluginsCommand::List => {
             let plugins: PluginsView = client.get(&["v1", "plugins"], &[])?;
             match output {
@@ -124,7 +130,7 @@ pub fn run(
             }
         }
     }
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }
 
 fn act(
@@ -206,6 +212,7 @@ pub(super) fn table(plugins: &[PluginView]) -> Table {
         ">LAG",
         ">IN FLIGHT",
         ">WAITING",
+        ">DEFERRED",
         ">PARKED",
         ">HELD",
         ">OK",
@@ -226,6 +233,7 @@ pub(super) fn table(plugins: &[PluginView]) -> Table {
             plugin.lag_events.to_string(),
             plugin.in_flight.to_string(),
             plugin.waiting.to_string(),
+            plugin.deferred_events.to_string(),
             plugin.parked_keys.to_string(),
             plugin.held_keys.to_string(),
             ok.to_string(),
@@ -243,6 +251,18 @@ pub(super) fn print_skipped(skipped: &[SkippedView], out: &mut Out) -> anyhow::R
         out.line(format_args!("skipped {}: {}", plain(&file.path), plain(&file.reason)))?;
     }
     Ok(())
+}
+
+/// What waits, and for what.
+fn waits(plugin: &PluginView) -> Vec<(&'static str, String)> {
+    let backlog = format!("in memory {}, retrying {}", plugin.queued, plugin.retrying);
+    let throttled = plugin.throttled.iter().map(|throttle| {
+        let of = throttle.prefix.as_ref().map(|prefix| format!(" of {prefix}"));
+        let (limit, keys) = (&throttle.limit, throttle.keys);
+        ("throttled", format!("{keys} by {limit}{}", of.unwrap_or_default()))
+    });
+    let timers = (plugin.timers > 0).then(|| ("timers", format!("{} pending", plugin.timers)));
+    std::iter::once(("backlog", backlog)).chain(throttled).chain(timers).collect()
 }
 
 fn print_plugin(plugin: &PluginView, out: &mut Out) -> anyhow::Result<()> {
@@ -287,11 +307,9 @@ fn print_plugin(plugin: &PluginView, out: &mut Out) -> anyhow::Result<()> {
         plugin.deferred_events,
     );
     lines.push(("progress", progress));
+    lines.extend(waits(plugin));
     let outcomes: Vec<_> = plugin.deliveries.iter().map(|(k, n)| format!("{k} {n}")).collect();
     lines.push(("deliveries", outcomes.join(", ")));
-    if plugin.timers > 0 {
-        lines.push(("timers", format!("{} pending", plugin.timers)));
-    }
     lines.push(("dead letters", plugin.dead_letters.to_string()));
     if let Some(error) = &plugin.last_error {
         lines.push(("last error", format!("{}  {}", error.at, error.message)));

@@ -47,7 +47,7 @@ impl Host {
         if default { number.to_string() } else { format!("{}:{number}", bus.name()) }
     }
 
-    fn dead_letter_id(&self, id: &str) -> Option<(&std::sync::Arc<Bus>, u64)> {
+    pub(super) fn dead_letter_id(&self, id: &str) -> Option<(&std::sync::Arc<Bus>, u64)> {
         let (bus, number) = match id.rsplit_once(':') {
             Some((bus, number)) => (Some(bus), number),
             None => (None, id),
@@ -150,6 +150,10 @@ impl Host {
             }
             if look.waiting.is_some() {
                 view.state = KeyState::Waiting;
+            }
+            if let Some(throttle) = &look.throttle {
+                view.state = KeyState::Waiting;
+                view.reason = Some(throttle.to_string());
             }
             if let Some(runner) = &runner {
                 let deferred = runner.deferred(key, &look).await.map_err(events::read_error)?;
