@@ -4,10 +4,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use super::{Bus, Committed};
-use crate::effects::StateWrite;
+use crate::effects::{OutcomeKind, StateWrite};
 use crate::event::{CommitNumber, Generation, InstanceId, Position};
 use crate::log::codec::{AddresseeRef, DecodeError};
-use crate::log::record::{Control, ControlRecord, DeliveryCommit};
+use crate::log::record::{Control, ControlRecord, DeliveryCommit, Mode};
 use crate::log::{CommitRef, CompletionRef, Frame, ReadError, RecordRef};
 use crate::schedule::core::Settled;
 use crate::state::checkpoint::{CheckpointPolicy, Checkpoints};
@@ -15,6 +15,7 @@ use crate::state::ledger::{Completed, Origin};
 use crate::state::{At, Ledger, Values};
 
 use super::memory::MemoryLog;
+use super::{outlets, private};
 use crate::state::cold::ColdError;
 
 /// How far one plugin is known to have come in this run: what lets its ledger forget completions.
@@ -128,6 +129,10 @@ impl Since {
 pub struct Folded {
     /// Completions by plugin, in order.
     pub completed: Vec<InstanceId>,
+    /// Calls that are to be sent now.
+    pub calls_opened: usize,
+    /// Calls that are answered now.
+    pub calls_closed: usize,
 }
 
 fn fold_commit(
@@ -141,6 +146,7 @@ fn fold_commit(
     let mut dead = None;
     let mut writes = Vec::new();
     let mut controls = Vec::new();
+    let mut calls = Vec::new();
     for record in commit.records() {
         match record? {
             RecordRef::Event(event) => {
@@ -150,11 +156,16 @@ fn fold_commit(
                         ledger.apply_event(event.kind, from, at.time_ms);
                     }
                     Some(AddresseeRef::Bus(bus)) => ledger.apply_outbound(bus, event.position),
-                    Some(AddresseeRef::Plugin(_)) => {}
+                    Some(AddresseeRef::Plugin(instance)) => {
+                        let closed = event.kind == private::RESPONSE
+                            && ledger.apply_response(instance, event.id);
+                        folded.calls_closed += usize::from(closed);
+                    }
                 };
             }
             RecordRef::Completion(record) => completion = Some(record),
             RecordRef::State(write) => writes.push(write.to_owned()),
+            RecordRef::Call(call) => calls.push(call.idempotency_key),
             RecordRef::DeadLetter(record) => dead = Some(record),
             RecordRef::Control(record) => {
                 if let Control::Forget { instance } = record.control {
@@ -186,6 +197,9 @@ fn fold_commit(
         },
     );
     controls.iter().for_each(|record| ledger.apply_control(at, record));
+    if done.outcome == OutcomeKind::Ok && done.mode != Mode::Rebuild {
+        folded.calls_opened += ledger.apply_calls(outlets::opened(at, &done, &calls));
+    }
     folded.completed.push(done.instance);
     Ok(())
 }
@@ -224,6 +238,7 @@ impl Bus {
             let applied = *self.applied.borrow();
             let folded = fold(&mut self.ledger(), &self.values, &frame, applied)?;
             self.count(&folded.completed);
+            self.outlets.folded(folded.calls_opened, folded.calls_closed);
             self.applied.send_replace(frame.last_commit());
             since.add(&frame);
             if policy.due(since.bytes, since.commits) {
@@ -311,6 +326,7 @@ impl Bus {
                 dead: commit.dead_letter.as_ref(),
             },
         );
+        self.open_in_memory(&done, commit.calls);
         self.count(&[done.instance]);
         Ok(committed)
     }

@@ -9,6 +9,7 @@ pub mod forward;
 pub mod memory;
 pub mod notes;
 pub mod operate;
+pub mod outlets;
 pub mod private;
 pub mod runner;
 pub mod source;
@@ -22,7 +23,7 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::clock::Clock;
-use crate::event::{CommitNumber, Event, InstanceId, Key, NewEvent, Position};
+use crate::event::{Addressee, CommitNumber, Event, InstanceId, Key, NewEvent, Position};
 use crate::log::record::{ControlRecord, DeliveryCommit};
 use crate::log::{AppendError, Appended, CommitTicket, EffectsPermit, Log, Publish, ReadError};
 use crate::state::ledger::Origin;
@@ -31,6 +32,7 @@ use crate::state::{Ledger, Values};
 
 use self::apply::Progress;
 use self::memory::{MemoryLog, MemoryOptions};
+use self::outlets::Outlets;
 use self::source::EventSource;
 
 /// One bus. Cheap to share behind an [`Arc`].
@@ -43,6 +45,7 @@ pub struct Bus {
     progress: Mutex<HashMap<InstanceId, Arc<Progress>>>,
     slots: Option<Slots>,
     suspects: Vec<Suspect>,
+    outlets: Outlets,
 }
 
 /// Where the events of a bus stand.
@@ -145,6 +148,7 @@ impl Bus {
             progress: Mutex::default(),
             slots: None,
             suspects: Vec::new(),
+            outlets: Outlets::default(),
         }
     }
 
@@ -259,10 +263,21 @@ impl Bus {
         let appended =
             log.append(events).map_err(|full| AppendError::QueueFull { limit: full.capacity })?;
         let mut ledger = self.ledger();
+        let mut closed = 0;
         for event in &appended {
-            let from = Origin::of(event.emitter, event.origin.is_some());
-            ledger.apply_event(&event.kind, from, event.recorded_ms);
+            match event.addressee {
+                Some(Addressee::Plugin(instance)) if *event.kind == *private::RESPONSE => {
+                    closed += usize::from(ledger.apply_response(instance, &event.id));
+                }
+                Some(Addressee::Plugin(_)) => {}
+                _ => {
+                    let from = Origin::of(event.emitter, event.origin.is_some());
+                    ledger.apply_event(&event.kind, from, event.recorded_ms);
+                }
+            }
         }
+        drop(ledger);
+        self.outlets.folded(0, closed);
         Ok(appended)
     }
 

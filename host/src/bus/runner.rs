@@ -157,6 +157,7 @@ impl Runner {
             let worker = runner.tasks.track_future(Arc::clone(&runner).work());
             drop(parts.tenant.spawn(worker));
         }
+        runner.bus.outlets().attach(&runner);
         if let Some(ring) = runner.bus.ring() {
             let consumer = Arc::downgrade(&runner);
             let low = move || consumer.upgrade().map_or(Position(u64::MAX), |r| r.cursor().low);
@@ -187,6 +188,7 @@ impl Runner {
     /// Stops reading and delivering. A delivery in progress goes on until its guest returns or
     /// `limits.timeout` passes, and is committed; this returns once its commit is durable.
     pub async fn stop(&self) {
+        self.bus.outlets().detach(self.instance);
         self.stop.cancel();
         self.queue.close();
         self.tasks.close();
@@ -219,6 +221,25 @@ impl Runner {
     /// Deliveries go on.
     pub fn resume(&self) {
         self.queue.resume();
+        self.bus.outlets().wake();
+    }
+
+    /// Whether no deliveries are begun at present.
+    #[must_use]
+    pub fn is_paused(&self) -> bool {
+        self.queue.with(|core| core.is_paused())
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    /// Its counters.
+    #[must_use]
+    pub fn metrics(&self) -> &PluginMetrics {
+        &self.metrics
     }
 
     /// How far it has come.
@@ -291,7 +312,7 @@ impl Runner {
     }
 
     /// A line in the plugin's log that the host, not the guest, has to say.
-    pub(super) fn say(&self, level: &str, message: String) {
+    pub(crate) fn say(&self, level: &str, message: String) {
         self.log.push(Line {
             at_ms: self.bus.now_ms(),
             level: level.to_owned(),

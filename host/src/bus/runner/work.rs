@@ -122,6 +122,12 @@ impl Runner {
         let redriven = assignment.redriven || self.before.is_redriven(&event);
         let version = self.version.load_full();
         let bytes = version.limits.output_bytes_max + COMPLETION_BYTES;
+        if !version.limits.http.is_empty() {
+            tokio::select! {
+                () = self.bus.calls_room(self.instance) => {}
+                () = self.stop.cancelled() => return Err(Stopped::Closing),
+            }
+        }
         let permit = self.bus.reserve(self.instance, bytes).await?;
         if let Some(notes) = notes {
             let (instance, position) = (self.instance, event.position);
@@ -326,12 +332,11 @@ impl Runner {
         Ending { finish, told }
     }
 
-    /// Says once that timers and calls are recorded and nothing more.
+    /// Says once that timers are recorded and nothing more.
     fn warn_of_unserved(&self, effects: &Effects) {
-        let unserved = !effects.timers.is_empty() || !effects.calls.is_empty();
+        let unserved = !effects.timers.is_empty();
         if unserved && !self.warned.swap(true, Ordering::Relaxed) {
-            let words =
-                "timers and calls are recorded, but this version neither fires nor sends them";
+            let words = "timers are recorded, but this version does not fire them";
             tracing::warn!(plugin = %self.name, "{words}");
             self.say("warn", words.to_owned());
         }
