@@ -65,6 +65,7 @@
 
 #![warn(missing_docs)]
 
+pub mod aggregate;
 #[cfg(target_arch = "wasm32")]
 mod bindings;
 pub mod calls;
@@ -76,9 +77,11 @@ mod failure;
 mod guest;
 mod json;
 pub mod keys;
+pub mod projection;
 mod request;
 mod route;
 pub mod state;
+mod tagged;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod testing;
 pub mod timers;

@@ -159,20 +159,7 @@ macro_rules! handlers {
             ::std::result::Result::Ok(())
         }
 
-        #[cfg(target_arch = "wasm32")]
-        const _: () = {
-            struct Plugin;
-            impl $crate::__private::HandlerGuest for Plugin {
-                fn handle(
-                    event: $crate::__private::types::Event,
-                ) -> ::std::result::Result<(), $crate::__private::types::Failure> {
-                    $crate::__private::handle(event, handle)
-                }
-            }
-            $crate::__private::reactor::export_handler!(
-                Plugin with_types_in $crate::__private::reactor
-            );
-        };
+        $crate::__export_handler!(handle);
     };
 }
 
@@ -210,23 +197,7 @@ macro_rules! commands {
             }
         }
 
-        #[cfg(target_arch = "wasm32")]
-        const _: () = {
-            struct Plugin;
-            impl $crate::__private::CommandGuest for Plugin {
-                fn execute(
-                    request: $crate::__private::types::Request,
-                ) -> ::std::result::Result<
-                    $crate::__private::types::Response,
-                    $crate::__private::types::Failure,
-                > {
-                    $crate::__private::answer(request, execute)
-                }
-            }
-            $crate::__private::commander::export_command!(
-                Plugin with_types_in $crate::__private::commander
-            );
-        };
+        $crate::__export_command!(execute);
     };
 }
 
@@ -265,23 +236,7 @@ macro_rules! queries {
             }
         }
 
-        #[cfg(target_arch = "wasm32")]
-        const _: () = {
-            struct Plugin;
-            impl $crate::__private::QueryGuest for Plugin {
-                fn read(
-                    request: $crate::__private::types::Request,
-                ) -> ::std::result::Result<
-                    $crate::__private::types::Response,
-                    $crate::__private::types::Failure,
-                > {
-                    $crate::__private::answer(request, read)
-                }
-            }
-            $crate::__private::reader::export_query!(
-                Plugin with_types_in $crate::__private::reader
-            );
-        };
+        $crate::__export_query!(read);
     };
 }
 
@@ -320,6 +275,78 @@ macro_rules! upcaster {
             }
             $crate::__private::upgrader::export_upcaster!(
                 Plugin with_types_in $crate::__private::upgrader
+            );
+        };
+    };
+}
+
+/// Exports a function as `handler.handle`.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __export_handler {
+    ($handle:expr) => {
+        #[cfg(target_arch = "wasm32")]
+        const _: () = {
+            struct Plugin;
+            impl $crate::__private::HandlerGuest for Plugin {
+                fn handle(
+                    event: $crate::__private::types::Event,
+                ) -> ::std::result::Result<(), $crate::__private::types::Failure> {
+                    $crate::__private::handle(event, $handle)
+                }
+            }
+            $crate::__private::reactor::export_handler!(
+                Plugin with_types_in $crate::__private::reactor
+            );
+        };
+    };
+}
+
+/// Exports a function as `command.execute`.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __export_command {
+    ($execute:expr) => {
+        #[cfg(target_arch = "wasm32")]
+        const _: () = {
+            struct Plugin;
+            impl $crate::__private::CommandGuest for Plugin {
+                fn execute(
+                    request: $crate::__private::types::Request,
+                ) -> ::std::result::Result<
+                    $crate::__private::types::Response,
+                    $crate::__private::types::Failure,
+                > {
+                    $crate::__private::answer(request, $execute)
+                }
+            }
+            $crate::__private::commander::export_command!(
+                Plugin with_types_in $crate::__private::commander
+            );
+        };
+    };
+}
+
+/// Exports a function as `query.read`.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __export_query {
+    ($read:expr) => {
+        #[cfg(target_arch = "wasm32")]
+        const _: () = {
+            struct Plugin;
+            impl $crate::__private::QueryGuest for Plugin {
+                fn read(
+                    request: $crate::__private::types::Request,
+                ) -> ::std::result::Result<
+                    $crate::__private::types::Response,
+                    $crate::__private::types::Failure,
+                > {
+                    $crate::__private::answer(request, $read)
+                }
+            }
+            $crate::__private::reader::export_query!(
+                Plugin with_types_in $crate::__private::reader
             );
         };
     };

@@ -254,6 +254,17 @@ pub enum KeyVariant {
     Subject,
 }
 
+/// The CloudEvents extension that says [`NewEvent::schema_version`].
+pub const SCHEMA_VERSION: &str = "schemaversion";
+
+/// Reads the value of [`SCHEMA_VERSION`]: a CloudEvents integer from 1 on, in digits alone.
+#[must_use]
+pub fn schema_version(text: &str) -> Option<u32> {
+    let plain = text.bytes().all(|byte| byte.is_ascii_digit()) && !text.starts_with('0');
+    let version = text.parse::<i32>().ok().filter(|_| plain)?;
+    u32::try_from(version).ok()
+}
+
 /// When an event happened, as its source says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EventTime {
@@ -347,6 +358,12 @@ impl NewEvent {
     #[must_use]
     pub fn attribute(&self, name: &str) -> Option<&str> {
         self.attributes.iter().find(|(n, _)| &**n == name).map(|(_, value)| &**value)
+    }
+
+    /// The value of [`SCHEMA_VERSION`], where the event says one.
+    #[must_use]
+    pub fn schema_version_text(&self) -> Option<String> {
+        (self.schema_version > 0).then(|| self.schema_version.to_string())
     }
 
     /// Bytes it holds on to, about: what bounds in bytes count.

@@ -30,6 +30,12 @@ pub const TIMER_DATA_BYTES_MAX: usize = 64 * 1024;
 pub const LIST_MAX: usize = 1000;
 /// Bytes of events after which a page of a listing ends.
 pub const PAGE_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Lifts of one event, one after the other.
+pub const UPCAST_STEPS_MAX: usize = 64;
+/// Lifted events of one bus that are kept for whoever gets the same one.
+pub const UPCAST_CACHE_EVENTS_MAX: usize = 4096;
+/// Bytes of these, about.
+pub const UPCAST_CACHE_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Causes behind an emitted event.
 pub const DEPTH_MAX: u8 = 64;
 /// Bytes kept of a reason that a guest gives.

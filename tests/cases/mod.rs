@@ -13,5 +13,7 @@ mod reload;
 mod saga;
 mod stop;
 mod tls;
+mod travel;
+mod upcast;
 mod versions;
 mod watching;

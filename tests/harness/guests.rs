@@ -102,14 +102,13 @@ const PRELUDE: &str = r#"
     (local.get $at))
 "#;
 
-/// Wraps a core module's text into component type information of world `reactor`, as a compiler
-/// would.
-fn encode(text: &str) -> Vec<u8> {
+/// Wraps a core module's text into component type information of a world, as a compiler would.
+fn encode(text: &str, world: &str) -> Vec<u8> {
     let mut resolve = Resolve::default();
     let wit = include_str!("../../wit/plugin.wit");
     let group = UnresolvedPackageGroup::parse("plugin.wit", wit).unwrap();
     let package = resolve.push_group(group).unwrap();
-    let world = resolve.select_world(&[package], Some("reactor")).unwrap();
+    let world = resolve.select_world(&[package], Some(world)).unwrap();
     let mut module = wat::parse_str(text).unwrap();
     embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8).unwrap();
     module
@@ -118,7 +117,7 @@ fn encode(text: &str) -> Vec<u8> {
 /// A handler that runs `body` and returns ok. `kind` is at 3000; `$event` points at the event, and
 /// there is a local `$i`.
 pub(crate) fn handler(kind: &str, body: &str, more: &str) -> Vec<u8> {
-    encode(&format!(
+    let text = format!(
         r#"(module $guest {PRELUDE} (memory (export "memory") 2)
         (data (i32.const 3000) "{kind}") {more}
         (func $handle (export "tidegate:plugin/handler@0.1.0#handle")
@@ -128,7 +127,47 @@ pub(crate) fn handler(kind: &str, body: &str, more: &str) -> Vec<u8> {
           (i32.const 2048))
         (func (export "cabi_post_tidegate:plugin/handler@0.1.0#handle") (param i32)
           (global.set $top (i32.const 65536))))"#
-    ))
+    );
+    encode(&text, "reactor")
+}
+
+/// An upcaster that lifts everything to version `to`, by adding `mark` to the data; data with a `!`
+/// as its second byte it refuses to lift with the words "no amount", unless `lenient`.
+pub(crate) fn upcaster(to: u32, mark: &str, lenient: bool) -> Vec<u8> {
+    let (mark_len, refused) = (mark.len(), if lenient { 0 } else { 0x21 });
+    let text = format!(
+        r#"(module $guest (memory (export "memory") 2)
+        (data (i32.const 2900) "text/plain") (data (i32.const 3000) "{mark}")
+        (data (i32.const 3100) "no amount")
+        (global $top (mut i32) (i32.const 65536))
+        (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32) (local $at i32)
+          (local.set $at (i32.and (i32.add (global.get $top) (i32.const 7)) (i32.const -8)))
+          (global.set $top (i32.add (local.get $at) (local.get 3)))
+          (local.get $at))
+        (func (export "tidegate:plugin/upcaster@0.1.0#upcast") (param $event i32) (result i32)
+          (local $len i32)
+          (local.set $len (i32.load offset=92 (local.get $event)))
+          (if (i32.eq (i32.load8_u offset=1 (i32.load offset=88 (local.get $event)))
+                      (i32.const {refused}))
+            (then
+              (i32.store (i32.const 2048) (i32.const 1))
+              (i32.store (i32.const 2052) (i32.const 3100))
+              (i32.store (i32.const 2056) (i32.const 9))
+              (return (i32.const 2048))))
+          (memory.copy (i32.const 4096) (i32.load offset=88 (local.get $event)) (local.get $len))
+          (memory.copy (i32.add (i32.const 4096) (local.get $len)) (i32.const 3000)
+            (i32.const {mark_len}))
+          (i32.store (i32.const 2048) (i32.const 0))
+          (i32.store (i32.const 2052) (i32.const {to}))
+          (i32.store (i32.const 2056) (i32.const 2900))
+          (i32.store (i32.const 2060) (i32.const 10))
+          (i32.store (i32.const 2064) (i32.const 4096))
+          (i32.store (i32.const 2068) (i32.add (local.get $len) (i32.const {mark_len})))
+          (i32.const 2048))
+        (func (export "cabi_post_tidegate:plugin/upcaster@0.1.0#upcast") (param i32)
+          (global.set $top (i32.const 65536))))"#
+    );
+    encode(&text, "upgrader")
 }
 
 /// One emit of `kind` with the id of the input as its data, for [`handler`].
@@ -140,5 +179,13 @@ pub(crate) fn emitter(kind: &str) -> String {
            (i32.const 2900) (i32.const 10)
            (i32.load (local.get $event)) (i32.load offset=4 (local.get $event))
            (i32.const 0) (i32.const 0) (i32.const 2200))"
+    )
+}
+
+/// As [`emitter`], with the data of the input as its data.
+pub(crate) fn echo(kind: &str) -> String {
+    emitter(kind).replace(
+        "(i32.load (local.get $event)) (i32.load offset=4 (local.get $event))",
+        "(i32.load offset=88 (local.get $event)) (i32.load offset=92 (local.get $event))",
     )
 }

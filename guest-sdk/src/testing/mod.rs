@@ -8,6 +8,7 @@ mod answer;
 pub(crate) mod fake;
 mod input;
 mod record;
+mod timers;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -26,6 +27,7 @@ const NOW_MS_START: u64 = 1_700_000_000_000;
 const EMITS_MAX: usize = 1000;
 const OUTPUT_BYTES_MAX: usize = 512 * 1024;
 const DEPTH_MAX: usize = 64;
+const FIRES_MAX: usize = 1000;
 
 /// A host in memory, for one plugin.
 #[derive(Debug, Clone)]
@@ -33,6 +35,7 @@ pub struct Host {
     config: BTreeMap<String, String>,
     state: BTreeMap<String, BTreeMap<String, Stored>>,
     sequences: BTreeMap<String, u64>,
+    timers: timers::Pending,
     position: u64,
     now_ms: u64,
     attempt: u32,
@@ -55,6 +58,7 @@ impl Host {
             config: BTreeMap::new(),
             state: BTreeMap::new(),
             sequences: BTreeMap::new(),
+            timers: timers::Pending::default(),
             position: 0,
             now_ms: NOW_MS_START,
             attempt: 1,
@@ -92,7 +96,8 @@ impl Host {
         self
     }
 
-    /// Lets time pass before the next delivery.
+    /// Lets time pass before the next delivery. Timers that become due wait for
+    /// [`fire`](Self::fire).
     pub fn advance(&mut self, by: Duration) {
         self.now_ms += u64::try_from(by.as_millis()).unwrap_or(u64::MAX);
     }
@@ -148,6 +153,7 @@ impl Host {
     ) -> (Answer, Effects) {
         let request = ask.into().request;
         self.position += 1;
+        self.now_ms += 1;
         let (answer, delivery) =
             self.run(request.key.clone(), self.position, Vec::new(), Access::Effects, || {
                 command(&request)
@@ -196,11 +202,35 @@ impl Host {
         stored.is_there(self.now_ms).then_some(&stored.value)
     }
 
+    /// Delivers every timer that is due as a `tidegate.timer` event, the earliest first, also those
+    /// that become due because another fired; returns the effects of each. A timer whose delivery
+    /// fails is gone, as after the last attempt.
+    ///
+    /// # Panics
+    /// Where more than 1000 timers fire: one sets another that is due at once.
+    pub fn fire(&mut self, handler: impl Fn(&Event) -> Outcome) -> Vec<Effects> {
+        let mut all = Vec::new();
+        while let Some(fired) = self.timers.take_due(self.now_ms) {
+            assert!(all.len() < FIRES_MAX, "over {FIRES_MAX} timers fire at one time");
+            all.push(self.deliver(&handler, fired));
+        }
+        all
+    }
+
+    /// The pending timers of a key: name and due time in milliseconds since the Unix epoch,
+    /// ascending by name.
+    #[must_use]
+    pub fn timers(&self, key: &str) -> Vec<(String, u64)> {
+        self.timers.of(key)
+    }
+
     fn append(&mut self, input: Input) -> (Event, Vec<(String, String)>) {
         self.position += 1;
         self.now_ms += 1;
         let sequence = match &input.key {
             None => 0,
+            // What only this plugin gets is not counted.
+            Some(_) if input.kind.starts_with("tidegate.") => 0,
             Some(key) => {
                 let last = self.sequences.entry(key.clone()).or_default();
                 *last += 1;
@@ -264,6 +294,7 @@ impl Host {
                     None => names.remove(name),
                 };
             }
+            self.timers.change(key, &effects.timers);
         }
         (result, effects)
     }

@@ -218,3 +218,38 @@ fn samples_are_read_as_cloud_events() {
     };
     Host::new().deliver(handle, Input::cloud_event(sample)).expect_ok();
 }
+
+#[test]
+fn timers_fire_when_they_are_due_in_order_unless_cancelled() {
+    let handle = |event: &Event| {
+        match event.kind() {
+            "x.asked" => {
+                timers::set_after("late", Duration::from_secs(9), b"d")?;
+                timers::set_after("soon", Duration::from_secs(1), b"")?;
+                timers::set_after("never", Duration::from_secs(1), b"")?;
+                timers::cancel("never")?;
+            }
+            timers::FIRED => {
+                assert_eq!((event.key(), event.sequence()), (Some("k"), 0));
+                let name = crate::attribute("timername").unwrap_or_default();
+                emit("x.fired").json(&(name.as_str(), event.bytes()))?;
+                if name == "soon" {
+                    timers::set_at("again", 0, b"")?;
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    };
+    let mut host = Host::new();
+    host.deliver(handle, event("x.asked").key("k")).expect_ok();
+    assert_eq!(host.timers("k")[0], ("late".to_owned(), 1_700_000_009_001));
+    assert!(host.fire(handle).is_empty());
+    host.advance(Duration::from_secs(1));
+    let fired: Vec<(String, Vec<u8>)> =
+        host.fire(handle).into_iter().map(|e| e.expect_ok().emitted[0].json()).collect();
+    assert_eq!(fired, [("soon".to_owned(), vec![]), ("again".to_owned(), vec![])]);
+    host.advance(Duration::from_secs(8));
+    assert_eq!(host.fire(handle)[0].emitted[0].json::<(String, Vec<u8>)>().1, b"d");
+    assert!(host.timers("k").is_empty() && host.fire(handle).is_empty());
+}

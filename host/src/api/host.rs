@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 
-use super::filter::EventFilter;
+use super::filter::{EventFilter, Point};
 use super::view::{
     ActedView, BusKind, BusView, DeadLetterView, KeyView, LogLineView, PluginView, PluginsView,
     StatusView, TreeView, TypeView,
@@ -297,16 +297,19 @@ pub trait HostApi: Send + Sync + 'static {
         follow: Follow,
     ) -> Answer<'a, BoxStream<'static, LogLineView>>;
 
-    /// One durable state value.
+    /// One durable state value. `at`: as it was after the plugin's deliveries of that key up to a
+    /// position, or at a log time; [`HostError::Invalid`] where that lies ahead, or the bus keeps no
+    /// past.
     fn state_get<'a>(
         &'a self,
         plugin: &'a str,
         key: &'a Key,
         name: &'a str,
+        at: Option<Point>,
     ) -> Answer<'a, Option<StateEntry>>;
 
     /// Durable state values of a key with `prefix`, ascending by name, after `after`, at most
-    /// `limit` (1 to [`crate::limits::LIST_MAX`]).
+    /// `limit` (1 to [`crate::limits::LIST_MAX`]). `at` as in [`HostApi::state_get`].
     fn state_list<'a>(
         &'a self,
         plugin: &'a str,
@@ -314,6 +317,7 @@ pub trait HostApi: Send + Sync + 'static {
         prefix: &'a str,
         after: Option<&'a str>,
         limit: usize,
+        at: Option<Point>,
     ) -> Answer<'a, Vec<StateEntry>>;
 
     /// Dead letters of every bus, without `backtrace` and `logs`.

@@ -112,7 +112,8 @@ impl Params {
         parsed.map(Some)
     }
 
-    fn point(&mut self, name: &'static str) -> Result<Option<Point>, ApiError> {
+    /// A position or an RFC 3339 time, where it is there.
+    pub(super) fn point(&mut self, name: &'static str) -> Result<Option<Point>, ApiError> {
         let Some(text) = self.text(name) else { return Ok(None) };
         if let Ok(position) = text.parse() {
             return Ok(Some(Point::Position(Position(position))));

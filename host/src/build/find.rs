@@ -78,7 +78,8 @@ impl Language {
             ("go.mod", Self::Go),
         ];
         let told = told.into_iter().find(|(file, _)| dir.join(file).is_file());
-        told.map(|(_, language)| language).or_else(|| has_c(dir).then_some(Self::C))
+        told.map(|(_, language)| language)
+            .or_else(|| (has_c(dir) || has_c(&dir.join("src"))).then_some(Self::C))
     }
 }
 

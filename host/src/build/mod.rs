@@ -3,9 +3,11 @@
 //! Blocking, and free of any runtime: it waits for compilers. Nothing in a source folder changes but
 //! the module, and that only when its bytes do, so that a watcher sees one change for one change.
 
+mod c;
 mod find;
 mod rust;
 mod target;
+mod tool;
 pub mod watch;
 
 use std::io;
@@ -124,6 +126,12 @@ pub enum BuildError {
         /// The `Cargo.toml`.
         manifest: PathBuf,
     },
+    /// A language this version cannot build.
+    #[error("{name} is not supported yet by this version of `tidegate build`")]
+    Language {
+        /// The language.
+        name: &'static str,
+    },
     /// The compiler refuses.
     #[error("`{command}` failed\n{said}")]
     Compiler {
@@ -188,21 +196,31 @@ pub fn build_all(
 
 /// Builds one plugin that [`find`] found.
 pub fn build_one(plugin: Found, progress: &mut dyn FnMut(Progress<'_>)) -> Report {
-    let outcome = match plugin.language {
-        Language::Rust => match try_build(&plugin, progress) {
-            Ok(built) => Outcome::Built(built),
-            Err(BuildError::NoModule { .. }) if plugin.is_helper() => {
-                Outcome::Skipped("a library of the others, no plugin".to_owned())
-            }
-            Err(error) => Outcome::Failed(error),
-        },
-        other => Outcome::Skipped(format!(
-            "{} is not supported yet by this version of `tidegate build`: \
-             put the module beside `plugin.toml` yourself",
-            other.name()
-        )),
-    };
+    let built = try_build(&plugin, progress);
+    let outcome = outcome(&plugin, built);
     Report { name: plugin.name, dir: plugin.dir, outcome }
+}
+
+/// What it means for a plugin that it was built, or was not.
+fn outcome(plugin: &Found, built: Result<Built, BuildError>) -> Outcome {
+    match built {
+        Err(BuildError::Language { name }) => Outcome::Skipped(format!(
+            "{name} is not supported yet by this version of `tidegate build`: \
+             put the module beside `plugin.toml` yourself"
+        )),
+        Ok(built) => Outcome::Built(built),
+        Err(BuildError::NoModule { .. }) if plugin.is_helper() => {
+            Outcome::Skipped("a library of the others, no plugin".to_owned())
+        }
+        // Of many plugins, those in other languages must not stand in the way of one's own.
+        Err(BuildError::ToolMissing { tool, install }) if plugin.by == By::Scan => {
+            Outcome::Skipped(format!(
+                "{}: `{tool}` is missing; install it with: {install}",
+                plugin.language.name()
+            ))
+        }
+        Err(error) => Outcome::Failed(error),
+    }
 }
 
 fn try_build(plugin: &Found, progress: &mut dyn FnMut(Progress<'_>)) -> Result<Built, BuildError> {
@@ -211,7 +229,11 @@ fn try_build(plugin: &Found, progress: &mut dyn FnMut(Progress<'_>)) -> Result<B
     }
     let start = Instant::now();
     let target = target::folder(&plugin.dir)?;
-    let artifact = rust::build(plugin, &target, progress)?;
+    let artifact = match plugin.language {
+        Language::Rust => rust::build(plugin, &target, progress)?,
+        Language::C => c::build(plugin, &target, progress)?,
+        other => return Err(BuildError::Language { name: other.name() }),
+    };
     let wasm = std::fs::read(&artifact).map_err(BuildError::io(&artifact))?;
     let module = plugin.dir.join(find::module_name(plugin));
     let changed = publish(&module, &wasm)?;

@@ -1,17 +1,13 @@
 //! Builds Rust packages with cargo: a `cdylib` becomes a typed core module, a program a stdio module.
 
-use std::collections::VecDeque;
-use std::io::{BufRead, BufReader, ErrorKind, Read};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 use serde::Deserialize;
 
+use super::tool::Tool;
 use super::{BuildError, Found, Progress, target};
 
-const RUSTUP_INSTALL: &str = "curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh";
-/// What is kept of what cargo says, for the report of a failure.
-const SAID_LINES_MAX: usize = 200;
+const INSTALL: &str = "curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh";
 
 /// Small modules that load fast, without a profile in the author's `Cargo.toml`. Function names stay
 /// in: without them the backtrace of a trap says nothing.
@@ -74,7 +70,7 @@ pub(super) fn build(
     let plan = plan(&manifest, &metadata(&plugin.dir)?)?;
     add_triple(plugin, plan.triple, progress)?;
     target::claim(target, plan.triple, &plan.file, &manifest)?;
-    let mut command = cargo(&plugin.dir);
+    let mut command = cargo(&plugin.dir, "cargo build");
     command
         .args(["build", "--release", "--message-format=json-render-diagnostics"])
         .args(["--package", &plan.package_id, "--target", plan.triple])
@@ -85,7 +81,7 @@ pub(super) fn build(
     if let Some(setting) = without_home(plan.triple) {
         command.args(["--config", &setting]);
     }
-    let messages = run(plugin, command, "cargo build", progress)?;
+    let messages = command.run(plugin, progress)?;
     artifact(&messages, &manifest).ok_or_else(|| BuildError::Tool {
         command: "cargo build".to_owned(),
         why: format!("it names no `{}`", plan.file),
@@ -119,9 +115,9 @@ fn plan(manifest: &Path, metadata: &Metadata) -> Result<Plan, BuildError> {
 }
 
 fn metadata(dir: &Path) -> Result<Metadata, BuildError> {
-    let mut command = cargo(dir);
+    let mut command = cargo(dir, "cargo metadata");
     command.args(["metadata", "--no-deps", "--format-version", "1"]);
-    let json = ask(command, "cargo metadata")?;
+    let json = command.ask()?;
     serde_json::from_str(&json).map_err(|error| BuildError::Tool {
         command: "cargo metadata".to_owned(),
         why: error.to_string(),
@@ -134,14 +130,15 @@ fn add_triple(
     triple: &str,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<(), BuildError> {
-    let mut rustc = tool("rustc", &plugin.dir);
+    let mut rustc = Tool::new("rustc", &plugin.dir, "rustc --print target-libdir", INSTALL);
     rustc.args(["--print", "target-libdir", "--target", triple]);
-    if Path::new(ask(rustc, "rustc --print target-libdir")?.trim()).is_dir() {
+    if Path::new(rustc.ask()?.trim()).is_dir() {
         return Ok(());
     }
-    let mut rustup = tool("rustup", &plugin.dir);
+    let short = format!("rustup target add {triple}");
+    let mut rustup = Tool::new("rustup", &plugin.dir, short, INSTALL);
     rustup.args(["target", "add", triple]);
-    match run(plugin, rustup, &format!("rustup target add {triple}"), progress) {
+    match rustup.run(plugin, progress) {
         // Not every Rust comes from rustup; then only its owner knows how to add a target.
         Err(BuildError::ToolMissing { .. }) => Err(BuildError::ToolMissing {
             tool: format!("the Rust target {triple}"),
@@ -160,102 +157,14 @@ fn without_home(triple: &str) -> Option<String> {
     Some(format!("target.{triple}.rustflags=[{}]", toml::Value::String(flag)))
 }
 
-fn cargo(dir: &Path) -> Command {
-    let mut command = tool("cargo", dir);
+fn cargo(dir: &Path, short: &str) -> Tool {
+    let mut command = Tool::new("cargo", dir, short, INSTALL);
     // What the author sets for native code, say a processor, is wrong for wasm.
     for name in ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "CARGO_BUILD_TARGET"] {
         command.env_remove(name);
     }
     command.env("CARGO_TERM_COLOR", "never").env("CARGO_TERM_PROGRESS_WHEN", "never");
     command
-}
-
-/// In the plugin's folder, so that its `rust-toolchain.toml` and `.cargo/config.toml` count.
-fn tool(name: &str, dir: &Path) -> Command {
-    let mut command = Command::new(name);
-    command.current_dir(dir).stdin(Stdio::null());
-    command
-}
-
-fn missing_or(command: &Command, error: std::io::Error) -> BuildError {
-    let tool = command.get_program().to_string_lossy().into_owned();
-    if error.kind() == ErrorKind::NotFound {
-        return BuildError::ToolMissing { tool, install: RUSTUP_INSTALL.to_owned() };
-    }
-    BuildError::Io { path: tool.into(), source: error }
-}
-
-/// The standard output of a short command.
-fn ask(mut command: Command, short: &str) -> Result<String, BuildError> {
-    let output = command.output().map_err(|error| missing_or(&command, error))?;
-    if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr).trim_end().to_owned();
-        return Err(BuildError::Compiler { command: short.to_owned(), said });
-    }
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-}
-
-/// The standard output of a long command; what it says on standard error is progress.
-fn run(
-    plugin: &Found,
-    mut command: Command,
-    short: &str,
-    progress: &mut dyn FnMut(Progress<'_>),
-) -> Result<String, BuildError> {
-    command.stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().map_err(|error| missing_or(&command, error))?;
-    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-    // Both pipes are read at once, or the tool would wait for whichever is full.
-    let (answer, said) = std::thread::scope(|scope| {
-        let answer = scope.spawn(|| {
-            let mut text = String::new();
-            stdout.map(|mut pipe| pipe.read_to_string(&mut text)).transpose().map(|_| text)
-        });
-        let said = stderr.map(|pipe| listen(plugin, BufReader::new(pipe), progress));
-        (answer.join(), said.unwrap_or_default())
-    });
-    let io = |source| BuildError::Io { path: short.into(), source };
-    let status = child.wait().map_err(io)?;
-    if !status.success() {
-        return Err(BuildError::Compiler { command: short.to_owned(), said });
-    }
-    match answer {
-        Ok(text) => text.map_err(io),
-        Err(panic) => std::panic::resume_unwind(panic),
-    }
-}
-
-/// Passes every line on, and keeps the last ones but for cargo's own progress.
-fn listen(
-    plugin: &Found,
-    mut pipe: impl BufRead,
-    progress: &mut dyn FnMut(Progress<'_>),
-) -> String {
-    let mut said = VecDeque::new();
-    let mut line = Vec::new();
-    while pipe.read_until(b'\n', &mut line).is_ok_and(|bytes| bytes > 0) {
-        let text = String::from_utf8_lossy(&line);
-        let text = text.trim_end();
-        if !text.trim().is_empty() {
-            progress(Progress::Line { name: &plugin.name, line: text.trim() });
-        }
-        if !is_progress(text) {
-            if said.len() == SAID_LINES_MAX {
-                said.pop_front();
-            }
-            said.push_back(text.to_owned());
-        }
-        line.clear();
-    }
-    Vec::from(said).join("\n").trim().to_owned()
-}
-
-/// `   Compiling serde v1.0.229`: a word that ends in the twelfth column.
-fn is_progress(line: &str) -> bool {
-    let word = line.trim_start();
-    let indent = line.len() - word.len();
-    let first = word.split(' ').next().unwrap_or_default();
-    indent > 0 && indent + first.len() == 12 && first.starts_with(|c: char| c.is_uppercase())
 }
 
 /// The module among the files that cargo says it made for this package.
@@ -273,7 +182,7 @@ fn artifact(messages: &str, manifest: &Path) -> Option<PathBuf> {
 mod tests {
     use std::path::{Path, PathBuf};
 
-    use super::{BuildError, Metadata, Plan, artifact, is_progress, plan};
+    use super::{BuildError, Metadata, Plan, artifact, plan};
 
     fn planned(targets: &str) -> Result<Plan, BuildError> {
         let json = format!(
@@ -317,14 +226,5 @@ mod tests {
         );
         let found = artifact(messages, Path::new("/p/Cargo.toml"));
         assert_eq!(found, Some(PathBuf::from("/t/p.wasm")));
-    }
-
-    #[test]
-    fn cargo_progress_is_told_from_what_the_compiler_says() {
-        assert!(is_progress("   Compiling serde v1.0.229"));
-        assert!(is_progress("    Finished `release` profile"));
-        assert!(!is_progress("error[E0425]: cannot find value `x`"));
-        assert!(!is_progress("   | ^^^^"));
-        assert!(!is_progress(""));
     }
 }

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{BuildError, find};
+use super::{BuildError, Found, find};
 
 /// Names the folder for compiled guests, above all other rules.
 pub const TARGET_VARIABLE: &str = "TIDEGATE_GUEST_TARGET";
@@ -43,6 +43,20 @@ fn cache() -> Option<PathBuf> {
     } else {
         folder("XDG_CACHE_HOME").or_else(|| home().map(|home| home.join(".cache")))
     }
+}
+
+/// A folder for what one plugin's tools leave behind, of its own whatever others are called; made
+/// where missing.
+pub(super) fn scratch(
+    target: &Path,
+    plugin: &Found,
+    language: &str,
+) -> Result<PathBuf, BuildError> {
+    let digest = crate::event::Digest::of(plugin.dir.as_os_str().as_encoded_bytes()).to_string();
+    let own = digest.get(..12).unwrap_or_default();
+    let folder = target.join(language).join(format!("{}-{own}", plugin.name));
+    std::fs::create_dir_all(&folder).map_err(BuildError::io(&folder))?;
+    Ok(folder)
 }
 
 /// Sees to it that cargo does not take another package's output for this one's.

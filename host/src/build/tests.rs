@@ -106,3 +106,18 @@ fn output_of_another_package_of_the_same_name_is_removed() {
     claim("/two/Cargo.toml");
     assert!(!outputs.iter().any(|output| output.exists()));
 }
+
+#[test]
+fn a_missing_tool_skips_one_of_many_and_fails_the_one_asked_for() {
+    let missing = |by| {
+        let dir = tempfile::tempdir().unwrap();
+        write(&dir.path().join("p/p.c"), "");
+        let mut plugin = find(dir.path()).unwrap().remove(0);
+        plugin.by = by;
+        let error = BuildError::ToolMissing { tool: "zig".into(), install: "get zig".into() };
+        super::outcome(&plugin, Err(error))
+    };
+    let Outcome::Skipped(why) = missing(By::Scan) else { panic!("not skipped") };
+    assert_eq!(why, "C: `zig` is missing; install it with: get zig");
+    assert!(matches!(missing(By::Name), Outcome::Failed(_)));
+}

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::effects::{Draft, Effects, OutcomeKind};
 use crate::event::{
     Addressee, Digest, Event, Generation, InstanceId, KeyVariant, NewEvent, Position,
+    SCHEMA_VERSION, schema_version,
 };
 use crate::log::record::{Completion, DeadLetterRecord, DeliveryCommit, Mode};
 
@@ -92,6 +93,9 @@ fn emitted(by: &Deliverer, input: &Event, draft: Draft, span: &str) -> NewEvent 
         }
     }
     attributes.sort();
+    // What the guest says of the schema has a field of its own; it was checked where it was drafted.
+    let said = attributes.iter().position(|(name, _)| **name == *SCHEMA_VERSION);
+    let said = said.map(|at| attributes.remove(at).1);
     NewEvent {
         id: draft.id,
         source: Arc::clone(&by.source),
@@ -102,7 +106,7 @@ fn emitted(by: &Deliverer, input: &Event, draft: Draft, span: &str) -> NewEvent 
         content_type: draft.content_type,
         data: draft.data,
         attributes,
-        schema_version: 0,
+        schema_version: said.and_then(|text| schema_version(&text)).unwrap_or_default(),
         addressee: draft.bus.filter(|bus| *bus != by.bus).map(Addressee::Bus),
         emitter: Some(by.instance),
         depth: input.depth.saturating_add(1),

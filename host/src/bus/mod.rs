@@ -10,9 +10,11 @@ pub mod memory;
 pub mod notes;
 pub mod operate;
 pub mod outlets;
+pub mod past;
 pub mod private;
 pub mod runner;
 pub mod source;
+pub mod upcast;
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -34,6 +36,7 @@ use self::apply::Progress;
 use self::memory::{MemoryLog, MemoryOptions};
 use self::outlets::Outlets;
 use self::source::EventSource;
+use self::upcast::Upcasters;
 
 /// One bus. Cheap to share behind an [`Arc`].
 pub struct Bus {
@@ -46,6 +49,7 @@ pub struct Bus {
     slots: Option<Slots>,
     suspects: Vec<Suspect>,
     outlets: Outlets,
+    upcasters: Upcasters,
 }
 
 /// Where the events of a bus stand.
@@ -149,6 +153,7 @@ impl Bus {
             slots: None,
             suspects: Vec::new(),
             outlets: Outlets::default(),
+            upcasters: Upcasters::default(),
         }
     }
 
@@ -206,6 +211,12 @@ impl Bus {
     #[must_use]
     pub fn slots(&self) -> Option<&Slots> {
         self.slots.as_ref()
+    }
+
+    /// Who lifts its old events.
+    #[must_use]
+    pub fn upcasters(&self) -> &Upcasters {
+        &self.upcasters
     }
 
     /// Deliveries that were in progress when the host last ended uncleanly.

@@ -37,6 +37,14 @@ const STDIO: &[Template] = &[
     (".gitignore", include_str!("new/gitignore.in")),
 ];
 
+const C: &[Template] = &[
+    ("{{name}}.c", include_str!("new/c/main.c.in")),
+    ("tidegate.h", include_str!("../../../guest-sdk/c/tidegate.h")),
+    ("plugin.toml", include_str!("new/plugin.toml.in")),
+    ("events/sample.json", include_str!("new/sample.json.in")),
+    (".gitignore", include_str!("new/gitignore.in")),
+];
+
 /// Makes a new plugin: a small project with a manifest, a handler, a test and a sample event
 #[derive(Debug, Clone, clap::Args)]
 pub struct NewArgs {
@@ -59,6 +67,8 @@ pub struct NewArgs {
 pub enum Lang {
     /// Rust with the SDK
     Rust,
+    /// C with one header
+    C,
     /// A program that reads stdin and writes stdout, in Rust; no SDK
     Stdio,
 }
@@ -78,9 +88,18 @@ pub fn run(args: &NewArgs, output: Output) -> anyhow::Result<ExitCode> {
             out,
             "made {shown}\n  \
              tidegate build {shown}      makes {name}.wasm\n  \
-             cargo test --manifest-path {shown}/Cargo.toml\n  \
+             {test}\n  \
              tidegate dev {parent}      builds and runs it, and again on every change",
             name = args.name,
+            test = match args.lang {
+                Lang::Rust | Lang::Stdio => {
+                    format!("cargo test --manifest-path {shown}/Cargo.toml")
+                }
+                Lang::C => format!(
+                    "tidegate test {shown}/{name}.wasm --event {shown}/events/sample.json",
+                    name = args.name
+                ),
+            },
             parent = here.display(),
         )?,
     }
@@ -100,10 +119,11 @@ fn create(args: &NewArgs, dir: &Path) -> anyhow::Result<PathBuf> {
     }
     let templates = match args.lang {
         Lang::Rust => RUST,
+        Lang::C => C,
         Lang::Stdio => STDIO,
     };
     for (path, text) in templates {
-        write(&folder.join(path), &fill(text, args))?;
+        write(&folder.join(fill(path, args)), &fill(text, args))?;
     }
     let roots: &[&str] = match args.lang {
         Lang::Rust => {
@@ -113,6 +133,7 @@ fn create(args: &NewArgs, dir: &Path) -> anyhow::Result<PathBuf> {
             &["tidegate-sdk", "serde_json"]
         }
         Lang::Stdio => &["serde", "serde_json"],
+        Lang::C => return Ok(folder),
     };
     if let Some(lock) = lock::cut(include_str!(env!("TIDEGATE_LOCK_FILE")), roots) {
         write(&folder.join("Cargo.lock"), &lock)?;

@@ -22,6 +22,9 @@ pub enum StateCommand {
         key: String,
         /// Name of the value
         name: String,
+        /// As it was after the deliveries up to this position, or at this log time (RFC 3339)
+        #[arg(long, value_name = "POSITION|TIME")]
+        at: Option<String>,
     },
     /// List the values of a key
     List {
@@ -32,6 +35,9 @@ pub enum StateCommand {
         /// Names that begin like this
         #[arg(long, default_value = "")]
         prefix: String,
+        /// As they were after the deliveries up to this position, or at this log time (RFC 3339)
+        #[arg(long, value_name = "POSITION|TIME")]
+        at: Option<String>,
     },
 }
 
@@ -46,9 +52,11 @@ pub fn run(
     out: &mut Out,
 ) -> anyhow::Result<()> {
     match command {
-        StateCommand::Get { plugin, key, name } => {
+        StateCommand::Get { plugin, key, name, at } => {
             let path = ["v1", "plugins", plugin, "state"];
-            let value: StateValueView = client.get(&path, &[("key", key), ("name", name)])?;
+            let mut query = vec![("key", key.as_str()), ("name", name)];
+            query.extend(at.as_deref().map(|at| ("at", at)));
+            let value: StateValueView = client.get(&path, &query)?;
             match output {
                 Output::Json => out.json(&value)?,
                 Output::Text => {
@@ -57,12 +65,13 @@ pub fn run(
                 }
             }
         }
-        StateCommand::List { plugin, key, prefix } => {
-            let values = all(client, plugin, key, prefix)?;
+        StateCommand::List { plugin, key, prefix, at } => {
+            let values = all(client, plugin, key, prefix, at.as_deref())?;
             match output {
                 Output::Json => out.json(&values)?,
                 Output::Text if values.values.is_empty() => {
-                    note(format_args!("`{plugin}` keeps nothing for key `{key}`"));
+                    let when = if at.is_some() { "kept nothing then" } else { "keeps nothing" };
+                    note(format_args!("`{plugin}` {when} for key `{key}`"));
                 }
                 Output::Text => out.line(table(&values))?,
             }
@@ -71,13 +80,20 @@ pub fn run(
     Ok(())
 }
 
-fn all(client: &Client, plugin: &str, key: &str, prefix: &str) -> anyhow::Result<StateView> {
+fn all(
+    client: &Client,
+    plugin: &str,
+    key: &str,
+    prefix: &str,
+    at: Option<&str>,
+) -> anyhow::Result<StateView> {
     let path = ["v1", "plugins", plugin, "state"];
     let mut values = Vec::new();
     let mut after: Option<String> = None;
     loop {
         let mut query = vec![("key", key), ("prefix", prefix), ("limit", "1000")];
         query.extend(after.as_deref().map(|after| ("after", after)));
+        query.extend(at.map(|at| ("at", at)));
         let page: StateView = client.get(&path, &query)?;
         values.extend(page.values);
         after = page.next;

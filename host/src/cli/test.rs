@@ -104,8 +104,9 @@ async fn test(
         .load(wasm.into())
         .await
         .with_context(|| format!("module `{}` is refused", args.module.display()))?;
-    if !module.exports.handler {
-        bail!("module `{}` exports no `handler`: it takes no events", args.module.display());
+    if !module.exports.handler && !module.exports.upcaster {
+        let module = args.module.display();
+        bail!("module `{module}` exports neither `handler` nor `upcaster`: it takes no events");
     }
     let mut bench = Bench::new(module, &manifest);
     let mut failed = 0_u64;

@@ -33,10 +33,10 @@ impl Host {
         let id = self.name_dead_letter(bus, number);
         let record = record.as_ref();
         let mut view = views::dead_letter(bus, id, plugin, &letter, event.as_deref(), record);
-        if let (true, Some(key)) = (view.parked, &letter.key) {
-            // Nothing of the key ran since: what stands there is what the delivery found.
-            let state = self.state_entries(&view.plugin, key, |_| true, STATE_SHOWN_MAX)?;
-            view.state = state.iter().map(StateValueView::short).collect();
+        if let Some(event) = &event {
+            let state = self.state_before(bus, &letter, event).await?;
+            let shown = state.iter().take(STATE_SHOWN_MAX);
+            view.state = shown.map(StateValueView::short).collect();
         }
         Ok(Some(DeadLetter { letter: view, event }))
     }

@@ -6,6 +6,7 @@ mod events;
 mod keys;
 mod modules;
 pub mod plugins;
+mod state;
 mod views;
 
 use std::path::PathBuf;
@@ -17,7 +18,7 @@ use futures_util::stream::{self, BoxStream};
 use futures_util::{FutureExt, StreamExt};
 use tokio::sync::broadcast::error::RecvError;
 
-use crate::api::filter::EventFilter;
+use crate::api::filter::{EventFilter, Point};
 use crate::api::host::{
     Answer, Appended, Cursor, DeadLetter, DeadLetterFilter, DeadLetterSelection, EventPage,
     EventStream, Follow, HostApi, HostError, Publish, PublishError, Readiness, StateEntry,
@@ -150,28 +151,6 @@ impl Host {
         let new = appended.iter().filter(|appended| !appended.duplicate).count();
         metrics.appended(new as u64, begun.elapsed());
         Ok(appended)
-    }
-
-    fn state_entries(
-        &self,
-        plugin: &str,
-        key: &Key,
-        wanted: impl Fn(&str) -> bool,
-        limit: usize,
-    ) -> Result<Vec<StateEntry>, HostError> {
-        let (bus, owner) = self.owner(plugin, key)?;
-        let all = bus.values().all(&owner, bus.now_ms());
-        let all = all.map_err(|error| HostError::Internal(error.to_string()))?;
-        Ok(all
-            .into_iter()
-            .filter(|(name, _)| wanted(name))
-            .take(limit)
-            .map(|(name, value)| StateEntry {
-                name,
-                value: value.bytes,
-                expires_ms: value.expires_ms,
-            })
-            .collect())
     }
 
     fn status_now(&self) -> StatusView {
@@ -386,8 +365,10 @@ impl HostApi for Host {
         plugin: &'a str,
         key: &'a Key,
         name: &'a str,
+        at: Option<Point>,
     ) -> Answer<'a, Option<StateEntry>> {
-        async move { Ok(self.state_entries(plugin, key, |n| n == name, 1)?.pop()) }.boxed()
+        async move { Ok(self.state_entries(plugin, key, at, &|n: &str| n == name, 1).await?.pop()) }
+            .boxed()
     }
 
     fn state_list<'a>(
@@ -397,10 +378,11 @@ impl HostApi for Host {
         prefix: &'a str,
         after: Option<&'a str>,
         limit: usize,
+        at: Option<Point>,
     ) -> Answer<'a, Vec<StateEntry>> {
         let wanted =
             move |name: &str| name.starts_with(prefix) && after.is_none_or(|after| name > after);
-        async move { self.state_entries(plugin, key, wanted, limit) }.boxed()
+        async move { self.state_entries(plugin, key, at, &wanted, limit).await }.boxed()
     }
 
     fn dead_letters<'a>(&'a self, filter: &'a DeadLetterFilter) -> Answer<'a, Vec<DeadLetterView>> {

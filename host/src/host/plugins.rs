@@ -7,6 +7,7 @@
 mod install;
 mod keys;
 mod operate;
+mod upcast;
 mod view;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -14,7 +15,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -69,6 +70,12 @@ pub struct Plugins {
     ready: AtomicBool,
     /// Held while an instance id is allocated and recorded.
     registering: tokio::sync::Mutex<()>,
+    /// Held while a module that lifts events is checked against others and put to work.
+    upcasting: tokio::sync::Mutex<()>,
+    /// See [`upcast::Before`].
+    upcasters_first: Arc<watch::Sender<usize>>,
+    /// Until the folder was seen.
+    unscanned: Mutex<Option<upcast::Before>>,
     pauses: mpsc::Sender<(InstanceId, String)>,
     tasks: TaskTracker,
     closing: AtomicBool,
@@ -123,6 +130,7 @@ impl Plugins {
     #[must_use]
     pub fn new(means: Means) -> Arc<Self> {
         let (pauses, wanted) = mpsc::channel(PAUSES_MAX);
+        let upcasters_first = Arc::new(watch::channel(0).0);
         let plugins = Arc::new(Self {
             means,
             entries: Mutex::default(),
@@ -130,6 +138,9 @@ impl Plugins {
             scanned: AtomicBool::new(false),
             ready: AtomicBool::new(false),
             registering: tokio::sync::Mutex::default(),
+            upcasting: tokio::sync::Mutex::default(),
+            unscanned: Mutex::new(Some(upcast::Before::new(&upcasters_first))),
+            upcasters_first,
             pauses,
             tasks: TaskTracker::new(),
             closing: AtomicBool::new(false),
@@ -143,6 +154,7 @@ impl Plugins {
     fn remember(&self) {
         let mut entries = lock(&self.entries);
         for bus in &self.means.buses {
+            Self::expect_upcasters(bus);
             for instance in bus.ledger().instances() {
                 let entry = entries.entry(instance.name.clone()).or_default();
                 entry.state = PluginState::Removed;
@@ -191,6 +203,8 @@ impl Plugins {
                 Change::ScanEnd => {
                     unseen.drain(..).for_each(|source| self.present(*source));
                     self.scanned.store(true, Ordering::SeqCst);
+                    self.settle_upcasters();
+                    lock(&self.unscanned).take();
                 }
             }
         }
@@ -208,6 +222,8 @@ impl Plugins {
 
     fn present(self: &Arc<Self>, source: Source) {
         let name = source.name.clone();
+        let lifts = !source.manifest.upcast.is_empty();
+        let before = lifts.then(|| upcast::Before::new(&self.upcasters_first));
         let change = {
             let mut entries = lock(&self.entries);
             let entry = entries.entry(name.clone()).or_default();
@@ -220,7 +236,10 @@ impl Plugins {
             entry.change
         };
         let plugins = Arc::clone(self);
-        self.tasks.spawn(async move { plugins.install_change(&name, change).await });
+        self.tasks.spawn(async move {
+            plugins.install_change(&name, change).await;
+            drop(before);
+        });
     }
 
     fn removed(self: &Arc<Self>, name: &str) {
@@ -247,6 +266,9 @@ impl Plugins {
                 entry.reason = Some("its file was removed; its state is kept".to_owned());
                 entry.taken_as_new = false;
             }
+            if let Some((bus, instance)) = self.registered(name) {
+                bus.upcasters().leave(instance);
+            }
             if self.stop_runner(name).await {
                 tracing::info!(plugin = name, "removed; its state is kept");
             }
@@ -271,6 +293,7 @@ impl Plugins {
     fn refuse(&self, name: &str, digest: Option<Digest>, why: String) {
         tracing::warn!(plugin = name, why, "refused");
         self.means.metrics.reloaded(name, "refused");
+        self.upcaster_refused(name);
         let at = self.means.clock.wall_ms();
         let mut entries = lock(&self.entries);
         let entry = entries.entry(name.to_owned()).or_default();

@@ -21,6 +21,7 @@ pub mod segment;
 pub mod tools;
 
 mod assign;
+mod commits;
 mod derived;
 mod identity;
 mod ingest;

@@ -239,7 +239,6 @@ impl Manifest {
         let later = [
             (self.limits.fuel_per_second > 0, "limits.fuel-per-second", "there are no quotas"),
             (self.run.state_version > 1, "run.state-version", "state cannot be rebuilt"),
-            (!self.upcast.is_empty(), "upcast", "old events are not lifted"),
         ];
         for (_, key, why) in later.into_iter().filter(|(set, ..)| *set) {
             warnings.push(format!("`{key}` is set; {why} yet, it has no effect"));
@@ -382,6 +381,11 @@ fn read_upcast(mut section: Section<'_>) -> BTreeMap<String, Vec<u32>> {
     let allowed = "a list of schema versions, whole numbers from 1 to 4294967295";
     let mut upcast = BTreeMap::new();
     for (kind, found) in section.take_rest() {
+        if kind.starts_with("tidegate.") || kind.contains('*') {
+            let why = "names one type, and none of the host's own (`tidegate.*`)";
+            section.rule(format!("`upcast.\"{kind}\"` is not allowed: each key {why}"));
+            continue;
+        }
         let version = |item: &Value| {
             item.as_integer().and_then(|n| u32::try_from(n).ok()).filter(|version| *version > 0)
         };

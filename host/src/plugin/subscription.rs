@@ -13,7 +13,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::pattern::{SourcePattern, TypePattern};
-use crate::event::{Event, InstanceId, KeyVariant, Position};
+use crate::event::{Event, InstanceId, KeyVariant, Position, SCHEMA_VERSION, schema_version};
 
 /// The bus a plugin subscribes to when it names none.
 pub const DEFAULT_BUS: &str = "main";
@@ -109,6 +109,9 @@ fn has_attribute(event: &Event, name: &str, value: &str) -> bool {
         "partitionkey" => key(KeyVariant::PartitionKey).is_some_and(|key| key.as_str() == value),
         "subject" if event.key_variant == KeyVariant::Subject => {
             event.key.as_ref().is_some_and(|key| key.as_str() == value)
+        }
+        SCHEMA_VERSION => {
+            event.schema_version > 0 && schema_version(value) == Some(event.schema_version)
         }
         _ => event.attribute(name) == Some(value),
     }

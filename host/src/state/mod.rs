@@ -20,4 +20,4 @@ pub use evict::Evictor;
 pub use keys::KeyState;
 pub use ledger::{Activation, At, AttemptState, Instance, Ledger};
 pub use letters::DeadLetter;
-pub use values::{KeyView, Owner, Values};
+pub use values::{KeyView, Owner, Value, Values};

@@ -58,7 +58,9 @@ pub struct Value {
 }
 
 impl Value {
-    fn lives_at(&self, now_ms: u64) -> bool {
+    /// Whether its end has not come at log time `now_ms`.
+    #[must_use]
+    pub fn lives_at(&self, now_ms: u64) -> bool {
         self.expires_ms.is_none_or(|end| now_ms < end)
     }
 }

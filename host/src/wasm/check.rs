@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use crate::event::{SCHEMA_VERSION, schema_version};
 use crate::limits;
 
 /// A string as it is kept.
@@ -93,6 +94,11 @@ pub(super) fn event_attributes(attributes: Vec<(Text, Text)>) -> Result<Vec<(Tex
         return Err(format!("attribute `{name}` is not an extension"));
     }
     attributes.retain(|(name, _)| !ATTRIBUTES_OF_HOST.contains(&&**name));
+    let version = attributes.iter().find(|(name, _)| **name == *SCHEMA_VERSION);
+    if let Some((name, value)) = version.filter(|(_, value)| schema_version(value).is_none()) {
+        let value = shown(value);
+        return Err(format!("attribute `{name}` is `{value}`, not a whole number from 1"));
+    }
     Ok(attributes)
 }
 

@@ -23,6 +23,29 @@ pub trait Invoker: Send + Sync + 'static {
     /// Needs a tokio runtime with time in context. Cancel safe: a dropped future leaves nothing
     /// behind, and the slot empty.
     fn invoke<'a>(&'a self, slot: &'a mut Slot, delivery: Delivery) -> BoxFuture<'a, Invocation>;
+
+    /// Lifts the event of a delivery from a schema version to the next; a trap where the plugin is
+    /// no upcaster. As [`Invoker::invoke`] otherwise.
+    fn upcast<'a>(
+        &'a self,
+        slot: &'a mut Slot,
+        delivery: Delivery,
+        version: u32,
+    ) -> BoxFuture<'a, Upcast> {
+        let _ = (slot, delivery, version);
+        let reason = "the module does not export `upcaster`".to_owned();
+        let invocation = Invocation::unrun(Outcome::Trap { reason });
+        Box::pin(std::future::ready(Upcast { invocation, lifted: None }))
+    }
+}
+
+/// What an upcaster made of an event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Upcast {
+    /// How it went; an event that the guest refuses to lift is a `reject`.
+    pub invocation: Invocation,
+    /// The next shape, where the outcome is ok.
+    pub lifted: Option<Lifted>,
 }
 
 /// One event being handed to one plugin.
@@ -185,6 +208,22 @@ pub struct Invocation {
     pub logs: Vec<LogLine>,
     /// The guest's call stack where it was stopped, innermost first; empty where there is none.
     pub backtrace: String,
+}
+
+impl Invocation {
+    /// A delivery that ended before its guest was entered.
+    #[must_use]
+    pub fn unrun(outcome: Outcome) -> Self {
+        Self {
+            outcome,
+            effects: Effects::default(),
+            fuel: 0,
+            wall: Duration::ZERO,
+            memory_bytes: 0,
+            logs: Vec::new(),
+            backtrace: String::new(),
+        }
+    }
 }
 
 /// The next shape of an old event.

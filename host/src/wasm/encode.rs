@@ -1,6 +1,6 @@
 //! Typed core modules become components.
 //!
-//! The types come from the module's own custom sections; WASI preview-1 calls, which most
+//! The types come from the module's own custom sections, or from the names of its exports; WASI preview-1 calls, which most
 //! toolchains leave in, are met by the reactor adapter. Nothing is granted here: the encoded
 //! component names what it wants, and the host decides.
 
@@ -13,6 +13,7 @@ use wasmparser::{Parser, Payload};
 use wit_component::ComponentEncoder;
 
 use super::refusal::Refusal;
+use super::typing;
 
 /// Digest of what encoding depends on beside the module: a new adapter means new code.
 #[must_use]
@@ -27,6 +28,8 @@ pub fn adapter_digest() -> blake3::Hash {
 /// types do not fit the module.
 pub fn encode(core: &[u8]) -> Result<Vec<u8>, Refusal> {
     let wasi = check_imports(core)?;
+    let typed = typing::typed(core)?;
+    let core = typed.as_deref().unwrap_or(core);
     // The encoder decodes the type sections of a stranger; should it hit one of its own
     // assertions, the module is at fault and not the host.
     let encoded = catch_unwind(AssertUnwindSafe(|| {

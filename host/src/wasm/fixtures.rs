@@ -30,9 +30,8 @@ pub(crate) fn binary(text: &str) -> Vec<u8> {
     wat::parse_str(text).unwrap()
 }
 
-/// A core module with the component types of world `reactor`, as wit-bindgen leaves it behind.
-/// `more` goes into the module.
-pub(crate) fn typed_core(more: &str) -> Vec<u8> {
+/// A core module that exports a handler, and imports `context`. `more` goes into the module.
+pub(crate) fn untyped_core(more: &str) -> Vec<u8> {
     let text = format!(
         r##"(module
           (import "tidegate:plugin/context@0.1.0" "now-ms" (func (result i64)))
@@ -42,7 +41,12 @@ pub(crate) fn typed_core(more: &str) -> Vec<u8> {
           (func (export "tidegate:plugin/handler@0.1.0#handle") (param i32) (result i32)
             i32.const 2048))"##
     );
-    let mut module = binary(&text);
+    binary(&text)
+}
+
+/// The same with the component types of world `reactor`, as wit-bindgen leaves them behind.
+pub(crate) fn typed_core(more: &str) -> Vec<u8> {
+    let mut module = untyped_core(more);
     let plugin = include_str!("../../../wit/plugin.wit");
     let mut resolve = Resolve::default();
     let group = UnresolvedPackageGroup::parse("plugin.wit", plugin).unwrap();

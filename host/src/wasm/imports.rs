@@ -13,6 +13,7 @@ use super::check::{self, Text};
 use super::context::{CallIn, Denial, DraftIn};
 use super::store::StoreData;
 use crate::effects::{Draft, OutgoingCall};
+use crate::event::SCHEMA_VERSION;
 
 type Store<'a> = StoreContextMut<'a, StoreData>;
 /// What a host function hands to wasmtime: the tuple of its results, or a trap.
@@ -197,13 +198,23 @@ fn draft_call(
 fn context_attributes(mut store: Store<'_>, (): ()) -> Returned<Vec<(Arc<str>, Arc<str>)>> {
     called(&mut store)?;
     let event = store.data().session()?.context.event.as_ref();
-    Ok((event.map_or_else(Vec::new, |event| event.attributes.clone()),))
+    let Some(event) = event else { return Ok((Vec::new(),)) };
+    let mut attributes = event.attributes.clone();
+    if let Some(version) = event.schema_version_text() {
+        let at = attributes.partition_point(|(name, _)| **name < *SCHEMA_VERSION);
+        attributes.insert(at, (SCHEMA_VERSION.into(), version.into()));
+    }
+    Ok((attributes,))
 }
 
 fn context_attribute(mut store: Store<'_>, (name,): (WasmStr,)) -> Returned<Option<Arc<str>>> {
     called(&mut store)?;
     let name = name.to_str(&store)?;
     let event = store.data().session()?.context.event.as_ref();
+    if name == SCHEMA_VERSION {
+        let version = event.and_then(|event| event.schema_version_text());
+        return Ok((version.map(Into::into),));
+    }
     let found = event.and_then(|event| event.attributes.iter().find(|(own, _)| **own == name));
     Ok((found.map(|(_, value)| value.clone()),))
 }

@@ -23,6 +23,7 @@ mod sandbox;
 mod session;
 mod stdio;
 mod store;
+mod typing;
 mod verdict;
 mod wasi;
 
@@ -34,8 +35,8 @@ mod tests;
 pub use child::run_compile_child;
 pub use delivery::{
     Delivery, GuestLimits, Invocation, Invoker, KeysView, Lifted, Question, Request, Seed,
-    StateView,
+    StateView, Upcast,
 };
 pub use invoke::Slot;
-pub use module::{Exports, Module, Upcast};
+pub use module::{Exports, Module};
 pub use sandbox::{EPOCH_TICK, Sandbox, SandboxError, SandboxOptions};

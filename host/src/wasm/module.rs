@@ -11,7 +11,7 @@ use wasmtime::component::{ComponentNamedList, InstancePre, Lift, Lower};
 use super::bindings::exports::tidegate::plugin::{command, handler, query, upcaster};
 use super::bindings::tidegate::plugin::types::{Event, Failure, Request as GuestRequest, Response};
 use super::context::{Access, Context};
-use super::delivery::{Delivery, Invocation, Invoker, Lifted, Question, Request};
+use super::delivery::{Delivery, Invocation, Invoker, Question, Request, Upcast};
 use super::invoke::{Entry, Slot, invoke};
 use super::load::{Code, Loaded};
 use super::recognise::ModuleKind;
@@ -76,15 +76,6 @@ pub(super) struct Probed {
     pub(super) upcaster: Option<upcaster::GuestIndices>,
 }
 
-/// What an upcaster made of an event.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Upcast {
-    /// How it went; an event that the guest refuses to lift is a `reject`.
-    pub invocation: Invocation,
-    /// The next shape, where the outcome is ok.
-    pub lifted: Option<Lifted>,
-}
-
 impl Module {
     /// Links loaded code and checks the types of everything it imports and exports, before any of
     /// it runs.
@@ -143,9 +134,7 @@ impl Module {
         invoke(self, slot, context, Entry::Read(request)).await.invocation
     }
 
-    /// Lifts the event of a delivery from a schema version to the next. Every effect is refused.
-    /// Cancel safe as [`Invoker::invoke`] is.
-    pub async fn upcast(&self, slot: &mut Slot, delivery: Delivery, version: u32) -> Upcast {
+    async fn lift(&self, slot: &mut Slot, delivery: Delivery, version: u32) -> Upcast {
         let context = Context::of_delivery(delivery, Access::Read);
         let finished = invoke(self, slot, context, Entry::Upcast(version)).await;
         Upcast { invocation: finished.invocation, lifted: finished.lifted }
@@ -173,6 +162,15 @@ impl Module {
 impl Invoker for Module {
     fn invoke<'a>(&'a self, slot: &'a mut Slot, delivery: Delivery) -> BoxFuture<'a, Invocation> {
         Box::pin(self.handle(slot, delivery))
+    }
+
+    fn upcast<'a>(
+        &'a self,
+        slot: &'a mut Slot,
+        delivery: Delivery,
+        version: u32,
+    ) -> BoxFuture<'a, Upcast> {
+        Box::pin(self.lift(slot, delivery, version))
     }
 }
 

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use wasmparser::{Encoding, ExternalKind, Parser, Payload};
 
 use super::refusal::Refusal;
+use super::typing::called_by;
 
 /// What a module is, which decides how it is loaded and run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -116,6 +117,9 @@ fn kind_of_core(binary: &[u8]) -> Result<ModuleKind, Refusal> {
                 for export in section {
                     let export = export.map_err(|error| Refusal::at(&error))?;
                     if export.kind == ExternalKind::Func {
+                        if called_by(export.name).is_some() {
+                            return Ok(ModuleKind::Core);
+                        }
                         start |= export.name == "_start";
                         exports.push(export.name);
                     }
@@ -132,12 +136,6 @@ fn kind_of_core(binary: &[u8]) -> Result<ModuleKind, Refusal> {
 }
 
 fn describe_untyped(exports: &[&str]) -> String {
-    let typed = exports.iter().any(|name| name.contains("tidegate:plugin/"));
-    if typed {
-        return "it has the exports of a plugin, but a tool (`wasm-opt`, `wasm-strip`, a linker \
-                flag) removed its custom sections; keep those named `component-type`"
-            .to_owned();
-    }
     let listed: Vec<String> = exports.iter().take(5).map(|name| format!("`{name}`")).collect();
     let listed = if listed.is_empty() { "no function".to_owned() } else { listed.join(", ") };
     format!(

@@ -163,6 +163,7 @@ impl ModuleReport {
         self.memory = shape.memory;
         self.notes.extend(note_on_wasi(&self.imports));
         self.notes.extend(note_on_kind(kind));
+        self.notes.extend(note_on_upcaster(&self.exports));
         if let Some(memory) = shape.memory {
             self.judge_memory(memory);
         }
@@ -193,6 +194,14 @@ fn note_on_kind(kind: ModuleKind) -> Option<String> {
     (kind == ModuleKind::Stdio).then(|| {
         "each delivery is a run of its own (event on stdin, effects on stdout): simple, and slower \
          than a module built with an SDK"
+            .to_owned()
+    })
+}
+
+fn note_on_upcaster(exports: &[&'static str]) -> Option<String> {
+    exports.contains(&"upcaster").then(|| {
+        "lifts old events for every plugin of its bus: `[upcast]` of its manifest must list the \
+         types and the versions they are lifted from, as in `\"order.created\" = [1]`"
             .to_owned()
     })
 }

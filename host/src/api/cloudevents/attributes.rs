@@ -6,7 +6,9 @@ use time::format_description::well_known::Rfc3339;
 
 use super::{EXPECTED_SEQUENCE, invalid, own};
 use crate::api::host::Publish;
-use crate::event::{EventTime, InvalidEvent, Key, KeySequence, KeyVariant, NewEvent};
+use crate::event::{
+    EventTime, InvalidEvent, Key, KeySequence, KeyVariant, NewEvent, SCHEMA_VERSION, schema_version,
+};
 use crate::limits;
 
 /// Bytes of an RFC 3339 time: a date, a time, an offset, and more digits than anybody measures.
@@ -62,6 +64,7 @@ impl EventBuilder {
                 self.expected = Some(sequence(name, value)?);
                 Ok(())
             }
+            SCHEMA_VERSION => self.schema_version(value),
             _ if name.starts_with(own::PREFIX) => self.host_attribute(name),
             _ => self.extension(name, value),
         }
@@ -95,6 +98,17 @@ impl EventBuilder {
             .map_err(|_| invalid("time", format!("`{}` is not an RFC 3339 time", shown(value))))?;
         let ms = u64::try_from(moment.unix_timestamp_nanos() / 1_000_000).unwrap_or(0);
         self.event.time = Some(EventTime { text: value.into(), ms });
+        Ok(())
+    }
+
+    fn schema_version(&mut self, value: &str) -> Result<(), InvalidEvent> {
+        if self.event.schema_version > 0 {
+            return Err(twice(SCHEMA_VERSION));
+        }
+        self.event.schema_version = schema_version(value).ok_or_else(|| {
+            let why = format!("`{}` is not a whole number from 1 to {}", shown(value), i32::MAX);
+            invalid(SCHEMA_VERSION, why)
+        })?;
         Ok(())
     }
 

@@ -17,6 +17,10 @@
 //! | `tidegatedepth` | causes behind an emitted event; absent: it came from outside |
 //! | `tidegatecausation` | position of the event that caused it, on the same bus |
 //!
+//! `schemaversion`, a whole number from 1, says the version of the schema that `data` follows; it has
+//! a field of its own in the log, and upcasters go by it. `dataschema` is a name, not an order: it is
+//! passed on and nothing is made of it.
+//!
 //! `correlationid`, `causationid`, `traceparent` and `tracestate` are attributes like any other: the
 //! host fills them in on emitted events, and passes on those of published ones.
 

@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use super::media::{is_json, is_text};
 use super::own;
 use crate::api::view::Timestamp;
-use crate::event::{Event, KeyVariant};
+use crate::event::{Event, KeyVariant, SCHEMA_VERSION};
 
 /// One event as a JSON object on one line, unless its data has line breaks.
 #[must_use]
@@ -62,6 +62,9 @@ fn each_attribute(event: &Event, mut take: impl FnMut(&str, &str)) {
     }
     if !event.content_type.is_empty() {
         take("datacontenttype", &event.content_type);
+    }
+    if let Some(version) = event.schema_version_text() {
+        take(SCHEMA_VERSION, &version);
     }
     for (name, value) in &event.attributes {
         take(name, value);

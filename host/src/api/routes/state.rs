@@ -35,6 +35,8 @@ pub(super) enum StateAnswer {
         ("prefix" = Option<String>, Query, description = "Of names that begin like this"),
         ("after" = Option<String>, Query, description = "Of names after this one"),
         ("limit" = Option<usize>, Query, minimum = 1, maximum = 1000, description = "100 if absent"),
+        ("at" = Option<String>, Query, description = "As it was after the plugin's deliveries of the \
+            key up to this position, or at this log time (RFC 3339)"),
     ),
     responses((status = 200, description = "Value or values", body = StateAnswer), Errors),
 )]
@@ -45,9 +47,10 @@ pub(super) async fn read(
 ) -> Result<Json<StateAnswer>, ApiError> {
     let mut params = Params::new(query.as_deref())?;
     let key = params.required_key()?;
+    let at = params.point("at")?;
     if let Some(name) = params.text("name") {
         params.finish()?;
-        let entry = app.host.state_get(&plugin, &key, &name).await?;
+        let entry = app.host.state_get(&plugin, &key, &name, at).await?;
         let entry = entry.ok_or_else(|| {
             not_found(format_args!("state `{name}` of key `{key}` in plugin `{plugin}`"))
         })?;
@@ -57,7 +60,8 @@ pub(super) async fn read(
     let after = params.text("after");
     let limit = params.limit()?.unwrap_or(LIMIT_DEFAULT);
     params.finish()?;
-    let entries = app.host.state_list(&plugin, &key, &prefix, after.as_deref(), limit).await?;
+    let after = after.as_deref();
+    let entries = app.host.state_list(&plugin, &key, &prefix, after, limit, at).await?;
     let more = entries.len() >= limit;
     let next = entries.last().filter(|_| more).map(|entry| entry.name.as_ref().to_owned());
     let values = entries.iter().map(StateValueView::short).collect();

@@ -414,9 +414,13 @@ impl HostApi for FakeHost {
         plugin: &'a str,
         _key: &'a Key,
         name: &'a str,
+        at: Option<Point>,
     ) -> Answer<'a, Option<StateEntry>> {
         Box::pin(async move {
             plugin_view(plugin, PluginState::Live)?;
+            if at == Some(Point::Position(Position(0))) {
+                return Ok(None);
+            }
             let value = match name {
                 "count" => Bytes::from_static(b"25"),
                 "raw" => Bytes::from_static(&[0xff, 0]),
@@ -433,12 +437,13 @@ impl HostApi for FakeHost {
         prefix: &'a str,
         after: Option<&'a str>,
         limit: usize,
+        at: Option<Point>,
     ) -> Answer<'a, Vec<StateEntry>> {
         Box::pin(async move {
             let mut entries = Vec::new();
             for name in ["count", "raw"] {
                 if name.starts_with(prefix) && after.is_none_or(|after| name > after) {
-                    entries.extend(self.state_get(plugin, key, name).await?);
+                    entries.extend(self.state_get(plugin, key, name, at).await?);
                 }
             }
             entries.truncate(limit);

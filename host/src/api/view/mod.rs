@@ -271,7 +271,7 @@ pub struct DeadLetterView {
     /// The last attempts, oldest first, at most 10. Only when one dead letter is asked for.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tried: Vec<AttemptView>,
-    /// The state of its key before it, as its key waits behind it. Only when one dead letter is asked
+    /// The state of its key that the delivery saw. Only when one dead letter is asked
     /// for; at most 100 values.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub state: Vec<StateValueView>,

@@ -121,6 +121,12 @@ impl Runner {
         let number = assignment.attempt.saturating_add(died);
         let redriven = assignment.redriven || self.before.is_redriven(&event);
         let version = self.version.load_full();
+        // Whoever stops must not wait for an upcaster that is not there yet.
+        let shape = tokio::select! {
+            biased;
+            shape = self.bus.upcasters().lift(&event) => shape,
+            () = self.stop.cancelled() => return Err(Stopped::Closing),
+        };
         let bytes = version.limits.output_bytes_max + COMPLETION_BYTES;
         if !version.limits.http.is_empty() {
             tokio::select! {
@@ -135,8 +141,13 @@ impl Runner {
         }
         self.bus.values().room().await;
         let view = self.view(&event)?;
-        let delivery = self.delivery(&version, &event, (number, redriven), view.as_ref());
-        let invocation = version.invoker.invoke(slot, delivery).await;
+        let invocation = match shape {
+            Ok(shape) => {
+                let delivery = self.delivery(&version, &shape, (number, redriven), view.as_ref());
+                version.invoker.invoke(slot, delivery).await
+            }
+            Err(failed) => *failed,
+        };
         self.keep_logs(&event, number, &invocation);
         let ended_ms = self.bus.now_ms();
         let began_ms = || {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use uuid::Uuid;
 
+use crate::bus::upcast::{Kinds, Upcaster, Upcasters, version_of};
 use crate::clock::{Clock, SystemClock};
 use crate::effects::{Outcome, StateWrite};
 use crate::event::{CommitNumber, Event, InstanceId, Key, KeySequence, NewEvent, Position};
@@ -18,6 +19,9 @@ pub(super) struct Bench {
     slot: Slot,
     limits: Arc<GuestLimits>,
     config: Arc<BTreeMap<String, String>>,
+    /// The module itself, where it lifts events.
+    upcasters: Upcasters,
+    kinds: Kinds,
     keys: HashMap<Key, KeyState>,
     clock: SystemClock,
     position: u64,
@@ -27,6 +31,8 @@ pub(super) struct Bench {
 /// One event and how its delivery went.
 pub(super) struct Delivered {
     pub(super) event: Arc<Event>,
+    /// What the module itself made of it first.
+    pub(super) lifted: Option<Arc<Event>>,
     pub(super) invocation: Invocation,
 }
 
@@ -74,6 +80,8 @@ impl Bench {
             slot: Slot::default(),
             limits: Arc::new(GuestLimits::of(manifest, Arc::default())),
             config: Arc::new(manifest.config.clone()),
+            upcasters: Upcasters::default(),
+            kinds: manifest.upcast.clone(),
             keys: HashMap::new(),
             clock: SystemClock::new(),
             position: 0,
@@ -102,11 +110,42 @@ impl Bench {
             commit: CommitNumber(self.position),
             body,
         });
-        let invocation = self.invoke(&event, values).await;
+        let shape = self.lift(&event).await;
+        let lifted = shape.as_ref().ok().filter(|shape| !Arc::ptr_eq(shape, &event)).cloned();
+        let invocation = match shape {
+            Ok(shape) if self.module.exports.handler => self.invoke(&shape, values).await,
+            Ok(_) => Invocation::unrun(Outcome::Ok),
+            Err(failed) => *failed,
+        };
         if let Some(state) = event.key.as_ref().and_then(|key| self.keys.get_mut(key)) {
             state.apply(&invocation.effects.state);
         }
-        Delivered { event, invocation }
+        Delivered { event, lifted, invocation }
+    }
+
+    /// As a host with this one upcaster would. Where the manifest lists nothing for the type, one
+    /// that does nothing else is tried from the version of the event.
+    async fn lift(&mut self, event: &Arc<Event>) -> Result<Arc<Event>, Box<Invocation>> {
+        let exports = self.module.exports;
+        if !exports.upcaster {
+            return Ok(Arc::clone(event));
+        }
+        let mut kinds = self.kinds.clone();
+        if !exports.handler && !kinds.contains_key(&*event.kind) {
+            kinds.insert(event.kind.to_string(), vec![version_of(event)]);
+        }
+        self.upcasters.serve(Upcaster {
+            instance: InstanceId(1),
+            name: "this module".into(),
+            kinds,
+            invoker: Arc::clone(&self.module) as Arc<dyn crate::wasm::Invoker>,
+            limits: Arc::clone(&self.limits),
+            config: Arc::clone(&self.config),
+            log_id: Uuid::nil(),
+            log: Arc::default(),
+            idle: Default::default(),
+        });
+        self.upcasters.lift(event).await
     }
 
     async fn invoke(&mut self, event: &Arc<Event>, values: Arc<Values>) -> Invocation {

@@ -29,6 +29,10 @@ pub(super) fn text(delivered: &Delivered, out: &mut dyn Write) -> std::io::Resul
         invocation.fuel,
         invocation.memory_bytes.div_ceil(1024),
     )?;
+    if let Some(lifted) = &delivered.lifted {
+        let (version, data) = (lifted.schema_version, shown(&lifted.data));
+        writeln!(out, "   lifted to version {version}: {data}")?;
+    }
     effects(&invocation.effects, out)?;
     for line in &invocation.logs {
         writeln!(out, "   log {}: {}", line.level, clean(&line.message))?;
@@ -74,6 +78,11 @@ pub(super) fn json(delivered: &Delivered, out: &mut dyn Write) -> std::io::Resul
         "id": &*event.id,
         "type": &*event.kind,
         "key": event.key.as_ref().map(|key| key.as_str()),
+        "lifted": delivered.lifted.as_ref().map(|lifted| json!({
+            "schemaversion": lifted.schema_version,
+            "datacontenttype": &*lifted.content_type,
+            "data": value(&lifted.data),
+        })),
         "outcome": invocation.outcome.kind().name(),
         "reason": invocation.outcome.reason(),
         "fuel": invocation.fuel,

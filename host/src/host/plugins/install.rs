@@ -14,7 +14,7 @@ use crate::plugin::identity::{Binding, Decision, Plugins as Known, Registered};
 use crate::plugin::{Change, Manifest, Source, Start};
 use crate::schedule::retry::RetryPolicy;
 use crate::state::Instance;
-use crate::wasm::{GuestLimits, Module};
+use crate::wasm::{Exports, GuestLimits, Module};
 
 /// A module that was loaded, and what it is to serve as.
 pub(super) struct Candidate {
@@ -62,6 +62,7 @@ impl Plugins {
         for decision in self.known().decide(&change, Some(&manifest)) {
             let module = match decision {
                 Decision::Remove { bus, .. } => {
+                    self.withdraw_upcasts(&bus, name);
                     self.stop_runner(name).await;
                     tracing::info!(plugin = name, bus, "left the bus; its state there is kept");
                     continue;
@@ -84,9 +85,12 @@ impl Plugins {
             for warning in manifest.warnings() {
                 tracing::warn!(plugin = name, "{warning}");
             }
-            let (manifest, bus) = (Arc::clone(&manifest), Arc::clone(&bus));
+            let (manifest, bus) = (for_exports(&manifest, module.exports), Arc::clone(&bus));
             let actor = "host".into();
             let candidate = Candidate { name: name.clone(), module, manifest, bus, actor };
+            if candidate.manifest.upcast.is_empty() {
+                self.after_upcasters().await;
+            }
             shown = self.activate(candidate).await?;
         }
         Ok(shown)
@@ -177,8 +181,10 @@ impl Plugins {
     pub(super) async fn load(&self, wasm: bytes::Bytes) -> Result<Arc<Module>, Refusal> {
         let module =
             self.means.sandbox.load(wasm.clone()).await.map_err(|error| error.to_string())?;
-        if !module.exports.handler {
-            return Err("exports no `handler`: there is nothing that could take events".to_owned());
+        if module.exports == Exports::default() {
+            let why = "exports none of `handler`, `command`, `query` and `upcaster`: there is \
+                       nothing that could be asked of it";
+            return Err(why.to_owned());
         }
         let (modules, digest) = (Arc::clone(&self.means.modules), module.digest);
         tokio::task::spawn_blocking(move || modules.keep(digest, &wasm))
@@ -196,6 +202,11 @@ impl Plugins {
         if self.closing.load(std::sync::atomic::Ordering::SeqCst) {
             return Err("the host is shutting down".to_owned());
         }
+        let _upcasting = match candidate.manifest.upcast.is_empty() {
+            true => None,
+            false => Some(self.upcasting.lock().await),
+        };
+        Self::check_upcasts(&candidate)?;
         let running = lock(&self.entries).get(&candidate.name).and_then(|e| e.runner.clone());
         let (runner, shown) = match running {
             Some(runner) => {
@@ -211,6 +222,7 @@ impl Plugins {
             }
             None => (self.start(&candidate).await?, "started".to_owned()),
         };
+        self.serve_upcasts(&candidate, runner.instance());
         self.means.metrics.reloaded(&candidate.name, "ok");
         let paused = self.paused(&candidate.bus, runner.instance());
         let mut entries = lock(&self.entries);
@@ -358,6 +370,18 @@ impl Entry {
             self.remember(ReloadView { digest, at, result, error: None });
         }
     }
+}
+
+/// The manifest as it holds for a module: one without a handler gets no events but the host's own,
+/// and what stands in the log says so.
+pub(super) fn for_exports(manifest: &Arc<Manifest>, exports: Exports) -> Arc<Manifest> {
+    if exports.handler {
+        return Arc::clone(manifest);
+    }
+    let mut deaf = Manifest::clone(manifest);
+    // No public event has a type like this: they are refused at ingest, and of guests.
+    deaf.subscribe.types = "tidegate.**".parse().into_iter().collect();
+    Arc::new(deaf)
 }
 
 /// The subscriptions that judge what is still to be delivered.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-use super::install::Candidate;
+use super::install::{Candidate, for_exports};
 use super::{Plugins, lock};
 use crate::api::host::HostError;
 use crate::api::view::PluginState;
@@ -13,6 +13,7 @@ use crate::bus::runner::Runner;
 use crate::event::{Digest, InstanceId};
 use crate::log::AppendError;
 use crate::log::record::{Control, ControlRecord};
+use crate::plugin::Manifest;
 use crate::plugin::identity::{Binding, Refusal};
 
 pub(super) fn append_error(error: AppendError) -> HostError {
@@ -143,11 +144,19 @@ impl Plugins {
         let wasm = self.kept_module(digest).await.map_err(HostError::Conflict)?;
         let module = self.load(wasm).await.map_err(HostError::Conflict)?;
         self.record(&bus, actor, Control::Rollback { instance, module: digest }).await?;
-        let manifest = Arc::clone(&runner.version().manifest);
+        let manifest = for_exports(&self.manifest(name, &runner)?, module.exports);
         let candidate =
             Candidate { name: name.to_owned(), module, manifest, bus, actor: actor.into() };
         self.activate(candidate).await.map_err(HostError::Internal)?;
         Ok(())
+    }
+
+    /// The manifest in the folder, as it is resolved; where that is gone, the one that serves.
+    fn manifest(&self, name: &str, runner: &Runner) -> Result<Arc<Manifest>, HostError> {
+        let source = lock(&self.entries).get(name).and_then(|entry| entry.source.clone());
+        let Some(source) = source else { return Ok(Arc::clone(&runner.version().manifest)) };
+        let manifest = self.means.config.resolve(name, &source.manifest);
+        manifest.map(Arc::new).map_err(|error| HostError::Conflict(error.to_string()))
     }
 
     /// Binds the instance of a removed plugin to the name of a waiting file.
@@ -188,6 +197,7 @@ impl Plugins {
         let binding = Binding::new(bus.name(), name);
         let instance = self.known().forget(&binding).map_err(refused)?;
         self.record(&bus, actor, Control::Forget { instance }).await?;
+        bus.upcasters().withdraw(instance);
         lock(&self.entries).remove(name);
         Ok(())
     }

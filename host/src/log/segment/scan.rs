@@ -12,6 +12,8 @@ use crate::log::frame::Frame;
 
 /// Bytes read at once.
 const WINDOW_BYTES: usize = 1 << 20;
+/// Bytes read at once by who wants a frame here and a frame there.
+const NARROW_WINDOW_BYTES: usize = 64 << 10;
 
 /// How a scan goes on.
 #[derive(Debug)]
@@ -44,13 +46,39 @@ pub struct SegmentScan {
     offset: u64,
     window: Bytes,
     window_at: u64,
+    window_bytes: usize,
 }
 
 impl SegmentScan {
     /// Starts at a byte of the file where a frame starts.
     #[must_use]
     pub fn new(file: Arc<dyn DiskFile>, salt: Salt, offset: u64) -> Self {
-        Self { file, salt, offset, window: Bytes::new(), window_at: offset }
+        Self {
+            file,
+            salt,
+            offset,
+            window: Bytes::new(),
+            window_at: offset,
+            window_bytes: WINDOW_BYTES,
+        }
+    }
+
+    /// Reads little at a time, for who goes from place to place.
+    #[must_use]
+    pub(in crate::log) const fn narrow(mut self) -> Self {
+        self.window_bytes = NARROW_WINDOW_BYTES;
+        self
+    }
+
+    /// Goes to where a frame starts, unless it has come further than that already.
+    pub(in crate::log) fn go_to(&mut self, offset: u64) {
+        if offset > self.offset {
+            self.offset = offset;
+            if offset > self.window_at.saturating_add(self.window.len() as u64) {
+                self.window = Bytes::new();
+                self.window_at = offset;
+            }
+        }
     }
 
     /// Where the next frame starts.
@@ -75,7 +103,7 @@ impl SegmentScan {
     fn bytes(&mut self, len: usize) -> io::Result<Bytes> {
         let skip = usize::try_from(self.offset - self.window_at).unwrap_or(usize::MAX);
         if self.window.len().saturating_sub(skip) < len {
-            self.window = read_up_to(&*self.file, self.offset, len.max(WINDOW_BYTES))?.into();
+            self.window = read_up_to(&*self.file, self.offset, len.max(self.window_bytes))?.into();
             self.window_at = self.offset;
             return Ok(self.window.clone());
         }

@@ -59,9 +59,13 @@ fn other_files_are_refused_in_words() {
 }
 
 #[test]
+fn exports_of_the_contract_need_no_types() {
+    let text = r#"(module (func (export "tidegate:plugin/handler@0.1.0#handle")))"#;
+    assert_eq!(recognise(text.as_bytes()).unwrap().kind, ModuleKind::Core);
+}
+
+#[test]
 fn an_untyped_module_is_told_what_it_lacks() {
     refused(br#"(module (func (export "run")))"#, "it exports `run`");
     refused(b"(module)", "it exports no function");
-    let stripped = br#"(module (func (export "tidegate:plugin/handler@0.1.0#handle")))"#;
-    refused(stripped, "keep those named `component-type`");
 }

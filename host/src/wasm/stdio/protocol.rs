@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use super::super::check::Text;
 use super::super::context::{Denial, DraftIn};
 use super::super::session::Session;
-use crate::event::{Event, KeyVariant};
+use crate::event::{Event, KeyVariant, SCHEMA_VERSION};
 use crate::limits;
 
 const JSON: &str = "application/json";
@@ -273,6 +273,9 @@ fn cloud_event(event: &Event) -> String {
     put("type", &event.kind);
     for (name, value) in &event.attributes {
         put(name, value);
+    }
+    if let Some(version) = event.schema_version_text() {
+        put(SCHEMA_VERSION, &version);
     }
     match (&event.key, event.key_variant) {
         (Some(key), KeyVariant::Subject) => put("subject", key.as_str()),

@@ -1,0 +1,75 @@
+//! Looking at keyed state: as it is, and as it was.
+
+use std::sync::Arc;
+
+use super::{Host, events};
+use crate::api::filter::Point;
+use crate::api::host::{HostError, StateEntry};
+use crate::bus::Bus;
+use crate::bus::past::{Moment, PastError};
+use crate::event::{Event, Key};
+use crate::state::{DeadLetter, Owner, Value};
+
+impl Host {
+    /// Values of a key that `wanted` picks by name, ascending, at most `limit`; now, or as they were.
+    pub(super) async fn state_entries(
+        &self,
+        plugin: &str,
+        key: &Key,
+        at: Option<Point>,
+        wanted: &(dyn Fn(&str) -> bool + Sync),
+        limit: usize,
+    ) -> Result<Vec<StateEntry>, HostError> {
+        let (bus, owner) = self.owner(plugin, key)?;
+        let Some(at) = at else {
+            let all = bus.values().all(&owner, bus.now_ms());
+            let all = all.map_err(|error| HostError::Internal(error.to_string()))?;
+            let all = all.into_iter().filter(|(name, _)| wanted(name)).take(limit);
+            return Ok(all.map(|(name, value)| entry(name, value)).collect());
+        };
+        let moment = match at {
+            Point::Position(position) => Moment::After(position),
+            Point::TimeMs(ms) => Moment::At(ms),
+        };
+        let past = bus.past(&owner, moment).await.map_err(past_error)?;
+        let values = past.values().filter(|(name, _)| wanted(name)).take(limit);
+        Ok(values.map(|(name, value)| entry(Arc::clone(name), value.clone())).collect())
+    }
+
+    /// What a delivery that was given up saw of its key; nothing where it has none, or its bus keeps
+    /// no past.
+    pub(super) async fn state_before(
+        &self,
+        bus: &Bus,
+        letter: &DeadLetter,
+        input: &Event,
+    ) -> Result<Vec<StateEntry>, HostError> {
+        let generation = bus.ledger().instance(letter.instance).map(|plugin| plugin.generation);
+        let (Some(key), Some(generation)) = (&letter.key, generation) else {
+            return Ok(Vec::new());
+        };
+        let owner = Owner { instance: letter.instance, generation, key: key.clone() };
+        let moment = Moment::Before { commit: letter.at.commit, input_ms: input.recorded_ms };
+        match bus.past(&owner, moment).await {
+            Ok(past) => Ok(past.values().map(|(n, v)| entry(Arc::clone(n), v.clone())).collect()),
+            Err(PastError::Forgotten(_)) => Ok(Vec::new()),
+            Err(error) => Err(past_error(error)),
+        }
+    }
+}
+
+fn entry(name: Arc<str>, value: Value) -> StateEntry {
+    StateEntry { name, value: value.bytes, expires_ms: value.expires_ms }
+}
+
+fn past_error(error: PastError) -> HostError {
+    match error {
+        PastError::Read(error) => events::read_error(error),
+        error @ PastError::Forgotten(_) => {
+            HostError::Invalid { field: "at".to_owned(), why: format!("cannot be asked: {error}") }
+        }
+        error @ (PastError::PositionAhead(_) | PastError::TimeAhead) => {
+            HostError::Invalid { field: "at".to_owned(), why: error.to_string() }
+        }
+    }
+}
