@@ -179,8 +179,7 @@ impl Serving {
         };
         let host = Arc::new(Host::new(about, &buses, Arc::clone(&plugins), metrics));
 
-        let stop = CancellationToken::new();
-        let drain = CancellationToken::new();
+        let (stop, drain) = (CancellationToken::new(), CancellationToken::new());
         let tasks = TaskTracker::new();
         start_forwarders(&buses, &stop, &tasks);
         let outboxes = calls::start(&buses, &config, &stop);

@@ -1,14 +1,14 @@
 //! Folding commits into the ledger and the values: the same code at recovery and live.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{Bus, Committed};
 use crate::effects::{OutcomeKind, StateWrite};
-use crate::event::{CommitNumber, Generation, InstanceId, Position};
+use crate::event::{Addressee, CommitNumber, Event, Generation, InstanceId, NewEvent, Position};
 use crate::log::codec::{AddresseeRef, DecodeError};
 use crate::log::record::{Control, ControlRecord, DeliveryCommit, Mode};
-use crate::log::{CommitRef, CompletionRef, Frame, ReadError, RecordRef};
+use crate::log::{AppendError, CommitRef, CompletionRef, Frame, ReadError, RecordRef};
 use crate::schedule::core::Settled;
 use crate::state::checkpoint::{CheckpointPolicy, Checkpoints};
 use crate::state::ledger::{Completed, Origin};
@@ -294,12 +294,39 @@ impl Bus {
         }
     }
 
+    /// Takes events on a memory bus.
+    pub(super) fn append_memory(
+        &self,
+        log: &MemoryLog,
+        events: Vec<NewEvent>,
+    ) -> Result<Vec<Arc<Event>>, AppendError> {
+        let appended =
+            log.append(events).map_err(|full| AppendError::QueueFull { limit: full.capacity })?;
+        let mut ledger = self.ledger();
+        let mut closed = 0;
+        for event in &appended {
+            match event.addressee {
+                Some(Addressee::Plugin(instance)) if *event.kind == *private::RESPONSE => {
+                    closed += usize::from(ledger.apply_response(instance, &event.id));
+                }
+                Some(Addressee::Plugin(_)) => {}
+                _ => {
+                    let from = Origin::of(event.emitter, event.origin.is_some());
+                    ledger.apply_event(&event.kind, from, event.recorded_ms);
+                }
+            }
+        }
+        drop(ledger);
+        self.outlets.folded(0, closed);
+        Ok(appended)
+    }
+
     /// Takes the effects of a delivery on a memory bus: at once, as there is no disk to wait for.
     pub(super) fn commit_memory(
         &self,
         log: &MemoryLog,
         commit: DeliveryCommit,
-    ) -> Result<Committed, crate::log::AppendError> {
+    ) -> Result<Committed, AppendError> {
         let done = commit.completion;
         let first_position = if commit.emits.is_empty() {
             None

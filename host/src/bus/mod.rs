@@ -25,10 +25,9 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::clock::Clock;
-use crate::event::{Addressee, CommitNumber, Event, InstanceId, Key, NewEvent, Position};
+use crate::event::{CommitNumber, Event, InstanceId, Key, NewEvent, Position};
 use crate::log::record::{ControlRecord, DeliveryCommit};
 use crate::log::{AppendError, Appended, CommitTicket, EffectsPermit, Log, Publish, ReadError};
-use crate::state::ledger::Origin;
 use crate::state::slots::{Slots, Suspect};
 use crate::state::{Ledger, Values};
 
@@ -264,32 +263,6 @@ impl Bus {
                     .collect())
             }
         }
-    }
-
-    fn append_memory(
-        &self,
-        log: &MemoryLog,
-        events: Vec<NewEvent>,
-    ) -> Result<Vec<Arc<Event>>, AppendError> {
-        let appended =
-            log.append(events).map_err(|full| AppendError::QueueFull { limit: full.capacity })?;
-        let mut ledger = self.ledger();
-        let mut closed = 0;
-        for event in &appended {
-            match event.addressee {
-                Some(Addressee::Plugin(instance)) if *event.kind == *private::RESPONSE => {
-                    closed += usize::from(ledger.apply_response(instance, &event.id));
-                }
-                Some(Addressee::Plugin(_)) => {}
-                _ => {
-                    let from = Origin::of(event.emitter, event.origin.is_some());
-                    ledger.apply_event(&event.kind, from, event.recorded_ms);
-                }
-            }
-        }
-        drop(ledger);
-        self.outlets.folded(0, closed);
-        Ok(appended)
     }
 
     /// Waits for room for the effects of one delivery of `bytes` at most.

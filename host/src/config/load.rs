@@ -11,10 +11,9 @@ use toml::{Table, Value};
 use super::reader::{Document, Section, nearest, parse};
 use super::{
     Auth, Bus, ByteSize, Compile, Config, DurableBus, Granting, Http, Invalid, MemoryBus, Order,
-    Overflow, SecretSource, Secrets, TimeSpan, Tls, TokensFrom, Word,
+    Overflow, Secrets, TimeSpan, Tls, TokensFrom, Word,
 };
 use crate::limits;
-use crate::plugin::grants::{GrantName, InvalidGrantName};
 use crate::plugin::manifest::read_grants;
 use crate::plugin::{DEFAULT_BUS, Grants, check_name};
 
@@ -161,8 +160,7 @@ impl Config {
         config.granting = flags.granting;
         config.insecure = flags.insecure;
         config.warnings = unknown_variables(environment);
-        let unknown: Vec<_> = unknown_secrets(&config).collect();
-        config.warnings.extend(unknown);
+        config.warnings.extend(config.secrets.missing(&config.words));
         refuse_exposed(&config)?;
         Ok(config)
     }
@@ -302,7 +300,7 @@ fn read(document: &Document, root: &mut Section<'_>, folders: &Folders<'_>) -> C
         compile: read_compile(root.section("compile")),
         buses: read_buses(root),
         words: read_words(root),
-        secrets: read_secrets(root, folders),
+        secrets: Secrets::read(root, folders.file),
         granting: Granting::default(),
         insecure: false,
         warnings: Vec::new(),
@@ -419,46 +417,6 @@ fn read_words(root: &mut Section<'_>) -> BTreeMap<String, Word> {
         words.insert(name, Word { allow, config: section.pairs("config") });
     }
     words
-}
-
-fn read_secrets(root: &mut Section<'_>, folders: &Folders<'_>) -> Secrets {
-    let mut secrets = Secrets::default();
-    for (name, mut section) in root.sections("secrets") {
-        let Ok(name) = name.parse::<GrantName>() else {
-            section.rule(format!("`secrets.{name}`: {InvalidGrantName}"));
-            continue;
-        };
-        let source = match (section.text("env"), section.text("file")) {
-            (Some(variable), None) if !variable.is_empty() => SecretSource::Environment(variable),
-            (None, Some(file)) if !file.is_empty() => SecretSource::File(folders.file.join(file)),
-            // What else stands there may be the secret itself: it is not repeated.
-            _ => {
-                section.rule(format!(
-                    "`secrets.{}` needs `env`, the name of a variable, or `file`, a path, and \
-                     nothing else",
-                    name.as_str()
-                ));
-                continue;
-            }
-        };
-        secrets.insert(&name, source);
-    }
-    secrets
-}
-
-/// Secrets that plugins are allowed and that nobody can find.
-fn unknown_secrets(config: &Config) -> impl Iterator<Item = String> {
-    let allowed = config
-        .words
-        .iter()
-        .flat_map(|(plugin, word)| word.allow.secrets.iter().map(move |name| (plugin, name)));
-    allowed.filter(|(_, name)| !config.secrets.knows(name)).map(|(plugin, name)| {
-        format!(
-            "`plugins.{plugin}.allow.secrets` names `{0}`, which `[secrets]` does not have: calls \
-             that carry it fail; add `[secrets] {0}.env` or `.file`",
-            name.as_str()
-        )
-    })
 }
 
 /// An address and port; `localhost` is the IPv4 loopback.

@@ -5,10 +5,12 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use super::Word;
+use super::reader::Section;
 use crate::limits::SECRET_BYTES_MAX;
-use crate::plugin::grants::GrantName;
+use crate::plugin::grants::{GrantName, InvalidGrantName};
 
 /// What stands before the name of a secret in the value of a header.
 const OPENING: &str = "{secret:";
@@ -84,7 +86,8 @@ fn parts(value: &str) -> impl Iterator<Item = Part<'_>> {
             return Some(Part::Secret(name));
         }
         // Past an opening that stands here and is never closed.
-        let searched = rest.get(1..).and_then(|rest| rest.find(OPENING)).map(|at| at + 1);
+        let past = rest.chars().next().map_or(0, char::len_utf8);
+        let searched = rest.get(past..).and_then(|rest| rest.find(OPENING)).map(|at| at + past);
         let (text, after) = rest.split_at_checked(searched.unwrap_or(rest.len()))?;
         rest = after;
         Some(Part::Text(text))
@@ -92,15 +95,52 @@ fn parts(value: &str) -> impl Iterator<Item = Part<'_>> {
 }
 
 impl Secrets {
+    /// Reads the section. Files are relative to `folder`.
+    pub(super) fn read(root: &mut Section<'_>, folder: &Path) -> Self {
+        let mut secrets = Self::default();
+        for (name, mut section) in root.sections("secrets") {
+            let Ok(name) = name.parse::<GrantName>() else {
+                section.rule(format!("`secrets.{name}`: {InvalidGrantName}"));
+                continue;
+            };
+            let source = match (section.text("env"), section.text("file")) {
+                (Some(variable), None) if !variable.is_empty() => {
+                    SecretSource::Environment(variable)
+                }
+                (None, Some(file)) if !file.is_empty() => SecretSource::File(folder.join(file)),
+                _ => {
+                    section.rule(format!(
+                        "`secrets.{}` needs `env`, the name of a variable, or `file`, a path, and \
+                         nothing else",
+                        name.as_str()
+                    ));
+                    continue;
+                }
+            };
+            secrets.insert(&name, source);
+        }
+        secrets
+    }
+
+    /// What to say of secrets that plugins are allowed and that nobody can find.
+    pub(super) fn missing(&self, words: &BTreeMap<String, Word>) -> Vec<String> {
+        let allowed = words
+            .iter()
+            .flat_map(|(plugin, word)| word.allow.secrets.iter().map(move |name| (plugin, name)));
+        let missing = allowed.filter(|(_, name)| !self.sources.contains_key(name.as_str()));
+        let warning = |(plugin, name): (&String, &GrantName)| {
+            format!(
+                "`plugins.{plugin}.allow.secrets` names `{0}`, which `[secrets]` does not have: \
+                 calls that carry it fail; add `{0}.env` or `{0}.file` there",
+                name.as_str()
+            )
+        };
+        missing.map(warning).collect()
+    }
+
     /// Adds one.
     pub fn insert(&mut self, name: &GrantName, source: SecretSource) {
         self.sources.insert(name.as_str().to_owned(), source);
-    }
-
-    /// Whether there is one of this name.
-    #[must_use]
-    pub fn knows(&self, name: &GrantName) -> bool {
-        self.sources.contains_key(name.as_str())
     }
 
     /// Fills the secrets into the value of a header, and notes them in `used`. Blocks for files.
@@ -121,7 +161,7 @@ impl Secrets {
                     if !granted.iter().any(|granted| granted.as_str() == name) {
                         return Err(SecretError::Denied(name.to_owned()));
                     }
-                    let value = self.read(name)?;
+                    let value = self.value(name)?;
                     filled.push_str(&value);
                     used.push(Secret { name: name.to_owned(), value });
                 }
@@ -130,7 +170,7 @@ impl Secrets {
         Ok(filled)
     }
 
-    fn read(&self, name: &str) -> Result<String, SecretError> {
+    fn value(&self, name: &str) -> Result<String, SecretError> {
         let source = self.sources.get(name).ok_or_else(|| SecretError::Unknown(name.to_owned()))?;
         let unreadable = |why: String| SecretError::Unreadable { name: name.to_owned(), why };
         let text = match source {

@@ -13,9 +13,12 @@ fn server(answers: Vec<Vec<u8>>) -> (u16, Receiver<String>) {
     std::thread::spawn(move || {
         for answer in answers {
             let (mut stream, _) = listener.accept().unwrap();
-            let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
-            let head: Vec<String> =
-                lines.by_ref().map(Result::unwrap).take_while(|line| !line.is_empty()).collect();
+            let mut reader = BufReader::new(stream.try_clone().unwrap());
+            let head: Vec<String> = (reader.by_ref().lines().map(Result::unwrap))
+                .take_while(|line| !line.is_empty())
+                .collect();
+            // Closing a connection with something unread in it resets it, answer and all.
+            reader.read_exact(&mut [0; 2]).unwrap();
             tell.send(head.join("\n")).unwrap();
             stream.write_all(&answer).unwrap();
         }
