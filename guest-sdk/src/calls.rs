@@ -112,7 +112,7 @@ pub struct Answer {
 /// fn answered(event: &Event) -> Outcome {
 ///     let Some(answer) = calls::answer() else { return Ok(()) };
 ///     if answer.is_success() {
-///         // `event.data` is what the server said.
+///         // `event.data()` is what the server said.
 ///     }
 ///     Ok(())
 /// }

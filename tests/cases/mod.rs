@@ -1,6 +1,7 @@
 //! What the host promises, one promise a test.
 
 mod buses;
+mod calls;
 mod cloudevents;
 mod damage;
 mod dev;

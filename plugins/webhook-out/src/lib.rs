@@ -46,10 +46,10 @@ fn happened(event: &Event) -> Outcome {
         return Ok(());
     }
     let webhook = Webhook {
-        id: event.id.clone(),
+        id: event.id().to_owned(),
         kind: event.kind().to_owned(),
         key: event.key().map(ToOwned::to_owned),
-        text: String::from_utf8_lossy(&event.data).into_owned(),
+        text: String::from_utf8_lossy(event.bytes()).into_owned(),
     };
     send(Pending { webhook, tries: 1 })
 }
