@@ -10,6 +10,7 @@ pub mod bus;
 pub mod calls;
 pub mod cli;
 pub mod clock;
+pub mod command;
 pub mod config;
 pub mod effects;
 pub mod event;

@@ -112,6 +112,26 @@ pub const BUS_CAPACITY_MAX: u32 = 16 * 1024 * 1024;
 pub const PLUGIN_CHANGES_MAX: usize = 64;
 /// Bytes of a manifest.
 pub const MANIFEST_BYTES_MAX: usize = 256 * 1024;
+/// Commands with an `Idempotency-Key` that a bus remembers: about 150 bytes each.
+pub const COMMANDS_KEPT_MAX: usize = 500_000;
+/// Milliseconds that it remembers them.
+pub const COMMANDS_KEPT_MS: u64 = 24 * 60 * 60 * 1000;
+/// Bytes of an `Idempotency-Key`.
+pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
+/// Bytes of the body of a command or a query.
+pub const REQUEST_BYTES_MAX: usize = EVENT_DATA_BYTES_MAX;
+/// Commands of one bus that clients wait for at a time.
+pub const COMMANDS_WAITING_MAX: usize = 4096;
+/// Milliseconds that a client waits for the answer to a command, at most. The command goes on.
+pub const COMMAND_ANSWER_MS_MAX: u64 = 30_000;
+/// Milliseconds from its first attempt in which a command that asks for it is tried again.
+pub const COMMAND_RETRY_MS_MAX: u64 = 10_000;
+/// Events that a plugin may have to read before a command without the command being refused.
+pub const COMMAND_LAG_EVENTS_MAX: u64 = 10_000;
+/// Deliveries of its key that may stand before a command without the command being refused.
+pub const COMMAND_KEY_LAG_MAX: u64 = 1000;
+/// Milliseconds that a key may have to wait for another attempt without commands being refused.
+pub const COMMAND_KEY_WAIT_MS_MAX: u64 = 1000;
 /// Events of one published batch.
 pub const BATCH_EVENTS_MAX: usize = 10_000;
 /// Bytes of one commit group, unless a single commit is larger.
@@ -134,6 +154,12 @@ pub const CLOCK_STEP_MS_MAX: u64 = 60_000;
 pub const CLOCK_GAP_MS_MAX: u64 = 60 * 60 * 1000;
 /// Bytes of keyed state that a durable bus keeps in memory; the rest is in its cold store.
 pub const STATE_HOT_BYTES_MAX: u64 = 1024 * 1024 * 1024;
+/// Timers of a plugin that fire in one go.
+pub const FIRES_BATCH_MAX: usize = 512;
+/// Bytes of one commit of fires, unless a single one is larger.
+pub const FIRES_BATCH_BYTES_MAX: usize = 1024 * 1024;
+/// Fires of a plugin that stand in the log and were not read by it yet.
+pub const FIRES_AHEAD_MAX: usize = 1024;
 /// Bytes of a chunk of a checkpoint, about; a single value may be larger.
 pub const CHECKPOINT_CHUNK_BYTES: usize = 1024 * 1024;
 /// Bytes of a checkpoint between two syncs, so that the log's own syncs never wait for many.

@@ -1,21 +1,22 @@
 //! Folding commits into the ledger and the values: the same code at recovery and live.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
-use super::{Bus, Committed};
+use super::timers::{FireId, NAME_ATTRIBUTE};
+use super::{Bus, Committed, commands, outlets, private};
 use crate::effects::{OutcomeKind, StateWrite};
-use crate::event::{Addressee, CommitNumber, Event, Generation, InstanceId, NewEvent, Position};
-use crate::log::codec::{AddresseeRef, DecodeError};
+use crate::event::{CommitNumber, Generation, InstanceId, Position};
+use crate::log::codec::{AddresseeRef, DecodeError, TimerRef};
 use crate::log::record::{Control, ControlRecord, DeliveryCommit, Mode};
-use crate::log::{AppendError, CommitRef, CompletionRef, Frame, ReadError, RecordRef};
+use crate::log::{AppendError, CommitRef, CompletionRef, EventRef, Frame, ReadError, RecordRef};
 use crate::schedule::core::Settled;
 use crate::state::checkpoint::{CheckpointPolicy, Checkpoints};
 use crate::state::ledger::{Completed, Origin};
+use crate::state::timers::Served;
 use crate::state::{At, Ledger, Values};
 
 use super::memory::MemoryLog;
-use super::{outlets, private};
 use crate::state::cold::ColdError;
 
 /// How far one plugin is known to have come in this run: what lets its ledger forget completions.
@@ -27,6 +28,7 @@ use crate::state::cold::ColdError;
 pub struct Progress {
     submitted: AtomicU64,
     applied: AtomicU64,
+    scanned: AtomicU64,
     candidate: Mutex<Option<(Settled, u64)>>,
 }
 
@@ -37,11 +39,30 @@ impl Progress {
         self.submitted.fetch_add(1, Ordering::SeqCst);
     }
 
+    /// Completions that were handed to the log in this run, and those that are folded.
+    #[must_use]
+    pub fn counts(&self) -> (u64, u64) {
+        // Folded ones first: the other order could count one as folded and not as handed over.
+        let applied = self.applied.load(Ordering::SeqCst);
+        (self.submitted.load(Ordering::SeqCst), applied)
+    }
+
     /// Completions that are on their way into the log and its fold.
     #[must_use]
     pub fn outstanding(&self) -> u64 {
         let applied = self.applied.load(Ordering::SeqCst);
         self.submitted.load(Ordering::SeqCst).saturating_sub(applied)
+    }
+
+    /// Notes how far the plugin's runner has read.
+    pub fn scan(&self, scanned: Position) {
+        self.scanned.store(scanned.0, Ordering::Relaxed);
+    }
+
+    /// How far the plugin's runner has read; 0: none ran yet.
+    #[must_use]
+    pub fn scanned(&self) -> Position {
+        Position(self.scanned.load(Ordering::Relaxed))
     }
 
     /// Offers how far the scheduler is. It is asked before the commits are counted, and not at all
@@ -133,6 +154,8 @@ pub struct Folded {
     pub calls_opened: usize,
     /// Calls that are answered now.
     pub calls_closed: usize,
+    /// Commands and their answers, in order.
+    pub(super) commands: Vec<commands::News>,
 }
 
 fn fold_commit(
@@ -145,6 +168,7 @@ fn fold_commit(
     let mut completion: Option<CompletionRef<'_>> = None;
     let mut dead = None;
     let mut writes = Vec::new();
+    let mut timers = Vec::new();
     let mut controls = Vec::new();
     let mut calls = Vec::new();
     for record in commit.records() {
@@ -156,9 +180,11 @@ fn fold_commit(
                         ledger.apply_event(event.kind, from, at.time_ms);
                     }
                     Some(AddresseeRef::Bus(bus)) => ledger.apply_outbound(bus, event.position),
-                    Some(AddresseeRef::Plugin(instance)) => {
-                        let closed = event.kind == private::RESPONSE
-                            && ledger.apply_response(instance, event.id);
+                    Some(AddresseeRef::Plugin(to)) => {
+                        fire(values, to, &event);
+                        commands::fold_event(ledger, at, to, &event, &mut folded.commands);
+                        let closed =
+                            event.kind == private::RESPONSE && ledger.apply_response(to, event.id);
                         folded.calls_closed += usize::from(closed);
                     }
                 };
@@ -166,11 +192,13 @@ fn fold_commit(
             RecordRef::Completion(record) => completion = Some(record),
             RecordRef::State(write) => writes.push(write.to_owned()),
             RecordRef::Call(call) => calls.push(call.idempotency_key),
+            RecordRef::Timer(change) => timers.push(change),
             RecordRef::DeadLetter(record) => dead = Some(record),
             RecordRef::Control(record) => {
                 if let Control::Forget { instance } = record.control {
                     values.forget(instance)?;
                 }
+                values.timers().apply_control(&record.control);
                 // What parks a key takes back that its delivery is over: it has to come after it.
                 match &completion {
                     Some(_) => controls.push(record),
@@ -181,6 +209,8 @@ fn fold_commit(
         }
     }
     let Some(done) = completion else { return Ok(()) };
+    serve(ledger, values, &done, (commit.number, dead.is_some()), timers);
+    commands::fold_completion(ledger, at, &done, &mut folded.commands);
     if let Some(key) = done.key {
         apply_writes(values, (done.instance, done.generation, key), done.position, writes)?;
     }
@@ -202,6 +232,33 @@ fn fold_commit(
     }
     folded.completed.push(done.instance);
     Ok(())
+}
+
+/// Takes a fire of a timer.
+fn fire(values: &Values, instance: InstanceId, event: &EventRef<'_>) {
+    let (Some(key), true) = (event.key, event.kind == private::TIMER) else { return };
+    let name = event.attributes.iter().find(|(name, _)| *name == NAME_ATTRIBUTE);
+    if let (Some((_, name)), Ok(fire)) = (name, event.id.parse::<FireId>()) {
+        let holder = (instance, fire.generation);
+        values.timers().fire(holder, (key, name), fire.set, event.position);
+    }
+}
+
+/// Takes what the end of a delivery means for the timers of its key.
+fn serve(
+    ledger: &Ledger,
+    values: &Values,
+    done: &CompletionRef<'_>,
+    (commit, dead): (CommitNumber, bool),
+    changes: Vec<TimerRef<'_>>,
+) {
+    let (Some(key), Some(hash)) = (done.key, done.key_hash) else { return };
+    let CompletionRef { instance, generation, position, .. } = *done;
+    values.timers().settle(instance, hash, position);
+    if ledger.instance(instance).is_some_and(|of| of.generation == generation) {
+        let served = Served { holder: (instance, generation), key, position, commit, dead };
+        values.timers().apply(&served, changes);
+    }
 }
 
 fn apply_writes(
@@ -240,6 +297,7 @@ impl Bus {
             self.count(&folded.completed);
             self.outlets.folded(folded.calls_opened, folded.calls_closed);
             self.applied.send_replace(frame.last_commit());
+            self.desk.tell(folded.commands);
             since.add(&frame);
             if policy.due(since.bytes, since.commits) {
                 let bytes = self.checkpoint(checkpoints, since.at);
@@ -292,33 +350,6 @@ impl Bus {
         for (instance, settled) in &safe {
             ledger.settle(*instance, settled);
         }
-    }
-
-    /// Takes events on a memory bus.
-    pub(super) fn append_memory(
-        &self,
-        log: &MemoryLog,
-        events: Vec<NewEvent>,
-    ) -> Result<Vec<Arc<Event>>, AppendError> {
-        let appended =
-            log.append(events).map_err(|full| AppendError::QueueFull { limit: full.capacity })?;
-        let mut ledger = self.ledger();
-        let mut closed = 0;
-        for event in &appended {
-            match event.addressee {
-                Some(Addressee::Plugin(instance)) if *event.kind == *private::RESPONSE => {
-                    closed += usize::from(ledger.apply_response(instance, &event.id));
-                }
-                Some(Addressee::Plugin(_)) => {}
-                _ => {
-                    let from = Origin::of(event.emitter, event.origin.is_some());
-                    ledger.apply_event(&event.kind, from, event.recorded_ms);
-                }
-            }
-        }
-        drop(ledger);
-        self.outlets.folded(0, closed);
-        Ok(appended)
     }
 
     /// Takes the effects of a delivery on a memory bus: at once, as there is no disk to wait for.

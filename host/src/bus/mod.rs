@@ -4,6 +4,7 @@
 //! ask which kind it is, but where the kinds promise different things.
 
 pub mod apply;
+pub mod commands;
 pub mod deliver;
 pub mod forward;
 pub mod memory;
@@ -14,6 +15,7 @@ pub mod past;
 pub mod private;
 pub mod runner;
 pub mod source;
+pub mod timers;
 pub mod upcast;
 
 use std::collections::HashMap;
@@ -25,7 +27,7 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::clock::Clock;
-use crate::event::{CommitNumber, Event, InstanceId, Key, NewEvent, Position};
+use crate::event::{CommitNumber, Event, InstanceId, Key, KeySequence, NewEvent, Position};
 use crate::log::record::{ControlRecord, DeliveryCommit};
 use crate::log::{AppendError, Appended, CommitTicket, EffectsPermit, Log, Publish, ReadError};
 use crate::state::slots::{Slots, Suspect};
@@ -48,6 +50,7 @@ pub struct Bus {
     slots: Option<Slots>,
     suspects: Vec<Suspect>,
     outlets: Outlets,
+    desk: commands::Desk,
     upcasters: Upcasters,
 }
 
@@ -152,6 +155,7 @@ impl Bus {
             slots: None,
             suspects: Vec::new(),
             outlets: Outlets::default(),
+            desk: commands::Desk::default(),
             upcasters: Upcasters::default(),
         }
     }
@@ -376,6 +380,15 @@ impl Bus {
         match &self.store {
             Store::Durable(log) => log.key_positions(key, from, limit).await,
             Store::Memory { log, .. } => Ok(log.key_positions(key, from, limit)),
+        }
+    }
+
+    /// The last sequence of a key; 0: it has none.
+    #[must_use]
+    pub fn head(&self, key: &Key) -> KeySequence {
+        match &self.store {
+            Store::Durable(log) => log.head(key).map_or(KeySequence(0), |(sequence, _)| sequence),
+            Store::Memory { log, .. } => log.head(key),
         }
     }
 

@@ -4,13 +4,16 @@
 //! Which delivery is next is the scheduler's decision, what happens after a failure the retry
 //! policy's; this file performs them.
 
+mod breaker;
+mod command;
 mod feed;
+mod fires;
 mod keys;
 mod restore;
 mod work;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -18,6 +21,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub use self::breaker::Broken;
+use self::breaker::Guard;
 pub use self::keys::{Deferred, Letter};
 use self::restore::Before;
 use super::Bus;
@@ -41,7 +46,8 @@ pub struct Version {
     pub invoker: Arc<dyn Invoker>,
     /// Its digest.
     pub digest: Digest,
-    /// The manifest, resolved against the operator's configuration.
+    /// The manifest, resolved against the operator's configuration; it subscribes to nothing where
+    /// the module could not handle an event.
     pub manifest: Arc<Manifest>,
     /// What each delivery may use.
     pub limits: Arc<GuestLimits>,
@@ -94,6 +100,7 @@ pub struct Runner {
     pub(super) version: ArcSwap<Version>,
     pub(super) subscriptions: ArcSwap<Subscriptions>,
     before: Before,
+    guard: Guard,
     pub(super) progress: Arc<Progress>,
     pub(super) log: Arc<PluginLog>,
     pub(super) notes: Notes,
@@ -104,8 +111,6 @@ pub struct Runner {
     tasks: TaskTracker,
     deliveries: [AtomicU64; 9],
     last_failure: Mutex<Option<(u64, String)>>,
-    /// Whether it was said that some effects are recorded only.
-    pub(super) warned: AtomicBool,
 }
 
 /// A new version on its way in.
@@ -137,6 +142,7 @@ impl Runner {
             instance: parts.instance,
             generation: parts.generation,
             queue,
+            guard: Guard::new(&parts.version),
             version: ArcSwap::new(parts.version),
             subscriptions: ArcSwap::from_pointee(parts.subscriptions),
             before,
@@ -149,10 +155,10 @@ impl Runner {
             tasks: TaskTracker::new(),
             deliveries: Default::default(),
             last_failure: Mutex::default(),
-            warned: AtomicBool::new(false),
         });
         runner.tasks.spawn(Arc::clone(&runner).feed(seen, incoming));
         runner.tasks.spawn(Arc::clone(&runner).drain());
+        runner.tasks.spawn(Arc::clone(&runner).probe());
         for _ in 0..workers {
             let worker = runner.tasks.track_future(Arc::clone(&runner).work());
             drop(parts.tenant.spawn(worker));
@@ -218,8 +224,9 @@ impl Runner {
         self.queue.pause();
     }
 
-    /// Deliveries go on.
+    /// Deliveries go on, also where the breaker stopped them.
     pub fn resume(&self) {
+        self.close_breaker();
         self.queue.resume();
         self.bus.outlets().wake();
     }

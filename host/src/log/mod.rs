@@ -243,6 +243,14 @@ impl Log {
         FrameReader::from_position(self.shared().clone(), position)
     }
 
+    /// The durable frame that holds a commit; none: it is not durable, or not there.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub async fn frame_of(&self, commit: CommitNumber) -> Result<Option<Arc<Frame>>, ReadError> {
+        self.shared().frame_of(commit).await
+    }
+
     /// The event at a position; none: it is not durable, or not there.
     ///
     /// # Errors

@@ -153,6 +153,34 @@ impl Shared {
         }
     }
 
+    /// The frame that holds a commit; none: it is not durable, or not there.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub(super) async fn frame_of(
+        self: &Arc<Self>,
+        commit: CommitNumber,
+    ) -> Result<Option<Arc<Frame>>, ReadError> {
+        if commit.0 == 0 || commit > self.durable_commit() {
+            return Ok(None);
+        }
+        if let Some(frame) = self.tail.with_commit(commit) {
+            return Ok(Some(frame));
+        }
+        let shared = self.clone();
+        blocking(move || {
+            let Some(place) = shared.index.frame_of_commit(commit)? else { return Ok(None) };
+            let mut scan = shared.scan(place.segment, place.mark.offset)?;
+            loop {
+                let frame = shared.next_durable(&mut scan)?;
+                if frame.last_commit() >= commit {
+                    return Ok(Some(frame));
+                }
+            }
+        })
+        .await
+    }
+
     /// The event at a position; none: it is not durable, or not there.
     ///
     /// # Errors

@@ -11,6 +11,7 @@ use roaring::RoaringTreemap;
 use serde::{Deserialize, Serialize};
 
 use super::calls::{OpenCall, OpenCalls};
+use super::commands::Commands;
 use super::keys::KeyState;
 use super::letters::{DeadLetter, DeadLetters, Tried};
 use crate::effects::OutcomeKind;
@@ -131,6 +132,9 @@ pub struct Ledger {
     outbound: HashMap<String, Position>,
     /// By event type.
     types: HashMap<String, TypeCount>,
+    /// Commands that are not to run again. Shared while a checkpoint is written.
+    #[serde(default)]
+    commands: Arc<Commands>,
     /// Records that made no sense where they stood.
     ignored: u64,
     /// Calls that are not answered.
@@ -254,6 +258,17 @@ impl Ledger {
     /// Takes a response, by the id of its event; true: its call was open.
     pub fn apply_response(&mut self, instance: InstanceId, id: &str) -> bool {
         self.calls.answered(instance, id)
+    }
+
+    /// Commands that are not to run again.
+    #[must_use]
+    pub fn commands(&self) -> &Commands {
+        &self.commands
+    }
+
+    /// The same, to take what the log says of them.
+    pub fn commands_mut(&mut self) -> &mut Commands {
+        Arc::make_mut(&mut self.commands)
     }
 
     /// Event types seen, in no order.
@@ -439,6 +454,7 @@ impl Ledger {
         self.names.remove(&plugin.name);
         self.dead_letters.forget(id);
         self.calls.forget(id);
+        self.commands_mut().forget(id);
     }
 
     /// Notes how far a plugin has durably come. Not a record of its own: the schedulers know it, and

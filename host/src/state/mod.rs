@@ -7,11 +7,13 @@
 pub mod calls;
 pub mod checkpoint;
 pub mod cold;
+pub mod commands;
 pub mod evict;
 pub mod keys;
 pub mod ledger;
 pub mod letters;
 pub mod slots;
+pub mod timers;
 pub mod values;
 
 pub use calls::{CallPlace, OpenCall, OpenCalls};

@@ -9,6 +9,7 @@ use futures_util::future::BoxFuture;
 use uuid::Uuid;
 
 use super::Slot;
+use crate::command;
 use crate::effects::{Effects, Outcome};
 use crate::event::{Event, Generation, InstanceId, Key, Position};
 use crate::log::record::LogLine;
@@ -18,7 +19,8 @@ use crate::plugin::{Instance as InstancePolicy, Manifest};
 /// Runs deliveries. A seam, so that schedulers are tested without WebAssembly; [`super::Module`]
 /// is the real one.
 pub trait Invoker: Send + Sync + 'static {
-    /// Hands one event to the plugin, under every limit of the delivery.
+    /// Hands one event to the plugin, under every limit of the delivery: a command to its `command`,
+    /// anything else to its `handler`.
     ///
     /// Needs a tokio runtime with time in context. Cancel safe: a dropped future leaves nothing
     /// behind, and the slot empty.
@@ -65,6 +67,22 @@ pub struct Delivery {
     pub limits: Arc<GuestLimits>,
     /// State of the input's key; never asked where the event is unkeyed.
     pub state: Arc<dyn StateView>,
+}
+
+impl Delivery {
+    /// What `command.execute` is asked, where the input carries a command.
+    #[must_use]
+    pub fn command(&self) -> Option<Request> {
+        let event = &self.event;
+        Some(Request {
+            operation: command::name(event)?.to_owned(),
+            key: event.key.clone(),
+            principal: event.principal.as_ref().to_owned(),
+            content_type: event.content_type.as_ref().to_owned(),
+            data: event.data.clone(),
+            attributes: command::parameters(event),
+        })
+    }
 }
 
 /// A question from outside: reads, writes nothing.
@@ -126,6 +144,8 @@ pub struct GuestLimits {
     pub http: Arc<[HostPattern]>,
     /// `grants.secrets`, likewise.
     pub secrets: Arc<[GrantName]>,
+    /// Whether its bus keeps timers: a memory bus does not.
+    pub timers: bool,
 }
 
 impl Default for GuestLimits {
@@ -141,6 +161,7 @@ impl Default for GuestLimits {
             buses: Arc::default(),
             http: Arc::default(),
             secrets: Arc::default(),
+            timers: true,
         }
     }
 }
@@ -160,6 +181,7 @@ impl GuestLimits {
             buses,
             http: manifest.grants.http.as_slice().into(),
             secrets: manifest.grants.secrets.as_slice().into(),
+            timers: true,
         }
     }
 }

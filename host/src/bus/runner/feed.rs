@@ -17,6 +17,7 @@ impl Runner {
         let bus = Arc::clone(&self.bus);
         let mut source = bus.read_after(seen);
         let mut scanned = seen;
+        self.progress.scan(seen);
         loop {
             // Cancel safe: `next` loses nothing, and a swap that was received is performed.
             let batch = tokio::select! {
@@ -41,6 +42,7 @@ impl Runner {
             let entries = self.judge(batch.events());
             self.offer(entries, last, &mut swaps).await;
             scanned = last;
+            self.progress.scan(last);
             self.note_progress();
         }
     }
@@ -112,6 +114,7 @@ impl Runner {
             subscriptions.push((after, swap.subscription));
             self.subscriptions.store(Arc::new(subscriptions));
             self.version.store(swap.version);
+            self.close_breaker();
         }
         // Nobody waits any more where the caller was dropped.
         let _ = swap.done.send(result.map(|_| ()));

@@ -1,12 +1,13 @@
 //! Delivering: from the scheduler's queue through the sandbox into the log.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
-use super::{Runner, Version};
+use super::{Runner, Version, breaker};
 use crate::bus::deliver::{self, Ended};
 use crate::bus::notes::{Line, Note};
+use crate::bus::timers::Serves;
 use crate::bus::{Permit, Ticket};
+use crate::command;
 use crate::effects::{Effects, OutcomeKind, StateWrite};
 use crate::event::Event;
 use crate::log::record::{AttemptRecord, Control, ControlRecord, DeadLetterRecord, Mode};
@@ -24,21 +25,21 @@ use crate::wasm::{Delivery, Invocation, Seed, Slot, StateView};
 const COMPLETION_BYTES: usize = 1024;
 
 /// What one attempt came to.
-struct Attempt {
-    number: u32,
+pub(super) struct Attempt {
+    pub(super) number: u32,
     /// When the first one began, log time.
-    first_ms: u64,
+    pub(super) first_ms: u64,
     /// Whether it was a dead letter, or stood behind one.
-    redriven: bool,
+    pub(super) redriven: bool,
     /// Whether its key went on long ago.
     again: bool,
     /// When this one ended, log time. The clock is asked once a delivery: it is everybody's.
-    ended_ms: u64,
-    invocation: Invocation,
+    pub(super) ended_ms: u64,
+    pub(super) invocation: Invocation,
 }
 
 /// A delivery that is given up, and what that means for its key.
-struct GivenUp {
+pub(super) struct GivenUp {
     letter: DeadLetterRecord,
     park: bool,
 }
@@ -54,7 +55,7 @@ impl StateView for KeyView {
 }
 
 /// What is to be done about a key once its delivery is recorded, and what is to be told.
-struct Ending {
+pub(super) struct Ending {
     finish: Finish,
     told: Option<Told>,
 }
@@ -121,6 +122,7 @@ impl Runner {
         let number = assignment.attempt.saturating_add(died);
         let redriven = assignment.redriven || self.before.is_redriven(&event);
         let version = self.version.load_full();
+        let refused = self.refused_command(&event).await?;
         // Whoever stops must not wait for an upcaster that is not there yet.
         let shape = tokio::select! {
             biased;
@@ -135,18 +137,23 @@ impl Runner {
             }
         }
         let permit = self.bus.reserve(self.instance, bytes).await?;
+        if self.serves(&event).await? == Serves::Nothing {
+            self.pass_over(&version.deliverer, &event, (number, mode(redriven)), permit);
+            return Ok(Finish::Done);
+        }
         if let Some(notes) = notes {
             let (instance, position) = (self.instance, event.position);
             notes.begin(Suspect { instance, position, attempt: number });
         }
         self.bus.values().room().await;
         let view = self.view(&event)?;
-        let invocation = match shape {
-            Ok(shape) => {
+        let invocation = match (refused, shape) {
+            (Some(refused), _) => refused,
+            (None, Ok(shape)) => {
                 let delivery = self.delivery(&version, &shape, (number, redriven), view.as_ref());
                 version.invoker.invoke(slot, delivery).await
             }
-            Err(failed) => *failed,
+            (None, Err(failed)) => *failed,
         };
         self.keep_logs(&event, number, &invocation);
         let ended_ms = self.bus.now_ms();
@@ -209,10 +216,21 @@ impl Runner {
         let kind = attempt.invocation.outcome.kind();
         self.count(kind);
         self.metrics.delivered(kind, attempt.invocation.wall, attempt.invocation.fuel);
+        if command::is_command(event) {
+            return self.end_command(version, event, attempt, view, permit);
+        }
         let outcome = &attempt.invocation.outcome;
         let (number, first_ms, now_ms) = (attempt.number, attempt.first_ms, attempt.ended_ms);
         let jitter = fastrand::u64(..);
-        let step = retry::next(&version.retry, number, first_ms, now_ms, outcome, jitter);
+        let first = number == 1 && !attempt.redriven;
+        self.tell_breaker(event, first, outcome, now_ms);
+        let mut step = retry::next(&version.retry, number, first_ms, now_ms, outcome, jitter);
+        if step == Step::GiveUp
+            && breaker::is_failure(outcome)
+            && let Some(at_ms) = self.put_off(now_ms)
+        {
+            step = Step::RetryAt(at_ms);
+        }
         if step != Step::Done {
             self.note_failure(now_ms, format!("{} {}", kind.name(), outcome.reason()));
         }
@@ -264,7 +282,7 @@ impl Runner {
         }
     }
 
-    fn retry(
+    pub(super) fn retry(
         &self,
         version: &Version,
         event: &Arc<Event>,
@@ -304,7 +322,7 @@ impl Runner {
 
     /// Commits the end of a delivery. The key goes on once the commit is in its lane, on state that
     /// nobody else sees yet.
-    fn complete(
+    pub(super) fn complete(
         &self,
         version: &Version,
         event: &Arc<Event>,
@@ -313,8 +331,8 @@ impl Runner {
         permit: Permit,
         given_up: Option<GivenUp>,
     ) -> Ending {
-        let effects = std::mem::take(&mut attempt.invocation.effects);
-        self.warn_of_unserved(&effects);
+        let mut effects = std::mem::take(&mut attempt.invocation.effects);
+        self.consume(event, &mut effects);
         let shown = self.notes.wanted().then(|| effects.clone());
         let dead = given_up.is_some();
         let park = given_up.as_ref().is_some_and(|given_up| given_up.park);
@@ -322,7 +340,7 @@ impl Runner {
             attempt: attempt.number,
             outcome: attempt.invocation.outcome.kind(),
             fuel: attempt.invocation.fuel,
-            mode: if attempt.redriven { Mode::Redrive } else { Mode::Live },
+            mode: mode(attempt.redriven),
             dead_letter: given_up.map(|given_up| given_up.letter),
             park,
         };
@@ -332,6 +350,7 @@ impl Runner {
             view.push_pending(event.position, writes);
         }
         self.progress.submit();
+        self.note_timers(event, &commit);
         self.metrics.lag(attempt.ended_ms.saturating_sub(event.recorded_ms));
         let finish = if park { Finish::Park } else { Finish::Done };
         let Some(effects) = shown else {
@@ -341,16 +360,6 @@ impl Runner {
         let ticket = Some(self.bus.commit(permit, commit));
         let told = Some(Told { effects, ticket, dead, parked: park, again_ms: None });
         Ending { finish, told }
-    }
-
-    /// Says once that timers are recorded and nothing more.
-    fn warn_of_unserved(&self, effects: &Effects) {
-        let unserved = !effects.timers.is_empty();
-        if unserved && !self.warned.swap(true, Ordering::Relaxed) {
-            let words = "timers are recorded, but this version does not fire them";
-            tracing::warn!(plugin = %self.name, "{words}");
-            self.say("warn", words.to_owned());
-        }
     }
 
     fn keep_logs(&self, event: &Event, attempt: u32, invocation: &Invocation) {
@@ -405,8 +414,12 @@ impl Runner {
     }
 }
 
+fn mode(redriven: bool) -> Mode {
+    if redriven { Mode::Redrive } else { Mode::Live }
+}
+
 /// Why a worker ends.
-enum Stopped {
+pub(super) enum Stopped {
     /// The log takes nothing any more.
     Closing,
     /// The log or the state cannot be read.

@@ -296,7 +296,12 @@ impl Plugins {
             }
             None => {
                 let instance = bus.ledger().next_instance();
-                let after = start_after(bus, manifest.subscribe.start()).await?;
+                // What nobody handles need not be read.
+                let start = match module.exports.handler {
+                    true => manifest.subscribe.start(),
+                    false => &Start::Latest,
+                };
+                let after = start_after(bus, start).await?;
                 let register = Control::Register { instance, name: name.clone(), after };
                 (instance, vec![record(register), activate(instance, Generation(0), after)])
             }
@@ -317,10 +322,12 @@ impl Plugins {
         generation: Generation,
     ) -> Version {
         let Candidate { name, manifest, module, bus, .. } = candidate;
+        let mut limits = GuestLimits::of(manifest, self.bus_names());
+        limits.timers = bus.log().is_some();
         Version {
             invoker: Arc::clone(module) as Arc<dyn crate::wasm::Invoker>,
             digest: module.digest,
-            limits: Arc::new(GuestLimits::of(manifest, self.bus_names())),
+            limits: Arc::new(limits),
             config: Arc::new(manifest.config.clone()),
             retry: RetryPolicy {
                 attempts_fault: manifest.retry.attempts_fault,
