@@ -1,10 +1,12 @@
 //! What the host promises, one promise a test.
 
+mod bank;
 mod buses;
 mod calls;
 mod cloudevents;
 mod damage;
 mod dev;
+mod examples;
 mod hostile;
 mod kill;
 mod park;

@@ -41,6 +41,7 @@ use crate::schedule::retry::RetryPolicy;
 use crate::wasm::{GuestLimits, Invoker};
 
 /// A module with its manifest: what one delivery attempt is pinned to.
+#[derive(Clone)]
 pub struct Version {
     /// The module.
     pub invoker: Arc<dyn Invoker>,

@@ -26,6 +26,11 @@ pub trait Invoker: Send + Sync + 'static {
     /// behind, and the slot empty.
     fn invoke<'a>(&'a self, slot: &'a mut Slot, delivery: Delivery) -> BoxFuture<'a, Invocation>;
 
+    /// Whether a delivery may wait for an answer of the outside, which no record has.
+    fn asks_outside(&self) -> bool {
+        false
+    }
+
     /// Lifts the event of a delivery from a schema version to the next; a trap where the plugin is
     /// no upcaster. As [`Invoker::invoke`] otherwise.
     fn upcast<'a>(

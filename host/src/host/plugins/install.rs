@@ -315,7 +315,7 @@ impl Plugins {
         self.means.buses.iter().map(|bus| bus.name().to_string()).collect()
     }
 
-    fn version(
+    pub(super) fn version(
         &self,
         candidate: &Candidate,
         instance: InstanceId,
