@@ -67,6 +67,28 @@ fn assert_nowhere(folder: &Path, secret: &str) {
     }
 }
 
+/// Every request has the secret and a key of its own, and those of one key of the plugin were begun in
+/// order.
+fn check_requests(server: &Flaky) {
+    let mut bodies: BTreeMap<String, Vec<u8>> = BTreeMap::new();
+    let mut first: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for asked in server.asked() {
+        assert_eq!(asked.headers["authorization"], format!("Bearer {SECRET}"));
+        assert_eq!(asked.line, "POST /hook HTTP/1.1");
+        let id = asked.headers["webhook-id"].clone();
+        let body = bodies.entry(asked.headers["idempotency-key"].clone());
+        let body = body.or_insert_with(|| asked.body.clone());
+        assert_eq!(*body, asked.body, "one key, two requests");
+        let sent: Value = serde_json::from_slice(&asked.body).unwrap();
+        let order = first.entry(sent["key"].as_str().unwrap().to_owned()).or_default();
+        if !order.contains(&id) {
+            order.push(id);
+        }
+    }
+    assert!(first.values().all(|ids| ids.is_sorted()), "calls of a key overtook: {first:?}");
+    assert_eq!(first.values().map(Vec::len).sum::<usize>(), EVENTS);
+}
+
 #[test]
 fn killed_hosts_send_every_call_with_one_key_and_deliver_each_answer_once() {
     let mut rng = seed("killed_hosts_send_every_call_with_one_key_and_deliver_each_answer_once");
@@ -116,23 +138,7 @@ fn killed_hosts_send_every_call_with_one_key_and_deliver_each_answer_once() {
     assert_eq!(failed.iter().cloned().collect::<BTreeSet<_>>(), expected(true));
     assert_eq!(delivered.len() + failed.len(), EVENTS, "an answer was delivered twice");
 
-    let mut bodies: BTreeMap<String, Vec<u8>> = BTreeMap::new();
-    let mut first: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for asked in server.asked() {
-        assert_eq!(asked.headers["authorization"], format!("Bearer {SECRET}"));
-        assert_eq!(asked.line, "POST /hook HTTP/1.1");
-        let id = asked.headers["webhook-id"].clone();
-        let body = bodies.entry(asked.headers["idempotency-key"].clone());
-        let body = body.or_insert_with(|| asked.body.clone());
-        assert_eq!(*body, asked.body, "one key, two requests");
-        let sent: Value = serde_json::from_slice(&asked.body).unwrap();
-        let order = first.entry(sent["key"].as_str().unwrap().to_owned()).or_default();
-        if !order.contains(&id) {
-            order.push(id);
-        }
-    }
-    assert!(first.values().all(|ids| ids.is_sorted()), "calls of a key overtook: {first:?}");
-    assert_eq!(first.values().map(Vec::len).sum::<usize>(), EVENTS);
+    check_requests(&server);
 
     assert!(host.metric("tidegate_calls_total", &[("plugin", "webhook-out")]) > 0);
     assert_eq!(host.metric("tidegate_calls_open", &[("plugin", "webhook-out")]), 0);
