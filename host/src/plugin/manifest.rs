@@ -72,6 +72,12 @@ pub enum Instance {
     Fresh,
 }
 
+/// Manifests of before there was such a key are digested as they were.
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
+fn is_zero(count: &u32) -> bool {
+    *count == 0
+}
+
 /// The `[run]` section.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -88,6 +94,9 @@ pub struct Run {
     pub waiting_max: u32,
     /// Deliveries to run beside before a new version goes live.
     pub shadow: u32,
+    /// How many of those may differ from what the version that serves does.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub shadow_differences: u32,
     /// A change across it needs a rewind.
     pub state_version: u32,
 }
@@ -160,6 +169,7 @@ impl Default for Run {
             in_flight: 4096,
             waiting_max: 1_000_000,
             shadow: 0,
+            shadow_differences: 0,
             state_version: 1,
         }
     }
@@ -230,12 +240,6 @@ impl Manifest {
     #[must_use]
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
-        if self.run.shadow > 0 {
-            warnings.push(
-                "`run.shadow` is set; versions cannot run beside each other yet, it acts as 0"
-                    .to_owned(),
-            );
-        }
         let later = [
             (self.limits.fuel_per_second > 0, "limits.fuel-per-second", "there are no quotas"),
             (self.run.state_version > 1, "run.state-version", "state cannot be rebuilt"),
@@ -343,6 +347,11 @@ fn read_run(mut section: Section<'_>) -> Run {
         in_flight: section.integer("in-flight", default.in_flight, 1..=limits::IN_FLIGHT_MAX),
         waiting_max: section.integer("waiting-max", default.waiting_max, 1..=limits::WAITING_MAX),
         shadow: section.integer("shadow", default.shadow, 0..=limits::SHADOW_MAX),
+        shadow_differences: section.integer(
+            "shadow-differences",
+            default.shadow_differences,
+            0..=limits::SHADOW_MAX,
+        ),
         state_version: section.integer("state-version", default.state_version, 0..=u32::MAX),
     }
 }
