@@ -58,6 +58,8 @@ pub(super) struct Shadow {
 pub(super) struct Beside {
     shadow: Arc<Shadow>,
     seen: Option<Seen>,
+    /// Whether the place was given back.
+    is_over: bool,
 }
 
 impl Tally {
@@ -121,9 +123,23 @@ impl Shadow {
     }
 }
 
+impl Beside {
+    /// Counts what the delivery came to, and gives its place back: at once, so that nobody who
+    /// wants a place sees it counted twice.
+    fn count(mut self, judged: Judged) {
+        let shadow = Arc::clone(&self.shadow);
+        let mut running = shadow.running();
+        shadow.count(judged);
+        *running -= 1;
+        self.is_over = true;
+    }
+}
+
 impl Drop for Beside {
     fn drop(&mut self) {
-        *self.shadow.running() -= 1;
+        if !self.is_over {
+            *self.shadow.running() -= 1;
+        }
     }
 }
 
@@ -179,7 +195,7 @@ impl Runner {
             Some(view) if event.key.is_some() => seen(view),
             _ => Seen::nothing(),
         };
-        Some(Beside { shadow, seen: Some(seen) })
+        Some(Beside { shadow, seen: Some(seen), is_over: false })
     }
 
     /// Lets the version beside do what the live one has done.
@@ -199,7 +215,7 @@ impl Runner {
         let tenant = beside.shadow.trial.tenant.clone();
         drop(tenant.spawn(async move {
             let judged = again.run().await;
-            beside.shadow.count(judged);
+            beside.count(judged);
         }));
     }
 }
