@@ -68,6 +68,10 @@ pub const GUEST_OUTPUT_MAX: ByteSize = ByteSize::mib(16);
 pub const GUEST_FUEL_MAX: u64 = 1_000_000_000_000;
 /// What `limits.emits` of a manifest may be.
 pub const GUEST_EMITS_MAX: u32 = 100_000;
+/// What `limits.rate` of a manifest may be, also of a prefix.
+pub const RATE_MAX: u32 = 1_000_000;
+/// Prefixes with limits in one manifest.
+pub const PREFIXES_MAX: usize = 64;
 /// What `run.workers` of a manifest may be.
 pub const WORKERS_MAX: u32 = 1024;
 /// What `run.in-flight` of a manifest may be.
@@ -159,6 +163,10 @@ pub const CHECKPOINT_SYNC_BYTES: u64 = 32 * 1024 * 1024;
 /// Bytes that a checkpoint leaves free on the disk: more than what stops publishers.
 pub const CHECKPOINT_FREE_BYTES_MIN: u64 = 128 * 1024 * 1024;
 
+/// Least size of a log segment: that of a commit group.
+pub const SEGMENT_MIN: ByteSize = ByteSize::mib(4);
+
+const _: () = assert!(SEGMENT_MIN.bytes() >= GROUP_BYTES_MAX as u64);
 const _: () = assert!(EVENT_DATA_BYTES_MAX < GROUP_BYTES_MAX);
 const _: () = assert!(STATE_VALUE_BYTES_MAX < GROUP_BYTES_MAX);
 const _: () = assert!(SEGMENT_ZEROED_STEP_BYTES < SEGMENT_ZEROED_AHEAD_BYTES);

@@ -35,7 +35,7 @@ use crate::log::AppendError;
 use crate::metrics::PluginMetrics;
 use crate::plugin::Subscription;
 use crate::plugin::manifest::Manifest;
-use crate::schedule::core::Cursor;
+use crate::schedule::core::{Cursor, Quota, Quotas};
 use crate::schedule::driver::PluginQueue;
 use crate::schedule::pool::Tenant;
 use crate::schedule::retry::RetryPolicy;
@@ -143,7 +143,12 @@ impl Runner {
         if parts.paused {
             queue.pause();
         }
-        let before = queue.with(|core| past.restore(core));
+        let quotas = quotas(&parts.version.manifest);
+        let now_ms = parts.bus.now_ms();
+        let before = queue.with(|core| {
+            core.set_quotas(&quotas, now_ms);
+            past.restore(core)
+        });
         let runner = Arc::new(Self {
             progress: parts.bus.progress(parts.instance),
             bus: parts.bus,
@@ -333,6 +338,20 @@ impl Runner {
 
 fn count(number: u32) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
+}
+
+/// What the manifest says of how much of it may go on.
+pub(super) fn quotas(manifest: &Manifest) -> Quotas {
+    let limits = &manifest.limits;
+    let of = |rate, concurrency| Quota { rate, concurrency };
+    let prefixes = limits.prefixes.iter();
+    Quotas {
+        fuel_per_second: limits.fuel_per_second,
+        all: of(limits.rate, limits.concurrency),
+        prefixes: prefixes
+            .map(|limit| (limit.prefix.as_str().into(), of(limit.rate, limit.concurrency)))
+            .collect(),
+    }
 }
 
 fn bounds(manifest: &Manifest) -> crate::schedule::core::Bounds {

@@ -382,7 +382,7 @@ fn read_bus(mut section: Section<'_>) -> Bus {
 
 fn read_durable(section: &mut Section<'_>) -> DurableBus {
     let default = DurableBus::default();
-    let segment = ByteSize::mib(1)..=ByteSize::gib(16);
+    let segment = crate::limits::SEGMENT_MIN..=ByteSize::gib(16);
     let dedup = TimeSpan::from_secs(1)..=TimeSpan::from_days(365);
     DurableBus {
         segment: section.byte_size("segment", default.segment, segment),

@@ -12,6 +12,7 @@ mod requests;
 mod shadow;
 mod upcast;
 mod view;
+mod waits;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;

@@ -259,6 +259,14 @@ impl Log {
         self.shared().event(position).await
     }
 
+    /// The events at ascending positions that are durable and there; cheaper than one by one.
+    ///
+    /// # Errors
+    /// The disk's, and damage.
+    pub async fn events(&self, positions: Vec<Position>) -> Result<Vec<Arc<Event>>, ReadError> {
+        self.shared().events(positions).await
+    }
+
     /// Positions of a key's durable events from one on, ascending, at most `limit`; private ones
     /// included.
     ///

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-use super::{Runner, Subscriptions, Swap};
+use super::{Runner, Subscriptions, Swap, quotas};
 use crate::event::{Event, Position};
 use crate::log::ReadError;
 use crate::log::record::{Control, ControlRecord};
@@ -113,6 +113,8 @@ impl Runner {
             let mut subscriptions = Subscriptions::clone(&self.subscriptions.load());
             subscriptions.push((after, swap.subscription));
             self.subscriptions.store(Arc::new(subscriptions));
+            let (quotas, now_ms) = (quotas(&swap.version.manifest), self.bus.now_ms());
+            self.queue.with(|core| core.set_quotas(&quotas, now_ms));
             self.version.store(swap.version);
             self.close_breaker();
         }
@@ -141,24 +143,22 @@ impl Runner {
     }
 
     async fn refill(&self, drain: &Drain) -> Result<(), ReadError> {
-        let positions = self.bus.key_positions(&drain.key, drain.from, drain.limit).await?;
-        let whole = positions.len() < drain.limit;
+        let mut positions = self.bus.key_positions(&drain.key, drain.from, drain.limit).await?;
+        // As many as were asked for, all of them wanted: there may be more.
+        let more = positions.len() >= drain.limit;
+        let reached = positions.last().copied().filter(|last| more && *last < drain.to);
+        let reached = reached.unwrap_or(drain.to);
+        positions.truncate(positions.partition_point(|position| *position <= drain.to));
+        positions.retain(|position| !self.before.is_completed(*position));
+        let events = self.bus.events(positions).await?;
         let subscriptions = self.subscriptions.load_full();
-        let mut entries = Vec::new();
-        let mut reached = drain.from;
-        for position in positions.into_iter().take_while(|position| *position <= drain.to) {
-            reached = position;
-            let Some(event) = self.bus.event(position).await? else { continue };
-            if self.wants(&subscriptions, &event) && !self.before.is_completed(position) {
-                entries.push(Entry {
-                    position,
-                    key: event.key.clone(),
-                    weight: event.weight(),
-                    item: event,
-                });
-            }
-        }
-        let reached = if whole || reached >= drain.to { drain.to } else { reached };
+        let wanted = events.into_iter().filter(|event| self.wants(&subscriptions, event));
+        let entries = wanted.map(|event| Entry {
+            position: event.position,
+            key: event.key.clone(),
+            weight: event.weight(),
+            item: event,
+        });
         self.queue.refill(drain, entries, reached);
         self.note_progress();
         Ok(())

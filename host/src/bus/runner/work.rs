@@ -153,6 +153,7 @@ impl Runner {
             }
             (None, Err(failed)) => *failed,
         };
+        lease.spent(invocation.fuel);
         self.keep_logs(&event, number, &invocation);
         let ended_ms = self.bus.now_ms();
         let began_ms = || {

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Entry, Plugins, lock};
+use super::{Entry, Plugins, lock, waits};
 use crate::api::host::HostError;
 use crate::api::view::{
     ErrorAtView, ModuleView, PluginState, PluginView, PluginsView, SubscriptionView, Timestamp,
@@ -60,8 +60,11 @@ impl Plugins {
             completed_position: 0,
             lag_events: 0,
             in_flight: runner.map_or(0, |runner| runner.in_flight()),
-            waiting: cursor.as_ref().map_or(0, |cursor| cursor.waiting as u64),
-            deferred_events: cursor.as_ref().map_or(0, |cursor| cursor.deferred_events),
+            waiting: 0,
+            deferred_events: 0,
+            queued: 0,
+            retrying: 0,
+            throttled: Vec::new(),
             parked_keys: 0,
             held_keys: 0,
             deliveries: runner.map(|runner| by_outcome(runner.deliveries())).unwrap_or_default(),
@@ -70,6 +73,9 @@ impl Plugins {
             history: entry.history.iter().cloned().collect(),
             manifest: None,
         };
+        if let Some(runner) = runner {
+            waits::add(&mut view, runner);
+        }
         if let (PluginState::Live, Some(broken)) = (entry.state, runner.and_then(|r| r.broken())) {
             view.state = PluginState::Paused;
             view.reason = Some(show_broken(&broken));
