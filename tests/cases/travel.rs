@@ -11,7 +11,7 @@ use crate::harness::{
 };
 
 /// Small segments, so that the past is in several files.
-const SEGMENTS: &str = "[buses.main]\nkind = \"durable\"\nsegment = \"1MiB\"\n";
+const SEGMENTS: &str = "[buses.main]\nkind = \"durable\"\nsegment = \"4MiB\"\n";
 const KEYS: usize = 5;
 
 /// What a program outside saw: the state of a key after an event was handled.
@@ -43,7 +43,7 @@ fn note(host: &Host, rng: &mut fastrand::Rng, noted: &mut Vec<Noted>, events: us
         let key = format!("k-{}", rng.usize(..KEYS));
         let count = noted.iter().filter(|n| n.key == key).count() + 1;
         let kind = ["case.opened", "case.moved", "case.closed"][rng.usize(..3)];
-        let data = json!({ "text": "x".repeat(15_000) });
+        let data = json!({ "text": "x".repeat(70_000) });
         let receipts =
             host.http.publish(&[event(kind, &format!("{key}/{count}"), Some(&key), data)]);
         wait_until("the event is handled", Duration::from_secs(30), || {
