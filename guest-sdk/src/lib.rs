@@ -85,6 +85,7 @@ mod tagged;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod testing;
 pub mod timers;
+pub mod windows;
 
 pub use context::{
     Level, attempt, attribute, attributes, config, config_as, log, now_ms, random_u64, redriven,

@@ -9,6 +9,7 @@ pub mod build;
 pub mod bus;
 pub mod cli;
 pub mod clock;
+pub mod command;
 pub mod config;
 pub mod effects;
 pub mod event;

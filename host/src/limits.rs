@@ -92,6 +92,26 @@ pub const BUS_CAPACITY_MAX: u32 = 16 * 1024 * 1024;
 pub const PLUGIN_CHANGES_MAX: usize = 64;
 /// Bytes of a manifest.
 pub const MANIFEST_BYTES_MAX: usize = 256 * 1024;
+/// Commands with an `Idempotency-Key` that a bus remembers: about 150 bytes each.
+pub const COMMANDS_KEPT_MAX: usize = 500_000;
+/// Milliseconds that it remembers them.
+pub const COMMANDS_KEPT_MS: u64 = 24 * 60 * 60 * 1000;
+/// Bytes of an `Idempotency-Key`.
+pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
+/// Bytes of the body of a command or a query.
+pub const REQUEST_BYTES_MAX: usize = EVENT_DATA_BYTES_MAX;
+/// Commands of one bus that clients wait for at a time.
+pub const COMMANDS_WAITING_MAX: usize = 4096;
+/// Milliseconds that a client waits for the answer to a command, at most. The command goes on.
+pub const COMMAND_ANSWER_MS_MAX: u64 = 30_000;
+/// Milliseconds from its first attempt in which a command that asks for it is tried again.
+pub const COMMAND_RETRY_MS_MAX: u64 = 10_000;
+/// Events that a plugin may have to read before a command without the command being refused.
+pub const COMMAND_LAG_EVENTS_MAX: u64 = 10_000;
+/// Deliveries of its key that may stand before a command without the command being refused.
+pub const COMMAND_KEY_LAG_MAX: u64 = 1000;
+/// Milliseconds that a key may have to wait for another attempt without commands being refused.
+pub const COMMAND_KEY_WAIT_MS_MAX: u64 = 1000;
 /// Events of one published batch.
 pub const BATCH_EVENTS_MAX: usize = 10_000;
 /// Bytes of one commit group, unless a single commit is larger.

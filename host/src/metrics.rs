@@ -54,9 +54,16 @@ pub struct Metrics {
     lag_events: Family<PluginLabel, Gauge>,
     fuel: Family<PluginLabel, Counter>,
     parked_keys: Family<PluginLabel, Gauge>,
+    held_keys: Family<PluginLabel, Gauge>,
+    deferred_events: Family<PluginLabel, Gauge>,
+    breaker_open: Family<PluginLabel, Gauge>,
     dead_letters: Family<PluginLabel, Gauge>,
     oldest_dead_letter: Family<PluginLabel, Seconds>,
     reloads: Family<ReloadLabel, Counter>,
+    commands: Family<OutcomeLabel, Counter>,
+    command_duration: Histograms<PluginLabel>,
+    queries: Family<OutcomeLabel, Counter>,
+    query_duration: Histograms<PluginLabel>,
 }
 
 /// The counters of one plugin. Cheap to clone and to use from many threads.
@@ -93,6 +100,12 @@ pub struct PluginStanding {
     pub lag_events: u64,
     /// Keys parked behind a dead letter.
     pub parked_keys: u64,
+    /// Keys held by an operator.
+    pub held_keys: u64,
+    /// Events outside memory that stand behind keys which wait.
+    pub deferred_events: u64,
+    /// Whether the breaker stopped it.
+    pub is_broken: bool,
     /// Dead letters that stand.
     pub dead_letters: u64,
     /// Age of the oldest of them.
@@ -124,9 +137,16 @@ impl Default for Metrics {
             lag_events: Family::default(),
             fuel: Family::default(),
             parked_keys: Family::default(),
+            held_keys: Family::default(),
+            deferred_events: Family::default(),
+            breaker_open: Family::default(),
             dead_letters: Family::default(),
             oldest_dead_letter: Family::default(),
             reloads: Family::default(),
+            commands: Family::default(),
+            command_duration: Family::new_with_constructor(durations),
+            queries: Family::default(),
+            query_duration: Family::new_with_constructor(durations),
         };
         metrics.register();
         metrics
@@ -160,6 +180,13 @@ impl Metrics {
         to.register("plugin_lag_events", "Events not read yet", self.lag_events.clone());
         to.register("plugin_fuel", "Fuel used", self.fuel.clone());
         to.register("plugin_parked_keys", "Keys behind a dead letter", self.parked_keys.clone());
+        to.register("plugin_held_keys", "Keys that somebody holds", self.held_keys.clone());
+        to.register(
+            "plugin_deferred_events",
+            "Events outside memory behind keys that wait",
+            self.deferred_events.clone(),
+        );
+        to.register("plugin_breaker_open", "1: stopped by its breaker", self.breaker_open.clone());
         to.register("dead_letters", "Dead letters that stand", self.dead_letters.clone());
         to.register_with_unit(
             "oldest_dead_letter",
@@ -168,6 +195,20 @@ impl Metrics {
             self.oldest_dead_letter.clone(),
         );
         to.register("reloads", "Modules tried", self.reloads.clone());
+        to.register("commands", "Commands of clients", self.commands.clone());
+        to.register_with_unit(
+            "command_duration",
+            "From a command to its answer",
+            Unit::Seconds,
+            self.command_duration.clone(),
+        );
+        to.register("queries", "Queries of clients", self.queries.clone());
+        to.register_with_unit(
+            "query_duration",
+            "From a query to its answer",
+            Unit::Seconds,
+            self.query_duration.clone(),
+        );
     }
 
     /// Handles for a plugin.
@@ -184,6 +225,12 @@ impl Metrics {
             lag: self.delivery_lag.get_or_create_owned(&label),
             fuel: self.fuel.get_or_create_owned(&label),
         }
+    }
+
+    /// Counters of the requests to a plugin.
+    #[must_use]
+    pub fn requests(&self, plugin: &str) -> RequestMetrics<'_> {
+        RequestMetrics { metrics: self, plugin: plugin.to_owned() }
     }
 
     /// Handles for a bus.
@@ -211,11 +258,22 @@ impl Metrics {
         for result in ["ok", "refused"] {
             self.reloads.remove(&ReloadLabel { plugin: plugin.to_owned(), result });
         }
+        let outcomes = crate::api::errors::Code::ALL.map(crate::api::errors::Code::name);
+        for outcome in outcomes.into_iter().chain(["ok"]) {
+            let label = OutcomeLabel { plugin: plugin.to_owned(), outcome };
+            self.commands.remove(&label);
+            self.queries.remove(&label);
+        }
+        self.command_duration.remove(&label);
+        self.query_duration.remove(&label);
         self.delivery_duration.remove(&label);
         self.delivery_lag.remove(&label);
         self.lag_events.remove(&label);
         self.fuel.remove(&label);
         self.parked_keys.remove(&label);
+        self.held_keys.remove(&label);
+        self.deferred_events.remove(&label);
+        self.breaker_open.remove(&label);
         self.dead_letters.remove(&label);
         self.oldest_dead_letter.remove(&label);
     }
@@ -231,6 +289,9 @@ impl Metrics {
             let label = PluginLabel { plugin: plugin.name.clone() };
             self.lag_events.get_or_create(&label).set(signed(plugin.lag_events));
             self.parked_keys.get_or_create(&label).set(signed(plugin.parked_keys));
+            self.held_keys.get_or_create(&label).set(signed(plugin.held_keys));
+            self.deferred_events.get_or_create(&label).set(signed(plugin.deferred_events));
+            self.breaker_open.get_or_create(&label).set(i64::from(plugin.is_broken));
             self.dead_letters.get_or_create(&label).set(signed(plugin.dead_letters));
             let age = plugin.oldest_dead_letter.unwrap_or_default();
             self.oldest_dead_letter.get_or_create(&label).set(age.as_secs_f64());
@@ -261,6 +322,37 @@ impl PluginMetrics {
     pub fn lag(&self, ms: u64) {
         self.lag.observe(Duration::from_millis(ms).as_secs_f64());
     }
+}
+
+/// Counters of the requests to one plugin.
+#[derive(Debug)]
+pub struct RequestMetrics<'a> {
+    metrics: &'a Metrics,
+    plugin: String,
+}
+
+impl RequestMetrics<'_> {
+    /// Counts a command: `ok`, or the code of its error.
+    pub fn command(self, outcome: &'static str, took: Duration) {
+        let Self { metrics, plugin } = self;
+        count(plugin, outcome, took, (&metrics.commands, &metrics.command_duration));
+    }
+
+    /// Counts a query: `ok`, or the code of its error.
+    pub fn query(self, outcome: &'static str, took: Duration) {
+        let Self { metrics, plugin } = self;
+        count(plugin, outcome, took, (&metrics.queries, &metrics.query_duration));
+    }
+}
+
+fn count(
+    plugin: String,
+    outcome: &'static str,
+    took: Duration,
+    (requests, duration): (&Family<OutcomeLabel, Counter>, &Histograms<PluginLabel>),
+) {
+    duration.get_or_create(&PluginLabel { plugin: plugin.clone() }).observe(took.as_secs_f64());
+    requests.get_or_create(&OutcomeLabel { plugin, outcome }).inc();
 }
 
 impl BusMetrics {

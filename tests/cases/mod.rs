@@ -6,6 +6,7 @@ mod damage;
 mod dev;
 mod hostile;
 mod kill;
+mod park;
 mod permits;
 mod poison;
 mod refusals;

@@ -14,7 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
-use super::auth;
+use super::auth::{self, is_request};
 use super::errors::{ApiError, Code};
 use super::host::HostApi;
 use super::server::ServerOptions;
@@ -133,6 +133,8 @@ impl App {
             ("/healthz" | "/readyz" | "/metrics", _) => None,
             // Bounded by the memory for bodies; many that wait for one sync are what makes it cheap.
             ("/v1/events", &Method::POST) => None,
+            // Bounded on their own: they may take long.
+            (path, _) if is_request(path, "command") || is_request(path, "query") => None,
             _ => self.requests.acquire().await.ok(),
         };
         match router.oneshot(request).await {

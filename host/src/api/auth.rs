@@ -210,9 +210,19 @@ pub fn required_role(method: &Method, path: &str) -> Option<Role> {
         "/healthz" | "/readyz" if reads => None,
         _ if reads => Some(Role::Read),
         "/v1/events" if *method == Method::POST => Some(Role::Publish),
+        _ if *method == Method::POST && is_request(path, "command") => Some(Role::Publish),
+        _ if *method == Method::POST && is_request(path, "query") => Some(Role::Read),
         _ if *method == Method::POST => Some(Role::Operate),
         _ => Some(Role::Admin),
     }
+}
+
+/// Whether a path is that of a `command` or `query` to a plugin.
+#[must_use]
+pub(super) fn is_request(path: &str, what: &str) -> bool {
+    let mut rest = path.strip_prefix("/v1/plugins/").unwrap_or_default().split('/');
+    let (plugin, kind, name) = (rest.next(), rest.next(), rest.next());
+    plugin.is_some_and(|plugin| !plugin.is_empty()) && kind == Some(what) && name.is_some()
 }
 
 /// Who asks, if they may.
@@ -322,6 +332,11 @@ mod tests {
         assert_eq!(ask(&Method::GET, "/v1/events", ops), Ok("ops".to_owned()));
         assert_eq!(ask(&Method::POST, "/v1/events", ops), Err(Code::MissingRole));
         assert_eq!(ask(&Method::POST, "/v1/plugins/a/pause", ops), Ok("ops".to_owned()));
+        assert_eq!(ask(&Method::POST, "/v1/plugins/a/command/open", shop), Ok("shop".to_owned()));
+        assert_eq!(ask(&Method::POST, "/v1/plugins/a/command/open", ops), Err(Code::MissingRole));
+        assert_eq!(ask(&Method::POST, "/v1/plugins/a/query/b/c", ops), Ok("ops".to_owned()));
+        assert_eq!(ask(&Method::POST, "/v1/plugins/a/query/b", shop), Err(Code::MissingRole));
+        assert_eq!(ask(&Method::POST, "/v1/plugins/command/command", shop), Err(Code::MissingRole));
         assert_eq!(ask(&Method::DELETE, "/v1/plugins/a", ops), Err(Code::MissingRole));
         assert_eq!(ask(&Method::GET, "/healthz", None), Ok(String::new()));
         assert_eq!(ask(&Method::POST, "/healthz", None), Err(Code::Unauthorized));

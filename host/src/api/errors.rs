@@ -12,6 +12,7 @@ use utoipa::ToSchema;
 
 use super::cloudevents::{BadEvent, BadInput};
 use super::host::{HostError, PublishError};
+use crate::effects::OutcomeKind;
 use crate::event::InvalidEvent;
 
 /// Seconds a client is asked to wait where a queue is full.
@@ -54,6 +55,20 @@ pub enum Code {
     SequenceConflict,
     /// What is asked for does not go with how things stand.
     Conflict,
+    /// A command for a key that would not get to it soon.
+    KeyUnavailable,
+    /// The `Idempotency-Key` came with another request.
+    IdempotencyConflict,
+    /// The plugin says no, for good.
+    Rejected,
+    /// The plugin asks to be tried again later.
+    Retry,
+    /// The plugin did not do it: an outcome of that name.
+    Failed(OutcomeKind),
+    /// The command is in the log, and has not run in time.
+    AnswerTimeout,
+    /// The plugin has not come to the position in time.
+    WaitTimeout,
     /// The append queue is full.
     QueueFull,
     /// As many streams are open as may be.
@@ -72,7 +87,7 @@ pub enum Code {
 
 impl Code {
     /// Every code.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 35] = [
         Self::InvalidJson,
         Self::InvalidRequest,
         Self::InvalidField,
@@ -89,6 +104,18 @@ impl Code {
         Self::IdConflict,
         Self::SequenceConflict,
         Self::Conflict,
+        Self::KeyUnavailable,
+        Self::IdempotencyConflict,
+        Self::Rejected,
+        Self::Retry,
+        Self::Failed(OutcomeKind::Trap),
+        Self::Failed(OutcomeKind::Fuel),
+        Self::Failed(OutcomeKind::Timeout),
+        Self::Failed(OutcomeKind::Memory),
+        Self::Failed(OutcomeKind::Output),
+        Self::Failed(OutcomeKind::Depth),
+        Self::AnswerTimeout,
+        Self::WaitTimeout,
         Self::QueueFull,
         Self::TooManyStreams,
         Self::StorageFull,
@@ -122,6 +149,14 @@ impl Code {
             Self::IdConflict => ("id_conflict", StatusCode::CONFLICT),
             Self::SequenceConflict => ("sequence_conflict", StatusCode::CONFLICT),
             Self::Conflict => ("conflict", StatusCode::CONFLICT),
+            Self::KeyUnavailable => ("key_unavailable", StatusCode::CONFLICT),
+            Self::IdempotencyConflict => ("idempotency_conflict", StatusCode::CONFLICT),
+            Self::Rejected => ("rejected", StatusCode::UNPROCESSABLE_ENTITY),
+            Self::Retry => ("retry", StatusCode::SERVICE_UNAVAILABLE),
+            Self::Failed(OutcomeKind::Timeout) => ("timeout", StatusCode::GATEWAY_TIMEOUT),
+            Self::Failed(outcome) => (outcome.name(), StatusCode::INTERNAL_SERVER_ERROR),
+            Self::AnswerTimeout => ("answer_timeout", StatusCode::GATEWAY_TIMEOUT),
+            Self::WaitTimeout => ("wait_timeout", StatusCode::GATEWAY_TIMEOUT),
             Self::QueueFull => ("queue_full", StatusCode::TOO_MANY_REQUESTS),
             Self::TooManyStreams => ("too_many_streams", StatusCode::TOO_MANY_REQUESTS),
             Self::StorageFull => ("storage_full", StatusCode::INSUFFICIENT_STORAGE),
@@ -146,7 +181,11 @@ impl Code {
 
     fn retry_after_s(self) -> Option<u32> {
         match self {
-            Self::QueueFull | Self::TooManyStreams | Self::NotReady => Some(RETRY_AFTER_QUEUE_S),
+            Self::QueueFull
+            | Self::TooManyStreams
+            | Self::NotReady
+            | Self::KeyUnavailable
+            | Self::Retry => Some(RETRY_AFTER_QUEUE_S),
             Self::StorageFull | Self::ShuttingDown => Some(RETRY_AFTER_STOPPED_S),
             _ => None,
         }

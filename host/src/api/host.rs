@@ -10,6 +10,7 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 
 use super::filter::{EventFilter, Point};
+pub use super::requests::{Answered, CommandRequest, QueryRequest, RequestError};
 use super::view::{
     ActedView, BusKind, BusView, DeadLetterView, KeyView, LogLineView, PluginView, PluginsView,
     StatusView, TreeView, TypeView,
@@ -319,6 +320,14 @@ pub trait HostApi: Send + Sync + 'static {
         limit: usize,
         at: Option<Point>,
     ) -> Answer<'a, Vec<StateEntry>>;
+
+    /// Has a plugin carry out a command, and answers once its effects are durable. Goes on where the
+    /// future is dropped.
+    fn command<'a>(
+        &'a self,
+        plugin: &'a str,
+        request: CommandRequest,
+    ) -> Answer<'a, Answered, RequestError>;
 
     /// Dead letters of every bus, without `backtrace` and `logs`.
     fn dead_letters<'a>(&'a self, filter: &'a DeadLetterFilter) -> Answer<'a, Vec<DeadLetterView>>;

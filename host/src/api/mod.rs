@@ -11,6 +11,7 @@ pub mod filter;
 pub mod host;
 mod io;
 mod params;
+pub mod requests;
 mod routes;
 mod server;
 #[cfg(test)]

@@ -60,6 +60,40 @@ impl Params {
         })
     }
 
+    /// Everything that nobody has taken, as the parameters of a request: ascending by name.
+    ///
+    /// # Errors
+    /// `invalid_field` where a name is not 1 to 20 of a-z and 0-9, a value has control characters, or
+    /// there are too many.
+    pub(super) fn rest(self) -> Result<Vec<(String, String)>, ApiError> {
+        let mut rest = self.pairs;
+        if rest.len() > limits::ATTRIBUTES_MAX {
+            let (actual, most) = (rest.len(), limits::ATTRIBUTES_MAX);
+            let why = format!("there are {actual} parameters, at most {most} are allowed");
+            return Err(ApiError::new(Code::InvalidField, why));
+        }
+        for (name, value) in &rest {
+            let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+            if !(1..=limits::ATTRIBUTE_NAME_BYTES_MAX).contains(&name.len())
+                || !name.bytes().all(plain)
+            {
+                let why = "is not the name of a parameter: 1 to 20 of a-z and 0-9";
+                return Err(ApiError::field(name, why));
+            }
+            if value.chars().any(char::is_control) {
+                return Err(ApiError::field(name, "has a control character"));
+            }
+        }
+        let bytes: usize = rest.iter().map(|(name, value)| name.len() + value.len()).sum();
+        if bytes > limits::ATTRIBUTES_BYTES_MAX {
+            let most = limits::ATTRIBUTES_BYTES_MAX;
+            let why = format!("the parameters have {bytes} bytes, at most {most} are allowed");
+            return Err(ApiError::over(Code::InvalidField, why, most as u64, bytes as u64));
+        }
+        rest.sort();
+        Ok(rest)
+    }
+
     /// `key`, where it is there.
     pub(super) fn key(&mut self) -> Result<Option<Key>, ApiError> {
         Ok(self.text("key").map(|text| Key::new(&text)).transpose()?)

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use super::{Bus, Committed};
+use super::{Bus, Committed, commands};
 use crate::effects::StateWrite;
 use crate::event::{CommitNumber, Generation, InstanceId, Position};
 use crate::log::codec::{AddresseeRef, DecodeError};
@@ -34,6 +34,14 @@ impl Progress {
     /// that the delivery is over.
     pub fn submit(&self) {
         self.submitted.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Completions that were handed to the log in this run, and those that are folded.
+    #[must_use]
+    pub fn counts(&self) -> (u64, u64) {
+        // Folded ones first: the other order could count one as folded and not as handed over.
+        let applied = self.applied.load(Ordering::SeqCst);
+        (self.submitted.load(Ordering::SeqCst), applied)
     }
 
     /// Completions that are on their way into the log and its fold.
@@ -128,6 +136,8 @@ impl Since {
 pub struct Folded {
     /// Completions by plugin, in order.
     pub completed: Vec<InstanceId>,
+    /// Commands and their answers, in order.
+    pub(super) commands: Vec<commands::News>,
 }
 
 fn fold_commit(
@@ -150,7 +160,9 @@ fn fold_commit(
                         ledger.apply_event(event.kind, from, at.time_ms);
                     }
                     Some(AddresseeRef::Bus(bus)) => ledger.apply_outbound(bus, event.position),
-                    Some(AddresseeRef::Plugin(_)) => {}
+                    Some(AddresseeRef::Plugin(to)) => {
+                        commands::fold_event(ledger, at, to, &event, &mut folded.commands);
+                    }
                 };
             }
             RecordRef::Completion(record) => completion = Some(record),
@@ -170,6 +182,7 @@ fn fold_commit(
         }
     }
     let Some(done) = completion else { return Ok(()) };
+    commands::fold_completion(ledger, at, &done, &mut folded.commands);
     if let Some(key) = done.key {
         apply_writes(values, (done.instance, done.generation, key), done.position, writes)?;
     }
@@ -225,6 +238,7 @@ impl Bus {
             let folded = fold(&mut self.ledger(), &self.values, &frame, applied)?;
             self.count(&folded.completed);
             self.applied.send_replace(frame.last_commit());
+            self.desk.tell(folded.commands);
             since.add(&frame);
             if policy.due(since.bytes, since.commits) {
                 let bytes = self.checkpoint(checkpoints, since.at);

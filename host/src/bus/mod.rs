@@ -4,6 +4,7 @@
 //! ask which kind it is, but where the kinds promise different things.
 
 pub mod apply;
+pub mod commands;
 pub mod deliver;
 pub mod forward;
 pub mod memory;
@@ -24,7 +25,7 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::clock::Clock;
-use crate::event::{CommitNumber, Event, InstanceId, Key, NewEvent, Position};
+use crate::event::{CommitNumber, Event, InstanceId, Key, KeySequence, NewEvent, Position};
 use crate::log::record::{ControlRecord, DeliveryCommit};
 use crate::log::{AppendError, Appended, CommitTicket, EffectsPermit, Log, Publish, ReadError};
 use crate::state::ledger::Origin;
@@ -46,6 +47,7 @@ pub struct Bus {
     progress: Mutex<HashMap<InstanceId, Arc<Progress>>>,
     slots: Option<Slots>,
     suspects: Vec<Suspect>,
+    desk: commands::Desk,
     upcasters: Upcasters,
 }
 
@@ -149,6 +151,7 @@ impl Bus {
             progress: Mutex::default(),
             slots: None,
             suspects: Vec::new(),
+            desk: commands::Desk::default(),
             upcasters: Upcasters::default(),
         }
     }
@@ -388,6 +391,15 @@ impl Bus {
         match &self.store {
             Store::Durable(log) => log.key_positions(key, from, limit).await,
             Store::Memory { log, .. } => Ok(log.key_positions(key, from, limit)),
+        }
+    }
+
+    /// The last sequence of a key; 0: it has none.
+    #[must_use]
+    pub fn head(&self, key: &Key) -> KeySequence {
+        match &self.store {
+            Store::Durable(log) => log.head(key).map_or(KeySequence(0), |(sequence, _)| sequence),
+            Store::Memory { log, .. } => log.head(key),
         }
     }
 

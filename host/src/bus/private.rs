@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::deliver::Deliverer;
-use crate::event::{Addressee, Key, KeyVariant, NewEvent};
+use crate::event::{Addressee, Event, Key, KeyVariant, NewEvent};
 
 /// `type` of a timer that fires. Attribute: `timername`; data: what was set.
 pub const TIMER: &str = "tidegate.timer";
@@ -21,6 +21,12 @@ pub const RESPONSE: &str = "tidegate.response";
 #[must_use]
 pub fn is_private(kind: &str) -> bool {
     [TIMER, COMMAND, RESPONSE].contains(&kind)
+}
+
+/// Whether an event is for one plugin alone.
+#[must_use]
+pub fn is_addressed(event: &Event) -> bool {
+    matches!(event.addressee, Some(Addressee::Plugin(_)))
 }
 
 /// What a private event carries; the rest follows from who gets it.

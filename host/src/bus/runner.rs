@@ -4,6 +4,8 @@
 //! Which delivery is next is the scheduler's decision, what happens after a failure the retry
 //! policy's; this file performs them.
 
+mod breaker;
+mod command;
 mod feed;
 mod keys;
 mod restore;
@@ -18,6 +20,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub use self::breaker::Broken;
+use self::breaker::Guard;
 pub use self::keys::{Deferred, Letter};
 use self::restore::Before;
 use super::Bus;
@@ -41,7 +45,8 @@ pub struct Version {
     pub invoker: Arc<dyn Invoker>,
     /// Its digest.
     pub digest: Digest,
-    /// The manifest, resolved against the operator's configuration.
+    /// The manifest, resolved against the operator's configuration; it subscribes to nothing where
+    /// the module could not handle an event.
     pub manifest: Arc<Manifest>,
     /// What each delivery may use.
     pub limits: Arc<GuestLimits>,
@@ -94,6 +99,7 @@ pub struct Runner {
     pub(super) version: ArcSwap<Version>,
     pub(super) subscriptions: ArcSwap<Subscriptions>,
     before: Before,
+    guard: Guard,
     pub(super) progress: Arc<Progress>,
     pub(super) log: Arc<PluginLog>,
     pub(super) notes: Notes,
@@ -137,6 +143,7 @@ impl Runner {
             instance: parts.instance,
             generation: parts.generation,
             queue,
+            guard: Guard::new(&parts.version),
             version: ArcSwap::new(parts.version),
             subscriptions: ArcSwap::from_pointee(parts.subscriptions),
             before,
@@ -153,6 +160,7 @@ impl Runner {
         });
         runner.tasks.spawn(Arc::clone(&runner).feed(seen, incoming));
         runner.tasks.spawn(Arc::clone(&runner).drain());
+        runner.tasks.spawn(Arc::clone(&runner).probe());
         for _ in 0..workers {
             let worker = runner.tasks.track_future(Arc::clone(&runner).work());
             drop(parts.tenant.spawn(worker));
@@ -216,8 +224,9 @@ impl Runner {
         self.queue.pause();
     }
 
-    /// Deliveries go on.
+    /// Deliveries go on, also where the breaker stopped them.
     pub fn resume(&self) {
+        self.close_breaker();
         self.queue.resume();
     }
 

@@ -1,5 +1,7 @@
 //! A plugin at work on a real log, with a handler that tests tell what to do.
 
+mod breaker;
+mod commands;
 mod keys;
 mod restart;
 mod world;

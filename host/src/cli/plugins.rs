@@ -207,6 +207,7 @@ pub(super) fn table(plugins: &[PluginView]) -> Table {
         ">IN FLIGHT",
         ">WAITING",
         ">PARKED",
+        ">HELD",
         ">OK",
         ">FAILED",
         ">DEAD LETTERS",
@@ -226,6 +227,7 @@ pub(super) fn table(plugins: &[PluginView]) -> Table {
             plugin.in_flight.to_string(),
             plugin.waiting.to_string(),
             plugin.parked_keys.to_string(),
+            plugin.held_keys.to_string(),
             ok.to_string(),
             all.saturating_sub(ok).to_string(),
             plugin.dead_letters.to_string(),
@@ -274,13 +276,15 @@ fn print_plugin(plugin: &PluginView, out: &mut Out) -> anyhow::Result<()> {
         lines.push(("where", format!("{name} = {value}")));
     }
     let progress = format!(
-        "completed up to #{}, lag {}, in flight {}, waiting {}, parked keys {}, held keys {}",
+        "completed up to #{}, lag {}, in flight {}, waiting {} (parked {}, held {}) with {} events \
+         behind them",
         plugin.completed_position,
         plugin.lag_events,
         plugin.in_flight,
         plugin.waiting,
         plugin.parked_keys,
         plugin.held_keys,
+        plugin.deferred_events,
     );
     lines.push(("progress", progress));
     let outcomes: Vec<_> = plugin.deliveries.iter().map(|(k, n)| format!("{k} {n}")).collect();

@@ -2,6 +2,7 @@
 //!
 //! Nothing here decides: it finds the bus or plugin that is meant, asks it, and shows the answer.
 
+pub(crate) mod commands;
 mod events;
 mod keys;
 mod modules;
@@ -20,8 +21,9 @@ use tokio::sync::broadcast::error::RecvError;
 
 use crate::api::filter::{EventFilter, Point};
 use crate::api::host::{
-    Answer, Appended, Cursor, DeadLetter, DeadLetterFilter, DeadLetterSelection, EventPage,
-    EventStream, Follow, HostApi, HostError, Publish, PublishError, Readiness, StateEntry,
+    Answer, Answered, Appended, CommandRequest, Cursor, DeadLetter, DeadLetterFilter,
+    DeadLetterSelection, EventPage, EventStream, Follow, HostApi, HostError, Publish, PublishError,
+    Readiness, RequestError, StateEntry,
 };
 use crate::api::view::{
     ActedView, BusKind, BusView, DeadLetterView, KeyView, LogLineView, PluginView, PluginsView,
@@ -383,6 +385,14 @@ impl HostApi for Host {
         let wanted =
             move |name: &str| name.starts_with(prefix) && after.is_none_or(|after| name > after);
         async move { self.state_entries(plugin, key, at, &wanted, limit).await }.boxed()
+    }
+
+    fn command<'a>(
+        &'a self,
+        plugin: &'a str,
+        request: CommandRequest,
+    ) -> Answer<'a, Answered, RequestError> {
+        self.plugins.command(plugin, request).boxed()
     }
 
     fn dead_letters<'a>(&'a self, filter: &'a DeadLetterFilter) -> Answer<'a, Vec<DeadLetterView>> {

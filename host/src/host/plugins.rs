@@ -7,6 +7,7 @@
 mod install;
 mod keys;
 mod operate;
+mod requests;
 mod upcast;
 mod view;
 

@@ -25,6 +25,7 @@ mod lane;
 mod marks;
 #[cfg(test)]
 mod model;
+mod pace;
 mod place;
 #[cfg(test)]
 mod tests;
@@ -42,7 +43,7 @@ use self::lane::{Again, Lane, Phase, Waiting};
 pub use self::lane::{Deferred, Until};
 use self::marks::Marks;
 pub use self::marks::Settled;
-pub use self::types::{Assignment, Bounds, Cursor, Entry, Finish, Finished, Offer, Ticket};
+pub use self::types::{Assignment, Bounds, Cursor, Entry, Finish, Finished, Offer, Pace, Ticket};
 use crate::event::{Key, Position};
 
 /// The scheduler of one plugin. `T` is what an event carries.
@@ -82,6 +83,7 @@ pub struct KeyScheduler<T> {
     /// Last stamp given out. Never starts over, so that what is late is known for it.
     stamp: u64,
     paused: bool,
+    pace: Pace,
 }
 
 impl<T> KeyScheduler<T> {
@@ -115,6 +117,7 @@ impl<T> KeyScheduler<T> {
             restored: BTreeSet::new(),
             stamp: 0,
             paused: false,
+            pace: Pace::Free,
         }
     }
 
@@ -189,12 +192,9 @@ impl<T> KeyScheduler<T> {
         }
     }
 
-    /// Hands out the event that has been ready longest; none while paused.
+    /// Hands out the event that has been ready longest, or as [`Pace`] says; none while paused.
     pub fn take(&mut self) -> Option<Assignment<T>> {
-        if self.paused {
-            return None;
-        }
-        let id = self.ready.pop_front()?;
+        let id = self.next_ready()?;
         self.stamp += 1;
         let stamp = self.stamp;
         let lane = self.lanes.get_mut(id)?;
@@ -290,12 +290,6 @@ impl<T> KeyScheduler<T> {
         self.delayed.first().map(|&(at_ms, _)| at_ms)
     }
 
-    /// How many events [`take`](Self::take) would hand out now.
-    #[must_use]
-    pub fn takeable(&self) -> usize {
-        if self.paused { 0 } else { self.ready.len() }
-    }
-
     /// How far the plugin is.
     #[must_use]
     pub fn cursor(&self) -> Cursor {
@@ -318,22 +312,6 @@ impl<T> KeyScheduler<T> {
         }
     }
 
-    /// Hands out nothing until [`resume`](Self::resume); what is taken already goes on.
-    pub const fn pause(&mut self) {
-        self.paused = true;
-    }
-
-    /// The end of [`pause`](Self::pause).
-    pub const fn resume(&mut self) {
-        self.paused = false;
-    }
-
-    /// Whether it is paused.
-    #[must_use]
-    pub const fn is_paused(&self) -> bool {
-        self.paused
-    }
-
     /// Replaces the bounds; what is over them already stays.
     pub fn set_bounds(&mut self, bounds: Bounds) {
         let in_flight_count_max = bounds.in_flight_count_max.max(1);
@@ -343,8 +321,8 @@ impl<T> KeyScheduler<T> {
     /// Forgets every event, key and position; all tickets and drains out there become stale. Whether
     /// it is paused stays.
     pub fn drop_all(&mut self) {
-        let (stamp, paused) = (self.stamp, self.paused);
-        *self = Self { stamp, paused, ..Self::new(self.bounds) };
+        let Self { stamp, paused, pace, .. } = *self;
+        *self = Self { stamp, paused, pace, ..Self::new(self.bounds) };
     }
 
     /// The event that a taker gave back, or had, becomes the waiting entry of its lane.

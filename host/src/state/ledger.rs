@@ -10,6 +10,7 @@ use std::sync::Arc;
 use roaring::RoaringTreemap;
 use serde::{Deserialize, Serialize};
 
+use super::commands::Commands;
 use super::keys::KeyState;
 use super::letters::{DeadLetter, DeadLetters, Tried};
 use crate::effects::OutcomeKind;
@@ -130,6 +131,9 @@ pub struct Ledger {
     outbound: HashMap<String, Position>,
     /// By event type.
     types: HashMap<String, TypeCount>,
+    /// Commands that are not to run again. Shared while a checkpoint is written.
+    #[serde(default)]
+    commands: Arc<Commands>,
     /// Records that made no sense where they stood.
     ignored: u64,
 }
@@ -223,6 +227,17 @@ impl Ledger {
     #[must_use]
     pub fn ignored(&self) -> u64 {
         self.ignored
+    }
+
+    /// Commands that are not to run again.
+    #[must_use]
+    pub fn commands(&self) -> &Commands {
+        &self.commands
+    }
+
+    /// The same, to take what the log says of them.
+    pub fn commands_mut(&mut self) -> &mut Commands {
+        Arc::make_mut(&mut self.commands)
     }
 
     /// Event types seen, in no order.
@@ -407,6 +422,7 @@ impl Ledger {
         };
         self.names.remove(&plugin.name);
         self.dead_letters.forget(id);
+        self.commands_mut().forget(id);
     }
 
     /// Notes how far a plugin has durably come. Not a record of its own: the schedulers know it, and

@@ -6,6 +6,7 @@
 
 pub mod checkpoint;
 pub mod cold;
+pub mod commands;
 pub mod evict;
 pub mod keys;
 pub mod ledger;

@@ -9,6 +9,7 @@ use futures_util::future::BoxFuture;
 use uuid::Uuid;
 
 use super::Slot;
+use crate::command;
 use crate::effects::{Effects, Outcome};
 use crate::event::{Event, Generation, InstanceId, Key, Position};
 use crate::log::record::LogLine;
@@ -17,7 +18,8 @@ use crate::plugin::{Instance as InstancePolicy, Manifest};
 /// Runs deliveries. A seam, so that schedulers are tested without WebAssembly; [`super::Module`]
 /// is the real one.
 pub trait Invoker: Send + Sync + 'static {
-    /// Hands one event to the plugin, under every limit of the delivery.
+    /// Hands one event to the plugin, under every limit of the delivery: a command to its `command`,
+    /// anything else to its `handler`.
     ///
     /// Needs a tokio runtime with time in context. Cancel safe: a dropped future leaves nothing
     /// behind, and the slot empty.
@@ -64,6 +66,22 @@ pub struct Delivery {
     pub limits: Arc<GuestLimits>,
     /// State of the input's key; never asked where the event is unkeyed.
     pub state: Arc<dyn StateView>,
+}
+
+impl Delivery {
+    /// What `command.execute` is asked, where the input carries a command.
+    #[must_use]
+    pub fn command(&self) -> Option<Request> {
+        let event = &self.event;
+        Some(Request {
+            operation: command::name(event)?.to_owned(),
+            key: event.key.clone(),
+            principal: event.principal.as_ref().to_owned(),
+            content_type: event.content_type.as_ref().to_owned(),
+            data: event.data.clone(),
+            attributes: command::parameters(event),
+        })
+    }
 }
 
 /// A question from outside: reads, writes nothing.

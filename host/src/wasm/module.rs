@@ -161,7 +161,10 @@ impl Module {
 
 impl Invoker for Module {
     fn invoke<'a>(&'a self, slot: &'a mut Slot, delivery: Delivery) -> BoxFuture<'a, Invocation> {
-        Box::pin(self.handle(slot, delivery))
+        match delivery.command() {
+            Some(request) => Box::pin(self.execute(slot, delivery, request)),
+            None => Box::pin(self.handle(slot, delivery)),
+        }
     }
 
     fn upcast<'a>(

@@ -35,6 +35,7 @@ use bytes::Bytes;
 
 pub use json::read_line;
 pub use media::{BATCH, STRUCTURED};
+pub(super) use output::percent_encode;
 pub use output::{to_binary, write_batch, write_json};
 
 use super::host::Publish;

@@ -83,7 +83,7 @@ fn each_attribute(event: &Event, mut take: impl FnMut(&str, &str)) {
 }
 
 /// Spaces, quotes, `%` and everything outside printable ASCII, as the HTTP binding demands.
-fn percent_encode(value: &str) -> String {
+pub(in crate::api) fn percent_encode(value: &str) -> String {
     const HEX: [char; 16] =
         ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'A', 'B', 'C', 'D', 'E', 'F'];
     let digit = |nibble: u8| HEX.get(usize::from(nibble)).copied().unwrap_or('0');

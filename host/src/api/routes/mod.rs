@@ -5,6 +5,7 @@ mod events;
 mod keys;
 mod openapi;
 mod plugins;
+mod requests;
 mod state;
 mod status;
 mod stream;
@@ -37,6 +38,7 @@ pub(super) fn router() -> (Router<Arc<App>>, Bytes) {
         .routes(routes!(plugins::rename))
         .routes(routes!(stream::logs))
         .routes(routes!(state::read))
+        .routes(routes!(requests::command))
         .routes(routes!(dead_letters::list))
         .routes(routes!(dead_letters::show))
         .routes(routes!(dead_letters::redrive))

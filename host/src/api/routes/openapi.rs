@@ -138,6 +138,39 @@ pub(super) enum PublishErrors {
     StorageFull(ErrorBody),
 }
 
+/// What a command may answer beside [`Errors`].
+#[derive(IntoResponses)]
+#[allow(dead_code, reason = "it describes answers, it makes none")]
+pub(super) enum CommandErrors {
+    /// `request_timeout`
+    #[response(status = 408)]
+    Timeout(ErrorBody),
+    /// `key_unavailable`, `idempotency_conflict`, `sequence_conflict`, `conflict`
+    #[response(status = 409)]
+    Conflict(ErrorBody),
+    /// `too_large`
+    #[response(status = 413)]
+    TooLarge(ErrorBody),
+    /// `invalid_field`, `invalid_key`; `rejected`: the plugin says no
+    #[response(status = 422)]
+    Rejected(ErrorBody),
+    /// `queue_full`
+    #[response(status = 429)]
+    QueueFull(ErrorBody),
+    /// `internal`; `trap`, `fuel`, `memory`, `output`, `depth`: the plugin failed
+    #[response(status = 500)]
+    Failed(ErrorBody),
+    /// `retry`: the plugin asks to be tried later; `read_only`, `shutting_down`
+    #[response(status = 503)]
+    Stopped(ErrorBody),
+    /// `timeout`: the plugin took too long; `answer_timeout`: it has not run yet, and will
+    #[response(status = 504)]
+    NotAnswered(ErrorBody),
+    /// `storage_full`
+    #[response(status = 507)]
+    StorageFull(ErrorBody),
+}
+
 /// What changing a plugin may answer beside [`Errors`].
 #[derive(IntoResponses)]
 #[allow(dead_code, reason = "it describes answers, it makes none")]

@@ -9,14 +9,16 @@ use tokio::sync::watch;
 
 use crate::api::filter::{EventFilter, Point};
 use crate::api::host::{
-    Answer, Appended, Cursor, DeadLetter, DeadLetterFilter, DeadLetterSelection, EventPage,
-    EventStream, Follow, HostApi, HostError, Publish, PublishError, Readiness, StateEntry,
+    Answer, Answered, Appended, CommandRequest, Cursor, DeadLetter, DeadLetterFilter,
+    DeadLetterSelection, EventPage, EventStream, Follow, HostApi, HostError, Publish, PublishError,
+    Readiness, RequestError, StateEntry,
 };
 use crate::api::view::{
     ActedView, BusKind, BusState, BusView, DeadLetterView, KeyState, KeyView, LogLineView,
     PluginState, PluginView, PluginsView, StatusView, SubscriptionView, Timestamp, TreeEventView,
     TreeView, TypeView,
 };
+use crate::effects::OutcomeKind;
 use crate::event::{CommitNumber, Digest, Event, Key, KeySequence, NewEvent, Position};
 
 const EPOCH: u32 = 3;
@@ -106,6 +108,20 @@ fn append_one(
     Ok(Appended { position, sequence, duplicate: false })
 }
 
+/// Says back what was said.
+fn answered(request: &CommandRequest) -> Answered {
+    let said = format!("{request:?}");
+    Answered {
+        content_type: "text/html".into(),
+        data: said.into(),
+        attributes: vec![("sum".into(), "40 \u{20ac}".into())],
+        commit: CommitNumber(7),
+        position: Position(9),
+        sequence: Some(KeySequence(3)),
+        repeated: request.idempotency_key.is_some(),
+    }
+}
+
 pub(crate) fn plugin_view(name: &str, state: PluginState) -> Result<PluginView, HostError> {
     if name != "totals" {
         return Err(HostError::NotFound(format!("plugin `{name}`")));
@@ -126,6 +142,7 @@ pub(crate) fn plugin_view(name: &str, state: PluginState) -> Result<PluginView, 
         waiting: 0,
         parked_keys: 0,
         held_keys: 0,
+        deferred_events: 0,
         deliveries: [("ok".to_owned(), 2)].into(),
         dead_letters: 1,
         last_error: None,
@@ -447,6 +464,29 @@ impl HostApi for FakeHost {
             }
             entries.truncate(limit);
             Ok(entries)
+        })
+    }
+
+    fn command<'a>(
+        &'a self,
+        plugin: &'a str,
+        request: CommandRequest,
+    ) -> Answer<'a, Answered, RequestError> {
+        Box::pin(async move {
+            if plugin != "totals" {
+                return Err(RequestError::NotFound(format!("there is no plugin `{plugin}`")));
+            }
+            let answered = match request.name.as_str() {
+                "reject" => Err((OutcomeKind::Reject, "not today")),
+                "trap" => Err((OutcomeKind::Trap, "unreachable")),
+                "retry" => Err((OutcomeKind::Retry, "later")),
+                "timeout" => Err((OutcomeKind::Timeout, "")),
+                _ => Ok(answered(&request)),
+            };
+            answered.map_err(|(outcome, reason)| RequestError::Failed {
+                outcome,
+                reason: reason.to_owned(),
+            })
         })
     }
 

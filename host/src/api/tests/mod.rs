@@ -4,6 +4,7 @@ mod cloudevents;
 mod errors;
 pub(crate) mod fake;
 mod limits;
+mod requests;
 mod routes;
 mod stream;
 pub(crate) mod tls;

@@ -30,8 +30,11 @@ async fn every_route(server: &Fixture) -> Vec<(String, String)> {
     let mut routes = Vec::new();
     for (path, methods) in document["paths"].as_object().unwrap() {
         for method in methods.as_object().unwrap().keys().filter(|key| *key != "parameters") {
-            let path =
-                path.replace("{plugin}", "totals").replace("{position}", "1").replace("{id}", "1");
+            let path = path
+                .replace("{plugin}", "totals")
+                .replace("{position}", "1")
+                .replace("{id}", "1")
+                .replace("{name}", "open");
             routes.push((method.to_uppercase(), path));
         }
     }

@@ -140,8 +140,11 @@ pub struct PluginView {
     pub lag_events: u64,
     /// Deliveries in progress.
     pub in_flight: u64,
-    /// Keys, and unkeyed events, that wait for a retry.
+    /// Keys, and unkeyed events, that wait: for a retry, or parked or held.
     pub waiting: u64,
+    /// Events that stand behind them outside memory, about.
+    #[serde(default)]
+    pub deferred_events: u64,
     /// Keys parked behind a dead letter.
     #[serde(default)]
     pub parked_keys: u64,

@@ -112,6 +112,7 @@ impl Runner {
             subscriptions.push((after, swap.subscription));
             self.subscriptions.store(Arc::new(subscriptions));
             self.version.store(swap.version);
+            self.close_breaker();
         }
         // Nobody waits any more where the caller was dropped.
         let _ = swap.done.send(result.map(|_| ()));

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::{Runner, Version};
+use super::{Runner, Version, breaker};
 use crate::bus::deliver::{self, Ended};
 use crate::bus::notes::{Line, Note};
 use crate::bus::{Permit, Ticket};
+use crate::command;
 use crate::effects::{Effects, OutcomeKind, StateWrite};
 use crate::event::Event;
 use crate::log::record::{AttemptRecord, Control, ControlRecord, DeadLetterRecord, Mode};
@@ -24,21 +25,21 @@ use crate::wasm::{Delivery, Invocation, Seed, Slot, StateView};
 const COMPLETION_BYTES: usize = 1024;
 
 /// What one attempt came to.
-struct Attempt {
-    number: u32,
+pub(super) struct Attempt {
+    pub(super) number: u32,
     /// When the first one began, log time.
-    first_ms: u64,
+    pub(super) first_ms: u64,
     /// Whether it was a dead letter, or stood behind one.
-    redriven: bool,
+    pub(super) redriven: bool,
     /// Whether its key went on long ago.
     again: bool,
     /// When this one ended, log time. The clock is asked once a delivery: it is everybody's.
-    ended_ms: u64,
-    invocation: Invocation,
+    pub(super) ended_ms: u64,
+    pub(super) invocation: Invocation,
 }
 
 /// A delivery that is given up, and what that means for its key.
-struct GivenUp {
+pub(super) struct GivenUp {
     letter: DeadLetterRecord,
     park: bool,
 }
@@ -54,7 +55,7 @@ impl StateView for KeyView {
 }
 
 /// What is to be done about a key once its delivery is recorded, and what is to be told.
-struct Ending {
+pub(super) struct Ending {
     finish: Finish,
     told: Option<Told>,
 }
@@ -121,6 +122,7 @@ impl Runner {
         let number = assignment.attempt.saturating_add(died);
         let redriven = assignment.redriven || self.before.is_redriven(&event);
         let version = self.version.load_full();
+        let refused = self.refused_command(&event).await?;
         // Whoever stops must not wait for an upcaster that is not there yet.
         let shape = tokio::select! {
             biased;
@@ -135,12 +137,13 @@ impl Runner {
         }
         self.bus.values().room().await;
         let view = self.view(&event)?;
-        let invocation = match shape {
-            Ok(shape) => {
+        let invocation = match (refused, shape) {
+            (Some(refused), _) => refused,
+            (None, Ok(shape)) => {
                 let delivery = self.delivery(&version, &shape, (number, redriven), view.as_ref());
                 version.invoker.invoke(slot, delivery).await
             }
-            Err(failed) => *failed,
+            (None, Err(failed)) => *failed,
         };
         self.keep_logs(&event, number, &invocation);
         let ended_ms = self.bus.now_ms();
@@ -203,10 +206,21 @@ impl Runner {
         let kind = attempt.invocation.outcome.kind();
         self.count(kind);
         self.metrics.delivered(kind, attempt.invocation.wall, attempt.invocation.fuel);
+        if command::is_command(event) {
+            return self.end_command(version, event, attempt, view, permit);
+        }
         let outcome = &attempt.invocation.outcome;
         let (number, first_ms, now_ms) = (attempt.number, attempt.first_ms, attempt.ended_ms);
         let jitter = fastrand::u64(..);
-        let step = retry::next(&version.retry, number, first_ms, now_ms, outcome, jitter);
+        let first = number == 1 && !attempt.redriven;
+        self.tell_breaker(event, first, outcome, now_ms);
+        let mut step = retry::next(&version.retry, number, first_ms, now_ms, outcome, jitter);
+        if step == Step::GiveUp
+            && breaker::is_failure(outcome)
+            && let Some(at_ms) = self.put_off(now_ms)
+        {
+            step = Step::RetryAt(at_ms);
+        }
         if step != Step::Done {
             self.note_failure(now_ms, format!("{} {}", kind.name(), outcome.reason()));
         }
@@ -258,7 +272,7 @@ impl Runner {
         }
     }
 
-    fn retry(
+    pub(super) fn retry(
         &self,
         version: &Version,
         event: &Arc<Event>,
@@ -298,7 +312,7 @@ impl Runner {
 
     /// Commits the end of a delivery. The key goes on once the commit is in its lane, on state that
     /// nobody else sees yet.
-    fn complete(
+    pub(super) fn complete(
         &self,
         version: &Version,
         event: &Arc<Event>,
@@ -401,7 +415,7 @@ impl Runner {
 }
 
 /// Why a worker ends.
-enum Stopped {
+pub(super) enum Stopped {
     /// The log takes nothing any more.
     Closing,
     /// The log or the state cannot be read.

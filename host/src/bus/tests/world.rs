@@ -17,9 +17,10 @@ use crate::bus::notes::{Notes, PluginLog};
 use crate::bus::operate::{self, Act, Acted};
 use crate::bus::runner::{Parts, Runner, Version};
 use crate::clock::SystemClock;
-use crate::effects::{Draft, Effects, Outcome, StateWrite};
+use crate::command;
+use crate::effects::{Draft, Effects, Outcome, Response, StateWrite};
 use crate::event::{
-    CommitNumber, Digest, Generation, InstanceId, Key, KeyVariant, NewEvent, Position,
+    CommitNumber, Digest, Event, Generation, InstanceId, Key, KeyVariant, NewEvent, Position,
 };
 use crate::log::disk::sim::{Crash, SimDisk};
 use crate::log::record::{Control, ControlRecord};
@@ -39,6 +40,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub(super) struct Script {
     /// Events that trap.
     pub(super) broken: Mutex<BTreeSet<String>>,
+    /// Events that are rejected.
+    pub(super) rejected: Mutex<BTreeSet<String>>,
     /// Events that never end.
     pub(super) endless: Mutex<BTreeSet<String>>,
     /// Every delivery: event, attempt, redriven.
@@ -58,11 +61,19 @@ impl Script {
     }
 }
 
-/// Adds the event's id to the list of its key, and emits one event.
+/// What a delivery is listed as: the id of an event, the body of a command.
+fn listed(event: &Event) -> String {
+    let body = || String::from_utf8(event.data.to_vec()).unwrap();
+    command::name(event).map_or_else(|| event.id.to_string(), |_| body())
+}
+
+/// Adds the event to the list of its key, and emits one event. Commands are answered with the list.
 fn handle(delivery: &Delivery) -> Effects {
-    let id = &delivery.event.id;
+    let id = listed(&delivery.event);
     let list = delivery.state.get("ids").map(|ids| String::from_utf8(ids.to_vec()).unwrap());
-    let list = list.map_or_else(|| id.to_string(), |list| format!("{list} {id}"));
+    let list = list.map_or_else(|| id.clone(), |list| format!("{list} {id}"));
+    let response = command::name(&delivery.event)
+        .map(|_| Response { data: list.clone().into(), ..Response::default() });
     let write = StateWrite { name: "ids".into(), value: Some(list.into()), expires_ms: None };
     let draft = Draft {
         id: delivery.seed.event_id(delivery.event.position, 0),
@@ -74,23 +85,29 @@ fn handle(delivery: &Delivery) -> Effects {
         attributes: Vec::new(),
     };
     let state = if delivery.event.key.is_some() { vec![write] } else { Vec::new() };
-    Effects { emits: vec![draft], state, ..Effects::default() }
+    Effects { emits: vec![draft], state, response, ..Effects::default() }
 }
 
 impl Invoker for Script {
     fn invoke<'a>(&'a self, _: &'a mut Slot, delivery: Delivery) -> BoxFuture<'a, Invocation> {
         async move {
-            let id = delivery.event.id.to_string();
+            let id = listed(&delivery.event);
             let handed = (id.clone(), delivery.attempt, delivery.redriven);
             self.handed.send_modify(|all| all.push(handed));
             if self.endless.lock().unwrap().contains(&id) {
                 std::future::pending::<()>().await;
             }
-            let broken = self.broken.lock().unwrap().contains(&id);
-            let reason = "unreachable".to_owned();
+            let outcome = if self.broken.lock().unwrap().contains(&id) {
+                Outcome::Trap { reason: "unreachable".to_owned() }
+            } else if self.rejected.lock().unwrap().contains(&id) {
+                Outcome::Reject { reason: format!("no {id}") }
+            } else {
+                Outcome::Ok
+            };
+            let ok = outcome == Outcome::Ok;
             Invocation {
-                outcome: if broken { Outcome::Trap { reason } } else { Outcome::Ok },
-                effects: if broken { Effects::default() } else { handle(&delivery) },
+                outcome,
+                effects: if ok { handle(&delivery) } else { Effects::default() },
                 fuel: 1,
                 wall: Duration::ZERO,
                 memory_bytes: 0,

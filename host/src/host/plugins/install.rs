@@ -296,7 +296,12 @@ impl Plugins {
             }
             None => {
                 let instance = bus.ledger().next_instance();
-                let after = start_after(bus, manifest.subscribe.start()).await?;
+                // What nobody handles need not be read.
+                let start = match module.exports.handler {
+                    true => manifest.subscribe.start(),
+                    false => &Start::Latest,
+                };
+                let after = start_after(bus, start).await?;
                 let register = Control::Register { instance, name: name.clone(), after };
                 (instance, vec![record(register), activate(instance, Generation(0), after)])
             }

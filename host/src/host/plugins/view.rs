@@ -8,9 +8,11 @@ use std::time::Duration;
 use super::{Entry, Plugins, lock};
 use crate::api::host::HostError;
 use crate::api::view::{
-    ErrorAtView, ModuleView, PluginView, PluginsView, SubscriptionView, Timestamp, TypeView,
+    ErrorAtView, ModuleView, PluginState, PluginView, PluginsView, SubscriptionView, Timestamp,
+    TypeView,
 };
 use crate::bus::Bus;
+use crate::bus::runner::Broken;
 use crate::effects::OutcomeKind;
 use crate::event::InstanceId;
 use crate::metrics::PluginStanding;
@@ -59,6 +61,7 @@ impl Plugins {
             lag_events: 0,
             in_flight: runner.map_or(0, |runner| runner.in_flight()),
             waiting: cursor.as_ref().map_or(0, |cursor| cursor.waiting as u64),
+            deferred_events: cursor.as_ref().map_or(0, |cursor| cursor.deferred_events),
             parked_keys: 0,
             held_keys: 0,
             deliveries: runner.map(|runner| by_outcome(runner.deliveries())).unwrap_or_default(),
@@ -67,6 +70,10 @@ impl Plugins {
             history: entry.history.iter().cloned().collect(),
             manifest: None,
         };
+        if let (PluginState::Live, Some(broken)) = (entry.state, runner.and_then(|r| r.broken())) {
+            view.state = PluginState::Paused;
+            view.reason = Some(show_broken(&broken));
+        }
         let manifest = match (&version, &entry.source) {
             (Some(version), _) => Some(&*version.manifest),
             (None, Some(source)) => Some(&source.manifest),
@@ -166,12 +173,21 @@ impl Plugins {
             .into_iter()
             .map(|plugin| PluginStanding {
                 oldest_dead_letter: self.oldest_dead_letter(&plugin.name),
+                is_broken: self.is_broken(&plugin.name),
+                held_keys: plugin.held_keys,
+                deferred_events: plugin.deferred_events,
                 name: plugin.name,
                 lag_events: plugin.lag_events,
                 parked_keys: plugin.parked_keys,
                 dead_letters: plugin.dead_letters,
             })
             .collect()
+    }
+
+    fn is_broken(&self, name: &str) -> bool {
+        let entries = lock(&self.entries);
+        let runner = entries.get(name).and_then(|entry| entry.runner.as_ref());
+        runner.is_some_and(|runner| runner.broken().is_some())
     }
 
     fn oldest_dead_letter(&self, name: &str) -> Option<Duration> {
@@ -181,6 +197,20 @@ impl Plugins {
         let oldest = ledger.dead_letter(*numbers.min()?)?.at.time_ms;
         Some(Duration::from_millis(bus.now_ms().saturating_sub(oldest)))
     }
+}
+
+/// In words, when and why the breaker stopped a plugin.
+fn show_broken(broken: &Broken) -> String {
+    let Broken { probe_ms, failed, seen, policy } = broken;
+    let next = match probe_ms {
+        Some(at_ms) => format!("it is tried again at {}", Timestamp(*at_ms)),
+        None => "it is being tried, one delivery at a time".to_owned(),
+    };
+    format!(
+        "{failed} of {seen} keys failed, over the {} % of `retry.breaker`: {next}. A new module or \
+         `tidegate plugins resume` lets it go on at once",
+        policy.percent
+    )
 }
 
 fn by_outcome(counts: [u64; 9]) -> BTreeMap<String, u64> {

@@ -98,6 +98,18 @@ pub enum Finished {
     Stale,
 }
 
+/// How deliveries are begun, beside [`pause`](super::KeyScheduler::pause).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Pace {
+    /// As there are takers.
+    #[default]
+    Free,
+    /// One at a time, and of keys picked at random: to find out how a plugin is.
+    Probe,
+    /// None.
+    Still,
+}
+
 /// How far a plugin is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Cursor {

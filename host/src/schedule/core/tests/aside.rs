@@ -129,3 +129,33 @@ fn a_dead_letter_that_runs_again_waits_for_a_key_that_waits() {
         ],
     );
 }
+
+#[test]
+fn probes_run_one_at_a_time_and_of_keys_that_were_not_tried_where_there_are_some() {
+    let mut sched = KeyScheduler::new(bounds(100));
+    for position in 1..=40 {
+        assert_eq!(sched.offer(entry(position, &format!("k{position}"))), Ok(Offer::Ready));
+    }
+    for _ in 0..20 {
+        let ticket = sched.take().unwrap().ticket;
+        let finish = Finish::RetryAt { at_ms: 5, first_ms: 1 };
+        sched.finish(ticket, finish);
+    }
+    sched.set_pace(Pace::Still);
+    assert_eq!(sched.due(10), 20);
+    assert_eq!((sched.takeable(), sched.take()), (0, None));
+    sched.set_pace(Pace::Probe);
+    let mut probed = Vec::new();
+    for _ in 0..10 {
+        assert_eq!(sched.takeable(), 1);
+        let assignment = sched.take().unwrap();
+        assert_eq!((sched.takeable(), sched.take()), (0, None), "one at a time");
+        probed.push((assignment.position.0, assignment.attempt));
+        assert_eq!(sched.finish(assignment.ticket, Finish::Done), Finished::Released);
+    }
+    let new = probed.iter().filter(|(_, attempt)| *attempt == 1).count();
+    assert!(new >= 8, "{probed:?}");
+    assert!(!probed.is_sorted(), "picked here and there: {probed:?}");
+    sched.set_pace(Pace::Free);
+    assert_eq!(sched.takeable(), 30);
+}

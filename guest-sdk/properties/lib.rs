@@ -1,0 +1,1 @@
+//! Property tests of `tidegate-sdk` against plain models, in `tests/`.

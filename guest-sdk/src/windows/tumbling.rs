@@ -1,0 +1,115 @@
+//! Windows that stand at fixed places of time: side by side, or sliding over each other.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::clock::Clock;
+use super::stats::{Panes, Window};
+use super::{Detector, Taken, check_panes, lateness_ms, length_ms};
+use crate::Error;
+
+/// Tumbling and sliding windows: each is reported once, when it is over; empty ones are not.
+///
+/// They begin at multiples of their step since the Unix epoch and hold the times from their start up
+/// to, but not including, their end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Windows {
+    size_ms: u64,
+    step_ms: u64,
+    lateness_ms: u64,
+}
+
+/// What [`Windows`] remember of a key: a record for each step that has items.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct WindowsState {
+    clock: Clock,
+    panes: Panes,
+}
+
+impl Windows {
+    /// Windows of this size, side by side.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a size of nothing, or a lateness of over [`super::PANES_MAX`] sizes.
+    pub fn tumbling(size: Duration, lateness: Duration) -> Result<Self, Error> {
+        Self::sliding(size, size, lateness)
+    }
+
+    /// Windows of this size, one beginning every `step`. The size is a multiple of the step.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where it is not, for a step of nothing, or where size and lateness have over
+    /// [`super::PANES_MAX`] steps.
+    pub fn sliding(size: Duration, step: Duration, lateness: Duration) -> Result<Self, Error> {
+        let (size_ms, step_ms) = (length_ms("a window", size)?, length_ms("a step", step)?);
+        let lateness_ms = lateness_ms(lateness);
+        check_panes(size_ms, step_ms, lateness_ms)?;
+        Ok(Self { size_ms, step_ms, lateness_ms })
+    }
+
+    /// Reports what ends after `before_ms` and by the mark, and forgets what no window needs any more.
+    fn close(&self, state: &mut WindowsState, before_ms: u64) -> Vec<Window> {
+        let mark_ms = state.clock.mark_ms();
+        // Windows end only at steps.
+        if before_ms / self.step_ms == mark_ms / self.step_ms {
+            return Vec::new();
+        }
+        let mut ends: Vec<u64> = Vec::new();
+        for start_ms in state.panes.starts() {
+            // A pane is in the windows that end with it and with the panes up to a size later.
+            let all = (1..=self.size_ms / self.step_ms)
+                .map(|steps| start_ms.saturating_add(steps.saturating_mul(self.step_ms)));
+            ends.extend(all.filter(|end_ms| (before_ms + 1..=mark_ms).contains(end_ms)));
+        }
+        ends.sort_unstable();
+        ends.dedup();
+        let found = (ends.into_iter())
+            .map(|end_ms| {
+                let start_ms = end_ms.saturating_sub(self.size_ms);
+                Window { start_ms, end_ms, stats: state.panes.merged(start_ms, end_ms) }
+            })
+            .collect();
+        // The last window of a pane that begins at `start` ends at `start + size`.
+        state.panes.drop_before((mark_ms + 1).saturating_sub(self.size_ms));
+        found
+    }
+}
+
+impl Detector for Windows {
+    type State = WindowsState;
+    type Item = f64;
+    type Found = Window;
+
+    fn take(
+        &self,
+        state: &mut WindowsState,
+        time_ms: u64,
+        now_ms: u64,
+        item: f64,
+    ) -> Taken<Window> {
+        let before_ms = state.clock.mark_ms();
+        if !state.clock.take(time_ms, now_ms, self.lateness_ms) {
+            return Taken::late();
+        }
+        state.panes.add(time_ms - time_ms % self.step_ms, item);
+        Taken::found(self.close(state, before_ms))
+    }
+
+    fn pass(&self, state: &mut WindowsState, now_ms: u64) -> Vec<Window> {
+        let before_ms = state.clock.mark_ms();
+        state.clock.pass(now_ms, self.lateness_ms);
+        self.close(state, before_ms)
+    }
+
+    fn due_ms(&self, state: &WindowsState) -> Option<u64> {
+        let mark_ms = state.clock.mark_ms();
+        let next = |start_ms: u64| {
+            // The first window of the pane that ends after the mark.
+            let past_ms = (mark_ms + 1).saturating_sub(start_ms).max(1);
+            start_ms.saturating_add(past_ms.div_ceil(self.step_ms).saturating_mul(self.step_ms))
+        };
+        let end_ms = state.panes.starts().map(next).min()?;
+        Some(state.clock.reaches_ms(end_ms, self.lateness_ms))
+    }
+}

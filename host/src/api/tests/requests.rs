@@ -1,0 +1,84 @@
+//! Commands and queries, as clients see them.
+
+use super::Fixture;
+
+#[tokio::test]
+async fn a_command_says_all_that_it_should_to_the_plugin() {
+    let server = Fixture::default().await;
+    let headers = [
+        ("content-type", "application/json"),
+        ("idempotency-key", "i-1"),
+        ("tidegate-expected-sequence", "4"),
+    ];
+    let path = "/v1/plugins/totals/command/open%20it?key=a%2F1&b=2&a=%C3%BC";
+    let answer = server.post(path, &headers, b"{}").await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    for said in [
+        r#"name: "open it""#,
+        r#"key: Key("a/1")"#,
+        r#"content_type: "application/json""#,
+        r#"data: b"{}""#,
+        r#"parameters: [("a", "\u{fc}"), ("b", "2")]"#,
+        "expected: Some(KeySequence(4))",
+        r#"idempotency_key: Some("i-1")"#,
+    ] {
+        let said = said.replace("\\u{fc}", "\u{fc}");
+        assert!(answer.body.contains(&said), "{said} not in {}", answer.body);
+    }
+    for (name, value) in [
+        ("content-type", "text/html"),
+        ("tidegate-commit", "7"),
+        ("tidegate-position", "9"),
+        ("tidegate-sequence", "3"),
+        ("tidegate-repeated", "true"),
+        ("tidegate-attribute-sum", "40%20%E2%82%AC"),
+        ("content-security-policy", "sandbox"),
+    ] {
+        assert_eq!(answer.header(name), Some(value), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_command_that_fails_says_how() {
+    let server = Fixture::default().await;
+    for (name, status, code) in [
+        ("reject", 422, "rejected"),
+        ("trap", 500, "trap"),
+        ("retry", 503, "retry"),
+        ("timeout", 504, "timeout"),
+    ] {
+        let path = format!("/v1/plugins/totals/command/{name}?key=k");
+        let answer = server.post(&path, &[], b"").await;
+        assert_eq!((answer.status, &*answer.code()), (status, code), "{answer:?}");
+    }
+    let answer = server.post("/v1/plugins/other/command/x?key=k", &[], b"").await;
+    assert_eq!((answer.status, &*answer.code()), (404, "not_found"));
+}
+
+#[tokio::test]
+async fn a_malformed_command_is_refused_and_the_fault_named() {
+    let server = Fixture::default().await;
+    let long = "x".repeat(256);
+    for (query, headers, code, field) in [
+        ("", vec![], "invalid_field", "key"),
+        ("key=", vec![], "invalid_key", "key"),
+        ("key=k&Not-A-Name=1", vec![], "invalid_field", "Not-A-Name"),
+        ("key=k&a=%0A", vec![], "invalid_field", "a"),
+        ("key=k", vec![("idempotency-key", "")], "invalid_field", "Idempotency-Key"),
+        ("key=k", vec![("idempotency-key", &*long)], "invalid_field", "Idempotency-Key"),
+        (
+            "key=k",
+            vec![("tidegate-expected-sequence", "x")],
+            "invalid_field",
+            "Tidegate-Expected-Sequence",
+        ),
+    ] {
+        let path = format!("/v1/plugins/totals/command/open?{query}");
+        let answer = server.post(&path, &headers, b"").await;
+        let found = answer.json()["error"]["field"].clone();
+        assert_eq!((&*answer.code(), found.as_str()), (code, Some(field)), "{query} {headers:?}");
+    }
+    let body = vec![b'x'; 1024 * 1024 + 1];
+    let answer = server.post("/v1/plugins/totals/command/open?key=k", &[], &body).await;
+    assert_eq!(answer.code(), "too_large");
+}

@@ -1,0 +1,54 @@
+//! Which plugin a command or a query is for, and whether it takes any.
+
+use std::sync::Arc;
+
+use super::{Plugins, lock};
+use crate::api::host::HostError;
+use crate::api::requests::{Answered, CommandRequest, RequestError};
+use crate::bus::runner::Runner;
+use crate::host::commands;
+use crate::wasm::{Exports, Module};
+
+impl Plugins {
+    /// Has a plugin carry out a command. Goes on where the future is dropped.
+    ///
+    /// # Errors
+    /// [`RequestError`].
+    pub async fn command(
+        self: &Arc<Self>,
+        name: &str,
+        command: CommandRequest,
+    ) -> Result<Answered, RequestError> {
+        let (runner, _) = self.serving(name, "commands", |exports| exports.command)?;
+        let (begun, metrics) = (std::time::Instant::now(), self.means.metrics.requests(name));
+        // Whoever sent it may go away; it runs all the same, and is known when it is sent again.
+        let done = self.tasks.spawn(commands::run(runner, command)).await;
+        let done = done.unwrap_or_else(|error| Err(RequestError::Internal(error.to_string())));
+        let outcome = done.as_ref().map_or_else(RequestError::outcome, |_| "ok");
+        metrics.command(outcome, begun.elapsed());
+        done
+    }
+
+    /// The runner of a plugin whose module exports what is `wanted`.
+    fn serving(
+        &self,
+        name: &str,
+        what: &str,
+        wanted: impl FnOnce(Exports) -> bool,
+    ) -> Result<(Arc<Runner>, Arc<Module>), RequestError> {
+        let entries = lock(&self.entries);
+        let Some(entry) = entries.get(name) else {
+            let missing = HostError::NotFound(format!("plugin `{name}`"));
+            return Err(RequestError::NotFound(missing.to_string()));
+        };
+        let (Some(runner), Some(module)) = (&entry.runner, &entry.module) else {
+            let reason = entry.reason.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
+            let why = format!("plugin `{name}` does not run{reason}");
+            return Err(RequestError::KeyUnavailable(why));
+        };
+        if !wanted(module.exports) {
+            return Err(RequestError::NotFound(format!("plugin `{name}` takes no {what}")));
+        }
+        Ok((Arc::clone(runner), Arc::clone(module)))
+    }
+}
