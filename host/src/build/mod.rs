@@ -5,10 +5,14 @@
 
 mod c;
 mod find;
+mod go;
+mod js;
+mod python;
 mod rust;
 mod target;
 mod tool;
 pub mod watch;
+mod world;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -126,6 +130,20 @@ pub enum BuildError {
         /// The `Cargo.toml`.
         manifest: PathBuf,
     },
+    /// The manifest names no script that is there.
+    #[error("`{manifest}` leads to no script: {hint}")]
+    NoScript {
+        /// The manifest.
+        manifest: PathBuf,
+        /// Where it is looked for.
+        hint: &'static str,
+    },
+    /// The script makes no plugin.
+    #[error("`{script}` exports nothing that a plugin may: handler, command, query, upcaster")]
+    NoExports {
+        /// The script.
+        script: PathBuf,
+    },
     /// A language this version cannot build.
     #[error("{name} is not supported yet by this version of `tidegate build`")]
     Language {
@@ -232,6 +250,9 @@ fn try_build(plugin: &Found, progress: &mut dyn FnMut(Progress<'_>)) -> Result<B
     let artifact = match plugin.language {
         Language::Rust => rust::build(plugin, &target, progress)?,
         Language::C => c::build(plugin, &target, progress)?,
+        Language::JavaScript => js::build(plugin, &target, progress)?,
+        Language::Python => python::build(plugin, &target, progress)?,
+        Language::Go => go::build(plugin, &target, progress)?,
         other => return Err(BuildError::Language { name: other.name() }),
     };
     let wasm = std::fs::read(&artifact).map_err(BuildError::io(&artifact))?;
