@@ -134,6 +134,22 @@ pub const CLOCK_STEP_MS_MAX: u64 = 60_000;
 pub const CLOCK_GAP_MS_MAX: u64 = 60 * 60 * 1000;
 /// Bytes of keyed state that a durable bus keeps in memory; the rest is in its cold store.
 pub const STATE_HOT_BYTES_MAX: u64 = 1024 * 1024 * 1024;
+/// Bytes of keyed state that a replay of past deliveries keeps in memory.
+pub const REPLAY_STATE_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// Bytes of frames that a replay keeps in memory, to find the inputs of what it reads.
+pub const REPLAY_FRAMES_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// Replays of past deliveries at the same time.
+pub const REPLAYS_MAX: usize = 2;
+/// Deliveries of one replay at the same time.
+pub const REPLAY_TASKS_MAX: usize = 4;
+/// Differences that one replay tells in words.
+pub const REPLAY_DIFFERENCES_MAX: usize = 1000;
+/// Timers of a plugin that fire in one go.
+pub const FIRES_BATCH_MAX: usize = 512;
+/// Bytes of one commit of fires, unless a single one is larger.
+pub const FIRES_BATCH_BYTES_MAX: usize = 1024 * 1024;
+/// Fires of a plugin that stand in the log and were not read by it yet.
+pub const FIRES_AHEAD_MAX: usize = 1024;
 /// Bytes of a chunk of a checkpoint, about; a single value may be larger.
 pub const CHECKPOINT_CHUNK_BYTES: usize = 1024 * 1024;
 /// Bytes of a checkpoint between two syncs, so that the log's own syncs never wait for many.

@@ -18,7 +18,7 @@ use crate::api::tls::{Identity, TlsError};
 use crate::api::{BindError, Server, ServerHandle, ServerOptions};
 use crate::bus::memory::{MemoryOptions, Order, Overflow};
 use crate::bus::notes::Notes;
-use crate::bus::{Bus, forward};
+use crate::bus::{Bus, forward, timers};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{self, Config, TOKENS_VARIABLE, Tls, TokensFrom};
 use crate::event::CommitNumber;
@@ -180,7 +180,7 @@ impl Serving {
         let stop = CancellationToken::new();
         let drain = CancellationToken::new();
         let tasks = TaskTracker::new();
-        start_forwarders(&buses, &stop, &tasks);
+        start_bus_tasks(&buses, &stop, &tasks);
         let watcher = Watcher::start(watch_options(&config, &buses));
         let watcher = watcher.map_err(at(&config.plugins))?;
         tasks.spawn(Arc::clone(&plugins).follow(watcher, stop.clone()));
@@ -474,8 +474,10 @@ async fn fold(
     Ok(Some(thread))
 }
 
-fn start_forwarders(buses: &[Arc<Bus>], stop: &CancellationToken, tasks: &TaskTracker) {
+/// Starts what works on events beside the plugins: what fires timers, and what forwards.
+fn start_bus_tasks(buses: &[Arc<Bus>], stop: &CancellationToken, tasks: &TaskTracker) {
     for source in buses {
+        tasks.spawn(timers::run(Arc::clone(source), stop.clone()));
         for target in buses.iter().filter(|target| target.name() != source.name()) {
             let (source, target, stop) = (Arc::clone(source), Arc::clone(target), stop.clone());
             tasks.spawn(async move {

@@ -1,9 +1,11 @@
 //! What the host promises, one promise a test.
 
+mod bank;
 mod buses;
 mod cloudevents;
 mod damage;
 mod dev;
+mod examples;
 mod hostile;
 mod kill;
 mod park;

@@ -61,6 +61,20 @@ fn one_in_a_hundred(keys: usize) -> Vec<Value> {
     (1..=EVENTS_PER_KEY).flat_map(|n| (0..keys).map(move |key| of_key(n, key))).collect()
 }
 
+/// How long the same events take where none fails.
+fn without_failures(keys: usize) -> Duration {
+    let place = failing_place();
+    put_fixed(&place);
+    let host = place.start();
+    let events = one_in_a_hundred(keys);
+    let started = std::time::Instant::now();
+    publish(&host, &events);
+    host.wait_rest("bare", 0);
+    let took = started.elapsed();
+    host.stop();
+    took
+}
+
 fn publish(host: &Host, events: &[Value]) {
     for chunk in events.chunks(500) {
         host.http.publish(chunk);
@@ -93,6 +107,7 @@ fn redriven_on_a_fixed_module_everything_is_as_if_nothing_had_failed() {
     let place = failing_place();
     let host = place.start();
     let events = one_in_a_hundred(keys);
+    println!("without failures: {:?}", without_failures(keys));
     let started = std::time::Instant::now();
     publish(&host, &events);
     host.wait_plugin("bare", "the bad keys are parked", |view| view["parked_keys"] == bad);

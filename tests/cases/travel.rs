@@ -6,7 +6,9 @@ use serde_json::{Value, json};
 use tidegate::api::view::Timestamp;
 use tidegate::clock::{Clock, SystemClock};
 
-use crate::harness::{Host, HostOptions, Place, Sources, event, put, seed, wait_until};
+use crate::harness::{
+    Host, HostOptions, Place, Sources, bare_guest, emitter, event, handler, put, seed, wait_until,
+};
 
 /// Small segments, so that the past is in several files.
 const SEGMENTS: &str = "[buses.main]\nkind = \"durable\"\nsegment = \"1MiB\"\n";
@@ -122,5 +124,188 @@ fn the_state_of_any_moment_is_what_was_seen_then_also_after_restarts() {
     let words = ["state", "get", "case-progress", "k-0", "events", "--at", "yesterday"];
     let said = host.cli(&words).run().expect_failed();
     assert!(said.contains("neither a position nor an RFC 3339 time"), "{said}");
+    host.stop();
+}
+
+fn diff(host: &Host, words: &[&str]) -> (i32, Value) {
+    let words = [&["plugins", "diff"], words, &["--limit", "1000", "--output", "json"]].concat();
+    let run = host.cli(&words).run();
+    let found = serde_json::from_str(&run.stdout);
+    (run.code, found.unwrap_or_else(|error| panic!("{error}: {} {}", run.stdout, run.stderr)))
+}
+
+fn last_position(host: &Host) -> u64 {
+    host.http.get("/v1/buses").expect_ok()["buses"][0]["last_position"].as_u64().unwrap()
+}
+
+fn differing(found: &Value) -> Vec<u64> {
+    let listed = found["differences"].as_array().unwrap().iter();
+    let mut positions: Vec<_> = listed.map(|d| d["position"].as_u64().unwrap()).collect();
+    positions.sort_unstable();
+    positions
+}
+
+/// Events for the guest without an SDK: most are handled, some fail as their data says.
+fn trying(rng: &mut fastrand::Rng, count: usize) -> Vec<Value> {
+    let mut events: Vec<_> = (0..count)
+        .map(|n| {
+            let said = match rng.usize(..20) {
+                0 => "panic",
+                1 => "reject",
+                2 => "retry",
+                _ => "fine",
+            };
+            let key = format!("k-{}", rng.usize(..6));
+            let key = (n % 7 != 0).then_some(key.as_str());
+            let mut event = event("a.b", &format!("e-{n}"), key, json!(said));
+            event["datacontenttype"] = "text/plain".into();
+            event
+        })
+        .collect();
+    events[0]["traceparent"] = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into();
+    events
+}
+
+const TRYING: &str = "[retry]\nbackoff = \"5ms\"\nbackoff-max = \"10ms\"\ngive-up-after = \"50ms\"\n\
+                      on-failure = \"continue\"\n";
+
+#[test]
+fn an_unchanged_plugin_does_all_of_its_past_again() {
+    let mut rng = seed("all of its past again");
+    let place = Place::new();
+    std::fs::write(place.plugins().join("bare.wasm"), bare_guest()).unwrap();
+    std::fs::write(place.plugins().join("bare.toml"), TRYING).unwrap();
+    put(Sources::CASE_PROGRESS, &place.plugins());
+    let host = place.start();
+    let events = trying(&mut rng, 400);
+    for chunk in events.chunks(50) {
+        host.http.publish(chunk);
+    }
+    host.wait_rest("bare", 0);
+    host.wait_rest("case-progress", 0);
+    assert!(!host.dead_letters("bare").is_empty());
+    host.kill();
+    let host = place.start();
+    host.wait_rest("bare", 0);
+    let last = last_position(&host);
+    for plugin in ["bare", "case-progress"] {
+        for words in [&[plugin][..], &[plugin, "--recorded"]] {
+            let (code, found) = diff(&host, words);
+            assert_eq!(code, 0, "{found}");
+            let counts = ["equal", "different", "not_replayable"].map(|name| found[name].as_u64());
+            assert_eq!(counts, [Some(400), Some(0), Some(0)], "{found}");
+            assert_eq!(found["failed"], Value::Null);
+        }
+        assert!(last > 400);
+        // A part of it: state of before comes from further back.
+        let (code, found) = diff(&host, &[plugin, "--from", "101", "--to", "300"]);
+        assert_eq!((code, &found["different"]), (0, &json!(0)), "{found}");
+        let to = host.http.events("to=300").len() - host.http.events("to=100").len();
+        let own =
+            host.http.events("from=101&to=300").iter().filter(|e| e["source"] != "/test").count();
+        assert_eq!(found["equal"], json!(to - own), "{found}");
+    }
+    assert_eq!(last_position(&host), last, "a replay says nothing");
+    let said = host.cli(&["plugins", "diff", "bare", "--to", "9999999"]).run().expect_failed();
+    assert!(said.contains("lies ahead"), "{said}");
+    host.cli(&["plugins", "diff", "nobody"]).run().expect_failed();
+    host.stop();
+}
+
+/// A handler that emits where the id of the input does not begin with `letter`.
+fn choosy(letter: char) -> Vec<u8> {
+    let body = format!(
+        "(if (i32.ne (i32.load8_u (i32.load (local.get $event))) (i32.const {})) (then {}))",
+        u32::from(letter),
+        emitter("seen.it")
+    );
+    handler("seen.it", &body, "")
+}
+
+#[test]
+fn a_changed_plugin_differs_exactly_where_it_must() {
+    let mut rng = seed("exactly where it must");
+    let place = Place::new();
+    std::fs::write(place.plugins().join("choosy.wasm"), choosy('x')).unwrap();
+    let other = place.path().join("other.wasm");
+    std::fs::write(&other, choosy('y')).unwrap();
+    put(Sources::CASE_PROGRESS, &place.plugins());
+    let host = place.start();
+    let mut input = Vec::new();
+    for n in 0..300 {
+        let letter = ["x", "y", "z"][rng.usize(..3)];
+        let key = format!("k-{}", rng.usize(..4));
+        let one = event("a.b", &format!("{letter}-{n}"), Some(&key), json!(1));
+        let position = host.http.publish(&[one])[0]["position"].as_u64().unwrap();
+        input.push((position, letter, key));
+    }
+    host.wait_rest("choosy", 0);
+    host.wait_rest("case-progress", 0);
+    let at = |wanted: &dyn Fn(usize) -> bool| -> Vec<u64> {
+        (0..input.len()).filter(|index| wanted(*index)).map(|index| input[index].0).collect()
+    };
+    let (code, found) = diff(&host, &["choosy", "--module", other.to_str().unwrap()]);
+    assert_eq!(code, 1);
+    assert_eq!(differing(&found), at(&|index| input[index].1 != "z"));
+    let first = &found["differences"][0]["changes"][0];
+    assert_eq!(first["what"], "emitted event 1", "{found}");
+    // What serves now is the other one: so it differs from the past, which is as it was.
+    std::fs::write(place.plugins().join("choosy.wasm"), choosy('y')).unwrap();
+    let digest = tidegate::event::Digest::of(&choosy('y')).to_string();
+    host.wait_plugin("choosy", "swapped", |view| view["module"]["digest"] == digest);
+    assert_eq!(differing(&diff(&host, &["choosy"]).1), at(&|index| input[index].1 != "z"));
+    assert_eq!(diff(&host, &["choosy", "--recorded"]).0, 0);
+    let old = tidegate::event::Digest::of(&choosy('x')).to_string();
+    assert_eq!(diff(&host, &["choosy", "--module", &old[..12]]).0, 0);
+
+    // Another configuration: a milestone at every fifth event instead of every tenth.
+    let manifest = place.plugins().join("case-progress/plugin.toml");
+    let text = std::fs::read_to_string(&manifest).unwrap();
+    std::fs::write(&manifest, text.replace("every = \"10\"", "every = \"5\"")).unwrap();
+    host.wait_plugin("case-progress", "has its new manifest", |view| {
+        view["manifest"].as_str().is_some_and(|text| text.contains("every = \"5\""))
+    });
+    let count = |index: usize| input[..=index].iter().filter(|i| i.2 == input[index].2).count();
+    let expected = at(&|index| count(index) % 10 == 5);
+    let (code, found) = diff(&host, &["case-progress"]);
+    assert_eq!((code, differing(&found)), (1, expected));
+    host.stop();
+}
+
+#[test]
+fn a_dead_letter_runs_offline_on_another_module_with_what_it_saw() {
+    let place = Place::new();
+    std::fs::write(place.plugins().join("bare.wasm"), bare_guest()).unwrap();
+    std::fs::write(place.plugins().join("bare.toml"), TRYING).unwrap();
+    let host = place.start();
+    for (n, said) in ["fine", "fine", "fine", "panic", "fine"].iter().enumerate() {
+        let mut event = event("a.b", &format!("e-{n}"), Some("k"), json!(said));
+        event["datacontenttype"] = "text/plain".into();
+        host.http.publish(&[event]);
+    }
+    host.wait_rest("bare", 0);
+    assert_eq!(host.state("bare", "k", "seen").as_deref(), Some("4"));
+    let letters = host.dead_letters("bare");
+    let id = letters[0]["id"].as_str().unwrap();
+    let letter = host.http.get(&format!("/v1/dead-letters/{id}")).expect_ok();
+    assert_eq!(letter["state"][0]["value"], "3", "what came later is not in it: {letter}");
+
+    let event = format!("dead-letter:{id}");
+    let (same, other) = (place.path().join("same.wasm"), place.path().join("other.wasm"));
+    std::fs::write(&same, bare_guest()).unwrap();
+    std::fs::write(&other, handler("seen.it", &emitter("seen.it"), "")).unwrap();
+    let test = |module: &std::path::Path| {
+        let words = ["test", module.to_str().unwrap(), "--event", &event, "--output", "json"];
+        host.cli(&words).run()
+    };
+    let run = test(&same);
+    assert_eq!(run.code, 1, "{}", run.stderr);
+    assert!(run.stdout.contains("trap") && run.stdout.contains("seen 4"), "{}", run.stdout);
+    let run = test(&other);
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    assert!(run.stdout.contains("seen.it"), "{}", run.stdout);
+    let words = ["test", same.to_str().unwrap(), "--event", "dead-letter:99"];
+    let said = host.cli(&words).run().expect_failed();
+    assert!(said.contains("no dead letter `99`"), "{said}");
     host.stop();
 }

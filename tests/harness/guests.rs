@@ -28,10 +28,14 @@ pub(crate) struct Guest(&'static str);
 pub(crate) struct Sources;
 
 impl Sources {
+    pub(crate) const BANK_ACCOUNT: Guest = Guest("bank-account");
     pub(crate) const CASE_PROGRESS: Guest = Guest("case-progress");
     pub(crate) const CSV_AUDIT: Guest = Guest("csv-audit");
+    pub(crate) const FRAUD_ALERT: Guest = Guest("fraud-alert");
+    pub(crate) const LOGIN_GUARD: Guest = Guest("login-guard");
     pub(crate) const NOTIFY: Guest = Guest("notify");
     pub(crate) const ORDER_SAGA: Guest = Guest("order-saga");
+    pub(crate) const TEMPERATURE: Guest = Guest("temperature");
 }
 
 /// The module of an example plugin, built by the host's own `tidegate build`.

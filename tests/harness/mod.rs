@@ -12,7 +12,7 @@ mod wait;
 pub(crate) use cli::{Cli, Run};
 pub(crate) use events::{batch_file, event, generated, read_ndjson};
 pub(crate) use guests::{
-    Sources, bare_guest, copy_folder, echo, emitter, handler, put, root, upcaster,
+    Guest, Sources, bare_guest, copy_folder, echo, emitter, handler, put, root, upcaster,
 };
 pub(crate) use host::{Host, HostOptions, Place};
 pub(crate) use http::{Answer, Http};

@@ -29,11 +29,11 @@ impl Pending {
     pub(super) fn take_due(&mut self, now_ms: u64) -> Option<Input> {
         let due = self.0.iter().filter(|(_, (due_ms, _))| *due_ms <= now_ms);
         let first = due.min_by_key(|(name, (due_ms, _))| (*due_ms, *name))?.0.clone();
-        let (_, data) = self.0.remove(&first)?;
+        let (due_ms, data) = self.0.remove(&first)?;
         let (key, name) = first;
         let mut fired = event(FIRED).key(&key).source("/tidegate/main/test");
         fired.data = data;
-        Some(fired.attribute("timername", &name))
+        Some(fired.attribute("timerdue", &due_ms.to_string()).attribute("timername", &name))
     }
 
     pub(super) fn of(&self, key: &str) -> Vec<(String, u64)> {

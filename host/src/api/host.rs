@@ -12,8 +12,8 @@ use futures_util::stream::BoxStream;
 use super::filter::{EventFilter, Point};
 pub use super::requests::{Answered, CommandRequest, QueryRequest, RequestError};
 use super::view::{
-    ActedView, BusKind, BusView, DeadLetterView, KeyView, LogLineView, PluginView, PluginsView,
-    StatusView, TreeView, TypeView,
+    ActedView, BusKind, BusView, DeadLetterView, DeliveryView, DiffView, KeyView, LogLineView,
+    PluginView, PluginsView, StatusView, TreeView, TypeView,
 };
 use crate::effects::OutcomeKind;
 use crate::event::{Digest, Event, Key, KeySequence, Position};
@@ -188,6 +188,33 @@ pub struct Readiness {
     pub waiting_for: Vec<String>,
 }
 
+/// On which module past deliveries run again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DiffOn {
+    /// The one that serves, with its manifest.
+    Serving,
+    /// Each on the module and manifest that served then.
+    Recorded,
+    /// One that served once, with the manifest that serves.
+    Kept(Digest),
+    /// These bytes, with the manifest that serves.
+    Given(Bytes),
+}
+
+/// Which past deliveries run again, and on what.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiffRequest {
+    /// On what.
+    pub on: DiffOn,
+    /// The first input; none: that of the log.
+    pub from: Option<Position>,
+    /// The last input; none: the last of the log.
+    pub to: Option<Position>,
+    /// Differences that are told in words, at most
+    /// [`crate::limits::REPLAY_DIFFERENCES_MAX`].
+    pub differences_max: usize,
+}
+
 /// Whether a stream of log lines goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Follow {
@@ -286,6 +313,14 @@ pub trait HostApi: Send + Sync + 'static {
         actor: &'a str,
     ) -> Answer<'a, PluginView>;
 
+    /// Runs past deliveries again, and compares them with the record: the answer is a future of what
+    /// it comes to, however long that takes. Dropped, it ends.
+    fn diff<'a>(
+        &'a self,
+        name: &'a str,
+        request: DiffRequest,
+    ) -> Answer<'a, BoxFuture<'static, DiffView>>;
+
     /// Removes a plugin whose file is gone, with its state.
     fn forget<'a>(&'a self, name: &'a str, actor: &'a str) -> Answer<'a, ()>;
 
@@ -331,6 +366,9 @@ pub trait HostApi: Send + Sync + 'static {
 
     /// Dead letters of every bus, without `backtrace` and `logs`.
     fn dead_letters<'a>(&'a self, filter: &'a DeadLetterFilter) -> Answer<'a, Vec<DeadLetterView>>;
+
+    /// What it takes to run a dead letter's delivery again; none: there is no such dead letter.
+    fn dead_letter_delivery<'a>(&'a self, id: &'a str) -> Answer<'a, Option<DeliveryView>>;
 
     /// One dead letter with everything that is known of it.
     fn dead_letter<'a>(&'a self, id: &'a str) -> Answer<'a, Option<DeadLetter>>;

@@ -3,15 +3,17 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use super::{Bus, Committed, commands};
+use super::timers::{FireId, NAME_ATTRIBUTE};
+use super::{Bus, Committed, commands, private};
 use crate::effects::StateWrite;
 use crate::event::{CommitNumber, Generation, InstanceId, Position};
-use crate::log::codec::{AddresseeRef, DecodeError};
+use crate::log::codec::{AddresseeRef, DecodeError, TimerRef};
 use crate::log::record::{Control, ControlRecord, DeliveryCommit};
-use crate::log::{CommitRef, CompletionRef, Frame, ReadError, RecordRef};
+use crate::log::{CommitRef, CompletionRef, EventRef, Frame, ReadError, RecordRef};
 use crate::schedule::core::Settled;
 use crate::state::checkpoint::{CheckpointPolicy, Checkpoints};
 use crate::state::ledger::{Completed, Origin};
+use crate::state::timers::Served;
 use crate::state::{At, Ledger, Values};
 
 use super::memory::MemoryLog;
@@ -26,6 +28,7 @@ use crate::state::cold::ColdError;
 pub struct Progress {
     submitted: AtomicU64,
     applied: AtomicU64,
+    scanned: AtomicU64,
     candidate: Mutex<Option<(Settled, u64)>>,
 }
 
@@ -49,6 +52,17 @@ impl Progress {
     pub fn outstanding(&self) -> u64 {
         let applied = self.applied.load(Ordering::SeqCst);
         self.submitted.load(Ordering::SeqCst).saturating_sub(applied)
+    }
+
+    /// Notes how far the plugin's runner has read.
+    pub fn scan(&self, scanned: Position) {
+        self.scanned.store(scanned.0, Ordering::Relaxed);
+    }
+
+    /// How far the plugin's runner has read; 0: none ran yet.
+    #[must_use]
+    pub fn scanned(&self) -> Position {
+        Position(self.scanned.load(Ordering::Relaxed))
     }
 
     /// Offers how far the scheduler is. It is asked before the commits are counted, and not at all
@@ -150,6 +164,7 @@ fn fold_commit(
     let mut completion: Option<CompletionRef<'_>> = None;
     let mut dead = None;
     let mut writes = Vec::new();
+    let mut timers = Vec::new();
     let mut controls = Vec::new();
     for record in commit.records() {
         match record? {
@@ -161,17 +176,20 @@ fn fold_commit(
                     }
                     Some(AddresseeRef::Bus(bus)) => ledger.apply_outbound(bus, event.position),
                     Some(AddresseeRef::Plugin(to)) => {
+                        fire(values, to, &event);
                         commands::fold_event(ledger, at, to, &event, &mut folded.commands);
                     }
                 };
             }
             RecordRef::Completion(record) => completion = Some(record),
             RecordRef::State(write) => writes.push(write.to_owned()),
+            RecordRef::Timer(change) => timers.push(change),
             RecordRef::DeadLetter(record) => dead = Some(record),
             RecordRef::Control(record) => {
                 if let Control::Forget { instance } = record.control {
                     values.forget(instance)?;
                 }
+                values.timers().apply_control(&record.control);
                 // What parks a key takes back that its delivery is over: it has to come after it.
                 match &completion {
                     Some(_) => controls.push(record),
@@ -182,6 +200,7 @@ fn fold_commit(
         }
     }
     let Some(done) = completion else { return Ok(()) };
+    serve(ledger, values, &done, (commit.number, dead.is_some()), timers);
     commands::fold_completion(ledger, at, &done, &mut folded.commands);
     if let Some(key) = done.key {
         apply_writes(values, (done.instance, done.generation, key), done.position, writes)?;
@@ -201,6 +220,33 @@ fn fold_commit(
     controls.iter().for_each(|record| ledger.apply_control(at, record));
     folded.completed.push(done.instance);
     Ok(())
+}
+
+/// Takes a fire of a timer.
+fn fire(values: &Values, instance: InstanceId, event: &EventRef<'_>) {
+    let (Some(key), true) = (event.key, event.kind == private::TIMER) else { return };
+    let name = event.attributes.iter().find(|(name, _)| *name == NAME_ATTRIBUTE);
+    if let (Some((_, name)), Ok(fire)) = (name, event.id.parse::<FireId>()) {
+        let holder = (instance, fire.generation);
+        values.timers().fire(holder, (key, name), fire.set, event.position);
+    }
+}
+
+/// Takes what the end of a delivery means for the timers of its key.
+fn serve(
+    ledger: &Ledger,
+    values: &Values,
+    done: &CompletionRef<'_>,
+    (commit, dead): (CommitNumber, bool),
+    changes: Vec<TimerRef<'_>>,
+) {
+    let (Some(key), Some(hash)) = (done.key, done.key_hash) else { return };
+    let CompletionRef { instance, generation, position, .. } = *done;
+    values.timers().settle(instance, hash, position);
+    if ledger.instance(instance).is_some_and(|of| of.generation == generation) {
+        let served = Served { holder: (instance, generation), key, position, commit, dead };
+        values.timers().apply(&served, changes);
+    }
 }
 
 fn apply_writes(

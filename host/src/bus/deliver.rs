@@ -78,7 +78,8 @@ pub fn commit(by: &Deliverer, input: &Event, ended: Ended, effects: Effects) -> 
 }
 
 /// The attributes of an emitted event that the host, not the guest, decides.
-const HOST_ATTRIBUTES: [&str; 4] = ["causationid", "correlationid", "traceparent", "tracestate"];
+pub(super) const HOST_ATTRIBUTES: [&str; 4] =
+    ["causationid", "correlationid", "traceparent", "tracestate"];
 
 fn emitted(by: &Deliverer, input: &Event, draft: Draft, span: &str) -> NewEvent {
     let mut attributes = draft.attributes;

@@ -66,6 +66,11 @@ impl PastState {
         self.values.get(name).filter(|value| value.lives_at(self.now_ms))
     }
 
+    /// Everything that was written and not deleted, also values whose end had come.
+    pub fn into_values(self) -> impl Iterator<Item = (Arc<str>, Value)> {
+        self.values.into_iter()
+    }
+
     /// Takes a state write, as the log has it.
     pub fn write(&mut self, name: &str, value: Option<&[u8]>, expires_ms: Option<u64>) {
         match value {

@@ -7,6 +7,7 @@
 mod breaker;
 mod command;
 mod feed;
+mod fires;
 mod keys;
 mod restore;
 mod work;
@@ -40,6 +41,7 @@ use crate::schedule::retry::RetryPolicy;
 use crate::wasm::{GuestLimits, Invoker};
 
 /// A module with its manifest: what one delivery attempt is pinned to.
+#[derive(Clone)]
 pub struct Version {
     /// The module.
     pub invoker: Arc<dyn Invoker>,

@@ -1,7 +1,9 @@
 //! A plugin at work on a real log, with a handler that tests tell what to do.
 
 mod breaker;
+mod clock;
 mod commands;
 mod keys;
 mod restart;
+mod timers;
 mod world;

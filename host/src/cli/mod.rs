@@ -9,6 +9,7 @@ pub mod check;
 pub mod client;
 pub mod dead_letters;
 pub mod dev;
+pub mod diff;
 pub mod events;
 pub mod keys;
 pub mod log;
@@ -131,12 +132,12 @@ pub fn run(cli: &Cli, out: &mut Out) -> anyhow::Result<ExitCode> {
         Command::New(args) => return new::run(args, output),
         Command::Build(args) => return build::run(args, output),
         Command::Check(args) => return check::run(args, output),
-        Command::Test(args) => return test::run(args, output),
+        Command::Test(args) => return test::run(args, &cli.connect, output),
         Command::Status => status::status(&client()?, output, out)?,
         Command::Publish(args) => return publish::run(&client()?, args, output, out),
         Command::Events(command) => events::run(&client()?, command, output, out)?,
         Command::Types(command) => status::types(&client()?, command, output, out)?,
-        Command::Plugins(command) => plugins::run(&client()?, command, output, out)?,
+        Command::Plugins(command) => return plugins::run(&client()?, command, output, out),
         Command::Keys(command) => keys::run(&client()?, command, output, out)?,
         Command::State(command) => state::run(&client()?, command, output, out)?,
         Command::DeadLetters(command) => dead_letters::run(&client()?, command, output, out)?,

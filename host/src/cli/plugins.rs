@@ -1,9 +1,12 @@
 //! `tidegate plugins`: see and operate them.
 
+use std::process::ExitCode;
+
 use serde::de::IgnoredAny;
 
 use super::Output;
 use super::client::Client;
+use super::diff::{self, DiffArgs};
 use super::out::{Out, note, plain};
 use super::table::{Table, bytes};
 use crate::api::view::{LogLineView, PluginView, PluginsView, SkippedView};
@@ -60,6 +63,8 @@ pub enum PluginsCommand {
         #[arg(long, value_name = "DIGEST")]
         module: Option<String>,
     },
+    /// Run past deliveries again, and compare: exit code 1 where one differs
+    Diff(DiffArgs),
     /// Remove a plugin whose file is gone, with its state
     Forget {
         /// Its name
@@ -76,8 +81,9 @@ pub fn run(
     command: &PluginsCommand,
     output: Output,
     out: &mut Out,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<ExitCode> {
     match command {
+        PluginsCommand::Diff(args) => return diff::run(client, args, output, out),
         PluginsCommand::List => {
             let plugins: PluginsView = client.get(&["v1", "plugins"], &[])?;
             match output {
@@ -124,7 +130,7 @@ pub fn run(
             }
         }
     }
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }
 
 fn act(

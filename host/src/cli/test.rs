@@ -16,7 +16,9 @@ use anyhow::{Context, bail};
 
 use super::Output;
 use super::check::read_module;
+use super::client::{Client, ConnectArgs};
 use crate::api::cloudevents;
+use crate::api::view::DeliveryView;
 use crate::event::NewEvent;
 use crate::plugin::Manifest;
 use crate::wasm::compile::CompileLimits;
@@ -37,10 +39,11 @@ const WATCH_INTERVAL: Duration = Duration::from_millis(200);
 pub struct TestArgs {
     /// The module; a manifest beside it (`NAME.toml` or `plugin.toml`) is used
     pub module: PathBuf,
-    /// A file with one event: a CloudEvent in JSON
+    /// A file with one event, a CloudEvent in JSON; or `dead-letter:ID`: a delivery that the host at
+    /// `--url` gave up, with its attempt and the state it saw
     #[arg(
         long,
-        value_name = "FILE",
+        value_name = "FILE|dead-letter:ID",
         required_unless_present = "events",
         conflicts_with = "events"
     )]
@@ -58,15 +61,17 @@ pub struct TestArgs {
 /// # Errors
 /// A file cannot be read, the module is refused, or the output cannot be written. With `--watch`
 /// these are printed, and the next change waited for.
-pub fn run(args: &TestArgs, output: Output) -> anyhow::Result<ExitCode> {
+pub fn run(args: &TestArgs, connect: &ConnectArgs, output: Output) -> anyhow::Result<ExitCode> {
     let exe = std::env::current_exe().context("cannot find this executable to compile with")?;
     let cache = tempfile::tempdir().context("cannot make a folder for compiled code")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let sandbox = sandbox(cache.path(), Compiler::Child(exe))?;
+    // Asked for once: with `--watch`, modules change and the delivery stays.
+    let dead = args.dead_letter().map(|id| fetch(connect, id)).transpose()?;
     let mut out = std::io::stdout().lock();
     loop {
         let seen = stamps(args);
-        let tested = runtime.block_on(test(args, output, &sandbox, &mut out));
+        let tested = runtime.block_on(test(args, dead.as_ref(), output, &sandbox, &mut out));
         if !args.watch {
             return tested;
         }
@@ -77,6 +82,17 @@ pub fn run(args: &TestArgs, output: Output) -> anyhow::Result<ExitCode> {
             std::thread::sleep(WATCH_INTERVAL);
         }
     }
+}
+
+impl TestArgs {
+    fn dead_letter(&self) -> Option<&str> {
+        self.event.as_ref()?.to_str()?.strip_prefix("dead-letter:")
+    }
+}
+
+/// Asks a host for what a delivery that it gave up saw.
+fn fetch(connect: &ConnectArgs, id: &str) -> anyhow::Result<DeliveryView> {
+    Ok(Client::new(connect)?.get(&["v1", "dead-letters", id, "delivery"], &[])?)
 }
 
 /// A sandbox for one module at a time.
@@ -92,13 +108,14 @@ fn sandbox(cache: &Path, compiler: Compiler) -> anyhow::Result<Arc<Sandbox>> {
 /// One run over all events.
 async fn test(
     args: &TestArgs,
+    dead: Option<&DeliveryView>,
     output: Output,
     sandbox: &Arc<Sandbox>,
     out: &mut dyn Write,
 ) -> anyhow::Result<ExitCode> {
     let limits = CompileLimits::default();
     let wasm = read_module(&args.module, limits.module_bytes_max)?;
-    let manifest = manifest(&args.module)?;
+    let manifest = manifest(&args.module, dead)?;
     let events = events(args)?;
     let module = sandbox
         .load(wasm.into())
@@ -110,8 +127,14 @@ async fn test(
     }
     let mut bench = Bench::new(module, &manifest);
     let mut failed = 0_u64;
-    for event in events {
-        let delivered = bench.deliver(event).await;
+    let mut given = events.into_iter();
+    let mut dead = dead;
+    loop {
+        let delivered = match (dead.take(), given.next()) {
+            (Some(dead), _) => bench.redeliver(dead).await?,
+            (None, Some(event)) => bench.deliver(event).await,
+            (None, None) => break,
+        };
         failed += u64::from(!delivered.is_ok());
         match output {
             Output::Text => print::text(&delivered, out)?,
@@ -122,9 +145,13 @@ async fn test(
     Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// The manifest beside a module, or the defaults.
-fn manifest(module: &Path) -> anyhow::Result<Manifest> {
-    let Some(path) = manifest_path(module) else { return Ok(Manifest::default()) };
+/// The manifest beside a module, else that of a dead letter's plugin, else the defaults.
+fn manifest(module: &Path, dead: Option<&DeliveryView>) -> anyhow::Result<Manifest> {
+    let Some(path) = manifest_path(module) else {
+        let served = dead.and_then(|dead| dead.manifest.as_deref());
+        let served = served.map(|text| Manifest::parse("of the host", text)).transpose()?;
+        return Ok(served.unwrap_or_default());
+    };
     let text = String::from_utf8(read_file(&path, MANIFEST_BYTES_MAX)?)
         .with_context(|| format!("manifest `{}` is not UTF-8", path.display()))?;
     Ok(Manifest::parse(&path.display().to_string(), &text)?)
@@ -138,6 +165,9 @@ fn manifest_path(module: &Path) -> Option<PathBuf> {
 
 /// The events to deliver, checked as they are at ingest.
 fn events(args: &TestArgs) -> anyhow::Result<Vec<NewEvent>> {
+    if args.dead_letter().is_some() {
+        return Ok(Vec::new());
+    }
     if let Some(path) = &args.event {
         let text = read_file(path, EVENTS_BYTES_MAX)?;
         let publish = cloudevents::read_line(&text)

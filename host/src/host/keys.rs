@@ -47,7 +47,7 @@ impl Host {
         if default { number.to_string() } else { format!("{}:{number}", bus.name()) }
     }
 
-    fn dead_letter_id(&self, id: &str) -> Option<(&std::sync::Arc<Bus>, u64)> {
+    pub(super) fn dead_letter_id(&self, id: &str) -> Option<(&std::sync::Arc<Bus>, u64)> {
         let (bus, number) = match id.rsplit_once(':') {
             Some((bus, number)) => (Some(bus), number),
             None => (None, id),

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use futures_util::future::BoxFuture;
 use futures_util::stream::{self, BoxStream};
 use futures_util::{FutureExt, StreamExt};
 use tokio::sync::broadcast::error::RecvError;
@@ -22,12 +23,12 @@ use tokio::sync::broadcast::error::RecvError;
 use crate::api::filter::{EventFilter, Point};
 use crate::api::host::{
     Answer, Answered, Appended, CommandRequest, Cursor, DeadLetter, DeadLetterFilter,
-    DeadLetterSelection, EventPage, EventStream, Follow, HostApi, HostError, Publish, PublishError,
-    Readiness, RequestError, StateEntry,
+    DeadLetterSelection, DiffRequest, EventPage, EventStream, Follow, HostApi, HostError, Publish,
+    PublishError, Readiness, RequestError, StateEntry,
 };
 use crate::api::view::{
-    ActedView, BusKind, BusView, DeadLetterView, KeyView, LogLineView, PluginView, PluginsView,
-    StatusView, Timestamp, TreeView, TypeView,
+    ActedView, BusKind, BusView, DeadLetterView, DeliveryView, DiffView, KeyView, LogLineView,
+    PluginView, PluginsView, StatusView, Timestamp, TreeView, TypeView,
 };
 use crate::bus::Bus;
 use crate::bus::operate::Act;
@@ -327,6 +328,14 @@ impl HostApi for Host {
         .boxed()
     }
 
+    fn diff<'a>(
+        &'a self,
+        name: &'a str,
+        request: DiffRequest,
+    ) -> Answer<'a, BoxFuture<'static, DiffView>> {
+        async move { Ok(self.plugins.diff(name, request).await?.boxed()) }.boxed()
+    }
+
     fn forget<'a>(&'a self, name: &'a str, actor: &'a str) -> Answer<'a, ()> {
         async move {
             self.plugins.forget(name, actor).await?;
@@ -397,6 +406,10 @@ impl HostApi for Host {
 
     fn dead_letters<'a>(&'a self, filter: &'a DeadLetterFilter) -> Answer<'a, Vec<DeadLetterView>> {
         self.list_dead_letters(filter).boxed()
+    }
+
+    fn dead_letter_delivery<'a>(&'a self, id: &'a str) -> Answer<'a, Option<DeliveryView>> {
+        self.read_delivery(id).boxed()
     }
 
     fn dead_letter<'a>(&'a self, id: &'a str) -> Answer<'a, Option<DeadLetter>> {

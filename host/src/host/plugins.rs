@@ -4,6 +4,7 @@
 //! Each plugin has a turn of its own: what changes it (a new module, a pause, a rollback) happens
 //! one after the other, while other plugins go on.
 
+mod diff;
 mod install;
 mod keys;
 mod operate;
@@ -13,10 +14,10 @@ mod view;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -28,6 +29,7 @@ use crate::bus::runner::Runner;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::event::{Digest, InstanceId};
+use crate::limits::REPLAYS_MAX;
 use crate::metrics::Metrics;
 use crate::plugin::{Change, Source, Watcher};
 use crate::schedule::pool::GuestPool;
@@ -78,6 +80,9 @@ pub struct Plugins {
     /// Until the folder was seen.
     unscanned: Mutex<Option<upcast::Before>>,
     pauses: mpsc::Sender<(InstanceId, String)>,
+    /// Places for replays of past deliveries.
+    replays: Arc<Semaphore>,
+    replays_begun: AtomicU64,
     tasks: TaskTracker,
     closing: AtomicBool,
 }
@@ -143,6 +148,8 @@ impl Plugins {
             unscanned: Mutex::new(Some(upcast::Before::new(&upcasters_first))),
             upcasters_first,
             pauses,
+            replays: Arc::new(Semaphore::new(REPLAYS_MAX)),
+            replays_begun: AtomicU64::new(0),
             tasks: TaskTracker::new(),
             closing: AtomicBool::new(false),
         });

@@ -5,9 +5,12 @@ use std::sync::Arc;
 use super::{Host, events};
 use crate::api::filter::Point;
 use crate::api::host::{HostError, StateEntry};
+use crate::api::view::{DeliveryView, InputView, SeenValueView};
 use crate::bus::Bus;
 use crate::bus::past::{Moment, PastError};
+use crate::bus::replay::recorded_delivery;
 use crate::event::{Event, Key};
+use crate::log::record::Mode;
 use crate::state::{DeadLetter, Owner, Value};
 
 impl Host {
@@ -34,6 +37,43 @@ impl Host {
         let past = bus.past(&owner, moment).await.map_err(past_error)?;
         let values = past.values().filter(|(name, _)| wanted(name)).take(limit);
         Ok(values.map(|(name, value)| entry(Arc::clone(name), value.clone())).collect())
+    }
+
+    /// What it takes to run a delivery that was given up once more.
+    pub(super) async fn read_delivery(&self, id: &str) -> Result<Option<DeliveryView>, HostError> {
+        let Some((bus, number)) = self.dead_letter_id(id) else { return Ok(None) };
+        let found = {
+            let ledger = bus.ledger();
+            ledger.dead_letter(number).cloned().and_then(|letter| {
+                let plugin = ledger.instance(letter.instance)?;
+                Some((letter, plugin.name.clone(), plugin.generation))
+            })
+        };
+        let Some((letter, plugin, generation)) = found else { return Ok(None) };
+        let gone = |what: &str| HostError::Conflict(format!("{what} of the dead letter is gone"));
+        let event = bus.event(letter.position).await.map_err(events::read_error)?;
+        let event = event.ok_or_else(|| gone("the event"))?;
+        let log = bus.log().ok_or_else(|| gone("the record"))?;
+        let frame = log.frames_from_commit(letter.at.commit).next().await;
+        let frame = frame.map_err(events::read_error)?;
+        let mut ended = (letter.attempts, false);
+        for commit in frame.commits() {
+            let commit = commit.map_err(|error| events::read_error(error.into()))?;
+            if commit.number == letter.at.commit {
+                let done = recorded_delivery(&commit, letter.instance, generation);
+                let done = done.map_err(|error| events::read_error(error.into()))?;
+                let done = done.map(|done| done.completion);
+                ended = done.map_or(ended, |d| (d.attempt, d.mode == Mode::Redrive));
+            }
+        }
+        let (attempt, redriven) = ended;
+        let state = self.state_before(bus, &letter, &event).await?;
+        let state = state.iter().map(SeenValueView::of).collect();
+        let manifest = self.plugins.view_of(&plugin).ok().and_then(|view| view.manifest);
+        // As its guest was handed it; where nobody can lift it now, as it stands in the log.
+        let event = bus.upcasters().lift(&event).await.unwrap_or(event);
+        let input = InputView::of(&event);
+        Ok(Some(DeliveryView { plugin, attempt, redriven, manifest, input, state }))
     }
 
     /// What a delivery that was given up saw of its key; nothing where it has none, or its bus keeps

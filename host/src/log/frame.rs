@@ -119,24 +119,33 @@ impl Frame {
     /// # Errors
     /// A record is not what its kind says.
     pub fn event(&self, position: Position) -> Result<Option<Event>, DecodeError> {
+        Ok(self.events_at(&[position])?.pop())
+    }
+
+    /// The events at ascending positions that are in this frame, each as [`Frame::event`] has it.
+    ///
+    /// # Errors
+    /// A record is not what its kind says.
+    pub fn events_at(&self, positions: &[Position]) -> Result<Vec<Event>, DecodeError> {
+        let mut wanted = positions.iter().copied().peekable();
+        let mut events = Vec::new();
         for commit in self.commits() {
             let commit = commit?;
-            let behind = commit.first_position.0.saturating_add(commit.events.into());
-            if position < commit.first_position || position.0 >= behind {
-                continue;
-            }
+            let behind = Position(commit.first_position.0.saturating_add(commit.events.into()));
+            while wanted.next_if(|position| *position < commit.first_position).is_some() {}
             let mut records = commit.records();
-            while let Some(raw) = records.next_raw() {
+            while wanted.peek().is_some_and(|position| *position < behind) {
+                let Some(raw) = records.next_raw() else { break };
                 let (raw, at) = raw?;
                 if raw.kind == kind::EVENT
-                    && at == position
+                    && wanted.next_if_eq(&at).is_some()
                     && let RecordRef::Event(event) = records.read(&raw, at)?
                 {
-                    return event.to_event(Bytes::copy_from_slice(event.data)).map(Some);
+                    events.push(event.to_event(Bytes::copy_from_slice(event.data))?);
                 }
             }
         }
-        Ok(None)
+        Ok(events)
     }
 
     fn decode_events(&self) -> Result<Box<[Arc<Event>]>, DecodeError> {

@@ -243,12 +243,28 @@ impl Log {
         FrameReader::from_position(self.shared().clone(), position)
     }
 
+    /// The durable frame that holds a commit; none: it is not durable, or not there.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub async fn frame_of(&self, commit: CommitNumber) -> Result<Option<Arc<Frame>>, ReadError> {
+        self.shared().frame_of(commit).await
+    }
+
     /// The event at a position; none: it is not durable, or not there.
     ///
     /// # Errors
     /// It cannot be read.
     pub async fn event(&self, position: Position) -> Result<Option<Arc<Event>>, ReadError> {
         self.shared().event(position).await
+    }
+
+    /// The events at ascending positions that are durable and there; cheaper than one by one.
+    ///
+    /// # Errors
+    /// The disk's, and damage.
+    pub async fn events(&self, positions: Vec<Position>) -> Result<Vec<Arc<Event>>, ReadError> {
+        self.shared().events(positions).await
     }
 
     /// Positions of a key's durable events from one on, ascending, at most `limit`; private ones

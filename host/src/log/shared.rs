@@ -138,8 +138,8 @@ impl Shared {
         }
     }
 
-    /// The event at a position, from the disk. Blocking.
-    fn event_on_disk(&self, position: Position) -> Result<Option<Event>, ReadError> {
+    /// The frame that holds a position, from the disk. Blocking.
+    fn frame_on_disk(&self, position: Position) -> Result<Option<Arc<Frame>>, ReadError> {
         let Some(place) = self.index.frame_of_position(position)? else { return Ok(None) };
         let mut scan = self.scan(place.segment, place.mark.offset)?;
         loop {
@@ -148,9 +148,70 @@ impl Shared {
                 return Ok(None);
             }
             if frame.last_position().is_some_and(|last| last >= position) {
-                return Ok(frame.event(position)?);
+                return Ok(Some(frame));
             }
         }
+    }
+
+    /// The events at ascending positions that are durable and there; each frame is read once.
+    ///
+    /// # Errors
+    /// One cannot be read.
+    pub(super) async fn events(
+        self: &Arc<Self>,
+        positions: Vec<Position>,
+    ) -> Result<Vec<Arc<Event>>, ReadError> {
+        let shared = self.clone();
+        blocking(move || {
+            let until = shared.durable_position();
+            let durable = positions.partition_point(|position| *position <= until);
+            let mut rest = positions.get(..durable).unwrap_or_default();
+            let mut events = Vec::with_capacity(rest.len());
+            while let Some((first, others)) = rest.split_first() {
+                let frame = match shared.tail.with_position(*first) {
+                    Some(frame) => Some(frame),
+                    None => shared.frame_on_disk(*first)?,
+                };
+                let last = frame.as_ref().and_then(|frame| frame.last_position());
+                let (Some(frame), Some(last)) = (frame, last) else {
+                    rest = others;
+                    continue;
+                };
+                let (here, behind) = rest.split_at(rest.partition_point(|at| *at <= last));
+                events.extend(frame.events_at(here)?.into_iter().map(Arc::new));
+                rest = behind;
+            }
+            Ok(events)
+        })
+        .await
+    }
+
+    /// The frame that holds a commit; none: it is not durable, or not there.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub(super) async fn frame_of(
+        self: &Arc<Self>,
+        commit: CommitNumber,
+    ) -> Result<Option<Arc<Frame>>, ReadError> {
+        if commit.0 == 0 || commit > self.durable_commit() {
+            return Ok(None);
+        }
+        if let Some(frame) = self.tail.with_commit(commit) {
+            return Ok(Some(frame));
+        }
+        let shared = self.clone();
+        blocking(move || {
+            let Some(place) = shared.index.frame_of_commit(commit)? else { return Ok(None) };
+            let mut scan = shared.scan(place.segment, place.mark.offset)?;
+            loop {
+                let frame = shared.next_durable(&mut scan)?;
+                if frame.last_commit() >= commit {
+                    return Ok(Some(frame));
+                }
+            }
+        })
+        .await
     }
 
     /// The event at a position; none: it is not durable, or not there.
@@ -168,7 +229,11 @@ impl Shared {
             return Ok(frame.event(position)?.map(Arc::new));
         }
         let shared = self.clone();
-        blocking(move || shared.event_on_disk(position)).await.map(|event| event.map(Arc::new))
+        let found = blocking(move || match shared.frame_on_disk(position)? {
+            Some(frame) => Ok(frame.event(position)?),
+            None => Ok(None),
+        });
+        Ok(found.await?.map(Arc::new))
     }
 }
 

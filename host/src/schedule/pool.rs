@@ -30,6 +30,8 @@ pub use self::task::{JoinError, JoinHandle};
 
 /// How long a task may run before [`cooperate`] yields.
 const SLICE: Duration = Duration::from_nanos(QUANTUM_NS.unsigned_abs());
+/// How many times less a low share is.
+const LOW_SHARE: i64 = 8;
 /// Runs shorter than this are charged by the monotonic clock: reading the processor clock of a
 /// thread takes fifteen times as long, and little can have come between.
 const WALL_CLOCK_BELOW: Duration = Duration::from_micros(100);
@@ -44,6 +46,15 @@ thread_local! {
 pub struct GuestPool {
     shared: Arc<Shared>,
     threads: Mutex<Vec<std::thread::JoinHandle<()>>>,
+}
+
+/// How much of the pool a tenant gets while others want it too; alone it gets all of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Share {
+    /// As much as everybody.
+    Full,
+    /// A `LOW_SHARE`th of that: for what nobody waits for.
+    Low,
 }
 
 /// A share of the pool. Cheap to clone. Dropping the last handle lets its tasks run on;
@@ -113,10 +124,20 @@ impl GuestPool {
     /// A new tenant. Names are for people; several tenants may have the same.
     #[must_use]
     pub fn tenant(&self, name: &str) -> Tenant {
+        self.tenant_with(name, Share::Full)
+    }
+
+    /// As [`tenant`](Self::tenant), with a say on how much of the pool it gets while it is wanted.
+    #[must_use]
+    pub fn tenant_with(&self, name: &str, share: Share) -> Tenant {
+        let quantum_ns = match share {
+            Share::Full => QUANTUM_NS,
+            Share::Low => QUANTUM_NS / LOW_SHARE,
+        };
         let shared = Arc::clone(&self.shared);
         let mut state = lock(&self.shared.state);
         let inner = Arc::new(TenantInner {
-            id: state.fair.add(),
+            id: state.fair.add(quantum_ns),
             name: name.into(),
             shared,
             closed: AtomicBool::new(self.shared.closing.load(Ordering::SeqCst)),

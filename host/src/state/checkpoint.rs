@@ -33,6 +33,8 @@ mod write;
 
 /// Checkpoints that are kept: the older is there for the case that the newer is damaged.
 const KEPT: usize = 2;
+/// Timers taken out under one lock.
+const TIMERS_AT_ONCE: usize = 4096;
 const SUFFIX: &str = ".checkpoint";
 const SUFFIX_NEW: &str = ".checkpoint.new";
 /// Digits of the commit in a name, so that names sort as numbers do.
@@ -206,6 +208,16 @@ impl Checkpoints {
         let mut writer = Writer::begin(file, &header, free_bytes).map_err(failed)?;
         writer.ledger(ledger).map_err(failed)?;
         values.each(|owner, values| writer.key(owner, values).map_err(failed))?;
+        let mut after = None;
+        loop {
+            // Some at a time: deliveries look at them meanwhile.
+            let rows = values.timers().rows(after, TIMERS_AT_ONCE);
+            after = rows.last().map(|row| (row.holder, row.id));
+            if after.is_none() {
+                break;
+            }
+            writer.timers(&rows).map_err(failed)?;
+        }
         writer.finish().map_err(failed)
     }
 

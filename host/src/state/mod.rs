@@ -12,6 +12,7 @@ pub mod keys;
 pub mod ledger;
 pub mod letters;
 pub mod slots;
+pub mod timers;
 pub mod values;
 
 pub use checkpoint::{CheckpointError, CheckpointPolicy, Checkpoints, Written};

@@ -18,6 +18,7 @@ use hashbrown::{Equivalent, HashMap};
 
 use super::cold::{Cold, ColdError, KeyValues};
 use super::evict::Budget;
+use super::timers::Timers;
 use crate::effects::StateWrite;
 use crate::event::{Generation, InstanceId, Key, Position};
 
@@ -91,6 +92,7 @@ pub struct Values {
     pub(super) copied: Mutex<Vec<Owner>>,
     pub(super) budget: Budget,
     pub(super) next_sweep: AtomicUsize,
+    timers: Timers,
 }
 
 #[derive(Debug, Default)]
@@ -139,7 +141,14 @@ impl Values {
             copied: Mutex::default(),
             budget,
             next_sweep: AtomicUsize::new(0),
+            timers: Timers::default(),
         }
+    }
+
+    /// Pending timers: the other thing that hangs on a key.
+    #[must_use]
+    pub fn timers(&self) -> &Timers {
+        &self.timers
     }
 
     /// The state of a key as its next delivery sees it, at log time `now_ms`.
@@ -284,6 +293,7 @@ impl Values {
     /// # Errors
     /// The cold store cannot be read.
     pub fn forget(&self, instance: InstanceId) -> Result<(), ColdError> {
+        self.timers.forget(instance);
         for shard in &self.shards {
             lock(shard).entries.retain(|owner, entry| {
                 let keep = owner.instance != instance;

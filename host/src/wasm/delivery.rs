@@ -25,6 +25,11 @@ pub trait Invoker: Send + Sync + 'static {
     /// behind, and the slot empty.
     fn invoke<'a>(&'a self, slot: &'a mut Slot, delivery: Delivery) -> BoxFuture<'a, Invocation>;
 
+    /// Whether a delivery may wait for an answer of the outside, which no record has.
+    fn asks_outside(&self) -> bool {
+        false
+    }
+
     /// Lifts the event of a delivery from a schema version to the next; a trap where the plugin is
     /// no upcaster. As [`Invoker::invoke`] otherwise.
     fn upcast<'a>(
@@ -141,6 +146,8 @@ pub struct GuestLimits {
     pub buses: Arc<[String]>,
     /// `grants.http`, as far as the operator allows it: `api.example.com`, `*.example.com:8443`.
     pub http: Arc<[String]>,
+    /// Whether its bus keeps timers: a memory bus does not.
+    pub timers: bool,
 }
 
 impl Default for GuestLimits {
@@ -155,6 +162,7 @@ impl Default for GuestLimits {
             recycle_after: 100_000,
             buses: Arc::default(),
             http: Arc::default(),
+            timers: true,
         }
     }
 }
@@ -173,6 +181,7 @@ impl GuestLimits {
             recycle_after: manifest.run.recycle_after,
             buses,
             http: manifest.grants.http.iter().map(ToString::to_string).collect(),
+            timers: true,
         }
     }
 }

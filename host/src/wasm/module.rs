@@ -167,6 +167,10 @@ impl Invoker for Module {
         }
     }
 
+    fn asks_outside(&self) -> bool {
+        self.imports.iter().any(|import| import.starts_with("wasi:http/outgoing-handler"))
+    }
+
     fn upcast<'a>(
         &'a self,
         slot: &'a mut Slot,

@@ -14,7 +14,7 @@ use crate::api::cloudevents;
 use crate::api::errors::ApiError;
 use crate::api::host::{DeadLetterFilter, DeadLetterSelection};
 use crate::api::params::{LIMIT_DEFAULT, Params, not_found};
-use crate::api::view::{ActedView, DeadLetterView, DeadLettersView};
+use crate::api::view::{ActedView, DeadLetterView, DeadLettersView, DeliveryView};
 use crate::effects::OutcomeKind;
 
 /// A dead letter with its event.
@@ -67,6 +67,25 @@ fn outcome(text: &str) -> Result<OutcomeKind, ApiError> {
         let names: Vec<_> = OutcomeKind::ALL.iter().map(|kind| kind.name()).collect();
         ApiError::field("outcome", format_args!("must be one of {}", names.join(", ")))
     })
+}
+
+/// Shows what it takes to run a dead letter's delivery again, elsewhere
+#[utoipa::path(
+    get,
+    path = "/v1/dead-letters/{id}/delivery",
+    tag = "dead letters",
+    operation_id = "getDeadLetterDelivery",
+    params(("id" = String, Path, description = "Its id")),
+    responses((status = 200, description = "The delivery", body = DeliveryView), Errors),
+)]
+pub(super) async fn delivery(
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+    RawQuery(query): RawQuery,
+) -> Result<Json<DeliveryView>, ApiError> {
+    Params::new(query.as_deref())?.finish()?;
+    let found = app.host.dead_letter_delivery(&id).await?;
+    found.map(Json).ok_or_else(|| not_found(format_args!("dead letter `{id}`")))
 }
 
 /// Shows one dead letter, with its event

@@ -1,6 +1,7 @@
 //! Every route, and the OpenAPI document that is made from them.
 
 mod dead_letters;
+mod diff;
 mod events;
 mod keys;
 mod openapi;
@@ -36,11 +37,13 @@ pub(super) fn router() -> (Router<Arc<App>>, Bytes) {
         .routes(routes!(plugins::resume))
         .routes(routes!(plugins::rollback))
         .routes(routes!(plugins::rename))
+        .routes(routes!(diff::diff))
         .routes(routes!(stream::logs))
         .routes(routes!(state::read))
         .routes(routes!(requests::command))
         .routes(routes!(dead_letters::list))
         .routes(routes!(dead_letters::show))
+        .routes(routes!(dead_letters::delivery))
         .routes(routes!(dead_letters::redrive))
         .routes(routes!(dead_letters::discard))
         .routes(routes!(keys::show))

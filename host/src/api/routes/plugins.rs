@@ -142,7 +142,7 @@ pub(super) async fn rollback(
 }
 
 /// People see the first digits of a digest, and may say as many as it takes.
-async fn digest(app: &App, plugin: &str, text: &str) -> Result<Digest, ApiError> {
+pub(super) async fn digest(app: &App, plugin: &str, text: &str) -> Result<Digest, ApiError> {
     if let Some(digest) = Digest::parse(text) {
         return Ok(digest);
     }

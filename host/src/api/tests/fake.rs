@@ -4,19 +4,20 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use futures_util::stream::{self, BoxStream, StreamExt};
 use tokio::sync::watch;
 
 use crate::api::filter::{EventFilter, Point};
 use crate::api::host::{
     Answer, Answered, Appended, CommandRequest, Cursor, DeadLetter, DeadLetterFilter,
-    DeadLetterSelection, EventPage, EventStream, Follow, HostApi, HostError, Publish, PublishError,
-    Readiness, RequestError, StateEntry,
+    DeadLetterSelection, DiffRequest, EventPage, EventStream, Follow, HostApi, HostError, Publish,
+    PublishError, Readiness, RequestError, StateEntry,
 };
 use crate::api::view::{
-    ActedView, BusKind, BusState, BusView, DeadLetterView, KeyState, KeyView, LogLineView,
-    PluginState, PluginView, PluginsView, StatusView, SubscriptionView, Timestamp, TreeEventView,
-    TreeView, TypeView,
+    ActedView, BusKind, BusState, BusView, DeadLetterView, DeliveryView, DiffView, InputView,
+    KeyState, KeyView, LogLineView, PluginState, PluginView, PluginsView, StatusView,
+    SubscriptionView, Timestamp, TreeEventView, TreeView, TypeView,
 };
 use crate::effects::OutcomeKind;
 use crate::event::{CommitNumber, Digest, Event, Key, KeySequence, NewEvent, Position};
@@ -398,6 +399,24 @@ impl HostApi for FakeHost {
         })
     }
 
+    fn diff<'a>(
+        &'a self,
+        name: &'a str,
+        request: DiffRequest,
+    ) -> Answer<'a, BoxFuture<'static, DiffView>> {
+        Box::pin(async move {
+            plugin_view(name, PluginState::Live)?;
+            let view = DiffView {
+                plugin: name.to_owned(),
+                from: request.from.map_or(1, |from| from.0),
+                equal: 1,
+                ..DiffView::default()
+            };
+            let view: BoxFuture<'static, DiffView> = Box::pin(async { view });
+            Ok(view)
+        })
+    }
+
     fn forget<'a>(&'a self, name: &'a str, actor: &'a str) -> Answer<'a, ()> {
         Box::pin(async move {
             self.act(name, PluginState::Removed, actor)?;
@@ -495,6 +514,20 @@ impl HostApi for FakeHost {
         _filter: &'a DeadLetterFilter,
     ) -> Answer<'a, Vec<DeadLetterView>> {
         Box::pin(async { Ok(vec![dead_letter_view("1")]) })
+    }
+
+    fn dead_letter_delivery<'a>(&'a self, id: &'a str) -> Answer<'a, Option<DeliveryView>> {
+        Box::pin(async move {
+            let event = self.events().first().cloned();
+            Ok(event.filter(|_| id == "1").map(|event| DeliveryView {
+                plugin: "totals".to_owned(),
+                attempt: 2,
+                redriven: false,
+                manifest: None,
+                input: InputView::of(&event),
+                state: Vec::new(),
+            }))
+        })
     }
 
     fn dead_letter<'a>(&'a self, id: &'a str) -> Answer<'a, Option<DeadLetter>> {

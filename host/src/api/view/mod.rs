@@ -4,6 +4,8 @@
 //! Members are only ever added. Times are RFC 3339 in UTC. An absent member is not known, or does
 //! not apply.
 
+mod delivery;
+mod diff;
 mod key;
 mod plugin;
 mod state;
@@ -17,6 +19,8 @@ use time::format_description::well_known::Rfc3339;
 use time::macros::format_description;
 use utoipa::ToSchema;
 
+pub use delivery::{DeliveryView, InputView, NoInput, SeenValueView};
+pub use diff::{ChangeView, DiffView, DifferenceView};
 pub use key::{ActedView, AttemptView, KeyState, KeyView, LeftView};
 pub use plugin::{
     ErrorAtView, ModuleView, PluginState, PluginView, PluginsView, ReloadResult, ReloadView,

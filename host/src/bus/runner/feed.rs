@@ -17,6 +17,7 @@ impl Runner {
         let bus = Arc::clone(&self.bus);
         let mut source = bus.read_after(seen);
         let mut scanned = seen;
+        self.progress.scan(seen);
         loop {
             // Cancel safe: `next` loses nothing, and a swap that was received is performed.
             let batch = tokio::select! {
@@ -41,6 +42,7 @@ impl Runner {
             let entries = self.judge(batch.events());
             self.offer(entries, last, &mut swaps).await;
             scanned = last;
+            self.progress.scan(last);
             self.note_progress();
         }
     }
@@ -139,24 +141,22 @@ impl Runner {
     }
 
     async fn refill(&self, drain: &Drain) -> Result<(), ReadError> {
-        let positions = self.bus.key_positions(&drain.key, drain.from, drain.limit).await?;
-        let whole = positions.len() < drain.limit;
+        let mut positions = self.bus.key_positions(&drain.key, drain.from, drain.limit).await?;
+        // As many as were asked for, all of them wanted: there may be more.
+        let more = positions.len() >= drain.limit;
+        let reached = positions.last().copied().filter(|last| more && *last < drain.to);
+        let reached = reached.unwrap_or(drain.to);
+        positions.truncate(positions.partition_point(|position| *position <= drain.to));
+        positions.retain(|position| !self.before.is_completed(*position));
+        let events = self.bus.events(positions).await?;
         let subscriptions = self.subscriptions.load_full();
-        let mut entries = Vec::new();
-        let mut reached = drain.from;
-        for position in positions.into_iter().take_while(|position| *position <= drain.to) {
-            reached = position;
-            let Some(event) = self.bus.event(position).await? else { continue };
-            if self.wants(&subscriptions, &event) && !self.before.is_completed(position) {
-                entries.push(Entry {
-                    position,
-                    key: event.key.clone(),
-                    weight: event.weight(),
-                    item: event,
-                });
-            }
-        }
-        let reached = if whole || reached >= drain.to { drain.to } else { reached };
+        let wanted = events.into_iter().filter(|event| self.wants(&subscriptions, event));
+        let entries = wanted.map(|event| Entry {
+            position: event.position,
+            key: event.key.clone(),
+            weight: event.weight(),
+            item: event,
+        });
         self.queue.refill(drain, entries, reached);
         self.note_progress();
         Ok(())

@@ -106,14 +106,11 @@ impl Runner {
         };
         let positions = self.bus.key_positions(key, from, COUNTED_MAX).await?;
         let more = positions.len() == COUNTED_MAX;
+        let open = positions.into_iter().filter(|position| !self.before.is_completed(*position));
+        let events = self.bus.events(open.collect()).await?;
         let subscriptions = self.subscriptions.load_full();
-        let mut count = 0;
-        for position in positions {
-            let Some(event) = self.bus.event(position).await? else { continue };
-            if self.wants(&subscriptions, &event) && !self.before.is_completed(position) {
-                count += 1;
-            }
-        }
+        let wanted = events.iter().filter(|event| self.wants(&subscriptions, event));
+        let count = wanted.count() as u64;
         Ok(Deferred { count: known.max(count), more })
     }
 }

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use super::{Runner, Version, breaker};
 use crate::bus::deliver::{self, Ended};
 use crate::bus::notes::{Line, Note};
+use crate::bus::timers::Serves;
 use crate::bus::{Permit, Ticket};
 use crate::command;
 use crate::effects::{Effects, OutcomeKind, StateWrite};
@@ -131,6 +132,10 @@ impl Runner {
         };
         let bytes = version.limits.output_bytes_max + COMPLETION_BYTES;
         let permit = self.bus.reserve(self.instance, bytes).await?;
+        if self.serves(&event).await? == Serves::Nothing {
+            self.pass_over(&version.deliverer, &event, (number, mode(redriven)), permit);
+            return Ok(Finish::Done);
+        }
         if let Some(notes) = notes {
             let (instance, position) = (self.instance, event.position);
             notes.begin(Suspect { instance, position, attempt: number });
@@ -321,8 +326,9 @@ impl Runner {
         permit: Permit,
         given_up: Option<GivenUp>,
     ) -> Ending {
-        let effects = std::mem::take(&mut attempt.invocation.effects);
+        let mut effects = std::mem::take(&mut attempt.invocation.effects);
         self.warn_of_unserved(&effects);
+        self.consume(event, &mut effects);
         let shown = self.notes.wanted().then(|| effects.clone());
         let dead = given_up.is_some();
         let park = given_up.as_ref().is_some_and(|given_up| given_up.park);
@@ -330,7 +336,7 @@ impl Runner {
             attempt: attempt.number,
             outcome: attempt.invocation.outcome.kind(),
             fuel: attempt.invocation.fuel,
-            mode: if attempt.redriven { Mode::Redrive } else { Mode::Live },
+            mode: mode(attempt.redriven),
             dead_letter: given_up.map(|given_up| given_up.letter),
             park,
         };
@@ -340,6 +346,7 @@ impl Runner {
             view.push_pending(event.position, writes);
         }
         self.progress.submit();
+        self.note_timers(event, &commit);
         self.metrics.lag(attempt.ended_ms.saturating_sub(event.recorded_ms));
         let finish = if park { Finish::Park } else { Finish::Done };
         let Some(effects) = shown else {
@@ -351,12 +358,10 @@ impl Runner {
         Ending { finish, told }
     }
 
-    /// Says once that timers and calls are recorded and nothing more.
+    /// Says once that calls are recorded and nothing more.
     fn warn_of_unserved(&self, effects: &Effects) {
-        let unserved = !effects.timers.is_empty() || !effects.calls.is_empty();
-        if unserved && !self.warned.swap(true, Ordering::Relaxed) {
-            let words =
-                "timers and calls are recorded, but this version neither fires nor sends them";
+        if !effects.calls.is_empty() && !self.warned.swap(true, Ordering::Relaxed) {
+            let words = "calls are recorded, but this version does not send them";
             tracing::warn!(plugin = %self.name, "{words}");
             self.say("warn", words.to_owned());
         }
@@ -412,6 +417,10 @@ impl Runner {
             notes.tell(note);
         });
     }
+}
+
+fn mode(redriven: bool) -> Mode {
+    if redriven { Mode::Redrive } else { Mode::Live }
 }
 
 /// Why a worker ends.

@@ -10,15 +10,19 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tempfile::TempDir;
 use tokio::sync::{mpsc, watch};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::clock::TurnedClock;
 
 use crate::bus::Bus;
 use crate::bus::deliver::{self, Deliverer};
 use crate::bus::notes::{Notes, PluginLog};
 use crate::bus::operate::{self, Act, Acted};
 use crate::bus::runner::{Parts, Runner, Version};
-use crate::clock::SystemClock;
+use crate::bus::{private, timers};
+use crate::clock::Clock;
 use crate::command;
-use crate::effects::{Draft, Effects, Outcome, Response, StateWrite};
+use crate::effects::{Draft, Effects, Outcome, Response, StateWrite, TimerChange};
 use crate::event::{
     CommitNumber, Digest, Event, Generation, InstanceId, Key, KeyVariant, NewEvent, Position,
 };
@@ -44,6 +48,8 @@ pub(super) struct Script {
     pub(super) rejected: Mutex<BTreeSet<String>>,
     /// Events that never end.
     pub(super) endless: Mutex<BTreeSet<String>>,
+    /// Changes of timers that an event makes.
+    pub(super) timers: Mutex<BTreeMap<String, Vec<TimerChange>>>,
     /// Every delivery: event, attempt, redriven.
     pub(super) handed: watch::Sender<Vec<(String, u32, bool)>>,
 }
@@ -51,6 +57,19 @@ pub(super) struct Script {
 impl Script {
     pub(super) fn breaks(&self, ids: &[&str]) {
         *self.broken.lock().unwrap() = ids.iter().map(|id| (*id).to_owned()).collect();
+    }
+
+    pub(super) fn sets(&self, id: &str, name: &str, due_ms: u64) {
+        let data = Bytes::from(format!("set by {id}"));
+        self.changes(id, TimerChange::Set { name: name.into(), due_ms, data });
+    }
+
+    pub(super) fn cancels(&self, id: &str, name: &str) {
+        self.changes(id, TimerChange::Cancel { name: name.into() });
+    }
+
+    fn changes(&self, id: &str, change: TimerChange) {
+        self.timers.lock().unwrap().entry(id.to_owned()).or_default().push(change);
     }
 
     pub(super) fn deliveries(&self, id: &str) -> Vec<(u32, bool)> {
@@ -61,14 +80,17 @@ impl Script {
     }
 }
 
-/// What a delivery is listed as: the id of an event, the body of a command.
+/// What a delivery is listed as: the id of an event, the body of a command, `@name` of a timer.
 fn listed(event: &Event) -> String {
     let body = || String::from_utf8(event.data.to_vec()).unwrap();
+    if let (Some(name), true) = (event.attribute("timername"), &*event.kind == private::TIMER) {
+        return format!("@{name}");
+    }
     command::name(event).map_or_else(|| event.id.to_string(), |_| body())
 }
 
 /// Adds the event to the list of its key, and emits one event. Commands are answered with the list.
-fn handle(delivery: &Delivery) -> Effects {
+fn handle(delivery: &Delivery, timers: Vec<TimerChange>) -> Effects {
     let id = listed(&delivery.event);
     let list = delivery.state.get("ids").map(|ids| String::from_utf8(ids.to_vec()).unwrap());
     let list = list.map_or_else(|| id.clone(), |list| format!("{list} {id}"));
@@ -81,17 +103,18 @@ fn handle(delivery: &Delivery) -> Effects {
         key: delivery.event.key.clone(),
         bus: None,
         content_type: "text/plain".into(),
-        data: Bytes::copy_from_slice(id.as_bytes()),
+        data: Bytes::from(id),
         attributes: Vec::new(),
     };
     let state = if delivery.event.key.is_some() { vec![write] } else { Vec::new() };
-    Effects { emits: vec![draft], state, response, ..Effects::default() }
+    Effects { emits: vec![draft], state, response, timers, ..Effects::default() }
 }
 
 impl Invoker for Script {
     fn invoke<'a>(&'a self, _: &'a mut Slot, delivery: Delivery) -> BoxFuture<'a, Invocation> {
         async move {
             let id = listed(&delivery.event);
+            let timers = self.timers.lock().unwrap().get(&id).cloned().unwrap_or_default();
             let handed = (id.clone(), delivery.attempt, delivery.redriven);
             self.handed.send_modify(|all| all.push(handed));
             if self.endless.lock().unwrap().contains(&id) {
@@ -107,7 +130,7 @@ impl Invoker for Script {
             let ok = outcome == Outcome::Ok;
             Invocation {
                 outcome,
-                effects: if ok { handle(&delivery) } else { Effects::default() },
+                effects: if ok { handle(&delivery, timers) } else { Effects::default() },
                 fuel: 1,
                 wall: Duration::ZERO,
                 memory_bytes: 0,
@@ -124,8 +147,10 @@ pub(super) struct World {
     pub(super) bus: Arc<Bus>,
     pub(super) runner: Arc<Runner>,
     pub(super) script: Arc<Script>,
+    pub(super) clock: Arc<TurnedClock>,
     dir: TempDir,
     pool: Arc<GuestPool>,
+    _timers: DropGuard,
 }
 
 /// How a world comes back.
@@ -142,17 +167,20 @@ type Fold = (Ledger, Arc<Values>, CommitNumber);
 impl World {
     pub(super) async fn new() -> Self {
         let script = Arc::default();
-        Self::open(SimDisk::new(), script, tempfile::tempdir().unwrap(), None, "").await
+        let dir = tempfile::tempdir().unwrap();
+        Self::open(SimDisk::new(), Arc::default(), script, dir, None, "").await
     }
 
     /// With further lines of the manifest.
     pub(super) async fn with(manifest: &str) -> Self {
         let script = Arc::default();
-        Self::open(SimDisk::new(), script, tempfile::tempdir().unwrap(), None, manifest).await
+        let dir = tempfile::tempdir().unwrap();
+        Self::open(SimDisk::new(), Arc::default(), script, dir, None, manifest).await
     }
 
     async fn open(
         disk: SimDisk,
+        clock: Arc<TurnedClock>,
         script: Arc<Script>,
         dir: TempDir,
         fold: Option<Fold>,
@@ -160,8 +188,8 @@ impl World {
     ) -> Self {
         let options = LogOptions { segment_bytes: 256 * 1024, ..LogOptions::default() };
         let path = Path::new("data/buses/main");
-        let clock = Arc::new(SystemClock::new());
-        let opened = Log::open(Arc::new(disk.clone()), path, options, clock).unwrap();
+        let of_log = Arc::clone(&clock) as Arc<dyn Clock>;
+        let opened = Log::open(Arc::new(disk.clone()), path, options, of_log).unwrap();
         let log = opened.log;
         let fold = fold.unwrap_or_else(|| (Ledger::default(), Arc::default(), CommitNumber(0)));
         let bus = Arc::new(Bus::durable("main", log.clone(), fold, dir.path()).unwrap());
@@ -180,7 +208,9 @@ impl World {
         }
         let pool = Arc::new(GuestPool::new(2, &tokio::runtime::Handle::current()).unwrap());
         let runner = Runner::start(parts(&bus, &script, &pool, manifest), 4);
-        Self { disk, bus, runner, script, dir, pool }
+        let stop = CancellationToken::new();
+        tokio::spawn(timers::run(Arc::clone(&bus), stop.clone()));
+        Self { disk, bus, runner, script, clock, dir, pool, _timers: stop.drop_guard() }
     }
 
     /// The same after a crash right now. What ran is left alone: it must not matter.
@@ -188,13 +218,14 @@ impl World {
         let dir = tempfile::tempdir().unwrap();
         std::fs::copy(self.dir.path().join("slots"), dir.path().join("slots")).unwrap();
         let fold = (from == From::Checkpoint).then(|| self.checkpoint());
-        Self::open(self.disk.crash(crash), Arc::clone(&self.script), dir, fold, "").await
+        let (script, clock) = (Arc::clone(&self.script), Arc::clone(&self.clock));
+        Self::open(self.disk.crash(crash), clock, script, dir, fold, "").await
     }
 
     /// A world on another disk, with the same script.
     pub(super) async fn on(&self, disk: SimDisk) -> Self {
         let (script, dir) = (Arc::clone(&self.script), tempfile::tempdir().unwrap());
-        Self::open(disk, script, dir, None, "").await
+        Self::open(disk, Arc::clone(&self.clock), script, dir, None, "").await
     }
 
     /// Only while nothing is being applied.
@@ -208,6 +239,7 @@ impl World {
             let write = StateWrite { name: "ids".into(), value, expires_ms: None };
             values.apply(owner, Position(0), [write]).unwrap();
         }
+        values.timers().restore(self.bus.values().timers().rows(None, usize::MAX));
         (ledger, values, *self.bus.applied().borrow())
     }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use uuid::Uuid;
 
+use crate::api::view::{DeliveryView, NoInput};
 use crate::bus::upcast::{Kinds, Upcaster, Upcasters, version_of};
 use crate::clock::{Clock, SystemClock};
 use crate::effects::{Outcome, StateWrite};
@@ -110,10 +111,30 @@ impl Bench {
             commit: CommitNumber(self.position),
             body,
         });
+        self.run(event, values, (1, false)).await
+    }
+
+    /// Delivers what a host gave up, as it was.
+    pub(super) async fn redeliver(&mut self, dead: &DeliveryView) -> Result<Delivered, NoInput> {
+        let mut values = Values::default();
+        for seen in &dead.state {
+            let end = seen.expires.map(|at| at.0);
+            values.0.insert(seen.name.as_str().into(), (seen.value()?, end));
+        }
+        let event = Arc::new(dead.input.event()?);
+        Ok(self.run(event, Arc::new(values), (dead.attempt, dead.redriven)).await)
+    }
+
+    async fn run(
+        &mut self,
+        event: Arc<Event>,
+        values: Arc<Values>,
+        attempt: (u32, bool),
+    ) -> Delivered {
         let shape = self.lift(&event).await;
         let lifted = shape.as_ref().ok().filter(|shape| !Arc::ptr_eq(shape, &event)).cloned();
         let invocation = match shape {
-            Ok(shape) if self.module.exports.handler => self.invoke(&shape, values).await,
+            Ok(shape) if self.module.exports.handler => self.invoke(&shape, values, attempt).await,
             Ok(_) => Invocation::unrun(Outcome::Ok),
             Err(failed) => *failed,
         };
@@ -148,18 +169,23 @@ impl Bench {
         self.upcasters.lift(event).await
     }
 
-    async fn invoke(&mut self, event: &Arc<Event>, values: Arc<Values>) -> Invocation {
+    async fn invoke(
+        &mut self,
+        event: &Arc<Event>,
+        values: Arc<Values>,
+        (attempt, redriven): (u32, bool),
+    ) -> Invocation {
         let delivery = Delivery {
             event: Arc::clone(event),
-            attempt: 1,
-            redriven: false,
+            attempt,
+            redriven,
             // Fixed, so that ids and random numbers are the same in every run.
             seed: Seed { log_id: Uuid::nil(), instance: InstanceId(1), ..Seed::default() },
             config: Arc::clone(&self.config),
             limits: Arc::clone(&self.limits),
             state: Arc::new(View { values, now_ms: event.recorded_ms }),
         };
-        self.module.handle(&mut self.slot, delivery).await
+        crate::wasm::Invoker::invoke(&*self.module, &mut self.slot, delivery).await
     }
 }
 

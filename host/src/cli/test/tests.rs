@@ -45,7 +45,7 @@ fn case(module: &str, events: &str) -> Case {
 async fn run_case(case: &Case, output: Output) -> anyhow::Result<(String, bool)> {
     let sandbox = sandbox(case.dir.path(), Compiler::InProcess)?;
     let mut out = Vec::new();
-    let code = test(&case.args, output, &sandbox, &mut out).await?;
+    let code = test(&case.args, None, output, &sandbox, &mut out).await?;
     Ok((String::from_utf8(out)?, code == ExitCode::SUCCESS))
 }
 

@@ -315,17 +315,19 @@ impl Plugins {
         self.means.buses.iter().map(|bus| bus.name().to_string()).collect()
     }
 
-    fn version(
+    pub(super) fn version(
         &self,
         candidate: &Candidate,
         instance: InstanceId,
         generation: Generation,
     ) -> Version {
         let Candidate { name, manifest, module, bus, .. } = candidate;
+        let mut limits = GuestLimits::of(manifest, self.bus_names());
+        limits.timers = bus.log().is_some();
         Version {
             invoker: Arc::clone(module) as Arc<dyn crate::wasm::Invoker>,
             digest: module.digest,
-            limits: Arc::new(GuestLimits::of(manifest, self.bus_names())),
+            limits: Arc::new(limits),
             config: Arc::new(manifest.config.clone()),
             retry: RetryPolicy {
                 attempts_fault: manifest.retry.attempts_fault,

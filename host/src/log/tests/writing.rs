@@ -211,12 +211,41 @@ async fn segments_follow_on_and_are_read_from_disk_by_who_lags() {
         let event = log.event(Position(position)).await.unwrap().unwrap();
         assert_eq!(event.position, Position(position));
     }
+    assert_eq!(found_at(&log, &[1, 2, 57, 120, 200, 201]).await, [1, 2, 57, 120, 200]);
     log.close().await.unwrap();
     assert!(matches!(live.next().await, Err(ReadError::Closed)));
     let log = try_open(&disk, options).unwrap().log;
     assert_eq!(all_events(&log).await.unwrap().len(), 200);
     let positions = log.key_positions(&events[0].key.clone().unwrap(), Position(1), 500).await;
     assert_eq!(positions.unwrap().len(), 200);
+}
+
+async fn found_at(log: &crate::log::Log, positions: &[u64]) -> Vec<u64> {
+    let positions = positions.iter().copied().map(Position).collect();
+    log.events(positions).await.unwrap().iter().map(|event| event.position.0).collect()
+}
+
+#[tokio::test]
+async fn events_here_and_there_are_found_in_frames_of_several_commits() {
+    for tail_bytes in [1, 1 << 20] {
+        let log = try_open(&SimDisk::new(), LogOptions { tail_bytes, ..options() }).unwrap().log;
+        for frame in 0..3 {
+            let publish = |n: u64| crate::log::Publish {
+                event: event(&format!("{frame}-{n}"), "a", "1"),
+                expected: None,
+            };
+            let (one, two) = tokio::join!(
+                log.ingest((0..5).map(publish).collect()),
+                log.ingest((5..10).map(publish).collect()),
+            );
+            one.unwrap();
+            two.unwrap();
+        }
+        assert_eq!(found_at(&log, &[]).await, [0; 0]);
+        assert_eq!(found_at(&log, &[2, 6, 7, 10, 11, 29, 31]).await, [2, 6, 7, 10, 11, 29]);
+        let all: Vec<u64> = (1..=30).collect();
+        assert_eq!(found_at(&log, &all).await, all);
+    }
 }
 
 #[tokio::test]

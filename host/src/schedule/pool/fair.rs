@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 
 use slab::Slab;
 
-/// What a tenant may spend before the next one's turn.
+/// What a tenant with a full share may spend before the next one's turn.
 pub(super) const QUANTUM_NS: i64 = 1_000_000;
 /// Most that a tenant pays back: one endless run does not shut it out for as long again.
 const DEBT_NS_MAX: i64 = 100 * QUANTUM_NS;
@@ -22,6 +22,8 @@ struct Line<R> {
     serial: u64,
     queue: VecDeque<R>,
     deficit_ns: i64,
+    /// What it may spend before the next one's turn.
+    quantum_ns: i64,
     spent_ns: u64,
     in_ring: bool,
 }
@@ -40,11 +42,11 @@ impl<R> Fair<R> {
         Self { lines: Slab::new(), ring: VecDeque::new(), serial: 0 }
     }
 
-    pub(super) fn add(&mut self) -> TenantId {
+    pub(super) fn add(&mut self, quantum_ns: i64) -> TenantId {
         self.serial += 1;
         let serial = self.serial;
-        let line =
-            Line { serial, queue: VecDeque::new(), deficit_ns: 0, spent_ns: 0, in_ring: false };
+        let queue = VecDeque::new();
+        let line = Line { serial, queue, deficit_ns: 0, quantum_ns, spent_ns: 0, in_ring: false };
         TenantId { index: self.lines.insert(line), serial }
     }
 
@@ -89,10 +91,10 @@ impl<R> Fair<R> {
                 continue;
             }
             if line.deficit_ns <= 0 && alone {
-                line.deficit_ns = QUANTUM_NS;
+                line.deficit_ns = line.quantum_ns;
             }
             if line.deficit_ns <= 0 {
-                line.deficit_ns += QUANTUM_NS;
+                line.deficit_ns += line.quantum_ns;
                 self.ring.rotate_left(1);
                 continue;
             }
@@ -125,7 +127,7 @@ mod tests {
     /// Runs tenants that always have work, each run taking what `costs` says, and tells the shares.
     fn shares(costs: &[u64], rounds: usize) -> Vec<u64> {
         let mut fair = Fair::new();
-        let ids: Vec<_> = costs.iter().map(|_| fair.add()).collect();
+        let ids: Vec<_> = costs.iter().map(|_| fair.add(QUANTUM_NS)).collect();
         for (id, cost) in ids.iter().zip(costs) {
             fair.push(*id, *cost).unwrap();
         }
@@ -135,6 +137,24 @@ mod tests {
             fair.charge(id, cost);
         }
         ids.iter().map(|id| fair.spent_ns(*id)).collect()
+    }
+
+    #[test]
+    fn a_low_share_waits_for_others_and_has_the_rest() {
+        let mut fair = Fair::new();
+        let ids = [fair.add(QUANTUM_NS), fair.add(QUANTUM_NS / 8)];
+        for id in ids {
+            fair.push(id, 50_000_u64).unwrap();
+        }
+        for _ in 0..10_000 {
+            let (id, cost) = fair.pick().unwrap();
+            fair.push(id, cost).unwrap();
+            fair.charge(id, cost);
+        }
+        let [full, low] = ids.map(|id| fair.spent_ns(id));
+        assert!((6..=10).contains(&(full / low)), "{full} {low}");
+        fair.remove(ids[0]);
+        assert_eq!(fair.pick().map(|(id, _)| id), Some(ids[1]));
     }
 
     proptest! {
@@ -153,7 +173,7 @@ mod tests {
     #[test]
     fn tasks_of_one_tenant_take_turns() {
         let mut fair = Fair::new();
-        let id = fair.add();
+        let id = fair.add(QUANTUM_NS);
         for run in 0..3 {
             fair.push(id, run).unwrap();
         }
@@ -164,7 +184,7 @@ mod tests {
     #[test]
     fn idle_time_is_not_saved_up_and_debt_is_paid() {
         let mut fair = Fair::new();
-        let (a, b) = (fair.add(), fair.add());
+        let (a, b) = (fair.add(QUANTUM_NS), fair.add(QUANTUM_NS));
         fair.push(a, 'a').unwrap();
         assert_eq!(fair.pick(), Some((a, 'a')));
         fair.charge(a, 5_500_000);
@@ -186,10 +206,10 @@ mod tests {
     #[test]
     fn removed_tenant_is_neither_picked_nor_charged() {
         let mut fair = Fair::new();
-        let a = fair.add();
+        let a = fair.add(QUANTUM_NS);
         fair.push(a, 1).unwrap();
         assert_eq!(fair.remove(a), [1]);
-        let b = fair.add();
+        let b = fair.add(QUANTUM_NS);
         fair.charge(a, 7);
         assert_eq!(fair.push(a, 2), Err(2));
         assert_eq!((fair.pick(), fair.spent_ns(b), fair.spent_ns(a)), (None, 0, 0));

@@ -7,10 +7,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use uuid::Uuid;
 
-use crate::event::{CommitNumber, Generation, InstanceId, Key};
+use crate::event::{CommitNumber, Generation, InstanceId, Key, Position};
 use crate::limits::CHECKPOINT_CHUNK_BYTES;
 use crate::log::codec::FRAME_BYTES_MAX;
 use crate::state::ledger::At;
+use crate::state::timers::{self, Due, Pending, SetAt};
 use crate::state::values::{Owner, Value};
 
 pub(super) const HEADER_BYTES: usize = 64;
@@ -20,13 +21,15 @@ pub(super) const HASH_BYTES: usize = 32;
 pub(super) const CHUNK_BYTES_MAX: usize = CHECKPOINT_CHUNK_BYTES + FRAME_BYTES_MAX;
 
 const MAGIC: &[u8; 8] = b"TIDECKP\0";
-const VERSION: u16 = 2;
+const VERSION: u16 = 3;
 /// What the CRC of the header covers.
 const HEADER_CHECKED_BYTES: usize = 60;
 const ROW_GOES_ON: u8 = 1;
 const VALUE_ENDS: u8 = 1;
 /// Bytes of a value beside its name and itself, at most.
 const VALUE_HEADER_BYTES_MAX: usize = 17;
+/// Bytes of a timer.
+pub(super) const TIMER_BYTES: usize = 60;
 
 /// Why bytes are not a checkpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -44,6 +47,7 @@ pub(super) enum Kind {
     Ledger = 1,
     Values = 2,
     End = 3,
+    Timers = 4,
 }
 
 /// The header.
@@ -68,6 +72,7 @@ pub(super) struct Counts {
     pub(super) keys: u64,
     pub(super) values: u64,
     pub(super) value_bytes: u64,
+    pub(super) timers: u64,
 }
 
 impl Header {
@@ -137,6 +142,7 @@ impl ChunkHeader {
             1 => Kind::Ledger,
             2 => Kind::Values,
             3 => Kind::End,
+            4 => Kind::Timers,
             _ => return Err(FormatError::Damaged("a chunk has an unknown kind")),
         };
         let bytes = start >> 32;
@@ -159,7 +165,7 @@ impl ChunkHeader {
 
 impl Counts {
     pub(super) fn put(self, out: &mut Vec<u8>) {
-        for count in [self.ledger_bytes, self.keys, self.values, self.value_bytes] {
+        for count in [self.ledger_bytes, self.keys, self.values, self.value_bytes, self.timers] {
             out.extend_from_slice(&count.to_le_bytes());
         }
     }
@@ -168,11 +174,11 @@ impl Counts {
         let mut from = Cursor { rest: bytes };
         let mut next = || from.array().map(u64::from_le_bytes);
         let (ledger_bytes, keys, values) = (next()?, next()?, next()?);
-        let value_bytes = next()?;
+        let (value_bytes, timers) = (next()?, next()?);
         if !from.rest.is_empty() {
             return Err(FormatError::Damaged("its last chunk is too long"));
         }
-        Ok(Self { ledger_bytes, keys, values, value_bytes })
+        Ok(Self { ledger_bytes, keys, values, value_bytes, timers })
     }
 }
 
@@ -207,6 +213,21 @@ pub(super) fn put_row(out: &mut Vec<u8>, row: &Row<'_>) {
         out.extend_from_slice(name.as_bytes());
         out.extend_from_slice(&value.bytes);
     }
+}
+
+/// Appends a timer: [`TIMER_BYTES`].
+pub(super) fn put_timer(out: &mut Vec<u8>, row: &timers::Row) {
+    let (instance, generation) = row.holder;
+    let Pending { due, fired } = row.pending;
+    out.extend_from_slice(&instance.0.to_le_bytes());
+    out.extend_from_slice(&generation.0.to_le_bytes());
+    for part in row.id.0 {
+        out.extend_from_slice(&part.to_le_bytes());
+    }
+    out.extend_from_slice(&due.due_ms.to_le_bytes());
+    out.extend_from_slice(&due.set.commit.0.to_le_bytes());
+    out.extend_from_slice(&due.set.index.to_le_bytes());
+    out.extend_from_slice(&fired.unwrap_or_default().0.to_le_bytes());
 }
 
 fn put_u32(out: &mut Vec<u8>, value: usize) {
@@ -276,6 +297,19 @@ impl<'a> Cursor<'a> {
         let key = Key::new(self.text(key_bytes)?)
             .map_err(|_invalid| FormatError::Damaged("a key is not one"))?;
         Ok(RowHeader { owner: Owner { instance, generation, key }, values, goes_on })
+    }
+
+    pub(super) fn timer(&mut self) -> Result<timers::Row, FormatError> {
+        let holder = (InstanceId(self.u32()?), Generation(self.u32()?));
+        let id = timers::Id([self.u64()?, self.u64()?, self.u64()?]);
+        let due_ms = self.u64()?;
+        let set = SetAt { commit: CommitNumber(self.u64()?), index: self.u32()? };
+        let fired = Some(Position(self.u64()?)).filter(|fired| fired.0 > 0);
+        Ok(timers::Row { holder, id, pending: Pending { due: Due { due_ms, set }, fired } })
+    }
+
+    fn u64(&mut self) -> Result<u64, FormatError> {
+        self.array().map(u64::from_le_bytes)
     }
 
     /// A name and its value.

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::format::{
     CHUNK_HEADER_BYTES, ChunkHeader, Counts, Cursor, FormatError, HASH_BYTES, HEADER_BYTES, Header,
-    Kind, RowHeader,
+    Kind, RowHeader, TIMER_BYTES,
 };
 use crate::event::CommitNumber;
 use crate::log::disk::{DiskFile, read_up_to};
@@ -61,13 +61,14 @@ pub(super) fn read(
     }
     let mut ledger = Vec::new();
     let mut restored =
-        Restored { values, open: None, names: HashSet::new(), keys: 0, bytes: 0, count: 0 };
+        Restored { values, open: None, names: HashSet::new(), counts: Counts::default() };
     loop {
         let start = reader.offset;
         let (kind, content) = reader.chunk(header.salt())?;
         match kind {
             Kind::Ledger => ledger.extend_from_slice(&content),
             Kind::Values => restored.chunk(&content, start)?,
+            Kind::Timers => restored.timers(&content, start)?,
             Kind::End => {
                 let counts = Counts::decode(&content).map_err(|error| damaged(start, error))?;
                 if restored.open.is_some() || counts != restored.counts(ledger.len()) {
@@ -150,15 +151,23 @@ struct Restored<'a> {
     /// A key whose next row goes on with it.
     open: Option<(Owner, KeyValues)>,
     names: HashSet<Arc<str>>,
-    keys: u64,
-    count: u64,
-    bytes: u64,
+    counts: Counts,
 }
 
 impl Restored<'_> {
     fn counts(&self, ledger_bytes: usize) -> Counts {
-        let ledger_bytes = ledger_bytes as u64;
-        Counts { ledger_bytes, keys: self.keys, values: self.count, value_bytes: self.bytes }
+        Counts { ledger_bytes: ledger_bytes as u64, ..self.counts }
+    }
+
+    fn timers(&mut self, content: &[u8], start: u64) -> Result<(), Refused> {
+        let mut from = Cursor { rest: content };
+        let mut rows = Vec::with_capacity(content.len() / TIMER_BYTES);
+        while !from.rest.is_empty() {
+            rows.push(from.timer().map_err(|error| damaged(start, error))?);
+        }
+        self.counts.timers += rows.len() as u64;
+        self.values.timers().restore(rows);
+        Ok(())
     }
 
     fn chunk(&mut self, content: &[u8], start: u64) -> Result<(), Refused> {
@@ -185,15 +194,15 @@ impl Restored<'_> {
             if all.last().is_some_and(|(last, _)| **last >= *name) {
                 return Err(FormatError::Damaged("names are not in order"));
             }
-            self.count += 1;
-            self.bytes += value.bytes.len() as u64;
+            self.counts.values += 1;
+            self.counts.value_bytes += value.bytes.len() as u64;
             all.push((self.name(name), value));
         }
         if goes_on {
             self.open = Some((owner, all));
             return Ok(None);
         }
-        self.keys += 1;
+        self.counts.keys += 1;
         Ok(Some((owner, all)))
     }
 

@@ -96,6 +96,7 @@ impl Values {
     /// # Errors
     /// The cold store cannot be emptied.
     pub(in crate::state) fn clear(&self) -> Result<(), ColdError> {
+        self.timers().clear();
         for shard in &self.shards {
             let mut shard = lock(shard);
             for (_, entry) in shard.entries.drain() {

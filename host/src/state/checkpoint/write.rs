@@ -2,11 +2,12 @@
 
 use std::io;
 
-use super::format::{self, CHUNK_HEADER_BYTES, Counts, Header, Kind, Row};
+use super::format::{self, CHUNK_HEADER_BYTES, Counts, Header, Kind, Row, TIMER_BYTES};
 use crate::limits::{CHECKPOINT_CHUNK_BYTES, CHECKPOINT_FREE_BYTES_MIN, CHECKPOINT_SYNC_BYTES};
 use crate::log::disk::DiskFile;
 use crate::state::cold::KeyValues;
 use crate::state::ledger::Ledger;
+use crate::state::timers;
 use crate::state::values::Owner;
 
 /// A checkpoint being written. What it holds in memory is one chunk.
@@ -77,10 +78,25 @@ impl<'a, F: Fn() -> io::Result<u64>> Writer<'a, F> {
         Ok(())
     }
 
+    /// Writes some timers; all keys are to be written by then.
+    pub(super) fn timers(&mut self, rows: &[timers::Row]) -> io::Result<()> {
+        if self.counts.timers == 0 && self.content_bytes() > 0 {
+            self.flush(Kind::Values)?;
+        }
+        for row in rows {
+            self.counts.timers += 1;
+            format::put_timer(&mut self.chunk, row);
+            if self.content_bytes() + TIMER_BYTES > CHECKPOINT_CHUNK_BYTES {
+                self.flush(Kind::Timers)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Writes the end, and syncs. Returns what the file holds, and its bytes.
     pub(super) fn finish(mut self) -> io::Result<(Counts, u64)> {
         if self.content_bytes() > 0 {
-            self.flush(Kind::Values)?;
+            self.flush(if self.counts.timers > 0 { Kind::Timers } else { Kind::Values })?;
         }
         self.counts.put(&mut self.chunk);
         self.flush(Kind::End)?;

@@ -48,6 +48,10 @@ impl Session {
         if self.context.key.is_none() {
             return Err(Denial::Unkeyed);
         }
+        if !self.context.limits.timers {
+            let why = "a memory bus has no timers: subscribe to a durable one".to_owned();
+            return Err(Denial::Invalid(why));
+        }
         if self.effects.timers.len() >= limits::EFFECTS_MAX {
             return Err(Denial::Exceeded(Exceeded::OUTPUT));
         }

@@ -180,6 +180,15 @@ fn an_unkeyed_input_has_no_state_and_no_timers() {
 }
 
 #[test]
+fn a_memory_bus_refuses_timers() {
+    let limits = GuestLimits { timers: false, ..GuestLimits::default() };
+    let session = session_with(limits, Some("k"), Access::Write);
+    for refused in [session.draft_timer("a", 1, b""), session.draft_cancel("a")] {
+        assert!(matches!(refused, Err(Denial::Invalid(why)) if why.contains("memory bus")));
+    }
+}
+
+#[test]
 fn where_nothing_may_be_written_nothing_is() {
     let mut session = session_with(GuestLimits::default(), Some("k"), Access::Read);
     assert_eq!(set(&mut session, "a", ""), Err(Denial::ReadOnly));

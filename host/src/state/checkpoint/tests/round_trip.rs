@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::state::timers::{self, Due, Pending, SetAt};
 
 /// Values with a cold store that takes what is over `bound` bytes.
 fn with_cold(dir: &Path, bound: u64) -> Values {
@@ -79,12 +80,29 @@ fn writes() -> impl Strategy<Value = Vec<Write>> {
     prop::collection::vec((0..3_u32, 0..40_u8, name, value, any::<Option<u64>>()), 0..200)
 }
 
+fn timer() -> impl Strategy<Value = timers::Row> {
+    let set = (any::<u64>(), any::<u32>());
+    let fired = prop::option::of(1..u64::MAX);
+    (0..3_u32, any::<[u64; 3]>(), any::<u64>(), set, fired).prop_map(
+        |(instance, id, due_ms, (commit, index), fired)| {
+            let set = SetAt { commit: CommitNumber(commit), index };
+            let pending = Pending { due: Due { due_ms, set }, fired: fired.map(Position) };
+            timers::Row {
+                holder: (InstanceId(instance), Generation(instance)),
+                id: timers::Id(id),
+                pending,
+            }
+        },
+    )
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(32))]
     #[test]
     fn ledger_and_values_come_back_as_they_were(
         steps in prop::collection::vec((1..5_u32, 0..1_000_000_u64, 0..64_u8), 0..120),
         writes in writes(),
+        timers in prop::collection::vec(timer(), 0..300),
         bounds in (0..20_000_u64, 0..20_000_u64),
         commit in 1..=LAST.0,
     ) {
@@ -104,6 +122,7 @@ proptest! {
         if values.is_over() {
             evict_all(&values);
         }
+        values.timers().restore(timers);
         let ledger = ledger(&steps);
         let disk = SimDisk::new();
         let written = open(&disk).write(&ledger, &values, at(commit)).unwrap();
@@ -115,6 +134,8 @@ proptest! {
         prop_assert_eq!(place, at(commit));
         prop_assert_eq!(json(&found), json(&ledger));
         prop_assert_eq!(dump(&restored), model);
+        let rows = |values: &Values| values.timers().rows(None, usize::MAX);
+        prop_assert_eq!(rows(&restored), rows(&values));
     }
 }
 

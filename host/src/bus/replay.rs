@@ -1,0 +1,425 @@
+//! Past deliveries run again, on the module that served or on another one, and compared with the
+//! record. Commits nothing and reaches nothing outside.
+//!
+//! Each delivery sees exactly what it saw then: its event, its attempt, its log time, and the state
+//! that the *recorded* deliveries before it left. So one that differs makes no later one differ.
+//!
+//! Rule: what depended on an answer that is not in the record is never called equal.
+
+mod carried;
+mod compare;
+mod recorded;
+
+use std::collections::{HashMap, VecDeque};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use roaring::RoaringTreemap;
+
+pub use self::carried::CarryError;
+pub use self::compare::{Change, changes};
+pub use self::recorded::delivery as recorded_delivery;
+
+use self::carried::{Carried, Seen};
+use super::Bus;
+use super::deliver::{self, Ended};
+use super::private;
+use super::runner::{Subscriptions, Version};
+use crate::effects::{Outcome, OutcomeKind};
+use crate::event::{Addressee, Digest, Event, Generation, InstanceId, Key, Position};
+use crate::limits::REPLAY_FRAMES_BYTES_MAX;
+use crate::log::record::{DeadLetterRecord, DeliveryCommit, Mode};
+use crate::log::{Frame, ReadError};
+use crate::schedule::pool::{JoinHandle, Tenant};
+use crate::state::Owner;
+use crate::wasm::{Delivery, Seed, Slot};
+
+/// What is run again, and on what.
+pub struct Plan {
+    /// The bus; a durable one.
+    pub bus: Arc<Bus>,
+    /// The plugin.
+    pub instance: InstanceId,
+    /// The generation whose deliveries are run again.
+    pub generation: Generation,
+    /// The first input.
+    pub from: Position,
+    /// The last input.
+    pub to: Position,
+    /// On what.
+    pub on: On,
+    /// Which events were the plugin's, oldest subscription first.
+    pub subscriptions: Subscriptions,
+    /// Runs the guests.
+    pub tenant: Tenant,
+    /// Deliveries that run at the same time.
+    pub tasks_max: usize,
+    /// A folder of its own, for state that does not fit into memory.
+    pub scratch: PathBuf,
+}
+
+/// The module and manifest that past deliveries run on.
+pub enum On {
+    /// One for all.
+    One(Arc<Version>),
+    /// Each on its own, by what the record says it ran on.
+    Recorded(HashMap<Digest, Arc<Version>>),
+}
+
+impl On {
+    fn version(&self, environment: Digest) -> Option<&Arc<Version>> {
+        match self {
+            Self::One(version) => Some(version),
+            Self::Recorded(versions) => versions.get(&environment),
+        }
+    }
+}
+
+/// Why a delivery cannot be run again as it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
+pub enum Obstacle {
+    /// What it ran on is not kept.
+    #[error("the module or manifest it ran on is not kept")]
+    Version,
+    /// Its event is gone.
+    #[error("its event is not to be had any more")]
+    Input,
+    /// Wall time decided, then or now.
+    #[error("it ran into `limits.timeout`, which depends on the machine")]
+    Timeout,
+    /// What the instance had served before decided.
+    #[error("it ran into a limit that depends on what its instance had served before")]
+    Instance,
+    /// The module may ask the network and wait for the answer.
+    #[error("its module can call out with `wasi:http`, and answers are not recorded")]
+    Outside,
+}
+
+/// What became of one delivery.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// The same outcome and effects.
+    Equal,
+    /// What differs.
+    Different(Vec<Change>),
+    /// It cannot be told.
+    NotReplayable(Obstacle),
+    /// No guest ran then: the host decided alone.
+    PassedOver,
+}
+
+/// One delivery that was run again.
+#[derive(Debug)]
+pub struct Judged {
+    /// Its input.
+    pub position: Position,
+    /// The key of the input.
+    pub key: Option<Key>,
+    /// What became of it.
+    pub verdict: Verdict,
+}
+
+/// Why a replay does not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplayError {
+    /// The log cannot be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// State on the way.
+    #[error(transparent)]
+    Carry(#[from] CarryError),
+    /// A memory bus forgets.
+    #[error("a memory bus keeps no past")]
+    Forgotten,
+    /// The host ends, or a task of the pool panicked.
+    #[error("a delivery was cut off: {0}")]
+    Cut(#[from] crate::schedule::pool::JoinError),
+}
+
+impl From<crate::log::codec::DecodeError> for ReplayError {
+    fn from(error: crate::log::codec::DecodeError) -> Self {
+        Self::Read(error.into())
+    }
+}
+
+/// Runs the plan: `judged` hears of each delivery, in the order of their commits. May be dropped at
+/// any time.
+///
+/// # Errors
+/// See [`ReplayError`].
+pub async fn run(plan: &Plan, mut judged: impl FnMut(Judged) + Send) -> Result<(), ReplayError> {
+    let log = plan.bus.log().ok_or(ReplayError::Forgotten)?;
+    let end = log.durable();
+    let from_start = plan.from <= Position(1);
+    let mut way = Way {
+        plan,
+        carried: Carried::new(&plan.scratch, from_start)?,
+        recent: Recent::default(),
+        outstanding: RoaringTreemap::new(),
+        running: VecDeque::new(),
+    };
+    let mut frames = log.frames_from_position(plan.from);
+    while plan.from <= log.last_position() {
+        let frame = frames.next().await?;
+        way.expect(&frame)?;
+        for commit in frame.commits() {
+            let commit = commit?;
+            if commit.number > end {
+                break;
+            }
+            let Some(done) = recorded::delivery(&commit, plan.instance, plan.generation)? else {
+                continue;
+            };
+            let position = done.completion.position;
+            if (plan.from..=plan.to).contains(&position) {
+                way.take(done, commit.number, &mut judged).await?;
+            }
+        }
+        if frame.last_commit() >= end || way.is_over(&frame) {
+            break;
+        }
+    }
+    while !way.running.is_empty() {
+        way.join(&mut judged).await?;
+    }
+    Ok(())
+}
+
+/// A replay on its way through the log.
+struct Way<'a> {
+    plan: &'a Plan,
+    carried: Carried,
+    recent: Recent,
+    /// Inputs in the range whose successful end was not seen.
+    outstanding: RoaringTreemap,
+    running: VecDeque<Running>,
+}
+
+/// A delivery whose verdict is to come, or is known but has its turn.
+enum Running {
+    Task(JoinHandle<Judged>),
+    Known(Judged),
+}
+
+impl Way<'_> {
+    /// Notes which inputs of a frame must end later on.
+    fn expect(&mut self, frame: &Arc<Frame>) -> Result<(), ReplayError> {
+        let plan = self.plan;
+        if frame.header().first_position > plan.to.0 || frame.first_position().is_none() {
+            return Ok(());
+        }
+        for event in frame.events()? {
+            let is_in_range = (plan.from..=plan.to).contains(&event.position);
+            if is_in_range && wants(&plan.subscriptions, plan.instance, event) {
+                self.outstanding.insert(event.position.0);
+            }
+        }
+        self.recent.push(Arc::clone(frame));
+        Ok(())
+    }
+
+    /// Whether nothing in the range can end after this frame.
+    fn is_over(&self, frame: &Frame) -> bool {
+        frame.header().next_position() > self.plan.to.0 && self.outstanding.is_empty()
+    }
+
+    async fn take(
+        &mut self,
+        done: DeliveryCommit,
+        commit: crate::event::CommitNumber,
+        judged: &mut (impl FnMut(Judged) + Send),
+    ) -> Result<(), ReplayError> {
+        let plan = self.plan;
+        let completion = &done.completion;
+        let (position, key) = (completion.position, completion.key.clone());
+        if done.dead_letter.is_none() {
+            self.outstanding.remove(position.0);
+        }
+        let owner = key.clone().map(|key| Owner {
+            instance: plan.instance,
+            generation: plan.generation,
+            key,
+        });
+        let input = match self.recent.find(position)? {
+            Some(input) => Some(input),
+            None => plan.bus.event(position).await?,
+        };
+        let input_ms = input.as_ref().map_or(0, |input| input.recorded_ms);
+        let seen = match &owner {
+            Some(owner) => self.carried.before(&plan.bus, owner, commit, input_ms).await?,
+            None => Seen::nothing(),
+        };
+        if let Some(owner) = owner.filter(|_| !done.state.is_empty()) {
+            let writes = done.state.iter().cloned();
+            self.carried.apply(&owner, position, writes).map_err(CarryError::from)?;
+        }
+        let running = match self.prepare(input, done, seen) {
+            Ok(again) => Running::Task(plan.tenant.spawn(again.run())),
+            Err(verdict) => Running::Known(Judged { position, key, verdict }),
+        };
+        self.running.push_back(running);
+        while self.running.len() >= plan.tasks_max.max(1) {
+            self.join(judged).await?;
+        }
+        Ok(())
+    }
+
+    /// What is to be run; or why nothing is.
+    fn prepare(
+        &self,
+        input: Option<Arc<Event>>,
+        done: DeliveryCommit,
+        seen: Seen,
+    ) -> Result<Again, Verdict> {
+        let completion = &done.completion;
+        let Some(input) = input else { return Err(Verdict::NotReplayable(Obstacle::Input)) };
+        // A fire or answer that served nothing any more, a command whose condition did not hold.
+        if completion.fuel == 0 && done.dead_letter.is_none() && private::is_private(&input.kind) {
+            return Err(Verdict::PassedOver);
+        }
+        if completion.outcome == OutcomeKind::Timeout {
+            return Err(Verdict::NotReplayable(Obstacle::Timeout));
+        }
+        let version = self.plan.on.version(completion.environment);
+        let version = version.ok_or(Verdict::NotReplayable(Obstacle::Version))?;
+        if version.invoker.asks_outside() {
+            return Err(Verdict::NotReplayable(Obstacle::Outside));
+        }
+        let (bus, version) = (Arc::clone(&self.plan.bus), Arc::clone(version));
+        Ok(Again { bus, version, input, done, seen })
+    }
+
+    async fn join(&mut self, judged: &mut (impl FnMut(Judged) + Send)) -> Result<(), ReplayError> {
+        match self.running.pop_front() {
+            Some(Running::Task(task)) => judged(task.await?),
+            Some(Running::Known(known)) => judged(known),
+            None => {}
+        }
+        Ok(())
+    }
+}
+
+/// One delivery about to run again.
+struct Again {
+    bus: Arc<Bus>,
+    version: Arc<Version>,
+    input: Arc<Event>,
+    done: DeliveryCommit,
+    seen: Seen,
+}
+
+impl Again {
+    async fn run(self) -> Judged {
+        let Self { bus, version, input, done, seen } = self;
+        let completion = &done.completion;
+        let (position, key) = (completion.position, completion.key.clone());
+        let shape = bus.upcasters().lift(&input).await;
+        let delivery = |event| Delivery {
+            event,
+            attempt: completion.attempt,
+            redriven: completion.mode == Mode::Redrive,
+            seed: Seed {
+                log_id: bus.log_id(),
+                instance: completion.instance,
+                generation: completion.generation,
+            },
+            config: Arc::clone(&version.config),
+            limits: Arc::clone(&version.limits),
+            state: Arc::new(seen),
+        };
+        let invocation = match shape {
+            Ok(shape) => version.invoker.invoke(&mut Slot::default(), delivery(shape)).await,
+            Err(failed) => *failed,
+        };
+        let outcome = invocation.outcome;
+        let kind = outcome.kind();
+        let failed = kind != OutcomeKind::Ok;
+        let ended = Ended {
+            attempt: completion.attempt,
+            outcome: kind,
+            fuel: invocation.fuel,
+            mode: completion.mode,
+            dead_letter: failed.then(|| failure(&outcome, version.digest)),
+            park: false,
+        };
+        let again = deliver::commit(&version.deliverer, &input, ended, invocation.effects);
+        let same_version = version.deliverer.environment == completion.environment;
+        let verdict = verdict(&input, &done, &again, same_version);
+        Judged { position, key, verdict }
+    }
+}
+
+fn failure(outcome: &Outcome, module: Digest) -> DeadLetterRecord {
+    DeadLetterRecord {
+        reason: outcome.reason(),
+        backtrace: String::new(),
+        logs: Vec::new(),
+        first_ms: 0,
+        module,
+    }
+}
+
+/// What to make of a delivery that ran again.
+fn verdict(
+    input: &Event,
+    recorded: &DeliveryCommit,
+    again: &DeliveryCommit,
+    same_version: bool,
+) -> Verdict {
+    let outcomes = [recorded.completion.outcome, again.completion.outcome];
+    if outcomes.contains(&OutcomeKind::Timeout) {
+        return Verdict::NotReplayable(Obstacle::Timeout);
+    }
+    let [was, is] = outcomes;
+    let by_instance = |kind| matches!(kind, OutcomeKind::Fuel | OutcomeKind::Memory);
+    if same_version && was != is && (by_instance(was) || by_instance(is)) {
+        return Verdict::NotReplayable(Obstacle::Instance);
+    }
+    let changes = changes(input, recorded, again);
+    if changes.is_empty() { Verdict::Equal } else { Verdict::Different(changes) }
+}
+
+/// Whether an event is a plugin's, by the subscription in force at its position.
+fn wants(subscriptions: &Subscriptions, instance: InstanceId, event: &Event) -> bool {
+    match &event.addressee {
+        Some(Addressee::Plugin(addressee)) => return *addressee == instance,
+        Some(Addressee::Bus(_)) => return false,
+        None => {}
+    }
+    let in_force = subscriptions.iter().rev().find(|(after, _)| event.position > *after);
+    in_force
+        .or(subscriptions.first())
+        .is_some_and(|(_, subscription)| subscription.matches(event, instance))
+}
+
+/// The newest frames that were read, bounded in bytes: most deliveries end soon after their input.
+#[derive(Default)]
+struct Recent {
+    frames: VecDeque<Arc<Frame>>,
+    bytes: usize,
+}
+
+impl Recent {
+    fn push(&mut self, frame: Arc<Frame>) {
+        self.bytes += frame.bytes().len();
+        self.frames.push_back(frame);
+        while self.bytes > REPLAY_FRAMES_BYTES_MAX && self.frames.len() > 1 {
+            let oldest = self.frames.pop_front();
+            self.bytes -= oldest.map_or(0, |frame| frame.bytes().len());
+        }
+    }
+
+    fn find(&self, position: Position) -> Result<Option<Arc<Event>>, ReplayError> {
+        let behind =
+            self.frames.partition_point(|frame| frame.header().first_position <= position.0);
+        let Some(frame) = behind.checked_sub(1).and_then(|at| self.frames.get(at)) else {
+            return Ok(None);
+        };
+        let events = frame.events()?;
+        let at = events.binary_search_by_key(&position, |event| event.position).ok();
+        Ok(at.and_then(|at| events.get(at)).map(Arc::clone))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,233 @@
+//! Timers through a whole bus: set by a delivery, fired by the clock, delivered in the order of the
+//! key, whatever happens in between.
+
+use std::sync::Arc;
+
+use super::world::{From, PLUGIN, World};
+use crate::bus::operate::Act;
+use crate::event::{Event, Generation, Position};
+use crate::log::disk::sim::Crash;
+use crate::state::timers::{Pending, Timers};
+
+const BOTH: [From; 2] = [From::Log, From::Checkpoint];
+const HOUR_MS: u64 = 60 * 60 * 1000;
+
+fn timers(world: &World) -> &Timers {
+    world.bus.values().timers()
+}
+
+fn pending(world: &World, key: &str, name: &str) -> Option<Pending> {
+    timers(world).pending((PLUGIN, Generation(0)), key, name)
+}
+
+fn is_fired(world: &World) -> bool {
+    pending(world, "a", "pay").is_some_and(|timer| timer.fired.is_some())
+}
+
+fn pass(world: &World, ms: u64) {
+    world.clock.pass(ms);
+    timers(world).wake();
+}
+
+/// All fires in the log, in order.
+async fn fires(world: &World) -> Vec<Arc<Event>> {
+    let (mut fires, mut seen) = (Vec::new(), Position(0));
+    let mut source = world.bus.read_after(Position(0));
+    while seen < world.bus.last_position() {
+        for event in source.next().await.unwrap().events() {
+            seen = event.position;
+            if &*event.kind == "tidegate.timer" {
+                fires.push(Arc::clone(event));
+            }
+        }
+    }
+    fires
+}
+
+async fn fired(world: &World) -> Vec<String> {
+    let name = |event: &Arc<Event>| event.attribute("timername").unwrap().to_owned();
+    fires(world).await.iter().map(name).collect()
+}
+
+/// A world where `a1` has set `pay`, due in an hour.
+async fn with_one() -> (World, u64) {
+    let world = World::new().await;
+    let due_ms = world.bus.now_ms() + HOUR_MS;
+    world.script.sets("a1", "pay", due_ms);
+    world.publish(&["a1"]).await;
+    world.until_listed(&[("a", "a1")]).await;
+    (world, due_ms)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_timer_fires_at_its_time_and_never_before() {
+    let (world, due_ms) = with_one().await;
+    assert_eq!(pending(&world, "a", "pay").unwrap().due.due_ms, due_ms);
+    pass(&world, HOUR_MS / 2);
+    world.publish(&["a2"]).await;
+    world.until_listed(&[("a", "a1 a2")]).await;
+    assert!(fires(&world).await.is_empty());
+    pass(&world, HOUR_MS / 2);
+    world.until_listed(&[("a", "a1 a2 @pay")]).await;
+    let fires = fires(&world).await;
+    assert_eq!(fires.len(), 1);
+    assert!(fires[0].recorded_ms >= due_ms);
+    assert_eq!(fires[0].attribute("timerdue"), Some(&*due_ms.to_string()));
+    assert_eq!(&*fires[0].data, b"set by a1");
+    assert_eq!((timers(&world).count(PLUGIN), pending(&world, "a", "pay")), (0, None));
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancelled_timer_never_fires_and_a_replaced_one_fires_once() {
+    let (world, due_ms) = with_one().await;
+    world.script.sets("a2", "other", due_ms);
+    world.script.cancels("a3", "pay");
+    world.script.sets("a4", "other", due_ms + HOUR_MS);
+    world.publish(&["a2", "a3", "a4"]).await;
+    world.until_listed(&[("a", "a1 a2 a3 a4")]).await;
+    assert_eq!(timers(&world).count(PLUGIN), 1);
+    pass(&world, HOUR_MS + 1);
+    world.publish(&["a5"]).await;
+    world.until_listed(&[("a", "a1 a2 a3 a4 a5")]).await;
+    assert!(fires(&world).await.is_empty());
+    pass(&world, HOUR_MS);
+    world.until_listed(&[("a", "a1 a2 a3 a4 a5 @other")]).await;
+    assert_eq!(fired(&world).await, ["other"]);
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_past_fires_at_once_and_a_timer_can_set_itself_again() {
+    let world = World::new().await;
+    world.script.sets("a1", "tick", 5);
+    world.script.sets("@tick", "tock", 7);
+    world.script.sets("@tock", "tock", u64::MAX);
+    world.publish(&["a1"]).await;
+    world.until_listed(&[("a", "a1 @tick @tock")]).await;
+    assert_eq!(pending(&world, "a", "tock").unwrap().due.due_ms, u64::MAX);
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fires_come_in_due_order() {
+    let world = World::new().await;
+    let now_ms = world.bus.now_ms() + HOUR_MS;
+    let ids: Vec<String> = (0..200).map(|n| format!("k{n}.1")).collect();
+    for (n, id) in (0_u64..).zip(&ids) {
+        world.script.sets(id, &format!("{:03}", n * 73 % 200), now_ms + n * 73 % 200);
+    }
+    world.publish(&ids.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    world.until("all are set", |world| timers(world).count(PLUGIN) == 200).await;
+    pass(&world, 2 * HOUR_MS);
+    world.until("all are over", |world| timers(world).count(PLUGIN) == 0).await;
+    let fired = fired(&world).await;
+    assert!(fired.is_sorted(), "{fired:?}");
+    assert_eq!(fired.len(), 200);
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn jumps_of_the_wall_clock_fire_nothing_and_lose_nothing() {
+    const YEARS_MS: i64 = 10 * 365 * 24 * 3_600_000;
+    let (world, due_ms) = with_one().await;
+    for jump_ms in [YEARS_MS, -YEARS_MS, 3_600_000, -3_600_000, -YEARS_MS, YEARS_MS] {
+        world.clock.jump(jump_ms);
+        timers(&world).wake();
+        world.publish(&["b1"]).await;
+        assert!(fires(&world).await.is_empty(), "{jump_ms}");
+    }
+    world.clock.jump(-YEARS_MS);
+    pass(&world, HOUR_MS);
+    world.until_listed(&[("a", "a1 @pay")]).await;
+    assert!(fires(&world).await[0].recorded_ms >= due_ms);
+    world.script.sets("a2", "far", world.bus.now_ms() + 5 * HOUR_MS);
+    world.publish(&["a2"]).await;
+    world.until_listed(&[("a", "a1 @pay a2")]).await;
+    world.clock.jump(2 * YEARS_MS);
+    world.bus.log().unwrap().follow_wall_clock();
+    world.until_listed(&[("a", "a1 @pay a2 @far")]).await;
+    assert_eq!(fired(&world).await, ["pay", "far"]);
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_timer_that_was_set_is_there_after_a_crash() {
+    for from in BOTH {
+        let (old, _) = with_one().await;
+        let rows = timers(&old).rows(None, usize::MAX);
+        assert_eq!(rows.len(), 1);
+        let world = old.crash(Crash::LosesAll, from).await;
+        assert_eq!(timers(&world).rows(None, usize::MAX), rows, "{from:?}");
+        pass(&world, HOUR_MS);
+        world.until_listed(&[("a", "a1 @pay")]).await;
+        world.assert_once(&["a1", "@pay"]).await;
+        let again = world.crash(Crash::LosesAll, from).await;
+        assert_eq!(timers(&again).count(PLUGIN), 0);
+        again.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fire_that_was_not_delivered_when_the_host_died_is_not_doubled() {
+    for from in BOTH {
+        let (old, _) = with_one().await;
+        old.script.endless.lock().unwrap().insert("@pay".to_owned());
+        pass(&old, HOUR_MS);
+        old.until_handed("@pay").await;
+        old.until("the fire is folded", is_fired).await;
+        let rows = timers(&old).rows(None, usize::MAX);
+        let world = old.crash(Crash::LosesAll, from).await;
+        assert_eq!(timers(&world).rows(None, usize::MAX), rows, "{from:?}");
+        world.script.endless.lock().unwrap().clear();
+        let world = world.crash(Crash::LosesAll, from).await;
+        world.until_listed(&[("a", "a1 @pay")]).await;
+        assert_eq!(fired(&world).await, ["pay"]);
+        world.assert_once(&["a1", "@pay"]).await;
+        world.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_timer_that_is_cancelled_behind_its_fire_is_not_handed_over() {
+    let (world, _) = with_one().await;
+    world.script.cancels("a2", "pay");
+    world.runner.pause();
+    world.publish(&["a2"]).await;
+    pass(&world, HOUR_MS);
+    world.until("it fired", is_fired).await;
+    world.runner.resume();
+    world.publish(&["a3"]).await;
+    world.until_listed(&[("a", "a1 a2 a3")]).await;
+    assert_eq!((fired(&world).await.len(), timers(&world).count(PLUGIN)), (1, 0));
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fire_that_is_given_up_parks_its_key_and_can_be_redriven() {
+    let (world, _) = with_one().await;
+    world.script.breaks(&["@pay"]);
+    pass(&world, HOUR_MS);
+    world.until("a is parked", |world| world.is_parked("a")).await;
+    world.publish(&["a2"]).await;
+    assert!(is_fired(&world));
+    world.script.breaks(&[]);
+    world.redrive_all().await;
+    world.until_listed(&[("a", "a1 @pay a2")]).await;
+    assert_eq!(timers(&world).count(PLUGIN), 0);
+    assert_eq!(fired(&world).await, ["pay"]);
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fire_that_is_discarded_takes_its_timer_along() {
+    let (world, _) = with_one().await;
+    world.script.breaks(&["@pay"]);
+    pass(&world, HOUR_MS);
+    world.until("a is parked", |world| world.is_parked("a")).await;
+    world.act(&[world.letters()[0].id], Act::Discard("enough".to_owned())).await;
+    world.until("it is gone", |world| timers(world).count(PLUGIN) == 0).await;
+    world.publish(&["a2"]).await;
+    world.until_listed(&[("a", "a1 a2")]).await;
+    world.stop().await;
+}

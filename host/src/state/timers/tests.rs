@@ -1,0 +1,126 @@
+use super::*;
+
+const HOLDER: Holder = (InstanceId(1), Generation(0));
+
+fn set(name: &str, due_ms: u64) -> TimerRef<'_> {
+    TimerRef::Set { name, due_ms, data: b"" }
+}
+
+fn served(commit: u64, key: &str, position: u64) -> Served<'_> {
+    let (commit, position) = (CommitNumber(commit), Position(position));
+    Served { holder: HOLDER, key, position, commit, dead: false }
+}
+
+fn due(due_ms: u64, commit: u64, index: u32) -> Due {
+    Due { due_ms, set: SetAt { commit: CommitNumber(commit), index } }
+}
+
+/// The parts of a pile that follow from its names are what they should be.
+fn check(timers: &Timers) {
+    let rebuilt = Timers::default();
+    rebuilt.restore(timers.rows(None, usize::MAX));
+    let (piles, again) = (lock(&timers.piles), lock(&rebuilt.piles));
+    assert_eq!(piles.keys().collect::<Vec<_>>(), again.keys().collect::<Vec<_>>());
+    for (pile, other) in piles.values().zip(again.values()) {
+        assert_eq!((&pile.order, &pile.fired), (&other.order, &other.fired));
+        assert_eq!(pile.order.len() + pile.fired.len(), pile.by_name.len());
+    }
+}
+
+fn at_hand(timers: &Timers, now_ms: u64) -> Vec<Due> {
+    let due = timers.due(now_ms, 100, |_| Position(0), 100);
+    due.into_iter().map(|(_, due)| due).collect()
+}
+
+#[test]
+fn set_replaces_and_cancel_removes_by_key_and_name() {
+    let timers = Timers::default();
+    timers.apply(&served(1, "a", 1), [set("t", 10), set("u", 5), set("t", 20)]);
+    timers.apply(&served(2, "b", 2), [set("t", 7), TimerRef::Cancel { name: "u" }]);
+    assert_eq!(at_hand(&timers, 100), [due(5, 1, 1), due(7, 2, 0), due(20, 1, 2)]);
+    timers.apply(&served(3, "a", 3), [TimerRef::Cancel { name: "t" }]);
+    assert_eq!(at_hand(&timers, 100), [due(5, 1, 1), due(7, 2, 0)]);
+    assert_eq!((timers.count(InstanceId(1)), timers.next_due_ms()), (2, Some(5)));
+    check(&timers);
+}
+
+#[test]
+fn only_what_is_due_is_at_hand_and_no_more_than_there_is_room_for() {
+    let timers = Timers::default();
+    timers.apply(&served(1, "a", 1), [set("t", 10), set("u", 11), set("v", 12)]);
+    assert_eq!(at_hand(&timers, 9), []);
+    assert_eq!(at_hand(&timers, 11).len(), 2);
+    timers.fire(HOLDER, ("a", "t"), due(10, 1, 0).set, Position(50));
+    let room = |read, ahead_max| timers.due(100, 10, |_| Position(read), ahead_max).len();
+    assert_eq!((room(49, 1), room(49, 2), room(50, 1), room(50, 5)), (0, 1, 1, 2));
+}
+
+#[test]
+fn the_end_of_a_fire_takes_away_that_very_timer() {
+    let timers = Timers::default();
+    timers.apply(&served(1, "a", 1), [set("t", 10), set("u", 10)]);
+    for (name, index) in [("t", 0), ("u", 1)] {
+        timers.fire(HOLDER, ("a", name), due(10, 1, index).set, Position(50 + u64::from(index)));
+    }
+    assert_eq!(at_hand(&timers, 100), [], "at most one fire each");
+    timers.apply(&served(2, "a", 40), [set("t", 30)]);
+    timers.apply(&served(3, "a", 50), []);
+    assert_eq!(timers.pending(HOLDER, "a", "t").map(|t| t.due), Some(due(30, 2, 0)), "replaced");
+    timers.apply(&Served { dead: true, ..served(4, "a", 51) }, []);
+    assert!(timers.pending(HOLDER, "a", "u").is_some(), "given up is not over");
+    timers.apply(&served(5, "a", 51), [set("u", 99)]);
+    assert_eq!(timers.pending(HOLDER, "a", "u").map(|t| t.due), Some(due(99, 5, 0)));
+    check(&timers);
+}
+
+#[test]
+fn a_generation_starts_with_its_own_and_a_plugin_goes_with_all() {
+    let timers = Timers::default();
+    timers.apply(&served(1, "a", 1), [set("t", 10)]);
+    let next = (InstanceId(1), Generation(1));
+    let other = (InstanceId(2), Generation(0));
+    for holder in [next, other] {
+        timers.apply(&Served { holder, ..served(2, "a", 1) }, [set("t", 20)]);
+    }
+    timers.rewind(InstanceId(1), Generation(1));
+    assert_eq!(timers.pending(HOLDER, "a", "t"), None);
+    assert!(timers.pending(next, "a", "t").is_some());
+    timers.forget(InstanceId(1));
+    assert_eq!((timers.count(InstanceId(1)), timers.count(InstanceId(2))), (0, 1));
+    check(&timers);
+}
+
+#[test]
+fn pages_go_on_where_the_last_one_ended() {
+    let timers = Timers::default();
+    for n in 0..50 {
+        let key = if n % 2 == 0 { "even" } else { "odd" };
+        timers.apply(&served(n + 1, key, n), [set(&n.to_string(), n * 7 % 50)]);
+    }
+    timers.fire(HOLDER, ("even", "0"), due(0, 1, 0).set, Position(99));
+    for key in [None, Some("odd")] {
+        let hash = key.map(KeyHash::of);
+        let (mut all, mut after) = (Vec::new(), None);
+        loop {
+            let page = timers.page(HOLDER, hash, after, 7);
+            let Some(last) = page.last() else { break };
+            after = Some(last.due);
+            all.extend(page);
+        }
+        assert!(all.is_sorted_by_key(|timer| timer.due));
+        assert_eq!(all.len(), if key.is_some() { 25 } else { 50 });
+        assert_eq!(all[0].fired.is_some(), key.is_none());
+    }
+}
+
+#[test]
+fn a_key_is_settled_once_its_last_delivery_is() {
+    let (timers, key) = (Timers::default(), KeyHash::of("a"));
+    timers.submit(InstanceId(1), key, Position(1));
+    timers.submit(InstanceId(1), key, Position(2));
+    timers.settle(InstanceId(1), key, Position(1));
+    assert!(!timers.is_settled(InstanceId(1), key));
+    assert!(timers.is_settled(InstanceId(1), KeyHash::of("b")));
+    timers.settle(InstanceId(1), key, Position(2));
+    assert!(timers.is_settled(InstanceId(1), key));
+}
