@@ -1,7 +1,6 @@
 // tidegate.ts - write tidegate plugins in AssemblyScript.
 //
 //     import * as tidegate from "./tidegate";
-//     export * from "./tidegate/handler";     // what the host calls; `command`, `query` likewise
 //
 //     tidegate.on("order.created", (event: tidegate.Event): tidegate.Outcome => {
 //       const amount = event.json().integer("amount");
@@ -91,6 +90,13 @@ function take(size: usize): usize {
   store<usize>(block, blocks);
   blocks = block;
   return block + 16;
+}
+
+/** Where `abort` and failed assertions end: a trap, with the reason in the plugin's log. */
+export function onAbort(message: string | null, file: string | null, line: u32, column: u32): void {
+  const where = (file ? file : "?") + ":" + line.toString() + ":" + column.toString();
+  log(Level.error, (message ? message : "aborted") + " at " + where);
+  unreachable();
 }
 
 /** Memory for what the host hands over. */
@@ -350,6 +356,48 @@ export function dispatch(event: Event): Outcome {
 export function answer(known: Map<string, Answerer>, request: Request, response: Response): Outcome {
   if (!known.has(request.operation)) return reject("nobody answers `" + request.operation + "`");
   return known.get(request.operation)(request, response);
+}
+
+// ---- What the host calls ----------------------------------------------------------------------
+
+// `tidegate build` makes an entry that exports those of them that are needed, under the names of the
+// contract.
+
+export function handle(event: usize): usize {
+  return lower(dispatch(Event.at(event)), null);
+}
+export function handleAfter(answer: usize): void {
+  ended();
+}
+export function execute(
+  operation: usize, operationLen: usize, hasKey: i32, key: usize, keyLen: usize, principal: usize,
+  principalLen: usize, media: usize, mediaLen: usize, data: usize, dataLen: usize, params: usize,
+  paramsLen: usize,
+): usize {
+  const request = requestOf(
+    operation, operationLen, hasKey, key, keyLen, principal, principalLen, media, mediaLen, data,
+    dataLen, params, paramsLen,
+  );
+  const response = new Response();
+  return lower(answer(commands, request, response), response);
+}
+export function executeAfter(answer: usize): void {
+  ended();
+}
+export function read(
+  operation: usize, operationLen: usize, hasKey: i32, key: usize, keyLen: usize, principal: usize,
+  principalLen: usize, media: usize, mediaLen: usize, data: usize, dataLen: usize, params: usize,
+  paramsLen: usize,
+): usize {
+  const request = requestOf(
+    operation, operationLen, hasKey, key, keyLen, principal, principalLen, media, mediaLen, data,
+    dataLen, params, paramsLen,
+  );
+  const response = new Response();
+  return lower(answer(queries, request, response), response);
+}
+export function readAfter(answer: usize): void {
+  ended();
 }
 
 // ---- Effects ----------------------------------------------------------------------------------

@@ -42,7 +42,7 @@ fn main(dir: &Path) -> Result<PathBuf, BuildError> {
     let said = json.get("main").and_then(serde_json::Value::as_str).map(PathBuf::from);
     let usual = ["index.ts", "src/index.ts", "index.js", "src/index.js"].map(PathBuf::from);
     let there = |file: &PathBuf| dir.join(file).is_file();
-    said.into_iter().chain(usual).find(there).ok_or_else(|| BuildError::NoScript {
+    said.into_iter().chain(usual).find(there).ok_or(BuildError::NoScript {
         manifest,
         hint: "`main` names the script; the usual one is `index.js` or `index.ts`",
     })

@@ -3,6 +3,7 @@
 //! Blocking, and free of any runtime: it waits for compilers. Nothing in a source folder changes but
 //! the module, and that only when its bytes do, so that a watcher sees one change for one change.
 
+mod assemblyscript;
 mod c;
 mod find;
 mod go;
@@ -144,12 +145,6 @@ pub enum BuildError {
         /// The script.
         script: PathBuf,
     },
-    /// A language this version cannot build.
-    #[error("{name} is not supported yet by this version of `tidegate build`")]
-    Language {
-        /// The language.
-        name: &'static str,
-    },
     /// The compiler refuses.
     #[error("`{command}` failed\n{said}")]
     Compiler {
@@ -222,10 +217,6 @@ pub fn build_one(plugin: Found, progress: &mut dyn FnMut(Progress<'_>)) -> Repor
 /// What it means for a plugin that it was built, or was not.
 fn outcome(plugin: &Found, built: Result<Built, BuildError>) -> Outcome {
     match built {
-        Err(BuildError::Language { name }) => Outcome::Skipped(format!(
-            "{name} is not supported yet by this version of `tidegate build`: \
-             put the module beside `plugin.toml` yourself"
-        )),
         Ok(built) => Outcome::Built(built),
         Err(BuildError::NoModule { .. }) if plugin.is_helper() => {
             Outcome::Skipped("a library of the others, no plugin".to_owned())
@@ -253,7 +244,7 @@ fn try_build(plugin: &Found, progress: &mut dyn FnMut(Progress<'_>)) -> Result<B
         Language::JavaScript => js::build(plugin, &target, progress)?,
         Language::Python => python::build(plugin, &target, progress)?,
         Language::Go => go::build(plugin, &target, progress)?,
-        other => return Err(BuildError::Language { name: other.name() }),
+        Language::AssemblyScript => assemblyscript::build(plugin, &target, progress)?,
     };
     let wasm = std::fs::read(&artifact).map_err(BuildError::io(&artifact))?;
     let module = plugin.dir.join(find::module_name(plugin));
