@@ -13,7 +13,7 @@ mod restore;
 mod work;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -34,7 +34,7 @@ use crate::log::AppendError;
 use crate::metrics::PluginMetrics;
 use crate::plugin::Subscription;
 use crate::plugin::manifest::Manifest;
-use crate::schedule::core::Cursor;
+use crate::schedule::core::{Cursor, Quota, Quotas};
 use crate::schedule::driver::PluginQueue;
 use crate::schedule::pool::Tenant;
 use crate::schedule::retry::RetryPolicy;
@@ -112,8 +112,6 @@ pub struct Runner {
     tasks: TaskTracker,
     deliveries: [AtomicU64; 9],
     last_failure: Mutex<Option<(u64, String)>>,
-    /// Whether it was said that some effects are recorded only.
-    pub(super) warned: AtomicBool,
 }
 
 /// A new version on its way in.
@@ -137,7 +135,12 @@ impl Runner {
         if parts.paused {
             queue.pause();
         }
-        let before = queue.with(|core| past.restore(core));
+        let quotas = quotas(&parts.version.manifest);
+        let now_ms = parts.bus.now_ms();
+        let before = queue.with(|core| {
+            core.set_quotas(&quotas, now_ms);
+            past.restore(core)
+        });
         let runner = Arc::new(Self {
             progress: parts.bus.progress(parts.instance),
             bus: parts.bus,
@@ -158,7 +161,6 @@ impl Runner {
             tasks: TaskTracker::new(),
             deliveries: Default::default(),
             last_failure: Mutex::default(),
-            warned: AtomicBool::new(false),
         });
         runner.tasks.spawn(Arc::clone(&runner).feed(seen, incoming));
         runner.tasks.spawn(Arc::clone(&runner).drain());
@@ -167,6 +169,7 @@ impl Runner {
             let worker = runner.tasks.track_future(Arc::clone(&runner).work());
             drop(parts.tenant.spawn(worker));
         }
+        runner.bus.outlets().attach(&runner);
         if let Some(ring) = runner.bus.ring() {
             let consumer = Arc::downgrade(&runner);
             let low = move || consumer.upgrade().map_or(Position(u64::MAX), |r| r.cursor().low);
@@ -197,6 +200,7 @@ impl Runner {
     /// Stops reading and delivering. A delivery in progress goes on until its guest returns or
     /// `limits.timeout` passes, and is committed; this returns once its commit is durable.
     pub async fn stop(&self) {
+        self.bus.outlets().detach(self.instance);
         self.stop.cancel();
         self.queue.close();
         self.tasks.close();
@@ -230,6 +234,25 @@ impl Runner {
     pub fn resume(&self) {
         self.close_breaker();
         self.queue.resume();
+        self.bus.outlets().wake();
+    }
+
+    /// Whether no deliveries are begun at present.
+    #[must_use]
+    pub fn is_paused(&self) -> bool {
+        self.queue.with(|core| core.is_paused())
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    /// Its counters.
+    #[must_use]
+    pub fn metrics(&self) -> &PluginMetrics {
+        &self.metrics
     }
 
     /// How far it has come.
@@ -302,7 +325,7 @@ impl Runner {
     }
 
     /// A line in the plugin's log that the host, not the guest, has to say.
-    pub(super) fn say(&self, level: &str, message: String) {
+    pub(crate) fn say(&self, level: &str, message: String) {
         self.log.push(Line {
             at_ms: self.bus.now_ms(),
             level: level.to_owned(),
@@ -326,6 +349,20 @@ impl Runner {
 
 fn count(number: u32) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
+}
+
+/// What the manifest says of how much of it may go on.
+pub(super) fn quotas(manifest: &Manifest) -> Quotas {
+    let limits = &manifest.limits;
+    let of = |rate, concurrency| Quota { rate, concurrency };
+    let prefixes = limits.prefixes.iter();
+    Quotas {
+        fuel_per_second: limits.fuel_per_second,
+        all: of(limits.rate, limits.concurrency),
+        prefixes: prefixes
+            .map(|limit| (limit.prefix.as_str().into(), of(limit.rate, limit.concurrency)))
+            .collect(),
+    }
 }
 
 fn bounds(manifest: &Manifest) -> crate::schedule::core::Bounds {

@@ -212,6 +212,7 @@ pub(super) fn table(plugins: &[PluginView]) -> Table {
         ">LAG",
         ">IN FLIGHT",
         ">WAITING",
+        ">DEFERRED",
         ">PARKED",
         ">HELD",
         ">OK",
@@ -232,6 +233,7 @@ pub(super) fn table(plugins: &[PluginView]) -> Table {
             plugin.lag_events.to_string(),
             plugin.in_flight.to_string(),
             plugin.waiting.to_string(),
+            plugin.deferred_events.to_string(),
             plugin.parked_keys.to_string(),
             plugin.held_keys.to_string(),
             ok.to_string(),
@@ -249,6 +251,17 @@ pub(super) fn print_skipped(skipped: &[SkippedView], out: &mut Out) -> anyhow::R
         out.line(format_args!("skipped {}: {}", plain(&file.path), plain(&file.reason)))?;
     }
     Ok(())
+}
+
+/// What waits, and for what.
+fn waits(plugin: &PluginView) -> Vec<(&'static str, String)> {
+    let backlog = format!("in memory {}, retrying {}", plugin.queued, plugin.retrying);
+    let throttled = plugin.throttled.iter().map(|throttle| {
+        let of = throttle.prefix.as_ref().map(|prefix| format!(" of {prefix}"));
+        let (limit, keys) = (&throttle.limit, throttle.keys);
+        ("throttled", format!("{keys} by {limit}{}", of.unwrap_or_default()))
+    });
+    std::iter::once(("backlog", backlog)).chain(throttled).collect()
 }
 
 fn print_plugin(plugin: &PluginView, out: &mut Out) -> anyhow::Result<()> {
@@ -293,9 +306,11 @@ fn print_plugin(plugin: &PluginView, out: &mut Out) -> anyhow::Result<()> {
         plugin.deferred_events,
     );
     lines.push(("progress", progress));
+    lines.extend(waits(plugin));
     let outcomes: Vec<_> = plugin.deliveries.iter().map(|(k, n)| format!("{k} {n}")).collect();
     lines.push(("deliveries", outcomes.join(", ")));
     lines.push(("dead letters", plugin.dead_letters.to_string()));
+    lines.push(("open calls", plugin.open_calls.to_string()));
     if let Some(error) = &plugin.last_error {
         lines.push(("last error", format!("{}  {}", error.at, error.message)));
     }

@@ -11,6 +11,7 @@ mod operate;
 mod requests;
 mod upcast;
 mod view;
+mod waits;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;

@@ -4,6 +4,7 @@
 //! state. Both are functions of the log prefix that was applied to them, so a restart is the newest
 //! checkpoint plus the fold of what follows.
 
+pub mod calls;
 pub mod checkpoint;
 pub mod cold;
 pub mod commands;
@@ -15,6 +16,7 @@ pub mod slots;
 pub mod timers;
 pub mod values;
 
+pub use calls::{CallPlace, OpenCall, OpenCalls};
 pub use checkpoint::{CheckpointError, CheckpointPolicy, Checkpoints, Written};
 pub use evict::Evictor;
 pub use keys::KeyState;

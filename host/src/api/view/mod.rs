@@ -24,7 +24,7 @@ pub use diff::{ChangeView, DiffView, DifferenceView};
 pub use key::{ActedView, AttemptView, KeyState, KeyView, LeftView};
 pub use plugin::{
     ErrorAtView, ModuleView, PluginState, PluginView, PluginsView, ReloadResult, ReloadView,
-    SkippedView, SubscriptionView,
+    SkippedView, SubscriptionView, ThrottleView,
 };
 pub use state::{StateValueView, StateView};
 

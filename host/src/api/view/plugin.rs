@@ -99,6 +99,18 @@ pub struct ModuleView {
     pub pinned: bool,
 }
 
+/// A limit that is reached.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ThrottleView {
+    /// Its key in the manifest: `limits.rate`.
+    pub limit: String,
+    /// The prefix of the keys it holds back; absent: all of the plugin.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prefix: Option<String>,
+    /// Keys, and unkeyed events, that it holds back.
+    pub keys: u64,
+}
+
 /// Something that went wrong.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ErrorAtView {
@@ -140,11 +152,20 @@ pub struct PluginView {
     pub lag_events: u64,
     /// Deliveries in progress.
     pub in_flight: u64,
-    /// Keys, and unkeyed events, that wait: for a retry, or parked or held.
+    /// Keys, and unkeyed events, that wait: for a retry, a limit, or a person.
     pub waiting: u64,
     /// Events that stand behind them outside memory, about.
     #[serde(default)]
     pub deferred_events: u64,
+    /// Events in memory whose turn has not come.
+    #[serde(default)]
+    pub queued: u64,
+    /// Keys, and unkeyed events, that wait for the time of their next attempt.
+    #[serde(default)]
+    pub retrying: u64,
+    /// Limits that hold something back right now.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub throttled: Vec<ThrottleView>,
     /// Keys parked behind a dead letter.
     #[serde(default)]
     pub parked_keys: u64,
@@ -155,6 +176,9 @@ pub struct PluginView {
     pub deliveries: BTreeMap<String, u64>,
     /// Dead letters that stand.
     pub dead_letters: u64,
+    /// Outgoing calls that are not answered.
+    #[serde(default)]
+    pub open_calls: u64,
     /// The last thing that went wrong: a refused module or a failed delivery.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_error: Option<ErrorAtView>,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-use super::{Runner, Subscriptions, Swap};
+use super::{Runner, Subscriptions, Swap, quotas};
 use crate::event::{Event, Position};
 use crate::log::ReadError;
 use crate::log::record::{Control, ControlRecord};
@@ -113,6 +113,8 @@ impl Runner {
             let mut subscriptions = Subscriptions::clone(&self.subscriptions.load());
             subscriptions.push((after, swap.subscription));
             self.subscriptions.store(Arc::new(subscriptions));
+            let (quotas, now_ms) = (quotas(&swap.version.manifest), self.bus.now_ms());
+            self.queue.with(|core| core.set_quotas(&quotas, now_ms));
             self.version.store(swap.version);
             self.close_breaker();
         }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Entry, Plugins, lock};
+use super::{Entry, Plugins, lock, waits};
 use crate::api::host::HostError;
 use crate::api::view::{
     ErrorAtView, ModuleView, PluginState, PluginView, PluginsView, SubscriptionView, Timestamp,
@@ -60,16 +60,23 @@ impl Plugins {
             completed_position: 0,
             lag_events: 0,
             in_flight: runner.map_or(0, |runner| runner.in_flight()),
-            waiting: cursor.as_ref().map_or(0, |cursor| cursor.waiting as u64),
-            deferred_events: cursor.as_ref().map_or(0, |cursor| cursor.deferred_events),
+            waiting: 0,
+            deferred_events: 0,
+            queued: 0,
+            retrying: 0,
+            throttled: Vec::new(),
             parked_keys: 0,
             held_keys: 0,
             deliveries: runner.map(|runner| by_outcome(runner.deliveries())).unwrap_or_default(),
             dead_letters: 0,
+            open_calls: 0,
             last_error: last_error(entry),
             history: entry.history.iter().cloned().collect(),
             manifest: None,
         };
+        if let Some(runner) = runner {
+            waits::add(&mut view, runner);
+        }
         if let (PluginState::Live, Some(broken)) = (entry.state, runner.and_then(|r| r.broken())) {
             view.state = PluginState::Paused;
             view.reason = Some(show_broken(&broken));
@@ -93,6 +100,7 @@ impl Plugins {
         view.parked_keys = instance.parked_keys() as u64;
         view.held_keys = instance.held_keys() as u64;
         view.dead_letters = instance.letters.len() as u64;
+        view.open_calls = ledger.calls().count(id) as u64;
         if let Some(module) = &mut view.module {
             module.pinned = instance.pinned.is_some();
         }
@@ -180,6 +188,7 @@ impl Plugins {
                 lag_events: plugin.lag_events,
                 parked_keys: plugin.parked_keys,
                 dead_letters: plugin.dead_letters,
+                calls_open: plugin.open_calls,
             })
             .collect()
     }
