@@ -48,10 +48,7 @@ struct Report {
     identity: Digest,
     /// What the module is; none where it was not understood.
     description: Option<Description>,
-    /// Wall time a child may take, in times of its CPU time.
-const WALL_FACTOR: u32 = 10;
-
-/// Why there is no code.
+    /// Why there is no code.
     error: Option<CompileError>,
 }
 
@@ -69,6 +66,9 @@ impl From<ChildError> for Ended {
         Self { description: None, error: Some(error) }
     }
 }
+
+/// Wall time a child may take, in times of its CPU time.
+const WALL_FACTOR: u32 = 10;
 
 /// Why a compile in a child gave no code.
 #[derive(Debug, thiserror::Error)]
