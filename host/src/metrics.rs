@@ -55,6 +55,8 @@ pub struct Metrics {
     fuel: Family<PluginLabel, Counter>,
     parked_keys: Family<PluginLabel, Gauge>,
     dead_letters: Family<PluginLabel, Gauge>,
+    state_bytes: Family<PluginLabel, Gauge>,
+    state_keys: Family<PluginLabel, Gauge>,
     oldest_dead_letter: Family<PluginLabel, Seconds>,
     reloads: Family<ReloadLabel, Counter>,
 }
@@ -95,6 +97,10 @@ pub struct PluginStanding {
     pub parked_keys: u64,
     /// Dead letters that stand.
     pub dead_letters: u64,
+    /// Bytes of its keyed state.
+    pub state_bytes: u64,
+    /// Keys with state.
+    pub state_keys: u64,
     /// Age of the oldest of them.
     pub oldest_dead_letter: Option<Duration>,
 }
@@ -125,6 +131,8 @@ impl Default for Metrics {
             fuel: Family::default(),
             parked_keys: Family::default(),
             dead_letters: Family::default(),
+            state_bytes: Family::default(),
+            state_keys: Family::default(),
             oldest_dead_letter: Family::default(),
             reloads: Family::default(),
         };
@@ -160,6 +168,8 @@ impl Metrics {
         to.register("plugin_lag_events", "Events not read yet", self.lag_events.clone());
         to.register("plugin_fuel", "Fuel used", self.fuel.clone());
         to.register("plugin_parked_keys", "Keys behind a dead letter", self.parked_keys.clone());
+        to.register("plugin_state_bytes", "Keyed state", self.state_bytes.clone());
+        to.register("plugin_state_keys", "Keys with state", self.state_keys.clone());
         to.register("dead_letters", "Dead letters that stand", self.dead_letters.clone());
         to.register_with_unit(
             "oldest_dead_letter",
@@ -217,6 +227,8 @@ impl Metrics {
         self.fuel.remove(&label);
         self.parked_keys.remove(&label);
         self.dead_letters.remove(&label);
+        self.state_bytes.remove(&label);
+        self.state_keys.remove(&label);
         self.oldest_dead_letter.remove(&label);
     }
 
@@ -232,6 +244,8 @@ impl Metrics {
             self.lag_events.get_or_create(&label).set(signed(plugin.lag_events));
             self.parked_keys.get_or_create(&label).set(signed(plugin.parked_keys));
             self.dead_letters.get_or_create(&label).set(signed(plugin.dead_letters));
+            self.state_bytes.get_or_create(&label).set(signed(plugin.state_bytes));
+            self.state_keys.get_or_create(&label).set(signed(plugin.state_keys));
             let age = plugin.oldest_dead_letter.unwrap_or_default();
             self.oldest_dead_letter.get_or_create(&label).set(age.as_secs_f64());
         }
@@ -299,6 +313,8 @@ mod tests {
             "tidegate_plugin_fuel_total{plugin=\"totals\"} 11000",
             "tidegate_plugin_parked_keys{plugin=\"totals\"} 0",
             "tidegate_dead_letters{plugin=\"totals\"} 0",
+            "tidegate_plugin_state_bytes{plugin=\"totals\"} 0",
+            "tidegate_plugin_state_keys{plugin=\"totals\"} 0",
             "tidegate_oldest_dead_letter_seconds{plugin=\"totals\"} 0.0",
             "tidegate_reloads_total{plugin=\"totals\",result=\"ok\"} 1",
         ] {

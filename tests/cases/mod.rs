@@ -8,6 +8,7 @@ mod hostile;
 mod kill;
 mod permits;
 mod poison;
+mod quotas;
 mod refusals;
 mod reload;
 mod saga;

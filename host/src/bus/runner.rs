@@ -4,6 +4,7 @@
 //! Which delivery is next is the scheduler's decision, what happens after a failure the retry
 //! policy's; this file performs them.
 
+mod expire;
 mod feed;
 mod keys;
 mod restore;
@@ -33,6 +34,7 @@ use crate::schedule::core::{Cursor, Quota, Quotas};
 use crate::schedule::driver::PluginQueue;
 use crate::schedule::pool::Tenant;
 use crate::schedule::retry::RetryPolicy;
+use crate::state::StateQuota;
 use crate::wasm::{GuestLimits, Invoker};
 
 /// A module with its manifest: what one delivery attempt is pinned to.
@@ -45,6 +47,8 @@ pub struct Version {
     pub manifest: Arc<Manifest>,
     /// What each delivery may use.
     pub limits: Arc<GuestLimits>,
+    /// How much state it may keep.
+    pub state: StateQuota,
     /// `[config]` of the manifest.
     pub config: Arc<BTreeMap<String, String>>,
     /// What happens after a failure.

@@ -1,5 +1,6 @@
 //! A plugin at work on a real log, with a handler that tests tell what to do.
 
+mod expire;
 mod keys;
 mod restart;
 mod world;

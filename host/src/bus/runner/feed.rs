@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
+use super::expire::Horizon;
 use super::{Runner, Subscriptions, Swap, quotas};
 use crate::event::{Event, Position};
 use crate::log::ReadError;
@@ -17,6 +18,7 @@ impl Runner {
         let bus = Arc::clone(&self.bus);
         let mut source = bus.read_after(seen);
         let mut scanned = seen;
+        let mut horizon = Horizon::default();
         loop {
             // Cancel safe: `next` loses nothing, and a swap that was received is performed.
             let batch = tokio::select! {
@@ -37,11 +39,14 @@ impl Runner {
                     return;
                 }
             };
-            let Some(last) = batch.events().last().map(|event| event.position) else { continue };
+            let last = batch.events().last().map(|event| (event.position, event.recorded_ms));
+            let Some((last, recorded_ms)) = last else { continue };
             let entries = self.judge(batch.events());
             self.offer(entries, last, &mut swaps).await;
             scanned = last;
             self.note_progress();
+            horizon.read(last, recorded_ms);
+            self.expire(&mut horizon);
         }
     }
 

@@ -58,12 +58,13 @@ impl Script {
     }
 }
 
-/// Adds the event's id to the list of its key, and emits one event.
+/// Adds the event's id to the list of its key, and emits one event. What `ttl` adds ends at once.
 fn handle(delivery: &Delivery) -> Effects {
     let id = &delivery.event.id;
     let list = delivery.state.get("ids").map(|ids| String::from_utf8(ids.to_vec()).unwrap());
     let list = list.map_or_else(|| id.to_string(), |list| format!("{list} {id}"));
-    let write = StateWrite { name: "ids".into(), value: Some(list.into()), expires_ms: None };
+    let expires_ms = id.contains("ttl").then_some(delivery.event.recorded_ms + 1);
+    let write = StateWrite { name: "ids".into(), value: Some(list.into()), expires_ms };
     let draft = Draft {
         id: delivery.seed.event_id(delivery.event.position, 0),
         kind: "thing.handled".into(),
@@ -330,6 +331,7 @@ fn parts(bus: &Arc<Bus>, script: &Arc<Script>, pool: &GuestPool, manifest: &str)
         invoker: Arc::clone(script) as Arc<dyn Invoker>,
         digest: Digest::default(),
         limits: Arc::new(GuestLimits { output_bytes_max: 16 * 1024, ..GuestLimits::default() }),
+        state: manifest.limits.state_quota(),
         config: Arc::default(),
         retry: RetryPolicy { backoff_ms: 1, ..RetryPolicy::default() },
         deliverer,

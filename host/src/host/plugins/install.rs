@@ -321,6 +321,7 @@ impl Plugins {
             invoker: Arc::clone(module) as Arc<dyn crate::wasm::Invoker>,
             digest: module.digest,
             limits: Arc::new(GuestLimits::of(manifest, self.bus_names())),
+            state: manifest.limits.state_quota(),
             config: Arc::new(manifest.config.clone()),
             retry: RetryPolicy {
                 attempts_fault: manifest.retry.attempts_fault,
