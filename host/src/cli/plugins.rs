@@ -261,7 +261,8 @@ fn waits(plugin: &PluginView) -> Vec<(&'static str, String)> {
         let (limit, keys) = (&throttle.limit, throttle.keys);
         ("throttled", format!("{keys} by {limit}{}", of.unwrap_or_default()))
     });
-    std::iter::once(("backlog", backlog)).chain(throttled).collect()
+    let state = format!("{} of {} keys", bytes(plugin.state_bytes), plugin.state_keys);
+    [("backlog", backlog), ("state kept", state)].into_iter().chain(throttled).collect()
 }
 
 fn print_plugin(plugin: &PluginView, out: &mut Out) -> anyhow::Result<()> {
