@@ -1,8 +1,13 @@
 //! What a plugin may do over time and keep, and what people see of it.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
-use crate::harness::{Place, bare_guest, event};
+use crate::harness::{Host, Place, bare_guest, event, wait_until};
+
+/// Longest wait for what ended to be removed.
+const REMOVED_MAX: Duration = Duration::from_secs(60);
 
 fn text(id: &str, key: &str) -> Value {
     let mut event = event("a.b", id, Some(key), json!("fine"));
@@ -103,5 +108,43 @@ fn state_stays_within_its_limits_and_is_counted_alike_after_a_kill() {
     let host = place.start();
     let view = host.wait_rest("bare", 0);
     assert_eq!((&view["state_keys"], &view["state_bytes"]), (&json!(2), &json!(10)), "{view}");
+    host.stop();
+}
+
+/// Keys and bytes of the state of a plugin, as the metrics and `plugins show` say alike.
+fn kept(host: &Host, plugin: &str) -> (u64, u64) {
+    let metric = |name: &str| host.metric(name, &[("plugin", plugin)]);
+    (metric("tidegate_plugin_state_keys"), metric("tidegate_plugin_state_bytes"))
+}
+
+#[test]
+fn a_value_that_ended_is_gone_and_counts_no_more_also_after_a_kill() {
+    let place = place("");
+    std::fs::write(place.plugins().join("brief.wasm"), bare_guest()).unwrap();
+    std::fs::write(place.plugins().join("brief.toml"), "[config]\nttl-ms = \"1\"\n").unwrap();
+    let host = place.start();
+    host.http.publish(&[text("1", "a"), text("2", "a"), text("3", "b")]);
+    host.wait_rest("brief", 0);
+    host.wait_rest("bare", 0);
+    // Log time goes on with what is read; an event without a key adds nothing.
+    let mut n = 0;
+    wait_until("what ended is removed", REMOVED_MAX, || {
+        n += 1;
+        let passing = event("a.b", &format!("passing-{n}"), None, json!("fine"));
+        host.http.publish(&[passing]);
+        let kept = kept(&host, "brief");
+        if kept == (0, 0) { Ok(()) } else { Err(kept) }
+    });
+    let view = host.plugin("brief");
+    assert_eq!((&view["state_keys"], &view["dead_letters"]), (&json!(0), &json!(0)), "{view}");
+    assert_eq!(host.state("brief", "a", "seen"), None);
+    assert_eq!(kept(&host, "bare"), (2, 10), "what has no end stays");
+    host.kill();
+
+    let host = place.start();
+    host.wait_rest("brief", 0);
+    assert_eq!((kept(&host, "brief"), kept(&host, "bare")), ((0, 0), (2, 10)));
+    assert_eq!(host.state("brief", "b", "seen"), None);
+    assert_eq!(host.state("bare", "a", "seen").as_deref(), Some("2"));
     host.stop();
 }

@@ -133,8 +133,9 @@ impl Accounts {
         accounts.get(&whose)?.ending.first().map(|(ends_ms, _)| *ends_ms)
     }
 
-    pub(super) fn forget(&self, instance: InstanceId) {
-        self.lock().retain(|(other, _), _| *other != instance);
+    /// Drops the accounts of plugins and generations that are gone.
+    pub(super) fn retain(&self, keeps: impl Fn(InstanceId, Generation) -> bool) {
+        self.lock().retain(|(instance, generation), _| keeps(*instance, *generation));
     }
 
     pub(super) fn clear(&self) {

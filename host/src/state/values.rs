@@ -324,7 +324,7 @@ impl Values {
                 keep
             });
         }
-        self.accounts.forget(instance);
+        self.accounts.retain(|other, _| other != instance);
         self.cold.as_ref().map_or(Ok(()), |cold| cold.forget(instance))
     }
 
