@@ -56,6 +56,26 @@ pub const RETRY_AFTER_MS_MAX: u64 = 30 * 24 * 60 * 60 * 1000;
 pub const EFFECTS_MAX: usize = 10_000;
 /// Bytes of the URL of a call.
 pub const URL_BYTES_MAX: usize = 8 * 1024;
+/// Bytes kept of the body of an answer to a call.
+pub const CALL_ANSWER_BYTES_MAX: usize = 256 * 1024;
+/// Bytes of the headers of an answer to a call.
+pub const CALL_ANSWER_HEADERS_BYTES_MAX: usize = 64 * 1024;
+/// Longest time until a call has a connection.
+pub const CALL_CONNECT_MS_MAX: u32 = 10_000;
+/// Attempts that a call gets in a run of the host before it is given up, however late it is.
+pub const CALL_ATTEMPTS_MIN: u32 = 3;
+/// Longest time that a server's `Retry-After` is followed.
+pub const CALL_RETRY_AFTER_MS_MAX: u64 = 60 * 60 * 1000;
+/// Calls of one plugin that are being sent at a time.
+pub const CALLS_SENDING_MAX: usize = 16;
+/// Calls of one bus that are being sent at a time.
+pub const CALLS_SENDING_BUS_MAX: usize = 128;
+/// Calls of one plugin that are not answered: beyond it its deliveries wait.
+pub const CALLS_OPEN_MAX: usize = 100_000;
+/// The same on a memory bus, which keeps their requests in memory.
+pub const CALLS_OPEN_MEMORY_MAX: usize = 1000;
+/// Bytes of a secret.
+pub const SECRET_BYTES_MAX: usize = 8 * 1024;
 /// Longest time one attempt of a call may take.
 pub const CALL_TIMEOUT_MS_MAX: u32 = 60_000;
 /// What `limits.memory` of a manifest may be: all that a 32-bit guest can address.
@@ -166,6 +186,7 @@ pub const SEGMENT_MIN: ByteSize = ByteSize::mib(4);
 
 const _: () = assert!(SEGMENT_MIN.bytes() >= GROUP_BYTES_MAX as u64);
 const _: () = assert!(EVENT_DATA_BYTES_MAX < GROUP_BYTES_MAX);
+const _: () = assert!(CALL_ANSWER_BYTES_MAX <= EVENT_DATA_BYTES_MAX);
 const _: () = assert!(STATE_VALUE_BYTES_MAX < GROUP_BYTES_MAX);
 const _: () = assert!(SEGMENT_ZEROED_STEP_BYTES < SEGMENT_ZEROED_AHEAD_BYTES);
 const _: () = assert!(GROUP_BYTES_MAX < INGEST_LANE_BYTES_MAX);

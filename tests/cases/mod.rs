@@ -2,6 +2,7 @@
 
 mod bank;
 mod buses;
+mod calls;
 mod cloudevents;
 mod damage;
 mod dev;

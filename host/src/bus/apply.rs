@@ -4,12 +4,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use super::timers::{FireId, NAME_ATTRIBUTE};
-use super::{Bus, Committed, commands, private};
-use crate::effects::StateWrite;
+use super::{Bus, Committed, commands, outlets, private};
+use crate::effects::{OutcomeKind, StateWrite};
 use crate::event::{CommitNumber, Generation, InstanceId, Key, Position};
 use crate::log::codec::{AddresseeRef, DecodeError, TimerRef};
-use crate::log::record::{Control, ControlRecord, DeliveryCommit};
-use crate::log::{CommitRef, CompletionRef, EventRef, Frame, ReadError, RecordRef};
+use crate::log::record::{Control, ControlRecord, DeliveryCommit, Mode};
+use crate::log::{AppendError, CommitRef, CompletionRef, EventRef, Frame, ReadError, RecordRef};
 use crate::schedule::core::Settled;
 use crate::state::checkpoint::{CheckpointPolicy, Checkpoints};
 use crate::state::ledger::{Completed, Origin};
@@ -150,6 +150,10 @@ impl Since {
 pub struct Folded {
     /// Completions by plugin, in order.
     pub completed: Vec<InstanceId>,
+    /// Calls that are to be sent now.
+    pub calls_opened: usize,
+    /// Calls that are answered now.
+    pub calls_closed: usize,
     /// Commands and their answers, in order.
     pub(super) commands: Vec<commands::News>,
 }
@@ -166,6 +170,7 @@ fn fold_commit(
     let mut writes = Vec::new();
     let mut timers = Vec::new();
     let mut controls = Vec::new();
+    let mut calls = Vec::new();
     for record in commit.records() {
         match record? {
             RecordRef::Event(event) => {
@@ -178,11 +183,15 @@ fn fold_commit(
                     Some(AddresseeRef::Plugin(to)) => {
                         fire(values, to, &event);
                         commands::fold_event(ledger, at, to, &event, &mut folded.commands);
+                        let closed =
+                            event.kind == private::RESPONSE && ledger.apply_response(to, event.id);
+                        folded.calls_closed += usize::from(closed);
                     }
                 };
             }
             RecordRef::Completion(record) => completion = Some(record),
             RecordRef::State(write) => writes.push(write.to_owned()),
+            RecordRef::Call(call) => calls.push(call.idempotency_key),
             RecordRef::Timer(change) => timers.push(change),
             RecordRef::DeadLetter(record) => dead = Some(record),
             RecordRef::Control(record) => {
@@ -216,6 +225,9 @@ fn fold_commit(
         },
     );
     controls.iter().for_each(|record| ledger.apply_control(at, record));
+    if done.outcome == OutcomeKind::Ok && done.mode != Mode::Rebuild {
+        folded.calls_opened += ledger.apply_calls(outlets::opened(at, &done, &calls));
+    }
     folded.completed.push(done.instance);
     Ok(())
 }
@@ -298,6 +310,7 @@ impl Bus {
             let applied = *self.applied.borrow();
             let folded = fold(&mut self.ledger(), &self.values, &frame, applied)?;
             self.count(&folded.completed);
+            self.outlets.folded(folded.calls_opened, folded.calls_closed);
             self.applied.send_replace(frame.last_commit());
             self.desk.tell(folded.commands);
             since.add(&frame);
@@ -359,7 +372,7 @@ impl Bus {
         &self,
         log: &MemoryLog,
         commit: DeliveryCommit,
-    ) -> Result<Committed, crate::log::AppendError> {
+    ) -> Result<Committed, AppendError> {
         let done = commit.completion;
         let first_position = if commit.emits.is_empty() {
             None
@@ -386,6 +399,7 @@ impl Bus {
                 dead: commit.dead_letter.as_ref(),
             },
         );
+        self.open_in_memory(&done, commit.calls);
         self.count(&[done.instance]);
         Ok(committed)
     }

@@ -14,7 +14,7 @@ mod restore;
 mod work;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -116,8 +116,6 @@ pub struct Runner {
     tasks: TaskTracker,
     deliveries: [AtomicU64; 9],
     last_failure: Mutex<Option<(u64, String)>>,
-    /// Whether it was said that some effects are recorded only.
-    pub(super) warned: AtomicBool,
 }
 
 /// A new version on its way in.
@@ -167,7 +165,6 @@ impl Runner {
             tasks: TaskTracker::new(),
             deliveries: Default::default(),
             last_failure: Mutex::default(),
-            warned: AtomicBool::new(false),
         });
         runner.tasks.spawn(Arc::clone(&runner).feed(seen, incoming));
         runner.tasks.spawn(Arc::clone(&runner).drain());
@@ -176,6 +173,7 @@ impl Runner {
             let worker = runner.tasks.track_future(Arc::clone(&runner).work());
             drop(parts.tenant.spawn(worker));
         }
+        runner.bus.outlets().attach(&runner);
         if let Some(ring) = runner.bus.ring() {
             let consumer = Arc::downgrade(&runner);
             let low = move || consumer.upgrade().map_or(Position(u64::MAX), |r| r.cursor().low);
@@ -206,6 +204,7 @@ impl Runner {
     /// Stops reading and delivering. A delivery in progress goes on until its guest returns or
     /// `limits.timeout` passes, and is committed; this returns once its commit is durable.
     pub async fn stop(&self) {
+        self.bus.outlets().detach(self.instance);
         self.stop.cancel();
         self.queue.close();
         self.tasks.close();
@@ -239,6 +238,25 @@ impl Runner {
     pub fn resume(&self) {
         self.close_breaker();
         self.queue.resume();
+        self.bus.outlets().wake();
+    }
+
+    /// Whether no deliveries are begun at present.
+    #[must_use]
+    pub fn is_paused(&self) -> bool {
+        self.queue.with(|core| core.is_paused())
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    /// Its counters.
+    #[must_use]
+    pub fn metrics(&self) -> &PluginMetrics {
+        &self.metrics
     }
 
     /// How far it has come.
@@ -311,7 +329,7 @@ impl Runner {
     }
 
     /// A line in the plugin's log that the host, not the guest, has to say.
-    pub(super) fn say(&self, level: &str, message: String) {
+    pub(crate) fn say(&self, level: &str, message: String) {
         self.log.push(Line {
             at_ms: self.bus.now_ms(),
             level: level.to_owned(),

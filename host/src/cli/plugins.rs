@@ -311,6 +311,7 @@ fn print_plugin(plugin: &PluginView, out: &mut Out) -> anyhow::Result<()> {
     let outcomes: Vec<_> = plugin.deliveries.iter().map(|(k, n)| format!("{k} {n}")).collect();
     lines.push(("deliveries", outcomes.join(", ")));
     lines.push(("dead letters", plugin.dead_letters.to_string()));
+    lines.push(("open calls", plugin.open_calls.to_string()));
     if let Some(error) = &plugin.last_error {
         lines.push(("last error", format!("{}  {}", error.at, error.message)));
     }

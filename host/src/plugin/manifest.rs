@@ -365,6 +365,7 @@ pub(crate) fn read_grants(section: &mut Section<'_>) -> Grants {
         http: section.parsed_list("http"),
         env: section.parsed_list("env"),
         secrets: section.parsed_list("secrets"),
+        private: Vec::new(),
     }
 }
 

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use roaring::RoaringTreemap;
 use serde::{Deserialize, Serialize};
 
+use super::calls::{OpenCall, OpenCalls};
 use super::commands::Commands;
 use super::keys::KeyState;
 use super::letters::{DeadLetter, DeadLetters, Tried};
@@ -136,6 +137,9 @@ pub struct Ledger {
     commands: Arc<Commands>,
     /// Records that made no sense where they stood.
     ignored: u64,
+    /// Calls that are not answered.
+    #[serde(default)]
+    calls: OpenCalls,
 }
 
 /// How often a type was seen.
@@ -227,6 +231,33 @@ impl Ledger {
     #[must_use]
     pub fn ignored(&self) -> u64 {
         self.ignored
+    }
+
+    /// Calls that are not answered.
+    #[must_use]
+    pub fn calls(&self) -> &OpenCalls {
+        &self.calls
+    }
+
+    /// Takes the calls that a delivery recorded, after its completion; gives how many are open now
+    /// that were not before. Those of a plugin that is gone, or of a generation it has left, are not
+    /// sent.
+    pub fn apply_calls(&mut self, calls: Vec<OpenCall>) -> usize {
+        let before = self.calls.len();
+        for call in calls {
+            let known = self.instances.get(&call.instance);
+            if known.is_some_and(|instance| instance.generation == call.generation) {
+                self.calls.open(call);
+            } else {
+                self.ignored += 1;
+            }
+        }
+        self.calls.len() - before
+    }
+
+    /// Takes a response, by the id of its event; true: its call was open.
+    pub fn apply_response(&mut self, instance: InstanceId, id: &str) -> bool {
+        self.calls.answered(instance, id)
     }
 
     /// Commands that are not to run again.
@@ -423,6 +454,7 @@ impl Ledger {
         };
         self.names.remove(&plugin.name);
         self.dead_letters.forget(id);
+        self.calls.forget(id);
         self.commands_mut().forget(id);
     }
 

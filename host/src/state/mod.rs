@@ -5,6 +5,7 @@
 //! checkpoint plus the fold of what follows.
 
 pub mod account;
+pub mod calls;
 pub mod checkpoint;
 mod claim;
 pub mod cold;
@@ -18,6 +19,7 @@ pub mod timers;
 pub mod values;
 
 pub use account::{StateQuota, Usage};
+pub use calls::{CallPlace, OpenCall, OpenCalls};
 pub use checkpoint::{CheckpointError, CheckpointPolicy, Checkpoints, Written};
 pub use evict::Evictor;
 pub use keys::KeyState;

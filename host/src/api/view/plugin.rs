@@ -182,6 +182,9 @@ pub struct PluginView {
     pub deliveries: BTreeMap<String, u64>,
     /// Dead letters that stand.
     pub dead_letters: u64,
+    /// Outgoing calls that are not answered.
+    #[serde(default)]
+    pub open_calls: u64,
     /// The last thing that went wrong: a refused module or a failed delivery.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_error: Option<ErrorAtView>,

@@ -1,7 +1,6 @@
 //! Delivering: from the scheduler's queue through the sandbox into the log.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use super::{Runner, Version, breaker};
 use crate::bus::deliver::{self, Ended};
@@ -135,6 +134,12 @@ impl Runner {
             () = self.stop.cancelled() => return Err(Stopped::Closing),
         };
         let bytes = version.limits.output_bytes_max + COMPLETION_BYTES;
+        if !version.limits.http.is_empty() {
+            tokio::select! {
+                () = self.bus.calls_room(self.instance) => {}
+                () = self.stop.cancelled() => return Err(Stopped::Closing),
+            }
+        }
         let permit = self.bus.reserve(self.instance, bytes).await?;
         if self.serves(&event).await? == Serves::Nothing {
             self.pass_over(&version.deliverer, &event, (number, mode(redriven)), permit);
@@ -333,7 +338,6 @@ impl Runner {
         given_up: Option<GivenUp>,
     ) -> Ending {
         let mut effects = std::mem::take(&mut attempt.invocation.effects);
-        self.warn_of_unserved(&effects);
         self.consume(event, &mut effects);
         let shown = self.notes.wanted().then(|| effects.clone());
         let dead = given_up.is_some();
@@ -362,15 +366,6 @@ impl Runner {
         let ticket = Some(self.bus.commit(permit, commit));
         let told = Some(Told { effects, ticket, dead, parked: park, again_ms: None });
         Ending { finish, told }
-    }
-
-    /// Says once that calls are recorded and nothing more.
-    fn warn_of_unserved(&self, effects: &Effects) {
-        if !effects.calls.is_empty() && !self.warned.swap(true, Ordering::Relaxed) {
-            let words = "calls are recorded, but this version does not send them";
-            tracing::warn!(plugin = %self.name, "{words}");
-            self.say("warn", words.to_owned());
-        }
     }
 
     fn keep_logs(&self, event: &Event, attempt: u32, invocation: &Invocation) {

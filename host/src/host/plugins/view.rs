@@ -71,6 +71,7 @@ impl Plugins {
             held_keys: 0,
             deliveries: runner.map(|runner| by_outcome(runner.deliveries())).unwrap_or_default(),
             dead_letters: 0,
+            open_calls: 0,
             last_error: last_error(entry),
             history: entry.history.iter().cloned().collect(),
             manifest: None,
@@ -103,6 +104,7 @@ impl Plugins {
         view.parked_keys = instance.parked_keys() as u64;
         view.held_keys = instance.held_keys() as u64;
         view.dead_letters = instance.letters.len() as u64;
+        view.open_calls = ledger.calls().count(id) as u64;
         if let Some(module) = &mut view.module {
             module.pinned = instance.pinned.is_some();
         }
@@ -192,6 +194,7 @@ impl Plugins {
                 dead_letters: plugin.dead_letters,
                 state_bytes: plugin.state_bytes,
                 state_keys: plugin.state_keys,
+                calls_open: plugin.open_calls,
             })
             .collect()
     }
