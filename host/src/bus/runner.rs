@@ -11,13 +11,14 @@ mod feed;
 mod fires;
 mod keys;
 mod restore;
+mod shadow;
 mod work;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -64,6 +65,9 @@ pub struct Version {
     pub deliverer: Deliverer,
 }
 
+use self::shadow::Shadow;
+pub use self::shadow::{Tally, Trial};
+
 /// The subscriptions of a plugin, each in force for positions after its own.
 pub type Subscriptions = Vec<(Position, Arc<Subscription>)>;
 
@@ -103,6 +107,8 @@ pub struct Runner {
     pub(super) generation: Generation,
     pub(super) queue: PluginQueue<Arc<Event>>,
     pub(super) version: ArcSwap<Version>,
+    /// What runs beside it, to be compared.
+    shadow: ArcSwapOption<Shadow>,
     pub(super) subscriptions: ArcSwap<Subscriptions>,
     before: Before,
     guard: Guard,
@@ -154,6 +160,7 @@ impl Runner {
             queue,
             guard: Guard::new(&parts.version),
             version: ArcSwap::new(parts.version),
+            shadow: ArcSwapOption::empty(),
             subscriptions: ArcSwap::from_pointee(parts.subscriptions),
             before,
             log: parts.log,

@@ -326,7 +326,8 @@ fn print_plugin(plugin: &PluginView, out: &mut Out) -> anyhow::Result<()> {
                 crate::api::view::ReloadResult::Ok => "ok",
                 crate::api::view::ReloadResult::Refused => "refused",
             };
-            let why = tried.error.clone().unwrap_or_default();
+            let why = tried.error.as_ref().or(tried.shadow.as_ref());
+            let why = why.cloned().unwrap_or_default();
             table.row([tried.at.to_string(), digest, result.to_owned(), why]);
         }
         out.line(format_args!("\n{table}"))?;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::shadow::Beside;
 use super::{Runner, Version, breaker};
 use crate::bus::deliver::{self, Ended};
 use crate::bus::notes::{Line, Note};
@@ -36,6 +37,8 @@ pub(super) struct Attempt {
     /// When this one ended, log time. The clock is asked once a delivery: it is everybody's.
     pub(super) ended_ms: u64,
     pub(super) invocation: Invocation,
+    /// A place for the version that runs beside.
+    beside: Option<Beside>,
 }
 
 /// A delivery that is given up, and what that means for its key.
@@ -167,7 +170,9 @@ impl Runner {
             ended_ms.saturating_sub(took_ms)
         };
         let first_ms = assignment.first_ms.unwrap_or_else(began_ms);
-        let mut attempt = Attempt { number, first_ms, redriven, again, ended_ms, invocation };
+        let beside = self.beside(&event, view.as_ref());
+        let mut attempt =
+            Attempt { number, first_ms, redriven, again, ended_ms, invocation, beside };
         // No `await` from here to `finish`: a delivery that is committed must be over, and one that
         // is over must be committed.
         let ending = self.end(&version, &event, &mut attempt, view, permit);
@@ -351,6 +356,9 @@ impl Runner {
             park,
         };
         let commit = deliver::commit(&version.deliverer, event, ended, effects);
+        if let Some(beside) = attempt.beside.take() {
+            self.run_beside(beside, event, commit.clone());
+        }
         if let Some(view) = view {
             let writes: Arc<[StateWrite]> = commit.state.as_slice().into();
             view.push_pending(event.position, writes);

@@ -50,7 +50,7 @@ impl Plugins {
         let mut view = PluginView {
             name: name.to_owned(),
             state: entry.state,
-            reason: entry.reason.clone(),
+            reason: entry.reason.clone().or_else(|| runner.and_then(|runner| runner.trial())),
             description: String::new(),
             file: entry.source.as_ref().map(|source| self.relative(&source.path)),
             module: entry.module.as_deref().map(|module| show_module(module, false)),
