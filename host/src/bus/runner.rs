@@ -6,6 +6,7 @@
 
 mod breaker;
 mod command;
+mod expire;
 mod feed;
 mod fires;
 mod keys;
@@ -39,6 +40,7 @@ use crate::schedule::core::{Cursor, Quota, Quotas};
 use crate::schedule::driver::PluginQueue;
 use crate::schedule::pool::Tenant;
 use crate::schedule::retry::RetryPolicy;
+use crate::state::StateQuota;
 use crate::wasm::{GuestLimits, Invoker};
 
 /// A module with its manifest: what one delivery attempt is pinned to.
@@ -53,6 +55,8 @@ pub struct Version {
     pub manifest: Arc<Manifest>,
     /// What each delivery may use.
     pub limits: Arc<GuestLimits>,
+    /// How much state it may keep.
+    pub state: StateQuota,
     /// `[config]` of the manifest.
     pub config: Arc<BTreeMap<String, String>>,
     /// What happens after a failure.

@@ -262,7 +262,9 @@ fn waits(plugin: &PluginView) -> Vec<(&'static str, String)> {
         ("throttled", format!("{keys} by {limit}{}", of.unwrap_or_default()))
     });
     let timers = (plugin.timers > 0).then(|| ("timers", format!("{} pending", plugin.timers)));
-    std::iter::once(("backlog", backlog)).chain(throttled).chain(timers).collect()
+    let state = format!("{} of {} keys", bytes(plugin.state_bytes), plugin.state_keys);
+    let first = [("backlog", backlog), ("state kept", state)];
+    first.into_iter().chain(throttled).chain(timers).collect()
 }
 
 fn print_plugin(plugin: &PluginView, out: &mut Out) -> anyhow::Result<()> {

@@ -179,6 +179,12 @@ pub struct PluginView {
     /// Keys held by an operator.
     #[serde(default)]
     pub held_keys: u64,
+    /// Bytes of its keyed state: names and values.
+    #[serde(default)]
+    pub state_bytes: u64,
+    /// Keys with state.
+    #[serde(default)]
+    pub state_keys: u64,
     /// Deliveries since the host started, by outcome.
     pub deliveries: BTreeMap<String, u64>,
     /// Dead letters that stand.

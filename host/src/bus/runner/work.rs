@@ -56,6 +56,10 @@ impl StateView for KeyView {
     fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Vec<String> {
         Self::list(self, prefix, after, limit)
     }
+
+    fn grow(&self, name: &str, own: Option<usize>, new: usize) -> Result<(), &'static str> {
+        Self::grow(self, name, own, new)
+    }
 }
 
 /// What is to be done about a key once its delivery is recorded, and what is to be told.
@@ -150,7 +154,7 @@ impl Runner {
             notes.begin(Suspect { instance, position, attempt: number });
         }
         self.bus.values().room().await;
-        let view = self.view(&event)?;
+        let view = self.view(&version, &event)?;
         let invocation = match (refused, shape) {
             (Some(refused), _) => refused,
             (None, Ok(shape)) => {
@@ -179,10 +183,11 @@ impl Runner {
         Ok(ending.finish)
     }
 
-    fn view(&self, event: &Event) -> Result<Option<KeyView>, ColdError> {
+    fn view(&self, version: &Version, event: &Event) -> Result<Option<KeyView>, ColdError> {
         let Some(key) = event.key.clone() else { return Ok(None) };
         let owner = Owner { instance: self.instance, generation: self.generation, key };
-        self.bus.values().view(owner, event.recorded_ms).map(Some)
+        let view = self.bus.values().view(owner, event.recorded_ms)?;
+        Ok(Some(view.within(version.state)))
     }
 
     fn delivery(

@@ -337,6 +337,7 @@ impl Plugins {
             invoker: Arc::clone(module) as Arc<dyn crate::wasm::Invoker>,
             digest: module.digest,
             limits: Arc::new(limits),
+            state: manifest.limits.state_quota(),
             config: Arc::new(manifest.config.clone()),
             retry: RetryPolicy {
                 attempts_fault: manifest.retry.attempts_fault,

@@ -65,6 +65,8 @@ impl Plugins {
             queued: 0,
             retrying: 0,
             throttled: Vec::new(),
+            state_bytes: 0,
+            state_keys: 0,
             parked_keys: 0,
             timers: 0,
             held_keys: 0,
@@ -95,6 +97,8 @@ impl Plugins {
         let ledger = bus.ledger();
         let Some(instance) = ledger.instance(id) else { return view };
         view.generation = instance.generation.0;
+        let usage = bus.values().usage(id, instance.generation);
+        (view.state_bytes, view.state_keys) = (usage.bytes, usage.keys);
         view.completed_position = cursor.as_ref().map_or(instance.low, |cursor| cursor.low).0;
         let scanned = cursor.as_ref().map_or(instance.low, |cursor| cursor.scanned);
         view.lag_events = bus.last_position().0.saturating_sub(scanned.0);
@@ -191,6 +195,8 @@ impl Plugins {
                 parked_keys: plugin.parked_keys,
                 timers: plugin.timers,
                 dead_letters: plugin.dead_letters,
+                state_bytes: plugin.state_bytes,
+                state_keys: plugin.state_keys,
                 calls_open: plugin.open_calls,
             })
             .collect()
