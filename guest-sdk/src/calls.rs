@@ -1,13 +1,15 @@
 //! Requests to the outside, sent by the host once the delivery is durable.
 //!
-//! The answer comes back on the key as an event of type `tidegate.response`, with the attributes
-//! `callname` and `callstatus`. The plugin needs `grants.http` for the host it calls.
+//! The answer comes back on the key as an event of type `tidegate.response`: see [`answer`]. The host
+//! tries again by itself what may pass (no connection, a timeout, status 429, 502, 503, 504), within
+//! `[retry] give-up-after`, always with the same `Idempotency-Key`: a server that heeds it does what
+//! is asked once. The plugin needs `grants.http` for the host it calls.
 
 use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::{Error, host, json};
+use crate::{Error, context, host, json};
 
 /// The type of the events that answers come back as.
 pub const ANSWERED: &str = "tidegate.response";
@@ -81,5 +83,59 @@ impl Call {
     pub fn send_json<T: Serialize + ?Sized>(self, body: &T) -> Result<String, Error> {
         let body = json::write(body, || format!("body of `{}`", self.name))?;
         self.header("content-type", json::MEDIA_TYPE).send(body)
+    }
+}
+
+/// How a call ended, as the event that is being handled tells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// The name the call was given.
+    pub name: String,
+    /// What [`Call::send`] returned.
+    pub id: String,
+    /// The HTTP status; 0: no server answered.
+    pub status: u16,
+    /// Why the host gave up: `denied`, `dns`, `connect`, `timeout`, `tls`, `protocol`, `secret`,
+    /// `invalid`, or `status` where the last attempt ended with [`status`](Self::status).
+    pub error: Option<String>,
+    /// Attempts made, since the host started last.
+    pub attempts: u32,
+    /// Whether the body had more than the 256 KiB that are kept.
+    pub truncated: bool,
+}
+
+/// The answer that is being handled; none where the input is something else. Its body is the data
+/// of the event.
+///
+/// ```
+/// # use tidegate_sdk::{Event, Outcome, calls, handlers};
+/// fn answered(event: &Event) -> Outcome {
+///     let Some(answer) = calls::answer() else { return Ok(()) };
+///     if answer.is_success() {
+///         // `event.data()` is what the server said.
+///     }
+///     Ok(())
+/// }
+/// handlers! { "tidegate.response" => answered }
+/// # fn main() {}
+/// ```
+#[must_use]
+pub fn answer() -> Option<Answer> {
+    let number = |name: &str| context::attribute(name)?.parse::<u32>().ok();
+    Some(Answer {
+        name: context::attribute("callname")?,
+        id: context::attribute("callid").unwrap_or_default(),
+        status: number("callstatus")?.try_into().ok()?,
+        error: context::attribute("callerror"),
+        attempts: number("callattempts").unwrap_or(1),
+        truncated: context::attribute("calltruncated").is_some(),
+    })
+}
+
+impl Answer {
+    /// Whether the server did what was asked: status 200 to 299, and not given up.
+    #[must_use]
+    pub fn is_success(&self) -> bool {
+        self.error.is_none() && (200..300).contains(&self.status)
     }
 }

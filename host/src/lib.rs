@@ -7,6 +7,7 @@ pub mod api;
 pub mod bench;
 pub mod build;
 pub mod bus;
+pub mod calls;
 pub mod cli;
 pub mod clock;
 pub mod command;

@@ -58,6 +58,26 @@ pub const RETRY_AFTER_MS_MAX: u64 = 30 * 24 * 60 * 60 * 1000;
 pub const EFFECTS_MAX: usize = 10_000;
 /// Bytes of the URL of a call.
 pub const URL_BYTES_MAX: usize = 8 * 1024;
+/// Bytes kept of the body of an answer to a call.
+pub const CALL_ANSWER_BYTES_MAX: usize = 256 * 1024;
+/// Bytes of the headers of an answer to a call.
+pub const CALL_ANSWER_HEADERS_BYTES_MAX: usize = 64 * 1024;
+/// Longest time until a call has a connection.
+pub const CALL_CONNECT_MS_MAX: u32 = 10_000;
+/// Attempts that a call gets in a run of the host before it is given up, however late it is.
+pub const CALL_ATTEMPTS_MIN: u32 = 3;
+/// Longest time that a server's `Retry-After` is followed.
+pub const CALL_RETRY_AFTER_MS_MAX: u64 = 60 * 60 * 1000;
+/// Calls of one plugin that are being sent at a time.
+pub const CALLS_SENDING_MAX: usize = 16;
+/// Calls of one bus that are being sent at a time.
+pub const CALLS_SENDING_BUS_MAX: usize = 128;
+/// Calls of one plugin that are not answered: beyond it its deliveries wait.
+pub const CALLS_OPEN_MAX: usize = 100_000;
+/// The same on a memory bus, which keeps their requests in memory.
+pub const CALLS_OPEN_MEMORY_MAX: usize = 1000;
+/// Bytes of a secret.
+pub const SECRET_BYTES_MAX: usize = 8 * 1024;
 /// Longest time one attempt of a call may take.
 pub const CALL_TIMEOUT_MS_MAX: u32 = 60_000;
 /// What `limits.memory` of a manifest may be: all that a 32-bit guest can address.
@@ -70,6 +90,10 @@ pub const GUEST_OUTPUT_MAX: ByteSize = ByteSize::mib(16);
 pub const GUEST_FUEL_MAX: u64 = 1_000_000_000_000;
 /// What `limits.emits` of a manifest may be.
 pub const GUEST_EMITS_MAX: u32 = 100_000;
+/// What `limits.rate` of a manifest may be, also of a prefix.
+pub const RATE_MAX: u32 = 1_000_000;
+/// Prefixes with limits in one manifest.
+pub const PREFIXES_MAX: usize = 64;
 /// What `run.workers` of a manifest may be.
 pub const WORKERS_MAX: u32 = 1024;
 /// What `run.in-flight` of a manifest may be.
@@ -136,6 +160,8 @@ pub const CLOCK_STEP_MS_MAX: u64 = 60_000;
 pub const CLOCK_GAP_MS_MAX: u64 = 60 * 60 * 1000;
 /// Bytes of keyed state that a durable bus keeps in memory; the rest is in its cold store.
 pub const STATE_HOT_BYTES_MAX: u64 = 1024 * 1024 * 1024;
+/// Deliveries that a version runs beside the one that serves, at the same time.
+pub const SHADOW_TASKS_MAX: u32 = 64;
 /// Bytes of keyed state that a replay of past deliveries keeps in memory.
 pub const REPLAY_STATE_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// Bytes of frames that a replay keeps in memory, to find the inputs of what it reads.
@@ -159,7 +185,12 @@ pub const CHECKPOINT_SYNC_BYTES: u64 = 32 * 1024 * 1024;
 /// Bytes that a checkpoint leaves free on the disk: more than what stops publishers.
 pub const CHECKPOINT_FREE_BYTES_MIN: u64 = 128 * 1024 * 1024;
 
+/// Least size of a log segment: that of a commit group.
+pub const SEGMENT_MIN: ByteSize = ByteSize::mib(4);
+
+const _: () = assert!(SEGMENT_MIN.bytes() >= GROUP_BYTES_MAX as u64);
 const _: () = assert!(EVENT_DATA_BYTES_MAX < GROUP_BYTES_MAX);
+const _: () = assert!(CALL_ANSWER_BYTES_MAX <= EVENT_DATA_BYTES_MAX);
 const _: () = assert!(STATE_VALUE_BYTES_MAX < GROUP_BYTES_MAX);
 const _: () = assert!(SEGMENT_ZEROED_STEP_BYTES < SEGMENT_ZEROED_AHEAD_BYTES);
 const _: () = assert!(GROUP_BYTES_MAX < INGEST_LANE_BYTES_MAX);

@@ -38,6 +38,36 @@ struct ReloadLabel {
     result: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CallLabel {
+    plugin: String,
+    result: &'static str,
+}
+
+/// How an attempt at an outgoing call ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum CallResult {
+    /// With an answer.
+    Answered = 0,
+    /// In another attempt.
+    Retried = 1,
+    /// Without an answer, and without another attempt.
+    GivenUp = 2,
+}
+
+impl CallResult {
+    const ALL: [Self; 3] = [Self::Answered, Self::Retried, Self::GivenUp];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Answered => "answered",
+            Self::Retried => "retried",
+            Self::GivenUp => "given_up",
+        }
+    }
+}
+
 type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
 type Seconds = Gauge<f64, AtomicU64>;
 
@@ -54,12 +84,18 @@ pub struct Metrics {
     lag_events: Family<PluginLabel, Gauge>,
     fuel: Family<PluginLabel, Counter>,
     parked_keys: Family<PluginLabel, Gauge>,
+    timers_pending: Family<PluginLabel, Gauge>,
     held_keys: Family<PluginLabel, Gauge>,
     deferred_events: Family<PluginLabel, Gauge>,
     breaker_open: Family<PluginLabel, Gauge>,
     dead_letters: Family<PluginLabel, Gauge>,
+    state_bytes: Family<PluginLabel, Gauge>,
+    state_keys: Family<PluginLabel, Gauge>,
     oldest_dead_letter: Family<PluginLabel, Seconds>,
     reloads: Family<ReloadLabel, Counter>,
+    calls: Family<CallLabel, Counter>,
+    call_duration: Histograms<PluginLabel>,
+    calls_open: Family<PluginLabel, Gauge>,
     commands: Family<OutcomeLabel, Counter>,
     command_duration: Histograms<PluginLabel>,
     queries: Family<OutcomeLabel, Counter>,
@@ -73,6 +109,8 @@ pub struct PluginMetrics {
     duration: Histogram,
     lag: Histogram,
     fuel: Counter,
+    calls: Arc<[Counter]>,
+    call_duration: Histogram,
 }
 
 /// The counters of one bus.
@@ -100,6 +138,8 @@ pub struct PluginStanding {
     pub lag_events: u64,
     /// Keys parked behind a dead letter.
     pub parked_keys: u64,
+    /// Timers that are pending.
+    pub timers: u64,
     /// Keys held by an operator.
     pub held_keys: u64,
     /// Events outside memory that stand behind keys which wait.
@@ -108,7 +148,13 @@ pub struct PluginStanding {
     pub is_broken: bool,
     /// Dead letters that stand.
     pub dead_letters: u64,
-    /// Age of the oldest of them.
+    /// Bytes of its keyed state.
+    pub state_bytes: u64,
+    /// Keys with state.
+    pub state_keys: u64,
+    /// Outgoing calls without an answer.
+    pub calls_open: u64,
+    /// Age of the oldest dead letter.
     pub oldest_dead_letter: Option<Duration>,
 }
 
@@ -137,12 +183,18 @@ impl Default for Metrics {
             lag_events: Family::default(),
             fuel: Family::default(),
             parked_keys: Family::default(),
+            timers_pending: Family::default(),
             held_keys: Family::default(),
             deferred_events: Family::default(),
             breaker_open: Family::default(),
             dead_letters: Family::default(),
+            state_bytes: Family::default(),
+            state_keys: Family::default(),
             oldest_dead_letter: Family::default(),
             reloads: Family::default(),
+            calls: Family::default(),
+            call_duration: Family::new_with_constructor(durations),
+            calls_open: Family::default(),
             commands: Family::default(),
             command_duration: Family::new_with_constructor(durations),
             queries: Family::default(),
@@ -179,6 +231,7 @@ impl Metrics {
         );
         to.register("plugin_lag_events", "Events not read yet", self.lag_events.clone());
         to.register("plugin_fuel", "Fuel used", self.fuel.clone());
+        to.register("timers_pending", "Timers set and not served", self.timers_pending.clone());
         to.register("plugin_parked_keys", "Keys behind a dead letter", self.parked_keys.clone());
         to.register("plugin_held_keys", "Keys that somebody holds", self.held_keys.clone());
         to.register(
@@ -187,6 +240,8 @@ impl Metrics {
             self.deferred_events.clone(),
         );
         to.register("plugin_breaker_open", "1: stopped by its breaker", self.breaker_open.clone());
+        to.register("plugin_state_bytes", "Keyed state", self.state_bytes.clone());
+        to.register("plugin_state_keys", "Keys with state", self.state_keys.clone());
         to.register("dead_letters", "Dead letters that stand", self.dead_letters.clone());
         to.register_with_unit(
             "oldest_dead_letter",
@@ -195,6 +250,14 @@ impl Metrics {
             self.oldest_dead_letter.clone(),
         );
         to.register("reloads", "Modules tried", self.reloads.clone());
+        to.register("calls", "Attempts at outgoing calls", self.calls.clone());
+        to.register_with_unit(
+            "call_duration",
+            "Time of an attempt at an outgoing call",
+            Unit::Seconds,
+            self.call_duration.clone(),
+        );
+        to.register("calls_open", "Outgoing calls without an answer", self.calls_open.clone());
         to.register("commands", "Commands of clients", self.commands.clone());
         to.register_with_unit(
             "command_duration",
@@ -219,7 +282,13 @@ impl Metrics {
             let label = OutcomeLabel { plugin: name.to_owned(), outcome: kind.name() };
             self.deliveries.get_or_create_owned(&label)
         };
+        let call = |result: CallResult| {
+            let label = CallLabel { plugin: name.to_owned(), result: result.name() };
+            self.calls.get_or_create_owned(&label)
+        };
         PluginMetrics {
+            calls: CallResult::ALL.into_iter().map(call).collect(),
+            call_duration: self.call_duration.get_or_create_owned(&label),
             outcomes: OutcomeKind::ALL.into_iter().map(outcome).collect(),
             duration: self.delivery_duration.get_or_create_owned(&label),
             lag: self.delivery_lag.get_or_create_owned(&label),
@@ -258,6 +327,11 @@ impl Metrics {
         for result in ["ok", "refused"] {
             self.reloads.remove(&ReloadLabel { plugin: plugin.to_owned(), result });
         }
+        for result in CallResult::ALL {
+            self.calls.remove(&CallLabel { plugin: plugin.to_owned(), result: result.name() });
+        }
+        self.call_duration.remove(&label);
+        self.calls_open.remove(&label);
         let outcomes = crate::api::errors::Code::ALL.map(crate::api::errors::Code::name);
         for outcome in outcomes.into_iter().chain(["ok"]) {
             let label = OutcomeLabel { plugin: plugin.to_owned(), outcome };
@@ -271,10 +345,13 @@ impl Metrics {
         self.lag_events.remove(&label);
         self.fuel.remove(&label);
         self.parked_keys.remove(&label);
+        self.timers_pending.remove(&label);
         self.held_keys.remove(&label);
         self.deferred_events.remove(&label);
         self.breaker_open.remove(&label);
         self.dead_letters.remove(&label);
+        self.state_bytes.remove(&label);
+        self.state_keys.remove(&label);
         self.oldest_dead_letter.remove(&label);
     }
 
@@ -288,11 +365,15 @@ impl Metrics {
         for plugin in &standing.plugins {
             let label = PluginLabel { plugin: plugin.name.clone() };
             self.lag_events.get_or_create(&label).set(signed(plugin.lag_events));
+            self.timers_pending.get_or_create(&label).set(signed(plugin.timers));
             self.parked_keys.get_or_create(&label).set(signed(plugin.parked_keys));
             self.held_keys.get_or_create(&label).set(signed(plugin.held_keys));
             self.deferred_events.get_or_create(&label).set(signed(plugin.deferred_events));
             self.breaker_open.get_or_create(&label).set(i64::from(plugin.is_broken));
             self.dead_letters.get_or_create(&label).set(signed(plugin.dead_letters));
+            self.state_bytes.get_or_create(&label).set(signed(plugin.state_bytes));
+            self.state_keys.get_or_create(&label).set(signed(plugin.state_keys));
+            self.calls_open.get_or_create(&label).set(signed(plugin.calls_open));
             let age = plugin.oldest_dead_letter.unwrap_or_default();
             self.oldest_dead_letter.get_or_create(&label).set(age.as_secs_f64());
         }
@@ -316,6 +397,14 @@ impl PluginMetrics {
         }
         self.duration.observe(wall.as_secs_f64());
         self.fuel.inc_by(fuel);
+    }
+
+    /// Counts an attempt at an outgoing call.
+    pub fn called(&self, result: CallResult, took: Duration) {
+        if let Some(counter) = self.calls.get(result as usize) {
+            counter.inc();
+        }
+        self.call_duration.observe(took.as_secs_f64());
     }
 
     /// Notes how long an event waited from append to completion.
@@ -374,6 +463,7 @@ mod tests {
         let plugin = metrics.plugin("totals");
         plugin.delivered(OutcomeKind::Ok, Duration::from_micros(38), 11_000);
         plugin.lag(4);
+        plugin.called(CallResult::Answered, Duration::from_millis(9));
         metrics.reloaded("totals", "ok");
         let standing = Standing {
             buses: vec![("main".to_owned(), 3)],
@@ -390,8 +480,14 @@ mod tests {
             "tidegate_plugin_lag_events{plugin=\"totals\"} 0",
             "tidegate_plugin_fuel_total{plugin=\"totals\"} 11000",
             "tidegate_plugin_parked_keys{plugin=\"totals\"} 0",
+            "tidegate_timers_pending{plugin=\"totals\"} 0",
             "tidegate_dead_letters{plugin=\"totals\"} 0",
+            "tidegate_plugin_state_bytes{plugin=\"totals\"} 0",
+            "tidegate_plugin_state_keys{plugin=\"totals\"} 0",
             "tidegate_oldest_dead_letter_seconds{plugin=\"totals\"} 0.0",
+            "tidegate_calls_total{plugin=\"totals\",result=\"answered\"} 1",
+            "tidegate_call_duration_seconds_count{plugin=\"totals\"} 1",
+            "tidegate_calls_open{plugin=\"totals\"} 0",
             "tidegate_reloads_total{plugin=\"totals\",result=\"ok\"} 1",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} not in\n{text}");

@@ -19,6 +19,7 @@ use crate::api::{BindError, Server, ServerHandle, ServerOptions};
 use crate::bus::memory::{MemoryOptions, Order, Overflow};
 use crate::bus::notes::Notes;
 use crate::bus::{Bus, forward, timers};
+use crate::calls;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{self, Config, TOKENS_VARIABLE, Tls, TokensFrom};
 use crate::event::CommitNumber;
@@ -119,6 +120,7 @@ pub struct Serving {
     drain: CancellationToken,
     stop: CancellationToken,
     tasks: TaskTracker,
+    outboxes: TaskTracker,
     folds: Vec<JoinHandle<()>>,
     /// Held for their threads.
     _evictors: Vec<Evictor>,
@@ -177,10 +179,10 @@ impl Serving {
         };
         let host = Arc::new(Host::new(about, &buses, Arc::clone(&plugins), metrics));
 
-        let stop = CancellationToken::new();
-        let drain = CancellationToken::new();
+        let (stop, drain) = (CancellationToken::new(), CancellationToken::new());
         let tasks = TaskTracker::new();
         start_bus_tasks(&buses, &stop, &tasks);
+        let outboxes = calls::start(&buses, &config, &stop);
         let watcher = Watcher::start(watch_options(&config, &buses));
         let watcher = watcher.map_err(at(&config.plugins))?;
         tasks.spawn(Arc::clone(&plugins).follow(watcher, stop.clone()));
@@ -204,6 +206,7 @@ impl Serving {
             drain,
             stop,
             tasks,
+            outboxes,
             folds,
             _evictors: evictors,
             failures,
@@ -241,6 +244,8 @@ impl Serving {
         if tokio::time::timeout(DELIVERIES_END_MAX, self.plugins.stop()).await.is_err() {
             tracing::warn!("some deliveries did not end in time; they run again at the next start");
         }
+        // They were told with the deliveries, and end by themselves before long.
+        self.outboxes.wait().await;
         self.drain.cancel();
         if tokio::time::timeout(REQUESTS_END_MAX, &mut self.server).await.is_err() {
             tracing::warn!("some requests did not end in time");

@@ -2,6 +2,7 @@
 
 mod bank;
 mod buses;
+mod calls;
 mod cloudevents;
 mod damage;
 mod dev;
@@ -11,11 +12,13 @@ mod kill;
 mod park;
 mod permits;
 mod poison;
+mod quotas;
 mod refusals;
 mod reload;
 mod rewind;
 mod saga;
 mod stop;
+mod timers;
 mod tls;
 mod travel;
 mod upcast;

@@ -35,6 +35,7 @@ impl Sources {
     pub(crate) const LOGIN_GUARD: Guest = Guest("login-guard");
     pub(crate) const NOTIFY: Guest = Guest("notify");
     pub(crate) const ORDER_SAGA: Guest = Guest("order-saga");
+    pub(crate) const WEBHOOK_OUT: Guest = Guest("webhook-out");
     pub(crate) const TEMPERATURE: Guest = Guest("temperature");
 }
 
@@ -68,6 +69,13 @@ pub(crate) fn bare_guest() -> Vec<u8> {
         std::fs::read(folder.join("bare-guest.wasm")).unwrap()
     };
     BUILT.get_or_init(build).clone()
+}
+
+/// A guest that stands in `fixtures/`, written with the SDK.
+pub(crate) fn fixture(name: &str) -> Vec<u8> {
+    let folder = root().join("tests/fixtures").join(name);
+    Cli::new(&["build"]).arg(&folder).run().expect_done();
+    std::fs::read(folder.join(format!("{name}.wasm"))).unwrap()
 }
 
 /// Copies a folder, but for what was built in it.
@@ -121,7 +129,11 @@ fn encode(text: &str, world: &str) -> Vec<u8> {
 /// A handler that runs `body` and returns ok. `kind` is at 3000; `$event` points at the event, and
 /// there is a local `$i`.
 pub(crate) fn handler(kind: &str, body: &str, more: &str) -> Vec<u8> {
-    let text = format!(
+    encode(&handler_text(kind, body, more), "reactor")
+}
+
+fn handler_text(kind: &str, body: &str, more: &str) -> String {
+    format!(
         r#"(module $guest {PRELUDE} (memory (export "memory") 2)
         (data (i32.const 3000) "{kind}") {more}
         (func $handle (export "tidegate:plugin/handler@0.1.0#handle")
@@ -131,8 +143,7 @@ pub(crate) fn handler(kind: &str, body: &str, more: &str) -> Vec<u8> {
           (i32.const 2048))
         (func (export "cabi_post_tidegate:plugin/handler@0.1.0#handle") (param i32)
           (global.set $top (i32.const 65536))))"#
-    );
-    encode(&text, "reactor")
+    )
 }
 
 /// An upcaster that lifts everything to version `to`, by adding `mark` to the data; data with a `!`
@@ -192,4 +203,25 @@ pub(crate) fn echo(kind: &str) -> String {
         "(i32.load (local.get $event)) (i32.load offset=4 (local.get $event))",
         "(i32.load offset=88 (local.get $event)) (i32.load offset=92 (local.get $event))",
     )
+}
+
+/// A handler that calls `url`, emits `denied` where it may not, and then does `then`. It takes answers
+/// without a word.
+pub(crate) fn caller(url: &str, denied: &str, then: &str) -> Vec<u8> {
+    let import = "(import \"tidegate:plugin/calls@0.1.0\" \"send\" (func $send (param i32 i32 i32 \
+                  i32 i32 i32 i32 i32 i32 i32 i32 i32)))";
+    let (len, emit) = (url.len(), emitter(denied));
+    // The type of an answer is longer than what is handed to it here: its second letter tells.
+    let body = format!(
+        "(if (i32.eq (i32.load8_u offset=1 (i32.load offset=16 (local.get $event))) (i32.const 46))
+          (then
+            (call $send (i32.const 3000) (i32.const 4) (i32.const 3200) (i32.const 4)
+              (i32.const 3300) (i32.const {len}) (i32.const 0) (i32.const 0)
+              (i32.const 2900) (i32.const 10) (i32.const 5000) (i32.const 1024))
+            (if (i32.load8_u (i32.const 1024)) (then {emit}))
+            {then}))"
+    );
+    let more = format!("(data (i32.const 3200) \"POST\") (data (i32.const 3300) \"{url}\")");
+    let text = handler_text(denied, &body, &more);
+    encode(&text.replacen("(import", &format!("{import}\n  (import"), 1), "reactor")
 }

@@ -314,7 +314,17 @@ pub(crate) fn call_send(call: Call) -> Result<String, Error> {
         }
         delivery.charge(name.len() + url.len() + body.len())?;
         let id = format!("test-{}-call-{}", delivery.position, delivery.calls.len());
-        delivery.calls.push(Called { name, method, url, headers, body, timeout_ms });
+        let key = delivery.key.clone();
+        delivery.calls.push(Called {
+            id: id.clone(),
+            key,
+            name,
+            method,
+            url,
+            headers,
+            body,
+            timeout_ms,
+        });
         Ok(id)
     })
 }

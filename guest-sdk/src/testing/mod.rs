@@ -4,6 +4,7 @@
 //! deterministic: the same test gives the same effects every time. Malformed arguments and exceeded
 //! budgets are refused by the same rules as in the real host; fuel, memory and time are not limited.
 
+mod answer;
 pub(crate) mod fake;
 mod input;
 mod record;
@@ -15,6 +16,7 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+pub use answer::{answered, given_up};
 pub use input::{Ask, Input, event, request};
 pub use record::{Called, Effects, Emitted, TimerChange, Verdict};
 

@@ -91,6 +91,10 @@ pub enum TimerChange {
 /// A request to the outside that was recorded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Called {
+    /// Its idempotency key: what the handler got for it.
+    pub id: String,
+    /// The key of the input: the answer comes back on it.
+    pub key: Option<String>,
     /// Comes back with the answer.
     pub name: String,
     /// `GET`, `POST`, ...

@@ -129,6 +129,7 @@ fn config(place: &Place) -> Config {
         auth: Auth::default(),
         compile: Compile::default(),
         buses: [(DEFAULT_BUS.to_owned(), bus)].into(),
+        secrets: crate::config::Secrets::default(),
         words: std::collections::BTreeMap::new(),
         granting: Granting::Everything,
         insecure: false,

@@ -4,12 +4,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use super::timers::{FireId, NAME_ATTRIBUTE};
-use super::{Bus, Committed, commands, private};
-use crate::effects::StateWrite;
-use crate::event::{CommitNumber, Generation, InstanceId, Position};
+use super::{Bus, Committed, commands, outlets, private};
+use crate::effects::{OutcomeKind, StateWrite};
+use crate::event::{CommitNumber, Generation, InstanceId, Key, Position};
 use crate::log::codec::{AddresseeRef, DecodeError, TimerRef};
-use crate::log::record::{Control, ControlRecord, DeliveryCommit};
-use crate::log::{CommitRef, CompletionRef, EventRef, Frame, ReadError, RecordRef};
+use crate::log::record::{Control, ControlRecord, DeliveryCommit, Mode};
+use crate::log::{AppendError, CommitRef, CompletionRef, EventRef, Frame, ReadError, RecordRef};
 use crate::schedule::core::Settled;
 use crate::state::checkpoint::{CheckpointPolicy, Checkpoints};
 use crate::state::ledger::{Completed, Origin};
@@ -157,6 +157,10 @@ pub struct Folded {
     pub completed: Vec<InstanceId>,
     /// Plugins that begin anew.
     pub(super) rewound: Vec<InstanceId>,
+    /// Calls that are to be sent now.
+    pub calls_opened: usize,
+    /// Calls that are answered now.
+    pub calls_closed: usize,
     /// Commands and their answers, in order.
     pub(super) commands: Vec<commands::News>,
 }
@@ -173,6 +177,7 @@ fn fold_commit(
     let mut writes = Vec::new();
     let mut timers = Vec::new();
     let mut controls = Vec::new();
+    let mut calls = Vec::new();
     for record in commit.records() {
         match record? {
             RecordRef::Event(event) => {
@@ -185,15 +190,19 @@ fn fold_commit(
                     Some(AddresseeRef::Plugin(to)) => {
                         fire(values, to, &event);
                         commands::fold_event(ledger, at, to, &event, &mut folded.commands);
+                        let closed =
+                            event.kind == private::RESPONSE && ledger.apply_response(to, event.id);
+                        folded.calls_closed += usize::from(closed);
                     }
                 };
             }
             RecordRef::Completion(record) => completion = Some(record),
             RecordRef::State(write) => writes.push(write.to_owned()),
+            RecordRef::Call(call) => calls.push(call.idempotency_key),
             RecordRef::Timer(change) => timers.push(change),
             RecordRef::DeadLetter(record) => dead = Some(record),
             RecordRef::Control(record) => {
-                forget(ledger, values, &record.control)?;
+                apply_to_values(ledger, values, &record.control)?;
                 if let Control::Rewind { instance, .. } = record.control {
                     folded.rewound.push(instance);
                 }
@@ -231,27 +240,11 @@ fn fold_commit(
         );
     }
     controls.iter().for_each(|record| ledger.apply_control(at, record));
+    if done.outcome == OutcomeKind::Ok && done.mode != Mode::Rebuild {
+        folded.calls_opened += ledger.apply_calls(outlets::opened(at, &done, &calls));
+    }
     folded.completed.push(done.instance);
     Ok(())
-}
-
-/// Drops the values that a control record makes nobody's.
-fn forget(ledger: &Ledger, values: &Values, control: &Control) -> Result<(), ColdError> {
-    match control {
-        Control::Forget { instance } => values.forget(*instance),
-        // Of a rewind that was not finished, its values; the generation that serves keeps its own.
-        Control::Rewind { instance, .. } => match ledger.instance(*instance) {
-            Some(plugin) => values.keep_only(*instance, plugin.serving()),
-            None => Ok(()),
-        },
-        Control::Rebuilt { instance, generation } => match ledger.instance(*instance) {
-            Some(plugin) if plugin.generation == *generation => {
-                values.keep_only(*instance, *generation)
-            }
-            _ => Ok(()),
-        },
-        _ => Ok(()),
-    }
 }
 
 /// Takes a fire of a timer.
@@ -278,6 +271,34 @@ fn serve(
     if ledger.instance(instance).is_some_and(|of| of.generation == generation) {
         let served = Served { holder: (instance, generation), key, position, commit, dead };
         values.timers().apply(&served, changes);
+    }
+}
+
+/// What a control record means for keyed state.
+fn apply_to_values(ledger: &Ledger, values: &Values, control: &Control) -> Result<(), ColdError> {
+    match control {
+        Control::Forget { instance } => values.forget(*instance),
+        // Of a rewind that was not finished, its values; the generation that serves keeps its own.
+        Control::Rewind { instance, .. } => match ledger.instance(*instance) {
+            Some(plugin) => values.keep_only(*instance, plugin.serving()),
+            None => Ok(()),
+        },
+        Control::Rebuilt { instance, generation } => match ledger.instance(*instance) {
+            Some(plugin) if plugin.generation == *generation => {
+                values.keep_only(*instance, *generation)
+            }
+            _ => Ok(()),
+        },
+        Control::Expire { instance, generation, until_ms } => {
+            let plugin = ledger.instance(*instance);
+            // Events of such a key may be of any time before; see `Control::Expire`.
+            let keeps = |key: &Key| {
+                let state = plugin.and_then(|plugin| plugin.keys.get(key));
+                state.is_some_and(|state| state.parked.is_some() || state.held.is_some())
+            };
+            values.expire((*instance, *generation), *until_ms, keeps)
+        }
+        _ => Ok(()),
     }
 }
 
@@ -316,6 +337,7 @@ impl Bus {
             let folded = fold(&mut self.ledger(), &self.values, &frame, applied)?;
             self.forget_marks(&folded.rewound);
             self.count(&folded.completed);
+            self.outlets.folded(folded.calls_opened, folded.calls_closed);
             self.applied.send_replace(frame.last_commit());
             self.desk.tell(folded.commands);
             since.add(&frame);
@@ -384,7 +406,7 @@ impl Bus {
         &self,
         log: &MemoryLog,
         commit: DeliveryCommit,
-    ) -> Result<Committed, crate::log::AppendError> {
+    ) -> Result<Committed, AppendError> {
         let done = commit.completion;
         let first_position = if commit.emits.is_empty() {
             None
@@ -405,12 +427,13 @@ impl Bus {
                 instance: done.instance,
                 generation: done.generation,
                 position: done.position,
-                key: done.key.as_ref().map(crate::event::Key::as_str),
+                key: done.key.as_ref().map(Key::as_str),
                 attempt: done.attempt,
                 outcome: done.outcome,
                 dead: commit.dead_letter.as_ref(),
             },
         );
+        self.open_in_memory(&done, commit.calls);
         self.count(&[done.instance]);
         Ok(committed)
     }
@@ -420,11 +443,9 @@ impl Bus {
         let at = At { commit: committed.commit, time_ms: committed.recorded_ms };
         let mut ledger = self.ledger();
         for record in records {
-            if let Control::Forget { instance } = record.control {
-                // A memory bus has no cold store that could fail.
-                let forgotten = self.values.forget(instance);
-                debug_assert!(forgotten.is_ok());
-            }
+            // A memory bus has no cold store that could fail.
+            let applied = apply_to_values(&ledger, &self.values, &record.control);
+            debug_assert!(applied.is_ok());
             ledger.apply_control(at, record);
         }
         committed

@@ -11,6 +11,7 @@ pub mod forward;
 pub mod memory;
 pub mod notes;
 pub mod operate;
+pub mod outlets;
 pub mod past;
 pub mod private;
 pub mod replay;
@@ -31,12 +32,12 @@ use crate::clock::Clock;
 use crate::event::{CommitNumber, Event, InstanceId, Key, KeySequence, NewEvent, Position};
 use crate::log::record::{ControlRecord, DeliveryCommit};
 use crate::log::{AppendError, Appended, CommitTicket, EffectsPermit, Log, Publish, ReadError};
-use crate::state::ledger::Origin;
 use crate::state::slots::{Slots, Suspect};
 use crate::state::{Ledger, Values};
 
 use self::apply::Progress;
 use self::memory::{MemoryLog, MemoryOptions};
+use self::outlets::Outlets;
 use self::source::EventSource;
 use self::upcast::Upcasters;
 
@@ -50,6 +51,7 @@ pub struct Bus {
     progress: Mutex<HashMap<InstanceId, Arc<Progress>>>,
     slots: Option<Slots>,
     suspects: Vec<Suspect>,
+    outlets: Outlets,
     desk: commands::Desk,
     upcasters: Upcasters,
 }
@@ -154,6 +156,7 @@ impl Bus {
             progress: Mutex::default(),
             slots: None,
             suspects: Vec::new(),
+            outlets: Outlets::default(),
             desk: commands::Desk::default(),
             upcasters: Upcasters::default(),
         }
@@ -266,21 +269,6 @@ impl Bus {
                     .collect())
             }
         }
-    }
-
-    fn append_memory(
-        &self,
-        log: &MemoryLog,
-        events: Vec<NewEvent>,
-    ) -> Result<Vec<Arc<Event>>, AppendError> {
-        let appended =
-            log.append(events).map_err(|full| AppendError::QueueFull { limit: full.capacity })?;
-        let mut ledger = self.ledger();
-        for event in &appended {
-            let from = Origin::of(event.emitter, event.origin.is_some());
-            ledger.apply_event(&event.kind, from, event.recorded_ms);
-        }
-        Ok(appended)
     }
 
     /// Waits for room for the effects of one delivery of `bytes` at most.

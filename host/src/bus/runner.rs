@@ -6,18 +6,20 @@
 
 mod breaker;
 mod command;
+mod expire;
 mod feed;
 mod fires;
 mod keys;
 mod rebuild;
 mod restore;
+mod shadow;
 mod work;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -35,10 +37,11 @@ use crate::log::AppendError;
 use crate::metrics::PluginMetrics;
 use crate::plugin::Subscription;
 use crate::plugin::manifest::Manifest;
-use crate::schedule::core::Cursor;
+use crate::schedule::core::{Cursor, Quota, Quotas};
 use crate::schedule::driver::PluginQueue;
 use crate::schedule::pool::Tenant;
 use crate::schedule::retry::RetryPolicy;
+use crate::state::StateQuota;
 use crate::wasm::{GuestLimits, Invoker};
 
 /// A module with its manifest: what one delivery attempt is pinned to.
@@ -53,6 +56,8 @@ pub struct Version {
     pub manifest: Arc<Manifest>,
     /// What each delivery may use.
     pub limits: Arc<GuestLimits>,
+    /// How much state it may keep.
+    pub state: StateQuota,
     /// `[config]` of the manifest.
     pub config: Arc<BTreeMap<String, String>>,
     /// What happens after a failure.
@@ -60,6 +65,9 @@ pub struct Version {
     /// Who commits.
     pub deliverer: Deliverer,
 }
+
+use self::shadow::Shadow;
+pub use self::shadow::{Tally, Trial};
 
 /// The subscriptions of a plugin, each in force for positions after its own.
 pub type Subscriptions = Vec<(Position, Arc<Subscription>)>;
@@ -100,6 +108,8 @@ pub struct Runner {
     pub(super) generation: Generation,
     pub(super) queue: PluginQueue<Arc<Event>>,
     pub(super) version: ArcSwap<Version>,
+    /// What runs beside it, to be compared.
+    shadow: ArcSwapOption<Shadow>,
     pub(super) subscriptions: ArcSwap<Subscriptions>,
     before: Before,
     guard: Guard,
@@ -114,8 +124,6 @@ pub struct Runner {
     tasks: TaskTracker,
     deliveries: [AtomicU64; 9],
     last_failure: Mutex<Option<(u64, String)>>,
-    /// Whether it was said that some effects are recorded only.
-    pub(super) warned: AtomicBool,
 }
 
 /// A new version on its way in.
@@ -139,7 +147,12 @@ impl Runner {
         if parts.paused {
             queue.pause();
         }
-        let before = queue.with(|core| past.restore(core));
+        let quotas = quotas(&parts.version.manifest);
+        let now_ms = parts.bus.now_ms();
+        let before = queue.with(|core| {
+            core.set_quotas(&quotas, now_ms);
+            past.restore(core)
+        });
         let runner = Arc::new(Self {
             progress: parts.bus.progress(parts.instance),
             rebuilt: rebuild::Rebuilt::of(&parts.bus, parts.instance),
@@ -150,6 +163,7 @@ impl Runner {
             queue,
             guard: Guard::new(&parts.version),
             version: ArcSwap::new(parts.version),
+            shadow: ArcSwapOption::empty(),
             subscriptions: ArcSwap::from_pointee(parts.subscriptions),
             before,
             log: parts.log,
@@ -161,7 +175,6 @@ impl Runner {
             tasks: TaskTracker::new(),
             deliveries: Default::default(),
             last_failure: Mutex::default(),
-            warned: AtomicBool::new(false),
         });
         runner.tasks.spawn(Arc::clone(&runner).feed(seen, incoming));
         runner.tasks.spawn(Arc::clone(&runner).drain());
@@ -170,6 +183,7 @@ impl Runner {
             let worker = runner.tasks.track_future(Arc::clone(&runner).work());
             drop(parts.tenant.spawn(worker));
         }
+        runner.bus.outlets().attach(&runner);
         if let Some(ring) = runner.bus.ring() {
             let consumer = Arc::downgrade(&runner);
             let low = move || consumer.upgrade().map_or(Position(u64::MAX), |r| r.cursor().low);
@@ -200,6 +214,7 @@ impl Runner {
     /// Stops reading and delivering. A delivery in progress goes on until its guest returns or
     /// `limits.timeout` passes, and is committed; this returns once its commit is durable.
     pub async fn stop(&self) {
+        self.bus.outlets().detach(self.instance);
         self.stop.cancel();
         self.queue.close();
         self.tasks.close();
@@ -233,6 +248,25 @@ impl Runner {
     pub fn resume(&self) {
         self.close_breaker();
         self.queue.resume();
+        self.bus.outlets().wake();
+    }
+
+    /// Whether no deliveries are begun at present.
+    #[must_use]
+    pub fn is_paused(&self) -> bool {
+        self.queue.with(|core| core.is_paused())
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    /// Its counters.
+    #[must_use]
+    pub fn metrics(&self) -> &PluginMetrics {
+        &self.metrics
     }
 
     /// How far it has come.
@@ -305,7 +339,7 @@ impl Runner {
     }
 
     /// A line in the plugin's log that the host, not the guest, has to say.
-    pub(super) fn say(&self, level: &str, message: String) {
+    pub(crate) fn say(&self, level: &str, message: String) {
         self.log.push(Line {
             at_ms: self.bus.now_ms(),
             level: level.to_owned(),
@@ -329,6 +363,20 @@ impl Runner {
 
 fn count(number: u32) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
+}
+
+/// What the manifest says of how much of it may go on.
+pub(super) fn quotas(manifest: &Manifest) -> Quotas {
+    let limits = &manifest.limits;
+    let of = |rate, concurrency| Quota { rate, concurrency };
+    let prefixes = limits.prefixes.iter();
+    Quotas {
+        fuel_per_second: limits.fuel_per_second,
+        all: of(limits.rate, limits.concurrency),
+        prefixes: prefixes
+            .map(|limit| (limit.prefix.as_str().into(), of(limit.rate, limit.concurrency)))
+            .collect(),
+    }
 }
 
 fn bounds(manifest: &Manifest) -> crate::schedule::core::Bounds {

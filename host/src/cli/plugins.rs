@@ -224,6 +224,7 @@ pub(super) fn table(plugins: &[PluginView]) -> Table {
         ">LAG",
         ">IN FLIGHT",
         ">WAITING",
+        ">DEFERRED",
         ">PARKED",
         ">HELD",
         ">OK",
@@ -244,6 +245,7 @@ pub(super) fn table(plugins: &[PluginView]) -> Table {
             plugin.lag_events.to_string(),
             plugin.in_flight.to_string(),
             plugin.waiting.to_string(),
+            plugin.deferred_events.to_string(),
             plugin.parked_keys.to_string(),
             plugin.held_keys.to_string(),
             ok.to_string(),
@@ -261,6 +263,20 @@ pub(super) fn print_skipped(skipped: &[SkippedView], out: &mut Out) -> anyhow::R
         out.line(format_args!("skipped {}: {}", plain(&file.path), plain(&file.reason)))?;
     }
     Ok(())
+}
+
+/// What waits, and for what.
+fn waits(plugin: &PluginView) -> Vec<(&'static str, String)> {
+    let backlog = format!("in memory {}, retrying {}", plugin.queued, plugin.retrying);
+    let throttled = plugin.throttled.iter().map(|throttle| {
+        let of = throttle.prefix.as_ref().map(|prefix| format!(" of {prefix}"));
+        let (limit, keys) = (&throttle.limit, throttle.keys);
+        ("throttled", format!("{keys} by {limit}{}", of.unwrap_or_default()))
+    });
+    let timers = (plugin.timers > 0).then(|| ("timers", format!("{} pending", plugin.timers)));
+    let state = format!("{} of {} keys", bytes(plugin.state_bytes), plugin.state_keys);
+    let first = [("backlog", backlog), ("state kept", state)];
+    first.into_iter().chain(throttled).chain(timers).collect()
 }
 
 fn print_plugin(plugin: &PluginView, out: &mut Out) -> anyhow::Result<()> {
@@ -312,9 +328,11 @@ fn print_plugin(plugin: &PluginView, out: &mut Out) -> anyhow::Result<()> {
         plugin.deferred_events,
     );
     lines.push(("progress", progress));
+    lines.extend(waits(plugin));
     let outcomes: Vec<_> = plugin.deliveries.iter().map(|(k, n)| format!("{k} {n}")).collect();
     lines.push(("deliveries", outcomes.join(", ")));
     lines.push(("dead letters", plugin.dead_letters.to_string()));
+    lines.push(("open calls", plugin.open_calls.to_string()));
     if let Some(error) = &plugin.last_error {
         lines.push(("last error", format!("{}  {}", error.at, error.message)));
     }
@@ -329,7 +347,8 @@ fn print_plugin(plugin: &PluginView, out: &mut Out) -> anyhow::Result<()> {
                 crate::api::view::ReloadResult::Ok => "ok",
                 crate::api::view::ReloadResult::Refused => "refused",
             };
-            let why = tried.error.clone().unwrap_or_default();
+            let why = tried.error.as_ref().or(tried.shadow.as_ref());
+            let why = why.cloned().unwrap_or_default();
             table.row([tried.at.to_string(), digest, result.to_owned(), why]);
         }
         out.line(format_args!("\n{table}"))?;

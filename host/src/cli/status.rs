@@ -58,6 +58,13 @@ pub fn status(client: &Client, output: Output, out: &mut Out) -> anyhow::Result<
     } else {
         out.line(format_args!("\n{}", plugins_table(&status.plugins)))?;
     }
+    let calls: Vec<_> = (status.plugins.iter())
+        .filter(|plugin| plugin.open_calls > 0)
+        .map(|plugin| format!("{} {}", plain(&plugin.name), plugin.open_calls))
+        .collect();
+    if !calls.is_empty() {
+        out.line(format_args!("\nopen calls: {}", calls.join(", ")))?;
+    }
     print_skipped(&status.skipped, out)
 }
 

@@ -11,11 +11,11 @@ use toml::{Table, Value};
 use super::reader::{Document, Section, nearest, parse};
 use super::{
     Auth, Bus, ByteSize, Compile, Config, DurableBus, Granting, Http, Invalid, MemoryBus, Order,
-    Overflow, TimeSpan, Tls, TokensFrom, Word,
+    Overflow, Secrets, TimeSpan, Tls, TokensFrom, Word,
 };
 use crate::limits;
 use crate::plugin::manifest::read_grants;
-use crate::plugin::{DEFAULT_BUS, check_name};
+use crate::plugin::{DEFAULT_BUS, Grants, check_name};
 
 /// What the names of environment variables begin with.
 pub const ENVIRONMENT_PREFIX: &str = "TIDEGATE_";
@@ -160,6 +160,7 @@ impl Config {
         config.granting = flags.granting;
         config.insecure = flags.insecure;
         config.warnings = unknown_variables(environment);
+        config.warnings.extend(config.secrets.missing(&config.words));
         refuse_exposed(&config)?;
         Ok(config)
     }
@@ -299,6 +300,7 @@ fn read(document: &Document, root: &mut Section<'_>, folders: &Folders<'_>) -> C
         compile: read_compile(root.section("compile")),
         buses: read_buses(root),
         words: read_words(root),
+        secrets: Secrets::read(root, folders.file),
         granting: Granting::default(),
         insecure: false,
         warnings: Vec::new(),
@@ -382,7 +384,7 @@ fn read_bus(mut section: Section<'_>) -> Bus {
 
 fn read_durable(section: &mut Section<'_>) -> DurableBus {
     let default = DurableBus::default();
-    let segment = ByteSize::mib(1)..=ByteSize::gib(16);
+    let segment = crate::limits::SEGMENT_MIN..=ByteSize::gib(16);
     let dedup = TimeSpan::from_secs(1)..=TimeSpan::from_days(365);
     DurableBus {
         segment: section.byte_size("segment", default.segment, segment),
@@ -408,7 +410,10 @@ fn read_words(root: &mut Section<'_>) -> BTreeMap<String, Word> {
         if let Err(invalid) = check_name(&name) {
             section.rule(format!("`plugins.{name}`: {invalid}"));
         }
-        let allow = read_grants(&mut section.section("allow"));
+        let mut allowed = section.section("allow");
+        let private = allowed.parsed_list("private");
+        let allow = Grants { private, ..read_grants(&mut allowed) };
+        drop(allowed);
         words.insert(name, Word { allow, config: section.pairs("config") });
     }
     words

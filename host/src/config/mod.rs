@@ -5,6 +5,7 @@
 
 mod load;
 pub mod reader;
+pub mod secrets;
 pub mod units;
 
 use std::collections::BTreeMap;
@@ -13,6 +14,7 @@ use std::path::PathBuf;
 
 pub use load::{ConfigError, ENVIRONMENT_PREFIX, Flags, TOKENS_VARIABLE, environment};
 pub use reader::{Fault, Invalid, Problem};
+pub use secrets::{SecretSource, Secrets};
 pub use units::{ByteSize, FailureShare, InvalidQuantity, TimeSpan};
 
 use crate::plugin::{Grants, Manifest};
@@ -36,6 +38,8 @@ pub struct Config {
     pub buses: BTreeMap<String, Bus>,
     /// The `[plugins.NAME]` sections.
     pub words: BTreeMap<String, Word>,
+    /// The `[secrets]` section: where the secrets of calls are found.
+    pub secrets: Secrets,
     /// Who grants what manifests ask for.
     pub granting: Granting,
     /// Whether `--insecure` was typed.
@@ -232,8 +236,13 @@ impl Config {
         let word = self.words.get(name).unwrap_or(&unspoken);
         let mut resolved = manifest.clone();
         resolved.subscribe.bus = Some(bus.to_owned());
-        if self.granting == Granting::ByWord {
-            resolved.grants = manifest.grants.intersect(&word.allow);
+        match self.granting {
+            Granting::ByWord => resolved.grants = manifest.grants.intersect(&word.allow),
+            Granting::Everything => {
+                let mut private = manifest.grants.private_hosts();
+                private.extend(word.allow.private_hosts());
+                resolved.grants.private = private;
+            }
         }
         resolved.config.extend(word.config.clone());
         Ok(resolved)

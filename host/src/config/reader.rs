@@ -241,6 +241,31 @@ impl<'d> Section<'d> {
             .collect()
     }
 
+    /// A list of tables, of which at most `most` are allowed; the first has number 0 in its key.
+    pub(crate) fn tables(&mut self, name: &str, most: usize) -> Vec<Self> {
+        let Some(found) = self.take(name) else { return Vec::new() };
+        let allowed = format!("a list of at most {most} tables");
+        let items = match found {
+            Value::Array(items) if items.len() <= most => items,
+            found => {
+                self.not_allowed(name, &found, &allowed);
+                return Vec::new();
+            }
+        };
+        let path = self.key(name);
+        let mut sections = Vec::with_capacity(items.len());
+        for (number, item) in items.into_iter().enumerate() {
+            match item {
+                Value::Table(table) => {
+                    let path = format!("{path}.{number}");
+                    sections.push(Section { document: self.document, path, table });
+                }
+                found => self.not_allowed(name, &found, &allowed),
+            }
+        }
+        sections
+    }
+
     /// What is left, with nothing reported unknown: for tables whose keys are free.
     pub(crate) fn take_rest(&mut self) -> Table {
         std::mem::take(&mut self.table)
@@ -329,6 +354,17 @@ impl<'d> Section<'d> {
         range: RangeInclusive<ByteSize>,
     ) -> ByteSize {
         self.quantity(name, default, range, "a size")
+    }
+
+    /// A size that may be left out.
+    pub(crate) fn optional_size(
+        &mut self,
+        name: &str,
+        range: &RangeInclusive<ByteSize>,
+    ) -> Option<ByteSize> {
+        let written = self.table.contains_key(name);
+        let size = self.byte_size(name, *range.start(), range.clone());
+        written.then_some(size)
     }
 
     pub(crate) fn time_span(

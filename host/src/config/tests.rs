@@ -150,6 +150,11 @@ fn mistakes_name_key_and_place() {
             "configuration `tidegate.toml`: `http.lisen` is not a key; did you mean `http.listen`?",
         ),
         (
+            "buses.main = {kind = \"durable\", segment = \"1MiB\"}",
+            "configuration `tidegate.toml`: `buses.main.segment` is \"1MiB\"; allowed: a size \
+             from \"4MiB\" to \"16GiB\", such as \"256MiB\"",
+        ),
+        (
             "buses.live = {kind = \"memory\", segment = \"1MiB\"}",
             "configuration `tidegate.toml`: `buses.live.segment` is a key of durable buses only",
         ),

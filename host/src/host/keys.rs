@@ -151,6 +151,10 @@ impl Host {
             if look.waiting.is_some() {
                 view.state = KeyState::Waiting;
             }
+            if let Some(throttle) = &look.throttle {
+                view.state = KeyState::Waiting;
+                view.reason = Some(throttle.to_string());
+            }
             if let Some(runner) = &runner {
                 let deferred = runner.deferred(key, &look).await.map_err(events::read_error)?;
                 (view.deferred, view.deferred_more) = (deferred.count, deferred.more);

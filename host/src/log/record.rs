@@ -263,6 +263,16 @@ pub enum Control {
         /// The plugin.
         instance: InstanceId,
     },
+    /// Values of a plugin that ended by a time are removed: no delivery of it to come is of an earlier
+    /// one, but for keys that are parked or held. Those are passed over.
+    Expire {
+        /// The plugin.
+        instance: InstanceId,
+        /// Its generation.
+        generation: Generation,
+        /// Log time, milliseconds since the Unix epoch.
+        until_ms: u64,
+    },
     /// Events of another bus arrived up to here; stands in the commit that brought them.
     Forwarded {
         /// The source bus.

@@ -17,16 +17,30 @@ pub struct Grants {
     pub env: Vec<GrantName>,
     /// Secrets that calls may carry: their names, never their values.
     pub secrets: Vec<GrantName>,
+    /// Hosts that may have an address of a private network. The operator alone says so, and it holds
+    /// for hosts that `http` covers too.
+    #[serde(skip)]
+    pub private: Vec<HostPattern>,
 }
 
-/// Hosts of outgoing requests: `api.example.com`, `*.example.com:8443`, `*`.
+/// Hosts of outgoing requests: `api.example.com`, `*.example.com:8443`, `localhost:*`, `*`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct HostPattern {
     /// Lower case; for a wildcard what follows the star.
     host: String,
     wildcard: bool,
-    /// None: the default port of the request's scheme.
-    port: Option<u16>,
+    port: PortPattern,
+}
+
+/// Ports of a [`HostPattern`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum PortPattern {
+    /// The default port of the request's scheme.
+    Default,
+    /// Every port.
+    Any,
+    /// This one.
+    One(u16),
 }
 
 /// The name of an environment variable or a secret: 1 to 255 printable bytes without `=`.
@@ -64,7 +78,28 @@ impl Grants {
             http: http.into_iter().collect(),
             env: both(&self.env, &allowed.env),
             secrets: both(&self.secrets, &allowed.secrets),
+            private: allowed.private_hosts(),
         }
+    }
+
+    /// The hosts that may have private addresses where these are the operator's words: those named
+    /// so, and those that can have no other: addresses, and `localhost`.
+    #[must_use]
+    pub fn private_hosts(&self) -> Vec<HostPattern> {
+        let spoken = self.http.iter().filter(|host| host.is_literal());
+        self.private.iter().chain(spoken).cloned().collect()
+    }
+
+    /// Whether a request to `url` is covered.
+    #[must_use]
+    pub fn allows_http(&self, url: &Url) -> bool {
+        self.http.iter().any(|host| host.allows(url))
+    }
+
+    /// Whether the host of `url` may have a private address.
+    #[must_use]
+    pub fn allows_private(&self, url: &Url) -> bool {
+        self.private.iter().any(|host| host.allows(url))
     }
 }
 
@@ -90,10 +125,18 @@ impl HostPattern {
     pub fn allows(&self, url: &Url) -> bool {
         let Some(host) = url.host_str() else { return false };
         let port = match self.port {
-            None => url.port().is_none(),
-            Some(port) => url.port_or_known_default() == Some(port),
+            PortPattern::Default => url.port().is_none(),
+            PortPattern::Any => true,
+            PortPattern::One(port) => url.port_or_known_default() == Some(port),
         };
         port && self.covers(&host.to_ascii_lowercase())
+    }
+
+    /// Whether it names an address, or the machine itself.
+    fn is_literal(&self) -> bool {
+        let address = self.host.trim_start_matches('[').trim_end_matches(']');
+        let address = address.parse::<std::net::IpAddr>().is_ok();
+        !self.wildcard && (address || self.host == "localhost")
     }
 
     fn covers(&self, host: &str) -> bool {
@@ -104,17 +147,20 @@ impl HostPattern {
         host.strip_suffix(self.host.as_str()).is_some_and(|label| !label.is_empty())
     }
 
-    /// The hosts that both patterns cover; ports have to be written alike.
+    /// The hosts that both patterns cover; ports have to be written alike, unless one covers all.
     fn intersect(&self, other: &Self) -> Option<Self> {
-        if self.port != other.port {
-            return None;
-        }
-        match (self.wildcard, other.wildcard) {
-            (false, _) => other.covers(&self.host).then(|| self.clone()),
-            (true, false) => self.covers(&other.host).then(|| other.clone()),
-            (true, true) if self.host.ends_with(&other.host) => Some(self.clone()),
-            (true, true) => other.host.ends_with(&self.host).then(|| other.clone()),
-        }
+        let port = match (self.port, other.port) {
+            (PortPattern::Any, port) | (port, PortPattern::Any) => port,
+            (one, two) if one == two => one,
+            _ => return None,
+        };
+        let narrower = match (self.wildcard, other.wildcard) {
+            (false, _) => other.covers(&self.host).then_some(self),
+            (true, false) => self.covers(&other.host).then_some(other),
+            (true, true) if self.host.ends_with(&other.host) => Some(self),
+            (true, true) => other.host.ends_with(&self.host).then_some(other),
+        };
+        narrower.map(|narrower| Self { port, ..narrower.clone() })
     }
 }
 
@@ -122,11 +168,12 @@ impl FromStr for HostPattern {
     type Err = InvalidHost;
     fn from_str(text: &str) -> Result<Self, InvalidHost> {
         let (host, port) = match text.rsplit_once(':') {
+            Some((host, "*")) => (host, PortPattern::Any),
             Some((host, port)) if !port.contains(']') => {
                 let port = port.parse().ok().filter(|port| *port != 0).ok_or(InvalidHost)?;
-                (host, Some(port))
+                (host, PortPattern::One(port))
             }
-            _ => (text, None),
+            _ => (text, PortPattern::Default),
         };
         let host = host.to_ascii_lowercase();
         let (host, wildcard) = match host.strip_prefix('*') {
@@ -172,7 +219,11 @@ impl fmt::Display for HostPattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let star = if self.wildcard { "*" } else { "" };
         write!(f, "{star}{}", self.host)?;
-        self.port.map_or(Ok(()), |port| write!(f, ":{port}"))
+        match self.port {
+            PortPattern::Default => Ok(()),
+            PortPattern::Any => f.write_str(":*"),
+            PortPattern::One(port) => write!(f, ":{port}"),
+        }
     }
 }
 
@@ -197,6 +248,7 @@ mod tests {
             http: http.iter().map(|text| text.parse().unwrap()).collect(),
             env: Vec::new(),
             secrets: secrets.iter().map(|text| text.parse().unwrap()).collect(),
+            private: Vec::new(),
         }
     }
 
@@ -214,6 +266,8 @@ mod tests {
             ("*", "http://anything.org", true),
             ("*", "http://anything.org:81", false),
             ("[::1]:8080", "http://[::1]:8080/", true),
+            ("localhost:*", "http://localhost:81/", true),
+            ("localhost:*", "https://localhost/", true),
         ] {
             let pattern: HostPattern = pattern.parse().unwrap();
             assert_eq!(pattern.allows(&url.parse().unwrap()), expected, "{pattern} on {url}");
@@ -238,6 +292,8 @@ mod tests {
             (vec!["*.x.a.com"], vec!["*.a.com"], vec!["*.x.a.com"]),
             (vec!["*"], vec!["*.a.com"], vec!["*.a.com"]),
             (vec!["api.a.com:81"], vec!["*"], vec![]),
+            (vec!["api.a.com:81"], vec!["*:*"], vec!["api.a.com:81"]),
+            (vec!["api.a.com:*"], vec!["api.a.com"], vec!["api.a.com"]),
             (vec![], vec!["*"], vec![]),
         ] {
             let both = grants(&asked, &[]).intersect(&grants(&allowed, &[]));
@@ -245,5 +301,25 @@ mod tests {
         }
         let both = grants(&[], &["a", "b"]).intersect(&grants(&[], &["b", "c"]));
         assert_eq!(both, grants(&[], &["b"]));
+    }
+    #[test]
+    fn a_private_address_takes_a_word_that_cannot_mean_anything_else() {
+        let asked = grants(&["*:*"], &[]);
+        let mut allowed = grants(&["*", "localhost:*", "10.0.0.7:81", "in.example.com"], &[]);
+        allowed.private = vec!["*.intern.example.com".parse().unwrap()];
+        let granted = asked.intersect(&allowed);
+        for (url, expected) in [
+            ("http://localhost:9/", true),
+            ("http://10.0.0.7:81/", true),
+            ("http://10.0.0.7/", false),
+            ("http://127.0.0.1/", false),
+            ("http://in.example.com/", false),
+            ("http://a.intern.example.com/", true),
+        ] {
+            let url: Url = url.parse().unwrap();
+            assert_eq!(granted.allows_private(&url), expected, "{url}");
+        }
+        // A manifest cannot say it.
+        assert!(grants(&["localhost"], &[]).private.is_empty());
     }
 }

@@ -3,18 +3,20 @@
 //! The text that [`Manifest::to_toml`] writes is stored in the log and read again years later:
 //! every manifest survives the round trip, and a new key needs a default that means "as before".
 
+mod limits;
+
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 use toml::Value;
 
+pub use self::limits::{Limits, PrefixLimit};
 use super::check_name;
 use super::grants::Grants;
 use super::subscription::{InvalidStart, Start, Subscription};
 use crate::config::reader::{Document, Section, parse};
-use crate::config::{ByteSize, FailureShare, Invalid, TimeSpan};
+use crate::config::{FailureShare, Invalid, TimeSpan};
 use crate::event::Digest;
-use crate::limits;
 
 /// What modules are built against; part of every environment id.
 pub const HOST_ABI: &str = "tidegate:plugin@0.1.0";
@@ -43,24 +45,6 @@ pub struct Manifest {
     pub config: BTreeMap<String, String>,
 }
 
-/// The `[limits]` section.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct Limits {
-    /// Fuel of a delivery.
-    pub fuel: u64,
-    /// Fuel of the plugin per second; 0: no quota.
-    pub fuel_per_second: u64,
-    /// Linear memory.
-    pub memory: ByteSize,
-    /// Wall time of a delivery.
-    pub timeout: TimeSpan,
-    /// Events emitted by a delivery.
-    pub emits: u32,
-    /// Bytes of emitted events, state, calls, timers and response of a delivery.
-    pub output: ByteSize,
-}
-
 /// Whether instances serve more than one delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -70,6 +54,12 @@ pub enum Instance {
     Reuse,
     /// Each delivery has its own.
     Fresh,
+}
+
+/// Manifests of before there was such a key are digested as they were.
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
+fn is_zero(count: &u32) -> bool {
+    *count == 0
 }
 
 /// The `[run]` section.
@@ -88,6 +78,9 @@ pub struct Run {
     pub waiting_max: u32,
     /// Deliveries to run beside before a new version goes live.
     pub shadow: u32,
+    /// How many of those may differ from what the version that serves does.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub shadow_differences: u32,
     /// A change across it needs a rewind.
     pub state_version: u32,
 }
@@ -138,19 +131,6 @@ pub struct Retry {
     pub breaker: FailureShare,
 }
 
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            fuel: 50_000_000,
-            fuel_per_second: 0,
-            memory: ByteSize::mib(64),
-            timeout: TimeSpan::from_secs(2),
-            emits: 1000,
-            output: ByteSize::kib(512),
-        }
-    }
-}
-
 impl Default for Run {
     fn default() -> Self {
         Self {
@@ -160,6 +140,7 @@ impl Default for Run {
             in_flight: 4096,
             waiting_max: 1_000_000,
             shadow: 0,
+            shadow_differences: 0,
             state_version: 1,
         }
     }
@@ -230,17 +211,6 @@ impl Manifest {
     #[must_use]
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
-        if self.run.shadow > 0 {
-            warnings.push(
-                "`run.shadow` is set; versions cannot run beside each other yet, it acts as 0"
-                    .to_owned(),
-            );
-        }
-        let later =
-            [(self.limits.fuel_per_second > 0, "limits.fuel-per-second", "there are no quotas")];
-        for (_, key, why) in later.into_iter().filter(|(set, ..)| *set) {
-            warnings.push(format!("`{key}` is set; {why} yet, it has no effect"));
-        }
         if self.subscribe.own && self.subscribe.types.is_empty() {
             warnings.push(
                 "`subscribe.own` has no effect without `subscribe.types`: a subscription without \
@@ -257,7 +227,7 @@ fn read(root: &mut Section<'_>) -> Manifest {
         description: root.text("description").unwrap_or_default(),
         module: read_module(root),
         subscribe: read_subscription(root.section("subscribe")),
-        limits: read_limits(root.section("limits")),
+        limits: limits::read(root.section("limits")),
         run: read_run(root.section("run")),
         retry: read_retry(root.section("retry")),
         upcast: read_upcast(root.section("upcast")),
@@ -312,35 +282,29 @@ fn read_start(section: &mut Section<'_>) -> Option<Start> {
     start.map_err(|why| section.not_allowed("start", &found, &why.to_string())).ok()
 }
 
-fn read_limits(mut section: Section<'_>) -> Limits {
-    let default = Limits::default();
-    let memory = ByteSize::kib(64)..=limits::GUEST_MEMORY_MAX;
-    let timeout = TimeSpan::from_ms(1)..=limits::GUEST_TIMEOUT_MAX;
-    let output = ByteSize::kib(1)..=limits::GUEST_OUTPUT_MAX;
-    Limits {
-        fuel: section.integer("fuel", default.fuel, 1..=limits::GUEST_FUEL_MAX),
-        fuel_per_second: section.integer(
-            "fuel-per-second",
-            default.fuel_per_second,
-            0..=limits::GUEST_FUEL_MAX,
-        ),
-        memory: section.byte_size("memory", default.memory, memory),
-        timeout: section.time_span("timeout", default.timeout, timeout),
-        emits: section.integer("emits", default.emits, 0..=limits::GUEST_EMITS_MAX),
-        output: section.byte_size("output", default.output, output),
-    }
-}
-
 fn read_run(mut section: Section<'_>) -> Run {
     let default = Run::default();
     let instances = [("reuse", Instance::Reuse), ("fresh", Instance::Fresh)];
     Run {
-        workers: section.integer("workers", default.workers, 0..=limits::WORKERS_MAX),
+        workers: section.integer("workers", default.workers, 0..=crate::limits::WORKERS_MAX),
         instance: section.choice("instance", &instances).unwrap_or_default(),
         recycle_after: section.integer("recycle-after", default.recycle_after, 1..=u32::MAX),
-        in_flight: section.integer("in-flight", default.in_flight, 1..=limits::IN_FLIGHT_MAX),
-        waiting_max: section.integer("waiting-max", default.waiting_max, 1..=limits::WAITING_MAX),
-        shadow: section.integer("shadow", default.shadow, 0..=limits::SHADOW_MAX),
+        in_flight: section.integer(
+            "in-flight",
+            default.in_flight,
+            1..=crate::limits::IN_FLIGHT_MAX,
+        ),
+        waiting_max: section.integer(
+            "waiting-max",
+            default.waiting_max,
+            1..=crate::limits::WAITING_MAX,
+        ),
+        shadow: section.integer("shadow", default.shadow, 0..=crate::limits::SHADOW_MAX),
+        shadow_differences: section.integer(
+            "shadow-differences",
+            default.shadow_differences,
+            0..=crate::limits::SHADOW_MAX,
+        ),
         state_version: section.integer("state-version", default.state_version, 0..=u32::MAX),
     }
 }
@@ -357,7 +321,7 @@ fn read_retry(mut section: Section<'_>) -> Retry {
         attempts_fault: section.integer(
             "attempts-fault",
             default.attempts_fault,
-            1..=limits::ATTEMPTS_FAULT_MAX,
+            1..=crate::limits::ATTEMPTS_FAULT_MAX,
         ),
         backoff: section.time_span("backoff", default.backoff, pause.clone()),
         backoff_max: section.time_span("backoff-max", default.backoff_max, pause),
@@ -404,6 +368,7 @@ pub(crate) fn read_grants(section: &mut Section<'_>) -> Grants {
         http: section.parsed_list("http"),
         env: section.parsed_list("env"),
         secrets: section.parsed_list("secrets"),
+        private: Vec::new(),
     }
 }
 

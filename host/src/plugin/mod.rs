@@ -13,7 +13,7 @@ mod tracker;
 pub mod watch;
 
 pub use grants::{Grants, HostPattern};
-pub use manifest::{Instance, Limits, Manifest, OnFailure, OnReject, Retry, Run};
+pub use manifest::{Instance, Limits, Manifest, OnFailure, OnReject, PrefixLimit, Retry, Run};
 pub use pattern::{SourcePattern, TypePattern};
 pub use source::Source;
 pub use subscription::{DEFAULT_BUS, Start, Subscription};

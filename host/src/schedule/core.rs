@@ -27,6 +27,7 @@ mod marks;
 mod model;
 mod pace;
 mod place;
+mod quota;
 #[cfg(test)]
 mod tests;
 mod types;
@@ -43,6 +44,8 @@ use self::lane::{Again, Lane, Phase, Waiting};
 pub use self::lane::{Deferred, Until};
 use self::marks::Marks;
 pub use self::marks::Settled;
+use self::quota::Queues;
+pub use self::quota::{Quota, Quotas, Throttle};
 pub use self::types::{Assignment, Bounds, Cursor, Entry, Finish, Finished, Offer, Pace, Ticket};
 use crate::event::{Key, Position};
 
@@ -74,6 +77,10 @@ pub struct KeyScheduler<T> {
     /// Places kept for drains under way.
     reserved: usize,
     waiting: usize,
+    /// How many of those wait for a limit, and for nothing else.
+    throttled: usize,
+    /// Limits, and what stands in line for them; none: there are no limits.
+    queues: Option<Queues>,
     running: usize,
     deferred_events: u64,
     scanned: Position,
@@ -110,6 +117,8 @@ impl<T> KeyScheduler<T> {
             in_flight_bytes: 0,
             reserved: 0,
             waiting: 0,
+            throttled: 0,
+            queues: None,
             running: 0,
             deferred_events: 0,
             scanned: Position(0),
@@ -195,6 +204,7 @@ impl<T> KeyScheduler<T> {
     /// Hands out the event that has been ready longest, or as [`Pace`] says; none while paused.
     pub fn take(&mut self) -> Option<Assignment<T>> {
         let id = self.next_ready()?;
+        self.begun(id);
         self.stamp += 1;
         let stamp = self.stamp;
         let lane = self.lanes.get_mut(id)?;
@@ -230,6 +240,8 @@ impl<T> KeyScheduler<T> {
         let keyed = lane.key.is_some();
         lane.phase = Phase::Resting;
         self.running -= 1;
+        self.ended(id);
+        let Some(lane) = self.lanes.get_mut(id) else { return Finished::Stale };
         match finish {
             Finish::Done => self.complete(id),
             Finish::Park if !keyed => self.complete(id),
@@ -262,14 +274,15 @@ impl<T> KeyScheduler<T> {
         self.bounds
     }
 
-    /// Whether more lanes wait than `waiting_max`.
+    /// Whether more lanes wait than `waiting_max`, those that do for a limit aside.
     #[must_use]
     pub const fn is_over(&self) -> bool {
-        self.waiting > self.bounds.waiting_max
+        self.waiting > self.bounds.waiting_max.saturating_add(self.throttled)
     }
 
     /// Makes ready what is due at `now_ms` of the log clock, and says how much that was.
     pub fn due(&mut self, now_ms: u64) -> usize {
+        self.fill(now_ms);
         let mut count = 0;
         while let Some(&(at_ms, id)) = self.delayed.first()
             && at_ms <= now_ms
@@ -284,10 +297,11 @@ impl<T> KeyScheduler<T> {
         count
     }
 
-    /// Log time at which the next waiting event is due.
+    /// Log time at which the next waiting event is due, or a limit lets something go on.
     #[must_use]
     pub fn next_due_ms(&self) -> Option<u64> {
-        self.delayed.first().map(|&(at_ms, _)| at_ms)
+        let delayed = self.delayed.first().map(|&(at_ms, _)| at_ms);
+        delayed.into_iter().chain(self.gate_opens_ms()).min()
     }
 
     /// How far the plugin is.
@@ -304,8 +318,10 @@ impl<T> KeyScheduler<T> {
             in_flight: self.in_flight,
             in_flight_bytes: self.in_flight_bytes,
             running: self.running,
-            ready: self.ready.len(),
+            ready: self.ready.len() + self.queued(),
             waiting: self.waiting,
+            throttled: self.throttled,
+            retrying: self.delayed.len(),
             deferred: self.here.deferred() + self.aside.deferred(),
             deferred_events: self.deferred_events,
             draining: self.drains_wanted + self.reserved > 0,
@@ -319,10 +335,11 @@ impl<T> KeyScheduler<T> {
     }
 
     /// Forgets every event, key and position; all tickets and drains out there become stale. Whether
-    /// it is paused stays.
+    /// it is paused, and its limits, stay.
     pub fn drop_all(&mut self) {
         let Self { stamp, paused, pace, .. } = *self;
-        *self = Self { stamp, paused, pace, ..Self::new(self.bounds) };
+        let queues = self.queues.take().map(Queues::emptied);
+        *self = Self { stamp, paused, pace, queues, ..Self::new(self.bounds) };
     }
 
     /// The event that a taker gave back, or had, becomes the waiting entry of its lane.

@@ -11,6 +11,7 @@ mod tests;
 use std::collections::VecDeque;
 use std::fmt;
 use std::future::poll_fn;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -89,7 +90,14 @@ impl Wakes {
 impl<T> State<T> {
     /// Makes ready what is due. Reads the clock only where something waits for it.
     fn due(&mut self, now_ms: &NowMs) {
-        if self.core.next_due_ms().is_some() {
+        if self.core.is_limited() || self.core.next_due_ms().is_some() {
+            self.core.due(now_ms());
+        }
+    }
+
+    /// Tells limits the time, where there are some.
+    fn fill(&mut self, now_ms: &NowMs) {
+        if self.core.is_limited() {
             self.core.due(now_ms());
         }
     }
@@ -144,6 +152,7 @@ impl<T> PluginQueue<T> {
     /// Not for `take` and `finish`.
     pub fn with<R>(&self, act: impl FnOnce(&mut KeyScheduler<T>) -> R) -> R {
         let mut state = self.lock();
+        state.fill(&self.0.now_ms);
         let result = act(&mut state.core);
         let wakes = state.settle();
         drop(state);
@@ -156,6 +165,7 @@ impl<T> PluginQueue<T> {
     /// otherwise wait for [`room`](Self::room) and offer the rest. One feeder at a time.
     pub fn offer_all(&self, batch: &mut VecDeque<Entry<T>>, scanned: Position) -> bool {
         let mut state = self.lock();
+        state.fill(&self.0.now_ms);
         while let Some(entry) = batch.pop_front() {
             if let Err(entry) = state.core.offer(entry) {
                 batch.push_front(entry);
@@ -299,7 +309,7 @@ impl<T> PluginQueue<T> {
     }
 
     fn lease(&self, assignment: Assignment<T>) -> Lease<T> {
-        Lease { assignment, queue: self.clone(), finished: false }
+        Lease { assignment, queue: self.clone(), fuel: AtomicU64::new(0), finished: false }
     }
 }
 
@@ -321,6 +331,8 @@ impl<T> fmt::Debug for PluginQueue<T> {
 pub struct Lease<T = Arc<Event>> {
     assignment: Assignment<T>,
     queue: PluginQueue<T>,
+    /// What the delivery used so far.
+    fuel: AtomicU64,
     finished: bool,
 }
 
@@ -329,6 +341,11 @@ impl<T> Lease<T> {
     #[must_use]
     pub const fn assignment(&self) -> &Assignment<T> {
         &self.assignment
+    }
+
+    /// Notes fuel that the delivery used: it counts once the lease ends.
+    pub fn spent(&self, fuel: u64) {
+        self.fuel.fetch_add(fuel, Ordering::Relaxed);
     }
 
     /// Says how the delivery ended.
@@ -360,6 +377,8 @@ impl<T> Lease<T> {
     ) -> (Finished, R) {
         self.finished = true;
         let mut state = self.queue.lock();
+        state.fill(&self.queue.0.now_ms);
+        state.core.spend(self.fuel.load(Ordering::Relaxed));
         let finished = state.core.finish(self.assignment.ticket, finish);
         let result = then(&mut state);
         let wakes = state.settle();

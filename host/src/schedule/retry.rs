@@ -81,7 +81,7 @@ pub fn next(
 }
 
 /// Uniform between 1 and `backoff * 2^(attempt - 1)`, at most `backoff_max`.
-fn backoff_ms(policy: &RetryPolicy, attempt: u32, jitter: u64) -> u64 {
+pub(crate) fn backoff_ms(policy: &RetryPolicy, attempt: u32, jitter: u64) -> u64 {
     let doublings = attempt.saturating_sub(1).min(63);
     let most = policy.backoff_ms.saturating_mul(1 << doublings).min(policy.backoff_max_ms);
     let scaled = (u128::from(jitter) * u128::from(most.saturating_add(1))) >> 64;

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use roaring::RoaringTreemap;
 use serde::{Deserialize, Serialize};
 
+use super::calls::{OpenCall, OpenCalls};
 use super::commands::Commands;
 use super::keys::KeyState;
 use super::letters::{DeadLetter, DeadLetters, Tried};
@@ -149,6 +150,9 @@ pub struct Ledger {
     commands: Arc<Commands>,
     /// Records that made no sense where they stood.
     ignored: u64,
+    /// Calls that are not answered.
+    #[serde(default)]
+    calls: OpenCalls,
 }
 
 /// How often a type was seen.
@@ -242,6 +246,33 @@ impl Ledger {
         self.ignored
     }
 
+    /// Calls that are not answered.
+    #[must_use]
+    pub fn calls(&self) -> &OpenCalls {
+        &self.calls
+    }
+
+    /// Takes the calls that a delivery recorded, after its completion; gives how many are open now
+    /// that were not before. Those of a plugin that is gone, or of a generation it has left, are not
+    /// sent.
+    pub fn apply_calls(&mut self, calls: Vec<OpenCall>) -> usize {
+        let before = self.calls.len();
+        for call in calls {
+            let known = self.instances.get(&call.instance);
+            if known.is_some_and(|instance| instance.generation == call.generation) {
+                self.calls.open(call);
+            } else {
+                self.ignored += 1;
+            }
+        }
+        self.calls.len() - before
+    }
+
+    /// Takes a response, by the id of its event; true: its call was open.
+    pub fn apply_response(&mut self, instance: InstanceId, id: &str) -> bool {
+        self.calls.answered(instance, id)
+    }
+
     /// Commands that are not to run again.
     #[must_use]
     pub fn commands(&self) -> &Commands {
@@ -320,6 +351,7 @@ impl Ledger {
             Control::Epoch { .. }
             | Control::Checkpoint { .. }
             | Control::Erase { .. }
+            | Control::Expire { .. }
             | Control::Archive { .. } => {}
             control => self.apply_to_instance(at, &record.actor, control),
         }
@@ -449,6 +481,7 @@ impl Ledger {
         };
         self.names.remove(&plugin.name);
         self.dead_letters.forget(id);
+        self.calls.forget(id);
         self.commands_mut().forget(id);
     }
 

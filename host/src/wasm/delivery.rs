@@ -13,6 +13,7 @@ use crate::command;
 use crate::effects::{Effects, Outcome};
 use crate::event::{Event, Generation, InstanceId, Key, Position};
 use crate::log::record::LogLine;
+use crate::plugin::grants::{GrantName, HostPattern};
 use crate::plugin::{Instance as InstancePolicy, Manifest};
 
 /// Runs deliveries. A seam, so that schedulers are tested without WebAssembly; [`super::Module`]
@@ -144,8 +145,10 @@ pub struct GuestLimits {
     pub recycle_after: u32,
     /// Names of the other buses an event may be emitted to.
     pub buses: Arc<[String]>,
-    /// `grants.http`, as far as the operator allows it: `api.example.com`, `*.example.com:8443`.
-    pub http: Arc<[String]>,
+    /// `grants.http`, as far as the operator allows it.
+    pub http: Arc<[HostPattern]>,
+    /// `grants.secrets`, likewise.
+    pub secrets: Arc<[GrantName]>,
     /// Whether its bus keeps timers: a memory bus does not.
     pub timers: bool,
 }
@@ -162,6 +165,7 @@ impl Default for GuestLimits {
             recycle_after: 100_000,
             buses: Arc::default(),
             http: Arc::default(),
+            secrets: Arc::default(),
             timers: true,
         }
     }
@@ -180,7 +184,8 @@ impl GuestLimits {
             reuse: manifest.run.instance == InstancePolicy::Reuse,
             recycle_after: manifest.run.recycle_after,
             buses,
-            http: manifest.grants.http.iter().map(ToString::to_string).collect(),
+            http: manifest.grants.http.as_slice().into(),
+            secrets: manifest.grants.secrets.as_slice().into(),
             timers: true,
         }
     }
@@ -192,6 +197,15 @@ pub trait StateView: Send + Sync {
     fn get(&self, name: &str) -> Option<Bytes>;
     /// Names with `prefix`, ascending, after `after`; at most `limit`.
     fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Vec<String>;
+    /// Makes room for a name with `new` bytes (with its value; 0: it is removed) in place of `own`
+    /// bytes that the delivery wrote under it before, or else of what stands there.
+    ///
+    /// # Errors
+    /// The key of the manifest whose limit leaves no room.
+    fn grow(&self, name: &str, own: Option<usize>, new: usize) -> Result<(), &'static str> {
+        let _ = (name, own, new);
+        Ok(())
+    }
 }
 
 /// Durable state of one plugin across its keys, for questions.

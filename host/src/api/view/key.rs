@@ -12,7 +12,7 @@ pub enum KeyState {
     /// Its events are delivered as they come.
     #[default]
     Live,
-    /// Its first event failed and is tried again; the later ones wait.
+    /// Its first event is tried again later, or a limit is reached; the later ones wait.
     Waiting,
     /// Its events wait behind a dead letter, until that is redriven or discarded.
     Parked,

@@ -9,6 +9,7 @@ mod diff;
 mod key;
 mod plugin;
 mod state;
+mod timers;
 
 use std::fmt;
 
@@ -24,9 +25,10 @@ pub use diff::{ChangeView, DiffView, DifferenceView};
 pub use key::{ActedView, AttemptView, KeyState, KeyView, LeftView};
 pub use plugin::{
     ErrorAtView, ModuleView, PluginState, PluginView, PluginsView, ReloadResult, ReloadView,
-    RewindView, SkippedView, SubscriptionView,
+    RewindView, SkippedView, SubscriptionView, ThrottleView,
 };
 pub use state::{StateValueView, StateView};
+pub use timers::{TimerView, TimersView};
 
 /// Always with milliseconds, so that moments line up and sort as text.
 const RFC_3339_MS: StaticFormatDescription =

@@ -62,6 +62,9 @@ pub struct ReloadView {
     /// Why it was refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// How it did beside the one before, where `run.shadow` asked for that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shadow: Option<String>,
 }
 
 /// Which events a plugin gets.
@@ -99,6 +102,18 @@ pub struct ModuleView {
     pub pinned: bool,
 }
 
+/// A limit that is reached.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ThrottleView {
+    /// Its key in the manifest: `limits.rate`.
+    pub limit: String,
+    /// The prefix of the keys it holds back; absent: all of the plugin.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prefix: Option<String>,
+    /// Keys, and unkeyed events, that it holds back.
+    pub keys: u64,
+}
+
 /// Something that went wrong.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ErrorAtView {
@@ -128,7 +143,8 @@ pub struct PluginView {
     pub name: String,
     /// What it is doing.
     pub state: PluginState,
-    /// Why it is paused, refused, waiting or removed, and what to do about it.
+    /// Why it is paused, refused, waiting or removed, and what to do about it; or how a new version
+    /// does beside the one that serves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// From its manifest.
@@ -156,21 +172,42 @@ pub struct PluginView {
     pub lag_events: u64,
     /// Deliveries in progress.
     pub in_flight: u64,
-    /// Keys, and unkeyed events, that wait: for a retry, or parked or held.
+    /// Keys, and unkeyed events, that wait: for a retry, a limit, or a person.
     pub waiting: u64,
     /// Events that stand behind them outside memory, about.
     #[serde(default)]
     pub deferred_events: u64,
+    /// Events in memory whose turn has not come.
+    #[serde(default)]
+    pub queued: u64,
+    /// Keys, and unkeyed events, that wait for the time of their next attempt.
+    #[serde(default)]
+    pub retrying: u64,
+    /// Limits that hold something back right now.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub throttled: Vec<ThrottleView>,
     /// Keys parked behind a dead letter.
     #[serde(default)]
     pub parked_keys: u64,
+    /// Timers that are pending.
+    #[serde(default)]
+    pub timers: u64,
     /// Keys held by an operator.
     #[serde(default)]
     pub held_keys: u64,
+    /// Bytes of its keyed state: names and values.
+    #[serde(default)]
+    pub state_bytes: u64,
+    /// Keys with state.
+    #[serde(default)]
+    pub state_keys: u64,
     /// Deliveries since the host started, by outcome.
     pub deliveries: BTreeMap<String, u64>,
     /// Dead letters that stand.
     pub dead_letters: u64,
+    /// Outgoing calls that are not answered.
+    #[serde(default)]
+    pub open_calls: u64,
     /// The last thing that went wrong: a refused module or a failed delivery.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_error: Option<ErrorAtView>,

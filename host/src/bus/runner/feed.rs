@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-use super::{Runner, Subscriptions, Swap};
+use super::expire::Horizon;
+use super::{Runner, Subscriptions, Swap, quotas};
 use crate::event::{Event, Position};
 use crate::log::ReadError;
 use crate::log::record::{Control, ControlRecord};
@@ -19,13 +20,11 @@ impl Runner {
         let mut scanned = seen;
         let mut end = self.rebuilt.awaited();
         self.progress.scan(seen);
+        let mut horizon = Horizon::default();
+        if !self.rebuild_to(&mut end, (seen, &[]), &mut swaps).await {
+            return;
+        }
         loop {
-            if let Some(until) = end.filter(|until| scanned >= *until) {
-                if !self.let_serve(until, &mut swaps).await {
-                    return;
-                }
-                end = None;
-            }
             // Cancel safe: `next` loses nothing, and a swap that was received is performed.
             let batch = tokio::select! {
                 biased;
@@ -46,20 +45,17 @@ impl Runner {
                 }
             };
             let events = batch.events();
-            let Some(last) = events.last().map(|event| event.position) else { continue };
-            if let Some(until) = end.filter(|until| last > *until) {
-                let (again, _) = events.split_at(events.partition_point(|e| e.position <= until));
-                self.offer(self.judge(again), until, &mut swaps).await;
-                if !self.let_serve(until, &mut swaps).await {
-                    return;
-                }
-                end = None;
+            let last = events.last().map(|event| (event.position, event.recorded_ms));
+            let Some((last, recorded_ms)) = last else { continue };
+            if !self.rebuild_to(&mut end, (last, events), &mut swaps).await {
+                return;
             }
-            // What was offered above is known.
             self.offer(self.judge(events), last, &mut swaps).await;
             scanned = last;
             self.progress.scan(last);
             self.note_progress();
+            horizon.read(last, recorded_ms);
+            self.expire(&mut horizon);
         }
     }
 
@@ -68,7 +64,7 @@ impl Runner {
     }
 
     /// The events among `events` that are this plugin's and still to be delivered.
-    fn judge(&self, events: &[Arc<Event>]) -> VecDeque<Entry<Arc<Event>>> {
+    pub(super) fn judge(&self, events: &[Arc<Event>]) -> VecDeque<Entry<Arc<Event>>> {
         let subscriptions = self.subscriptions.load();
         events.iter().filter_map(|event| self.entry(&subscriptions, event)).collect()
     }
@@ -89,7 +85,7 @@ impl Runner {
         })
     }
 
-    async fn offer(
+    pub(super) async fn offer(
         &self,
         mut entries: VecDeque<Entry<Arc<Event>>>,
         last: Position,
@@ -129,6 +125,8 @@ impl Runner {
             let mut subscriptions = Subscriptions::clone(&self.subscriptions.load());
             subscriptions.push((after, swap.subscription));
             self.subscriptions.store(Arc::new(subscriptions));
+            let (quotas, now_ms) = (quotas(&swap.version.manifest), self.bus.now_ms());
+            self.queue.with(|core| core.set_quotas(&quotas, now_ms));
             self.version.store(swap.version);
             self.close_breaker();
         }

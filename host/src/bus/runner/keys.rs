@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::Runner;
 use crate::event::{Event, Key, Position};
 use crate::log::ReadError;
-use crate::schedule::core::{KeyScheduler, KeyView, Until};
+use crate::schedule::core::{KeyScheduler, KeyView, Throttle, Until};
 
 /// Deferred events that are looked for to count them, where nobody has.
 const COUNTED_MAX: usize = 1000;
@@ -42,6 +42,12 @@ impl Runner {
     #[must_use]
     pub fn look(&self, key: &Key) -> Option<KeyView> {
         self.queue.with(|core| core.look(key))
+    }
+
+    /// The limits that hold something back, and how many keys and unkeyed events each does.
+    #[must_use]
+    pub fn throttles(&self) -> Vec<(Throttle, usize)> {
+        self.queue.with(|core| core.gate().into_iter().chain(core.throttled()).collect())
     }
 
     /// Starts no more deliveries of a key; one that runs goes on.

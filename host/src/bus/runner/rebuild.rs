@@ -5,6 +5,7 @@
 //! serves; and nothing that an earlier delivery emitted or called happens twice, however late a key
 //! comes to it. Events that never had been delivered are so as if there were no rewind.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use roaring::RoaringTreemap;
@@ -12,7 +13,7 @@ use tokio::sync::mpsc;
 
 use super::{Runner, Swap};
 use crate::bus::Bus;
-use crate::event::{InstanceId, Position};
+use crate::event::{Event, InstanceId, Position};
 use crate::log::record::{Control, ControlRecord, Mode};
 
 /// How often it is looked whether the end is reached, where nothing says so.
@@ -60,13 +61,25 @@ impl Runner {
         }
     }
 
-    /// Waits until everything up to the end of the rewind is delivered, but for keys that wait for a
-    /// person, and lets the new generation serve. False: the runner stops.
-    pub(super) async fn let_serve(
+    /// Where the end of a rewind is reached with some events that were read, offers those up to it and
+    /// lets the new generation serve. The rest of them is for the caller to offer; what was offered
+    /// here is known. False: the runner stops.
+    pub(super) async fn rebuild_to(
         &self,
-        until: Position,
+        end: &mut Option<Position>,
+        (reached, events): (Position, &[Arc<Event>]),
         swaps: &mut mpsc::Receiver<Swap>,
     ) -> bool {
+        let Some(until) = end.filter(|until| reached >= *until) else { return true };
+        let again = events.partition_point(|event| event.position <= until);
+        self.offer(self.judge(events.get(..again).unwrap_or_default()), until, swaps).await;
+        *end = None;
+        self.let_serve(until, swaps).await
+    }
+
+    /// Waits until everything up to the end of the rewind is delivered, but for keys that wait for a
+    /// person, and lets the new generation serve. False: the runner stops.
+    async fn let_serve(&self, until: Position, swaps: &mut mpsc::Receiver<Swap>) -> bool {
         self.queue.with(|core| core.scanned(until));
         let mut applied = self.bus.applied();
         // Asked in this order: a delivery that is over is submitted before.

@@ -1,8 +1,9 @@
 //! Delivering: from the scheduler's queue through the sandbox into the log.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
+use super::fires::timers_set;
+use super::shadow::Beside;
 use super::{Runner, Version, breaker};
 use crate::bus::deliver::{self, Ended};
 use crate::bus::notes::{Line, Note};
@@ -37,6 +38,8 @@ pub(super) struct Attempt {
     /// When this one ended, log time. The clock is asked once a delivery: it is everybody's.
     pub(super) ended_ms: u64,
     pub(super) invocation: Invocation,
+    /// A place for the version that runs beside.
+    beside: Option<Beside>,
 }
 
 /// A delivery that is given up, and what that means for its key.
@@ -52,6 +55,10 @@ impl StateView for KeyView {
 
     fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Vec<String> {
         Self::list(self, prefix, after, limit)
+    }
+
+    fn grow(&self, name: &str, own: Option<usize>, new: usize) -> Result<(), &'static str> {
+        Self::grow(self, name, own, new)
     }
 }
 
@@ -131,6 +138,12 @@ impl Runner {
             () = self.stop.cancelled() => return Err(Stopped::Closing),
         };
         let bytes = version.limits.output_bytes_max + COMPLETION_BYTES;
+        if !version.limits.http.is_empty() {
+            tokio::select! {
+                () = self.bus.calls_room(self.instance) => {}
+                () = self.stop.cancelled() => return Err(Stopped::Closing),
+            }
+        }
         let permit = self.bus.reserve(self.instance, bytes).await?;
         if self.serves(&event).await? == Serves::Nothing {
             self.pass_over(
@@ -146,7 +159,7 @@ impl Runner {
             notes.begin(Suspect { instance, position, attempt: number });
         }
         self.bus.values().room().await;
-        let view = self.view(&event)?;
+        let view = self.view(&version, &event)?;
         let invocation = match (refused, shape) {
             (Some(refused), _) => refused,
             (None, Ok(shape)) => {
@@ -155,6 +168,7 @@ impl Runner {
             }
             (None, Err(failed)) => *failed,
         };
+        lease.spent(invocation.fuel);
         self.keep_logs(&event, number, &invocation);
         let ended_ms = self.bus.now_ms();
         let began_ms = || {
@@ -162,7 +176,9 @@ impl Runner {
             ended_ms.saturating_sub(took_ms)
         };
         let first_ms = assignment.first_ms.unwrap_or_else(began_ms);
-        let mut attempt = Attempt { number, first_ms, redriven, again, ended_ms, invocation };
+        let beside = self.beside(&event, view.as_ref());
+        let mut attempt =
+            Attempt { number, first_ms, redriven, again, ended_ms, invocation, beside };
         // No `await` from here to `finish`: a delivery that is committed must be over, and one that
         // is over must be committed.
         let ending = self.end(&version, &event, &mut attempt, view, permit);
@@ -172,10 +188,11 @@ impl Runner {
         Ok(ending.finish)
     }
 
-    fn view(&self, event: &Event) -> Result<Option<KeyView>, ColdError> {
+    fn view(&self, version: &Version, event: &Event) -> Result<Option<KeyView>, ColdError> {
         let Some(key) = event.key.clone() else { return Ok(None) };
         let owner = Owner { instance: self.instance, generation: self.generation, key };
-        self.bus.values().view(owner, event.recorded_ms).map(Some)
+        let view = self.bus.values().view(owner, event.recorded_ms)?;
+        Ok(Some(view.within(version.state)))
     }
 
     fn delivery(
@@ -333,7 +350,6 @@ impl Runner {
     ) -> Ending {
         let mode = self.mode(event.position, attempt.redriven);
         let mut effects = deliver::kept(mode, std::mem::take(&mut attempt.invocation.effects));
-        self.warn_of_unserved(&effects);
         self.consume(event, &mut effects);
         let shown = self.notes.wanted().then(|| effects.clone());
         let dead = given_up.is_some();
@@ -347,6 +363,9 @@ impl Runner {
             park,
         };
         let commit = deliver::commit(&version.deliverer, event, ended, effects);
+        if let Some(beside) = attempt.beside.take() {
+            self.run_beside(beside, event, commit.clone());
+        }
         if let Some(view) = view {
             let writes: Arc<[StateWrite]> = commit.state.as_slice().into();
             view.push_pending(event.position, writes);
@@ -362,15 +381,6 @@ impl Runner {
         let ticket = Some(self.bus.commit(permit, commit));
         let told = Some(Told { effects, ticket, dead, parked: park, again_ms: None });
         Ending { finish, told }
-    }
-
-    /// Says once that calls are recorded and nothing more.
-    fn warn_of_unserved(&self, effects: &Effects) {
-        if !effects.calls.is_empty() && !self.warned.swap(true, Ordering::Relaxed) {
-            let words = "calls are recorded, but this version does not send them";
-            tracing::warn!(plugin = %self.name, "{words}");
-            self.say("warn", words.to_owned());
-        }
     }
 
     fn keep_logs(&self, event: &Event, attempt: u32, invocation: &Invocation) {
@@ -401,6 +411,7 @@ impl Runner {
             state: state
                 .filter_map(|write| Some((Arc::clone(&write.name), text(write.value.as_ref()?))))
                 .collect(),
+            timers: timers_set(&told.effects, attempt.ended_ms),
             emitted: told.effects.emits.iter().map(|draft| Arc::clone(&draft.kind)).collect(),
             first_position: None,
             again_ms: told.again_ms,

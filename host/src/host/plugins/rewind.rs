@@ -39,6 +39,7 @@ impl Plugins {
         let after = point(&bus, to).await?;
         let candidate = self.candidate(name, &bus, actor).await?;
         Self::check_upcasts(&candidate).map_err(HostError::Conflict)?;
+        self.end_trial(name);
         let before = self.serving_candidate(name, &bus);
         let cursor = self.stop_for_rewind(name).await;
         let begun = self.begin_rewind(&candidate, instance, (after, cursor)).await;

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Entry, Plugins, lock};
+use super::{Entry, Plugins, lock, waits};
 use crate::api::host::HostError;
 use crate::api::view::{
     ErrorAtView, ModuleView, PluginState, PluginView, PluginsView, RewindView, SubscriptionView,
@@ -50,7 +50,7 @@ impl Plugins {
         let mut view = PluginView {
             name: name.to_owned(),
             state: entry.state,
-            reason: entry.reason.clone(),
+            reason: entry.reason.clone().or_else(|| runner.and_then(|runner| runner.trial())),
             description: String::new(),
             file: entry.source.as_ref().map(|source| self.relative(&source.path)),
             module: entry.module.as_deref().map(|module| show_module(module, false)),
@@ -61,16 +61,26 @@ impl Plugins {
             completed_position: 0,
             lag_events: 0,
             in_flight: runner.map_or(0, |runner| runner.in_flight()),
-            waiting: cursor.as_ref().map_or(0, |cursor| cursor.waiting as u64),
-            deferred_events: cursor.as_ref().map_or(0, |cursor| cursor.deferred_events),
+            waiting: 0,
+            deferred_events: 0,
+            queued: 0,
+            retrying: 0,
+            throttled: Vec::new(),
+            state_bytes: 0,
+            state_keys: 0,
             parked_keys: 0,
+            timers: 0,
             held_keys: 0,
             deliveries: runner.map(|runner| by_outcome(runner.deliveries())).unwrap_or_default(),
             dead_letters: 0,
+            open_calls: 0,
             last_error: last_error(entry),
             history: entry.history.iter().cloned().collect(),
             manifest: None,
         };
+        if let Some(runner) = runner {
+            waits::add(&mut view, runner);
+        }
         if let (PluginState::Live, Some(broken)) = (entry.state, runner.and_then(|r| r.broken())) {
             view.state = PluginState::Paused;
             view.reason = Some(show_broken(&broken));
@@ -94,12 +104,16 @@ impl Plugins {
             position: cursor.as_ref().map_or(instance.seen, |cursor| cursor.seen).0,
             serves: rewound.from.0,
         });
+        let usage = bus.values().usage(id, instance.serving());
+        (view.state_bytes, view.state_keys) = (usage.bytes, usage.keys);
         view.completed_position = cursor.as_ref().map_or(instance.low, |cursor| cursor.low).0;
         let scanned = cursor.as_ref().map_or(instance.low, |cursor| cursor.scanned);
         view.lag_events = bus.last_position().0.saturating_sub(scanned.0);
+        view.timers = bus.values().timers().count(id) as u64;
         view.parked_keys = instance.parked_keys() as u64;
         view.held_keys = instance.held_keys() as u64;
         view.dead_letters = instance.letters.len() as u64;
+        view.open_calls = ledger.calls().count(id) as u64;
         if let Some(module) = &mut view.module {
             module.pinned = instance.pinned.is_some();
         }
@@ -186,7 +200,11 @@ impl Plugins {
                 name: plugin.name,
                 lag_events: plugin.lag_events,
                 parked_keys: plugin.parked_keys,
+                timers: plugin.timers,
                 dead_letters: plugin.dead_letters,
+                state_bytes: plugin.state_bytes,
+                state_keys: plugin.state_keys,
+                calls_open: plugin.open_calls,
             })
             .collect()
     }

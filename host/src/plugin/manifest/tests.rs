@@ -52,6 +52,21 @@ secrets = ["stripe-key"]
 currency = "EUR"
 "#;
 
+const QUOTAS: &str = r#"
+[limits]
+fuel-per-second = 1_000_000
+rate = 50
+concurrency = 8
+[[limits.prefixes]]
+prefix = "eu/"
+rate = 100
+[[limits.prefixes]]
+prefix = "eu/vip/"
+concurrency = 4
+[run]
+workers = 16
+"#;
+
 fn errors(text: &str) -> String {
     Manifest::parse("orders.toml", text).unwrap_err().to_string()
 }
@@ -155,6 +170,24 @@ fn a_wrong_value_is_named_with_what_was_found_and_what_is_allowed() {
             "`module` is \"../other.wasm\"; allowed: a `.wasm` or `.wat` file within the plugin's \
              folder",
         ),
+        (
+            "limits.memory = \"5GiB\"",
+            "`limits.memory` is \"5GiB\"; allowed: a size from \"64KiB\" to \"4GiB\", such as \"64MiB\"",
+        ),
+        ("limits.prefixes = 3", "`limits.prefixes` is 3; allowed: a list of at most 64 tables"),
+        (
+            "[[limits.prefixes]]\nprefix = \"\"\nrate = 1",
+            "`limits.prefixes.0.prefix` is \"\"; allowed: what keys begin with, 1 to 1024 bytes",
+        ),
+        (
+            "[[limits.prefixes]]\nprefix = \"eu/\"",
+            "`limits.prefixes.0.rate` or `limits.prefixes.0.concurrency` must be above 0: else \
+             prefix \"eu/\" has no limit",
+        ),
+        (
+            "[limits]\nprefixes = [{prefix = \"a\", rate = 1}, {prefix = \"a\", rate = 2}]",
+            "`limits.prefixes.1.prefix` names \"a\" a second time",
+        ),
         ("config.retries = 3", "`config.retries` is 3; allowed: a string"),
         (
             "[upcast]\n\"order.created\" = [0]",
@@ -164,6 +197,18 @@ fn a_wrong_value_is_named_with_what_was_found_and_what_is_allowed() {
     ] {
         assert_eq!(errors(text), format!("manifest `orders.toml`: {expected}"));
     }
+}
+
+#[test]
+fn quotas_are_read_and_what_is_not_set_is_not_written() {
+    let limits = parsed(QUOTAS).limits;
+    assert_eq!((limits.fuel_per_second, limits.rate, limits.concurrency), (1_000_000, 50, 8));
+    let [eu, vip] = &limits.prefixes[..] else { panic!("{limits:?}") };
+    assert_eq!((eu.prefix.as_str(), eu.rate, eu.concurrency), ("eu/", 100, 0));
+    assert_eq!((vip.prefix.as_str(), vip.rate, vip.concurrency), ("eu/vip/", 0, 4));
+    // Else every plugin of before would be another one after an upgrade.
+    let text = parsed("").to_toml();
+    assert!(!text.contains("rate") && !text.contains("concurrency"), "{text}");
 }
 
 #[test]
@@ -192,6 +237,7 @@ fn the_resolved_text_reads_back_as_the_same_manifest() {
         EVERY_KEY,
         "subscribe.start = 120\nsubscribe.where = {region = \"eu\"}",
         "subscribe.start = 2026-01-01T00:00:00Z\nlimits.memory = \"65536KiB\"",
+        QUOTAS,
     ] {
         let manifest = parsed(text);
         assert_eq!(parsed(&manifest.to_toml()), manifest, "{}", manifest.to_toml());
@@ -224,7 +270,7 @@ fn what_fails_parks_its_key_unless_the_manifest_says_otherwise() {
 fn keys_that_do_not_act_as_written_are_warned_of() {
     let warnings = |text: &str| parsed(text).warnings();
     assert_eq!(warnings(""), Vec::<String>::new());
-    let own = warnings("retry.on-failure = \"pause\"\nsubscribe.own = true\nrun.shadow = 5");
+    let own = warnings("retry.on-failure = \"pause\"\nsubscribe.own = true\nrun.state-version = 5");
     assert_eq!(own.len(), 2, "{own:?}");
 }
 

@@ -53,7 +53,10 @@ impl<T> KeyScheduler<T> {
             lane.drain = DrainState::Idle;
             let (Some(deferred), Some(key)) = (lane.deferred, lane.key.clone()) else { continue };
             let chunk = if lane.slow { DRAIN_CHUNK_SLOW } else { DRAIN_CHUNK };
-            let limit = chunk.min(room).min(count_max.div_ceil(4));
+            let group = lane.group;
+            let useful = self.drain_limit(group);
+            let limit = chunk.min(room).min(count_max.div_ceil(4)).min(useful);
+            let Some(lane) = self.lanes.get_mut(id) else { continue };
             lane.drain = DrainState::Asked { stamp, limit };
             self.reserved += limit;
             return Some(Drain {

@@ -1,7 +1,7 @@
 //! What operators do to keys, and what a restart brings back.
 
-use super::KeyScheduler;
 use super::lane::{Again, Deferred, Lane, Phase, Until, Waiting};
+use super::{KeyScheduler, Throttle};
 use crate::event::{Key, Position};
 
 /// A waiting event as the state store has it.
@@ -36,6 +36,8 @@ pub struct KeyView {
     pub unknown: bool,
     /// Whether a taker owns it right now.
     pub running: bool,
+    /// The limit that holds it back, where it is ready otherwise.
+    pub throttle: Option<Throttle>,
 }
 
 impl<T> KeyScheduler<T> {
@@ -204,12 +206,12 @@ impl<T> KeyScheduler<T> {
     /// What is known of a key; none: nothing of it is incomplete.
     #[must_use]
     pub fn look(&self, key: &Key) -> Option<KeyView> {
-        self.find(key).and_then(|id| self.lanes.get(id)).map(view)
+        self.find(key).and_then(|id| self.lanes.get(id)).map(|lane| self.view(lane))
     }
 
     /// Every key and unkeyed event that waits or has deferred events, in no order.
     pub fn waiting(&self) -> impl Iterator<Item = KeyView> {
-        self.lanes.iter().filter(|(_, lane)| lane.defers()).map(|(_, lane)| view(lane))
+        self.lanes.iter().filter(|(_, lane)| lane.defers()).map(|(_, lane)| self.view(lane))
     }
 
     pub(super) fn uncounted(&mut self, id: usize) {
@@ -230,14 +232,17 @@ fn is_parked(lane: &Lane) -> bool {
     parked && lane.phase == Phase::Resting
 }
 
-fn view(lane: &Lane) -> KeyView {
-    KeyView {
-        key: lane.key.clone(),
-        held: lane.held,
-        waiting: lane.waiting.map(|waiting| (waiting.position, waiting.attempt)),
-        until: lane.waiting.map(|waiting| waiting.until),
-        deferred: lane.deferred,
-        unknown: lane.restored || lane.uncounted,
-        running: lane.is_running(),
+impl<T> KeyScheduler<T> {
+    fn view(&self, lane: &Lane) -> KeyView {
+        KeyView {
+            key: lane.key.clone(),
+            held: lane.held,
+            waiting: lane.waiting.map(|waiting| (waiting.position, waiting.attempt)),
+            until: lane.waiting.map(|waiting| waiting.until),
+            deferred: lane.deferred,
+            unknown: lane.restored || lane.uncounted,
+            running: lane.is_running(),
+            throttle: self.throttle(lane),
+        }
     }
 }

@@ -8,6 +8,8 @@ use crate::event::{Key, Position};
 pub(super) enum Phase {
     /// In the ready queue.
     Ready,
+    /// In line for the limit of its prefix.
+    Limited,
     /// A taker owns it, under this stamp.
     Running(u64),
     /// In the delay queue, until this log time.
@@ -93,6 +95,10 @@ pub(super) struct Lane {
     pub(super) redriven_to: Position,
     /// Whether it is part of the count of waiting lanes.
     pub(super) counted: bool,
+    /// The prefix whose limits hold for it.
+    pub(super) group: Option<usize>,
+    /// Whether it waits for those limits, and for nothing else.
+    pub(super) throttled: bool,
     /// Whether its incomplete events are marked as standing aside.
     pub(super) aside: bool,
     /// Whether dead letters of it are to run again.
@@ -115,6 +121,8 @@ impl Lane {
             slow: false,
             redriven_to: Position(0),
             counted: false,
+            group: None,
+            throttled: false,
             aside: false,
             again: false,
             uncounted: false,
@@ -134,6 +142,14 @@ impl Lane {
     /// Whether new events of the key stay out of memory.
     pub(super) const fn defers(&self) -> bool {
         self.waits() || self.deferred.is_some()
+    }
+
+    /// A lane of a prefix with limits is not ready, but in line.
+    pub(super) const fn limited(&self, phase: Phase) -> Phase {
+        match (phase, self.group) {
+            (Phase::Ready, Some(_)) => Phase::Limited,
+            (phase, _) => phase,
+        }
     }
 
     pub(super) const fn is_running(&self) -> bool {

@@ -11,8 +11,8 @@ impl<T> KeyScheduler<T> {
     pub fn takeable(&self) -> usize {
         match self.pace {
             _ if self.paused => 0,
-            Pace::Free => self.ready.len(),
-            Pace::Probe => usize::from(self.running == 0 && !self.ready.is_empty()),
+            Pace::Free => self.count_takeable(),
+            Pace::Probe => usize::from(self.running == 0 && self.count_takeable() > 0),
             Pace::Still => 0,
         }
     }
@@ -43,10 +43,10 @@ impl<T> KeyScheduler<T> {
         if self.takeable() == 0 {
             return None;
         }
-        if self.pace == Pace::Probe {
+        if self.pace == Pace::Probe && !self.ready.is_empty() {
             self.ready.swap(0, self.pick());
         }
-        self.ready.pop_front()
+        self.next_lane()
     }
 
     /// Where in the ready queue some key stands; one whose event failed before would tell less.
@@ -59,7 +59,7 @@ impl<T> KeyScheduler<T> {
         };
         let is_new = |at: &usize| {
             let lane = self.ready.get(*at).and_then(|id| self.lanes.get(*id));
-            lane.is_some_and(|lane| lane.waiting.is_none())
+            lane.is_some_and(|lane| lane.waiting.is_none_or(|waiting| waiting.attempt == 1))
         };
         (0..LOOKED_AT_MAX).map(somewhere).find(is_new).unwrap_or_else(|| somewhere(0))
     }

@@ -25,7 +25,8 @@ impl<T> KeyScheduler<T> {
     /// A new lane, at rest; the key must not have one.
     pub(super) fn open_lane(&mut self, key: Option<Key>) -> usize {
         let hash = key.as_ref().map(|key| self.hasher.hash_one(key.as_str()));
-        let id = self.lanes.insert(Lane::new(key));
+        let group = self.group_of(key.as_ref());
+        let id = self.lanes.insert(Lane { group, ..Lane::new(key) });
         if let Some(hash) = hash {
             let (lanes, hasher) = (&self.lanes, &self.hasher);
             self.by_key.insert_unique(hash, id, |&other| {
@@ -166,17 +167,24 @@ impl<T> KeyScheduler<T> {
         match lane.phase {
             Phase::Running(_) | Phase::Resting => return,
             Phase::Ready => self.ready.retain(|&other| other != id),
+            Phase::Limited => {
+                let group = lane.group;
+                self.leave_queue(id, group);
+            }
             Phase::Delayed(at_ms) => {
                 self.delayed.remove(&(at_ms, id));
             }
         }
-        lane.phase = Phase::Resting;
+        if let Some(lane) = self.lanes.get_mut(id) {
+            lane.phase = Phase::Resting;
+        }
     }
 
     /// Puts a lane where it belongs, once nothing of it is out of date but its place.
     pub(super) fn place(&mut self, id: usize) {
         self.call_again(id);
         self.settle_aside(id);
+        self.stand_back(id);
         let Some(lane) = self.lanes.get_mut(id) else { return };
         let waits = lane.waits();
         if waits != lane.counted {
@@ -196,13 +204,15 @@ impl<T> KeyScheduler<T> {
         match lane.rests_as() {
             None => self.close_lane(id),
             Some(phase) => {
+                let phase = lane.limited(phase);
                 lane.phase = phase;
-                match phase {
-                    Phase::Ready => self.ready.push_back(id),
-                    Phase::Delayed(at_ms) => {
+                match (phase, lane.group) {
+                    (Phase::Limited, Some(group)) => self.queue_up(id, group),
+                    (Phase::Ready, _) => self.ready.push_back(id),
+                    (Phase::Delayed(at_ms), _) => {
                         self.delayed.insert((at_ms, id));
                     }
-                    Phase::Running(_) | Phase::Resting => {}
+                    (Phase::Running(_) | Phase::Resting | Phase::Limited, _) => {}
                 }
             }
         }

@@ -125,10 +125,14 @@ pub struct Cursor {
     pub in_flight_bytes: usize,
     /// Lanes a taker owns.
     pub running: usize,
-    /// Lanes ready to be taken.
+    /// Lanes ready to be taken, or so but for a limit.
     pub ready: usize,
     /// Keys that wait, and unkeyed events that do.
     pub waiting: usize,
+    /// Those of them that wait for the limit of their prefix, and for nothing else.
+    pub throttled: usize,
+    /// Those of them that wait for the time of their next attempt.
+    pub retrying: usize,
     /// Keys with deferred events.
     pub deferred: usize,
     /// Deferred events, about.

@@ -21,7 +21,7 @@ pub(super) const HASH_BYTES: usize = 32;
 pub(super) const CHUNK_BYTES_MAX: usize = CHECKPOINT_CHUNK_BYTES + FRAME_BYTES_MAX;
 
 const MAGIC: &[u8; 8] = b"TIDECKP\0";
-const VERSION: u16 = 3;
+const VERSION: u16 = 4;
 /// What the CRC of the header covers.
 const HEADER_CHECKED_BYTES: usize = 60;
 const ROW_GOES_ON: u8 = 1;

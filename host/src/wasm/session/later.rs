@@ -5,6 +5,7 @@ use bytes::Bytes;
 use super::super::check::{self, Text};
 use super::super::context::{CallIn, Denial, Exceeded};
 use super::Session;
+use crate::config::secrets::secret_names;
 use crate::effects::{OutgoingCall, TimerChange};
 use crate::limits;
 
@@ -78,8 +79,13 @@ impl Session {
             let max = limits::CALL_TIMEOUT_MS_MAX;
             return Err(Denial::Invalid(format!("`timeout-ms` must be 1 to {max}")));
         }
-        if !check::granted(&url, &self.context.limits.http) {
+        let limits = &self.context.limits;
+        if !limits.http.iter().any(|host| host.allows(&url)) {
             return Err(Denial::Denied("grants.http"));
+        }
+        let granted = |name: &str| limits.secrets.iter().any(|granted| granted.as_str() == name);
+        if !call.headers.iter().all(|(_, value)| secret_names(value).all(granted)) {
+            return Err(Denial::Denied("grants.secrets"));
         }
         let made = OutgoingCall {
             idempotency_key: Text::default(),

@@ -213,7 +213,11 @@ fn timers_are_buffered_in_order() {
 
 #[test]
 fn calls_need_a_grant_and_get_a_key_of_their_own() {
-    let limits = GuestLimits { http: ["a.example".to_owned()].into(), ..GuestLimits::default() };
+    let limits = GuestLimits {
+        http: ["a.example".parse().unwrap()].into(),
+        secrets: ["PAY".parse().unwrap()].into(),
+        ..GuestLimits::default()
+    };
     let mut session = session_with(limits, Some("k"), Access::Write);
     let made = session.draft_call(call("https://a.example/x"));
     let key = session.call(made).unwrap();
@@ -225,6 +229,15 @@ fn calls_need_a_grant_and_get_a_key_of_their_own() {
     }
     let slow = session.draft_call(CallIn { timeout_ms: 60_001, ..call("https://a.example/") });
     assert!(matches!(slow, Err(Denial::Invalid(_))));
+    for (name, value, expected) in [
+        ("authorization", "Bearer {secret:PAY}", None),
+        ("authorization", "{secret:OTHER}", Some(Denial::Denied("grants.secrets"))),
+        ("Host", "b.example", Some(Denial::Invalid("header `Host` is the host's to set".into()))),
+    ] {
+        let headers = vec![(name.into(), value.into())];
+        let made = session.draft_call(CallIn { headers, ..call("https://a.example/") });
+        assert_eq!(made.err(), expected, "{name}: {value}");
+    }
 }
 
 #[test]

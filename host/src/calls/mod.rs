@@ -1,0 +1,18 @@
+//! Outgoing calls: from a call that stands durably in the log to the answer that is appended.
+//!
+//! Rules: nothing is sent before the commit that holds it is durable and folded; a call keeps its
+//! idempotency key through retries and restarts; calls of one key of a plugin are sent in order, one
+//! at a time, each answered before the next is begun; nothing but a granted host at a checked address
+//! is ever connected to; the value of a secret is nowhere but in the request.
+//!
+//! A call stays open in the ledger until its `tidegate.response` is in the log. A crash in between
+//! sends it again: at least once.
+
+mod address;
+mod answer;
+mod client;
+mod outbox;
+mod plan;
+mod policy;
+
+pub use self::outbox::start;
