@@ -4,6 +4,7 @@
 //! state. Both are functions of the log prefix that was applied to them, so a restart is the newest
 //! checkpoint plus the fold of what follows.
 
+pub mod across;
 pub mod calls;
 pub mod checkpoint;
 pub mod cold;
