@@ -166,6 +166,8 @@ pub const CLOCK_STEP_MS_MAX: u64 = 60_000;
 pub const CLOCK_GAP_MS_MAX: u64 = 60 * 60 * 1000;
 /// Bytes of keyed state that a durable bus keeps in memory; the rest is in its cold store.
 pub const STATE_HOT_BYTES_MAX: u64 = 1024 * 1024 * 1024;
+/// Deliveries that a version runs beside the one that serves, at the same time.
+pub const SHADOW_TASKS_MAX: u32 = 64;
 /// Bytes of keyed state that a replay of past deliveries keeps in memory.
 pub const REPLAY_STATE_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// Bytes of frames that a replay keeps in memory, to find the inputs of what it reads.

@@ -88,6 +88,8 @@ pub struct Metrics {
     deferred_events: Family<PluginLabel, Gauge>,
     breaker_open: Family<PluginLabel, Gauge>,
     dead_letters: Family<PluginLabel, Gauge>,
+    state_bytes: Family<PluginLabel, Gauge>,
+    state_keys: Family<PluginLabel, Gauge>,
     oldest_dead_letter: Family<PluginLabel, Seconds>,
     reloads: Family<ReloadLabel, Counter>,
     calls: Family<CallLabel, Counter>,
@@ -143,6 +145,10 @@ pub struct PluginStanding {
     pub is_broken: bool,
     /// Dead letters that stand.
     pub dead_letters: u64,
+    /// Bytes of its keyed state.
+    pub state_bytes: u64,
+    /// Keys with state.
+    pub state_keys: u64,
     /// Outgoing calls without an answer.
     pub calls_open: u64,
     /// Age of the oldest dead letter.
@@ -178,6 +184,8 @@ impl Default for Metrics {
             deferred_events: Family::default(),
             breaker_open: Family::default(),
             dead_letters: Family::default(),
+            state_bytes: Family::default(),
+            state_keys: Family::default(),
             oldest_dead_letter: Family::default(),
             reloads: Family::default(),
             calls: Family::default(),
@@ -227,6 +235,8 @@ impl Metrics {
             self.deferred_events.clone(),
         );
         to.register("plugin_breaker_open", "1: stopped by its breaker", self.breaker_open.clone());
+        to.register("plugin_state_bytes", "Keyed state", self.state_bytes.clone());
+        to.register("plugin_state_keys", "Keys with state", self.state_keys.clone());
         to.register("dead_letters", "Dead letters that stand", self.dead_letters.clone());
         to.register_with_unit(
             "oldest_dead_letter",
@@ -334,6 +344,8 @@ impl Metrics {
         self.deferred_events.remove(&label);
         self.breaker_open.remove(&label);
         self.dead_letters.remove(&label);
+        self.state_bytes.remove(&label);
+        self.state_keys.remove(&label);
         self.oldest_dead_letter.remove(&label);
     }
 
@@ -352,6 +364,8 @@ impl Metrics {
             self.deferred_events.get_or_create(&label).set(signed(plugin.deferred_events));
             self.breaker_open.get_or_create(&label).set(i64::from(plugin.is_broken));
             self.dead_letters.get_or_create(&label).set(signed(plugin.dead_letters));
+            self.state_bytes.get_or_create(&label).set(signed(plugin.state_bytes));
+            self.state_keys.get_or_create(&label).set(signed(plugin.state_keys));
             self.calls_open.get_or_create(&label).set(signed(plugin.calls_open));
             let age = plugin.oldest_dead_letter.unwrap_or_default();
             self.oldest_dead_letter.get_or_create(&label).set(age.as_secs_f64());
@@ -460,6 +474,8 @@ mod tests {
             "tidegate_plugin_fuel_total{plugin=\"totals\"} 11000",
             "tidegate_plugin_parked_keys{plugin=\"totals\"} 0",
             "tidegate_dead_letters{plugin=\"totals\"} 0",
+            "tidegate_plugin_state_bytes{plugin=\"totals\"} 0",
+            "tidegate_plugin_state_keys{plugin=\"totals\"} 0",
             "tidegate_oldest_dead_letter_seconds{plugin=\"totals\"} 0.0",
             "tidegate_calls_total{plugin=\"totals\",result=\"answered\"} 1",
             "tidegate_call_duration_seconds_count{plugin=\"totals\"} 1",

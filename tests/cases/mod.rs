@@ -13,6 +13,7 @@ mod kill;
 mod park;
 mod permits;
 mod poison;
+mod quotas;
 mod refusals;
 mod reload;
 mod saga;

@@ -11,7 +11,7 @@ use crate::harness::{
 };
 
 /// Small segments, so that the past is in several files.
-const SEGMENTS: &str = "[buses.main]\nkind = \"durable\"\nsegment = \"1MiB\"\n";
+const SEGMENTS: &str = "[buses.main]\nkind = \"durable\"\nsegment = \"4MiB\"\n";
 const KEYS: usize = 5;
 
 /// What a program outside saw: the state of a key after an event was handled.
@@ -43,7 +43,7 @@ fn note(host: &Host, rng: &mut fastrand::Rng, noted: &mut Vec<Noted>, events: us
         let key = format!("k-{}", rng.usize(..KEYS));
         let count = noted.iter().filter(|n| n.key == key).count() + 1;
         let kind = ["case.opened", "case.moved", "case.closed"][rng.usize(..3)];
-        let data = json!({ "text": "x".repeat(15_000) });
+        let data = json!({ "text": "x".repeat(70_000) });
         let receipts =
             host.http.publish(&[event(kind, &format!("{key}/{count}"), Some(&key), data)]);
         wait_until("the event is handled", Duration::from_secs(30), || {
@@ -307,5 +307,115 @@ fn a_dead_letter_runs_offline_on_another_module_with_what_it_saw() {
     let words = ["test", same.to_str().unwrap(), "--event", "dead-letter:99"];
     let said = host.cli(&words).run().expect_failed();
     assert!(said.contains("no dead letter `99`"), "{said}");
+    host.stop();
+}
+
+/// Publishes `count` events whose ids begin with `letter`, and waits until they are handled.
+fn publish_lettered(host: &Host, plugin: &str, letter: char, numbers: std::ops::Range<usize>) {
+    let events: Vec<_> = numbers
+        .map(|n| event("a.b", &format!("{letter}-{n}"), Some(&format!("k-{}", n % 3)), json!(n)))
+        .collect();
+    host.http.publish(&events);
+    host.wait_rest(plugin, 0);
+}
+
+fn digest_of(wasm: &[u8]) -> Value {
+    tidegate::event::Digest::of(wasm).to_string().into()
+}
+
+#[test]
+fn a_version_serves_once_it_did_the_same_beside_and_is_refused_where_it_did_not() {
+    let place = Place::new();
+    let (module, manifest) =
+        (place.plugins().join("choosy.wasm"), place.plugins().join("choosy.toml"));
+    std::fs::write(&module, choosy('x')).unwrap();
+    std::fs::write(&manifest, "[run]\nshadow = 50\n").unwrap();
+    let host = place.start();
+    publish_lettered(&host, "choosy", 'a', 0..10);
+
+    // It waits for deliveries, however few there are, and the old one serves meanwhile.
+    std::fs::write(&module, choosy('y')).unwrap();
+    host.wait_plugin("choosy", "runs the new one beside", |view| {
+        view["reason"].as_str().is_some_and(|reason| reason.contains("shadow 0/50"))
+    });
+    publish_lettered(&host, "choosy", 'b', 0..20);
+    host.wait_plugin("choosy", "has compared", |view| {
+        view["reason"].as_str().is_some_and(|reason| reason.contains("shadow 20/50, 0 differ"))
+    });
+    assert_eq!(host.plugin("choosy")["module"]["digest"], digest_of(&choosy('x')));
+    publish_lettered(&host, "choosy", 'c', 0..40);
+    let view = host.wait_plugin("choosy", "swapped", |view| {
+        view["module"]["digest"] == digest_of(&choosy('y'))
+    });
+    let said = view["history"][0]["shadow"].as_str().unwrap();
+    assert!(said.contains("0 of 50 deliveries differ"), "{view}");
+    assert_eq!(view["reason"], Value::Null, "{view}");
+    assert_eq!(host.http.events("type=seen.it").len(), 70, "nothing of it was committed");
+
+    // One that differs is refused at the first difference, and the old one goes on.
+    std::fs::write(&module, choosy('z')).unwrap();
+    host.wait_plugin("choosy", "runs the next one beside", |view| {
+        view["reason"].as_str().is_some_and(|reason| reason.contains("shadow 0/50"))
+    });
+    publish_lettered(&host, "choosy", 'z', 0..5);
+    let view =
+        host.wait_plugin("choosy", "refused", |view| view["history"][0]["result"] == "refused");
+    let said = view["history"][0]["error"].as_str().unwrap();
+    assert!(said.contains("`run.shadow-differences` allows 0"), "{said}");
+    assert!(said.contains("emitted event 1: seen.it"), "{said}");
+    assert_eq!(view["module"]["digest"], digest_of(&choosy('y')));
+    assert_eq!(view["state"], "live");
+    assert_eq!(host.http.events("type=seen.it").len(), 75);
+
+    // As many as are allowed; and what is asked for instead ends a trial.
+    std::fs::write(&manifest, "[run]\nshadow = 10\nshadow-differences = 2\n").unwrap();
+    host.wait_plugin("choosy", "begins again", |view| {
+        view["reason"].as_str().is_some_and(|reason| reason.contains("shadow 0/10"))
+    });
+    publish_lettered(&host, "choosy", 'z', 5..7);
+    publish_lettered(&host, "choosy", 'd', 0..8);
+    let view = host.wait_plugin("choosy", "swapped", |view| {
+        view["module"]["digest"] == digest_of(&choosy('z'))
+    });
+    assert!(view["history"][0]["shadow"].as_str().unwrap().contains("2 of 10"), "{view}");
+    std::fs::write(&module, choosy('w')).unwrap();
+    host.wait_plugin("choosy", "begins once more", |view| {
+        view["reason"].as_str().is_some_and(|reason| reason.contains("shadow 0/10"))
+    });
+    std::fs::write(&manifest, "[run]\nshadow = 0\n").unwrap();
+    host.wait_plugin("choosy", "swapped at once", |view| {
+        view["module"]["digest"] == digest_of(&choosy('w'))
+    });
+    host.stop();
+}
+
+#[test]
+fn a_version_beside_sees_the_state_that_the_live_one_sees() {
+    let place = Place::new();
+    put(Sources::CASE_PROGRESS, &place.plugins());
+    let folder = place.plugins().join("case-progress");
+    let manifest = std::fs::read_to_string(folder.join("plugin.toml")).unwrap();
+    let manifest = manifest.replace("[run]\n", "[run]\nshadow = 300\n");
+    std::fs::write(folder.join("plugin.toml"), manifest).unwrap();
+    let host = place.start();
+    publish_lettered(&host, "case-progress", 'a', 0..30);
+    // The same code under another digest: a custom section that means nothing.
+    let mut wasm = std::fs::read(folder.join("case-progress.wasm")).unwrap();
+    wasm.extend([0, 3, 1, b'x', b'y']);
+    std::fs::write(folder.join("case-progress.wasm"), &wasm).unwrap();
+    host.wait_plugin("case-progress", "runs the new one beside", |view| {
+        view["reason"].as_str().is_some_and(|reason| reason.contains("shadow 0/300"))
+    });
+    // Few keys and many events at once: each runs on state that is not durable yet.
+    let mut published = 0;
+    let swapped = || host.plugin("case-progress")["module"]["digest"] == digest_of(&wasm);
+    while !swapped() && published < 10_000 {
+        publish_lettered(&host, "case-progress", 'b', published..published + 100);
+        published += 100;
+    }
+    let view = host.wait_plugin("case-progress", "swapped", |view| {
+        view["module"]["digest"] == digest_of(&wasm)
+    });
+    assert!(view["history"][0]["shadow"].as_str().unwrap().contains("0 of 300"), "{view}");
     host.stop();
 }

@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use super::timers::{FireId, NAME_ATTRIBUTE};
 use super::{Bus, Committed, commands, outlets, private};
 use crate::effects::{OutcomeKind, StateWrite};
-use crate::event::{CommitNumber, Generation, InstanceId, Position};
+use crate::event::{CommitNumber, Generation, InstanceId, Key, Position};
 use crate::log::codec::{AddresseeRef, DecodeError, TimerRef};
 use crate::log::record::{Control, ControlRecord, DeliveryCommit, Mode};
 use crate::log::{AppendError, CommitRef, CompletionRef, EventRef, Frame, ReadError, RecordRef};
@@ -195,9 +195,7 @@ fn fold_commit(
             RecordRef::Timer(change) => timers.push(change),
             RecordRef::DeadLetter(record) => dead = Some(record),
             RecordRef::Control(record) => {
-                if let Control::Forget { instance } = record.control {
-                    values.forget(instance)?;
-                }
+                apply_to_values(ledger, values, &record.control)?;
                 values.timers().apply_control(&record.control);
                 // What parks a key takes back that its delivery is over: it has to come after it.
                 match &completion {
@@ -258,6 +256,23 @@ fn serve(
     if ledger.instance(instance).is_some_and(|of| of.generation == generation) {
         let served = Served { holder: (instance, generation), key, position, commit, dead };
         values.timers().apply(&served, changes);
+    }
+}
+
+/// What a control record means for keyed state.
+fn apply_to_values(ledger: &Ledger, values: &Values, control: &Control) -> Result<(), ColdError> {
+    match control {
+        Control::Forget { instance } => values.forget(*instance),
+        Control::Expire { instance, generation, until_ms } => {
+            let plugin = ledger.instance(*instance);
+            // Events of such a key may be of any time before; see `Control::Expire`.
+            let keeps = |key: &Key| {
+                let state = plugin.and_then(|plugin| plugin.keys.get(key));
+                state.is_some_and(|state| state.parked.is_some() || state.held.is_some())
+            };
+            values.expire((*instance, *generation), *until_ms, keeps)
+        }
+        _ => Ok(()),
     }
 }
 
@@ -383,7 +398,7 @@ impl Bus {
                 instance: done.instance,
                 generation: done.generation,
                 position: done.position,
-                key: done.key.as_ref().map(crate::event::Key::as_str),
+                key: done.key.as_ref().map(Key::as_str),
                 attempt: done.attempt,
                 outcome: done.outcome,
                 dead: commit.dead_letter.as_ref(),
@@ -399,11 +414,9 @@ impl Bus {
         let at = At { commit: committed.commit, time_ms: committed.recorded_ms };
         let mut ledger = self.ledger();
         for record in records {
-            if let Control::Forget { instance } = record.control {
-                // A memory bus has no cold store that could fail.
-                let forgotten = self.values.forget(instance);
-                debug_assert!(forgotten.is_ok());
-            }
+            // A memory bus has no cold store that could fail.
+            let applied = apply_to_values(&ledger, &self.values, &record.control);
+            debug_assert!(applied.is_ok());
             ledger.apply_control(at, record);
         }
         committed

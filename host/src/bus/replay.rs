@@ -20,7 +20,8 @@ pub use self::carried::CarryError;
 pub use self::compare::{Change, changes};
 pub use self::recorded::delivery as recorded_delivery;
 
-use self::carried::{Carried, Seen};
+use self::carried::Carried;
+pub(super) use self::carried::Seen;
 use super::Bus;
 use super::deliver::{self, Ended};
 use super::private;
@@ -300,16 +301,20 @@ impl Way<'_> {
 }
 
 /// One delivery about to run again.
-struct Again {
-    bus: Arc<Bus>,
-    version: Arc<Version>,
-    input: Arc<Event>,
-    done: DeliveryCommit,
-    seen: Seen,
+pub(super) struct Again {
+    pub(super) bus: Arc<Bus>,
+    pub(super) version: Arc<Version>,
+    /// As it stands in the log.
+    pub(super) input: Arc<Event>,
+    /// How it ended.
+    pub(super) done: DeliveryCommit,
+    /// What it saw of its key.
+    pub(super) seen: Seen,
 }
 
 impl Again {
-    async fn run(self) -> Judged {
+    /// Runs it on an instance of its own, and compares.
+    pub(super) async fn run(self) -> Judged {
         let Self { bus, version, input, done, seen } = self;
         let completion = &done.completion;
         let (position, key) = (completion.position, completion.key.clone());

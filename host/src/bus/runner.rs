@@ -6,18 +6,20 @@
 
 mod breaker;
 mod command;
+mod expire;
 mod feed;
 mod fires;
 mod keys;
 mod restore;
 mod seen;
+mod shadow;
 mod work;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -40,6 +42,7 @@ use crate::schedule::core::{Cursor, Quota, Quotas};
 use crate::schedule::driver::PluginQueue;
 use crate::schedule::pool::Tenant;
 use crate::schedule::retry::RetryPolicy;
+use crate::state::StateQuota;
 use crate::wasm::{GuestLimits, Invoker};
 
 /// A module with its manifest: what one delivery attempt is pinned to.
@@ -54,6 +57,8 @@ pub struct Version {
     pub manifest: Arc<Manifest>,
     /// What each delivery may use.
     pub limits: Arc<GuestLimits>,
+    /// How much state it may keep.
+    pub state: StateQuota,
     /// `[config]` of the manifest.
     pub config: Arc<BTreeMap<String, String>>,
     /// What happens after a failure.
@@ -61,6 +66,9 @@ pub struct Version {
     /// Who commits.
     pub deliverer: Deliverer,
 }
+
+use self::shadow::Shadow;
+pub use self::shadow::{Tally, Trial};
 
 /// The subscriptions of a plugin, each in force for positions after its own.
 pub type Subscriptions = Vec<(Position, Arc<Subscription>)>;
@@ -103,6 +111,8 @@ pub struct Runner {
     pub(super) shown: AtomicU64,
     pub(super) queue: PluginQueue<Arc<Event>>,
     pub(super) version: ArcSwap<Version>,
+    /// What runs beside it, to be compared.
+    shadow: ArcSwapOption<Shadow>,
     pub(super) subscriptions: ArcSwap<Subscriptions>,
     before: Before,
     guard: Guard,
@@ -155,6 +165,7 @@ impl Runner {
             queue,
             guard: Guard::new(&parts.version),
             version: ArcSwap::new(parts.version),
+            shadow: ArcSwapOption::empty(),
             subscriptions: ArcSwap::from_pointee(parts.subscriptions),
             before,
             log: parts.log,

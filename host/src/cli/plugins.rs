@@ -261,7 +261,8 @@ fn waits(plugin: &PluginView) -> Vec<(&'static str, String)> {
         let (limit, keys) = (&throttle.limit, throttle.keys);
         ("throttled", format!("{keys} by {limit}{}", of.unwrap_or_default()))
     });
-    std::iter::once(("backlog", backlog)).chain(throttled).collect()
+    let state = format!("{} of {} keys", bytes(plugin.state_bytes), plugin.state_keys);
+    [("backlog", backlog), ("state kept", state)].into_iter().chain(throttled).collect()
 }
 
 fn print_plugin(plugin: &PluginView, out: &mut Out) -> anyhow::Result<()> {
@@ -325,7 +326,8 @@ fn print_plugin(plugin: &PluginView, out: &mut Out) -> anyhow::Result<()> {
                 crate::api::view::ReloadResult::Ok => "ok",
                 crate::api::view::ReloadResult::Refused => "refused",
             };
-            let why = tried.error.clone().unwrap_or_default();
+            let why = tried.error.as_ref().or(tried.shadow.as_ref());
+            let why = why.cloned().unwrap_or_default();
             table.row([tried.at.to_string(), digest, result.to_owned(), why]);
         }
         out.line(format_args!("\n{table}"))?;

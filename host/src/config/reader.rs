@@ -356,6 +356,17 @@ impl<'d> Section<'d> {
         self.quantity(name, default, range, "a size")
     }
 
+    /// A size that may be left out.
+    pub(crate) fn optional_size(
+        &mut self,
+        name: &str,
+        range: &RangeInclusive<ByteSize>,
+    ) -> Option<ByteSize> {
+        let written = self.table.contains_key(name);
+        let size = self.byte_size(name, *range.start(), range.clone());
+        written.then_some(size)
+    }
+
     pub(crate) fn time_span(
         &mut self,
         name: &str,

@@ -9,6 +9,7 @@ mod install;
 mod keys;
 mod operate;
 mod requests;
+mod shadow;
 mod upcast;
 mod view;
 mod waits;
@@ -102,6 +103,8 @@ struct Entry {
     /// Somebody said that it is a new plugin, whatever it looks like.
     taken_as_new: bool,
     runner: Option<Arc<Runner>>,
+    /// The version that did well beside the one that serves.
+    passed: Option<shadow::Passed>,
     module: Option<Arc<Module>>,
     history: VecDeque<ReloadView>,
     last_error: Option<(u64, String)>,
@@ -120,6 +123,7 @@ impl Default for Entry {
             change: 0,
             taken_as_new: false,
             runner: None,
+            passed: None,
             module: None,
             history: VecDeque::new(),
             last_error: None,
@@ -182,6 +186,7 @@ impl Plugins {
                         at: Timestamp(activation.at_ms),
                         result: ReloadResult::Ok,
                         error: None,
+                        shadow: None,
                     })
                     .collect();
             }
@@ -329,6 +334,7 @@ impl Plugins {
             at: Timestamp(at),
             result: ReloadResult::Refused,
             error: Some(why),
+            shadow: None,
         });
     }
 

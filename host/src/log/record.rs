@@ -42,11 +42,11 @@ pub struct Completion {
     pub attempt: u32,
     /// Why it ran.
     pub mode: Mode,
-    /// How it ended. Anything but `Ok` comes with a dead letter.
+    /// How it ended. Anything but `Ok` comes with a dead letter, or with the response to a command.
     pub outcome: OutcomeKind,
     /// Fuel the attempt used.
     pub fuel: u64,
-    /// Answer to a command.
+    /// Answer to a command, or how it failed; none: the input is no command.
     pub response: Option<Response>,
 }
 
@@ -242,6 +242,16 @@ pub enum Control {
     Forget {
         /// The plugin.
         instance: InstanceId,
+    },
+    /// Values of a plugin that ended by a time are removed: no delivery of it to come is of an earlier
+    /// one, but for keys that are parked or held. Those are passed over.
+    Expire {
+        /// The plugin.
+        instance: InstanceId,
+        /// Its generation.
+        generation: Generation,
+        /// Log time, milliseconds since the Unix epoch.
+        until_ms: u64,
     },
     /// Events of another bus arrived up to here; stands in the commit that brought them.
     Forwarded {

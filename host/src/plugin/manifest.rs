@@ -56,6 +56,12 @@ pub enum Instance {
     Fresh,
 }
 
+/// Manifests of before there was such a key are digested as they were.
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
+fn is_zero(count: &u32) -> bool {
+    *count == 0
+}
+
 /// The `[run]` section.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -72,6 +78,9 @@ pub struct Run {
     pub waiting_max: u32,
     /// Deliveries to run beside before a new version goes live.
     pub shadow: u32,
+    /// How many of those may differ from what the version that serves does.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub shadow_differences: u32,
     /// A change across it needs a rewind.
     pub state_version: u32,
 }
@@ -131,6 +140,7 @@ impl Default for Run {
             in_flight: 4096,
             waiting_max: 1_000_000,
             shadow: 0,
+            shadow_differences: 0,
             state_version: 1,
         }
     }
@@ -201,12 +211,6 @@ impl Manifest {
     #[must_use]
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
-        if self.run.shadow > 0 {
-            warnings.push(
-                "`run.shadow` is set; versions cannot run beside each other yet, it acts as 0"
-                    .to_owned(),
-            );
-        }
         if self.run.state_version > 1 {
             warnings.push(
                 "`run.state-version` is set; state cannot be rebuilt yet, it has no effect"
@@ -302,6 +306,11 @@ fn read_run(mut section: Section<'_>) -> Run {
             1..=crate::limits::WAITING_MAX,
         ),
         shadow: section.integer("shadow", default.shadow, 0..=crate::limits::SHADOW_MAX),
+        shadow_differences: section.integer(
+            "shadow-differences",
+            default.shadow_differences,
+            0..=crate::limits::SHADOW_MAX,
+        ),
         state_version: section.integer("state-version", default.state_version, 0..=u32::MAX),
     }
 }

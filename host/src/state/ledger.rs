@@ -338,6 +338,7 @@ impl Ledger {
             Control::Epoch { .. }
             | Control::Checkpoint { .. }
             | Control::Erase { .. }
+            | Control::Expire { .. }
             | Control::Archive { .. } => {}
             control => self.apply_to_instance(at, &record.actor, control),
         }

@@ -4,9 +4,11 @@
 //! state. Both are functions of the log prefix that was applied to them, so a restart is the newest
 //! checkpoint plus the fold of what follows.
 
+pub mod account;
 pub mod across;
 pub mod calls;
 pub mod checkpoint;
+mod claim;
 pub mod cold;
 pub mod commands;
 pub mod evict;
@@ -17,6 +19,7 @@ pub mod slots;
 pub mod timers;
 pub mod values;
 
+pub use account::{StateQuota, Usage};
 pub use calls::{CallPlace, OpenCall, OpenCalls};
 pub use checkpoint::{CheckpointError, CheckpointPolicy, Checkpoints, Written};
 pub use evict::Evictor;

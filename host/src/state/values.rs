@@ -16,6 +16,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use hashbrown::{Equivalent, HashMap};
 
+use super::account::{Accounts, Measure, Usage};
+use super::claim::Claim;
 use super::cold::{Cold, ColdError, KeyValues};
 use super::evict::Budget;
 use super::timers::Timers;
@@ -36,9 +38,9 @@ pub struct Owner {
 /// An [`Owner`] whose key is only borrowed.
 #[derive(Clone, Copy, Hash)]
 pub(super) struct OwnerRef<'a> {
-    instance: InstanceId,
-    generation: Generation,
-    key: &'a str,
+    pub(super) instance: InstanceId,
+    pub(super) generation: Generation,
+    pub(super) key: &'a str,
 }
 
 impl Equivalent<Owner> for OwnerRef<'_> {
@@ -70,8 +72,8 @@ impl Value {
 pub(super) struct Layers {
     /// Ascending by name.
     pub(super) durable: KeyValues,
-    /// Oldest first; each with the position of the delivery that wrote it.
-    pub(super) pending: VecDeque<(Position, Arc<[StateWrite]>)>,
+    /// Oldest first; each with the position of the delivery that wrote it, and what that claimed.
+    pub(super) pending: VecDeque<(Position, Arc<[StateWrite]>, Usage)>,
     /// Whether it was used since the last sweep.
     pub(super) touched: bool,
     /// Whether the cold store has the durable layer too: it was asked for during a walk.
@@ -91,6 +93,8 @@ pub struct Values {
     /// Keys that were copied out of the cold store during the walk.
     pub(super) copied: Mutex<Vec<Owner>>,
     pub(super) budget: Budget,
+    /// What each plugin has.
+    pub(super) accounts: Accounts,
     pub(super) next_sweep: AtomicUsize,
     timers: Timers,
 }
@@ -103,11 +107,13 @@ pub(super) struct Shard {
 /// The state of one key as its deliveries see it, pending writes included.
 #[derive(Debug, Clone)]
 pub struct KeyView {
-    values: Arc<Values>,
-    owner: Owner,
+    pub(super) values: Arc<Values>,
+    pub(super) owner: Owner,
     /// None: the key had no state when the view was made.
-    layers: Option<Arc<Mutex<Layers>>>,
-    now_ms: u64,
+    pub(super) layers: Option<Arc<Mutex<Layers>>>,
+    pub(super) now_ms: u64,
+    /// None: nothing is limited.
+    pub(super) claim: Option<Arc<Claim>>,
 }
 
 pub(super) const SHARDS: usize = 64;
@@ -140,6 +146,7 @@ impl Values {
             walking: AtomicBool::new(false),
             copied: Mutex::default(),
             budget,
+            accounts: Accounts::default(),
             next_sweep: AtomicUsize::new(0),
             timers: Timers::default(),
         }
@@ -157,7 +164,7 @@ impl Values {
     /// The cold store cannot be read.
     pub fn view(self: &Arc<Self>, owner: Owner, now_ms: u64) -> Result<KeyView, ColdError> {
         let layers = self.warm(&mut self.shard(owner.as_ref()), owner.as_ref())?;
-        Ok(KeyView { values: Arc::clone(self), owner, layers, now_ms })
+        Ok(KeyView { values: Arc::clone(self), owner, layers, now_ms, claim: None })
     }
 
     /// The entry of a key, moved in from the cold store where it is there.
@@ -232,7 +239,22 @@ impl Values {
         position: Position,
         writes: impl IntoIterator<Item = StateWrite>,
     ) -> Result<(), ColdError> {
-        let owner = OwnerRef { instance, generation, key };
+        self.change(OwnerRef { instance, generation, key }, |layers| {
+            for write in writes {
+                layers.write(write);
+            }
+            let own = layers.pending.front().is_some_and(|(writer, ..)| *writer == position);
+            let applied = if own { layers.pending.pop_front() } else { None };
+            applied.map(|(_, _, claimed)| claimed).unwrap_or_default()
+        })
+    }
+
+    /// Changes the durable layer of a key. `act` says what was claimed for that.
+    pub(super) fn change(
+        &self,
+        owner: OwnerRef<'_>,
+        act: impl FnOnce(&mut Layers) -> Usage,
+    ) -> Result<(), ColdError> {
         let mut shard = self.shard(owner);
         let known = self.warm(&mut shard, owner)?;
         let Some(entry) = known.or_else(|| self.insert(&mut shard, owner, Vec::new())) else {
@@ -240,18 +262,17 @@ impl Values {
         };
         let mut layers = lock(&entry);
         self.own(owner, &mut layers)?;
-        let before = layers.weight();
-        for write in writes {
-            layers.write(write);
-        }
-        let after = layers.weight();
-        if after >= before {
-            self.budget.grow(after - before);
+        let before = Measure::of(&layers.durable);
+        let claimed = act(&mut layers);
+        let after = Measure::of(&layers.durable);
+        if weight(after) >= weight(before) {
+            self.budget.grow(weight(after) - weight(before));
         } else {
-            self.budget.shrink(before - after);
+            self.budget.shrink(weight(before) - weight(after));
         }
-        if layers.pending.front().is_some_and(|(writer, _)| *writer == position) {
-            layers.pending.pop_front();
+        if let Some((whose, _)) = shard.entries.get_key_value(&owner) {
+            let whole = (whose.instance, whose.generation);
+            self.accounts.change(whole, &whose.key, (before, after), claimed);
         }
         if layers.durable.is_empty() && layers.pending.is_empty() {
             shard.entries.remove(&owner);
@@ -303,6 +324,7 @@ impl Values {
                 keep
             });
         }
+        self.accounts.retain(|other, _| other != instance);
         self.cold.as_ref().map_or(Ok(()), |cold| cold.forget(instance))
     }
 
@@ -333,11 +355,10 @@ impl Layers {
     }
 
     fn weight(&self) -> usize {
-        let values = self.durable.iter();
-        values.map(|(name, value)| name.len() + value.bytes.len() + VALUE_OVERHEAD_BYTES).sum()
+        weight(Measure::of(&self.durable))
     }
 
-    fn durable(&self, name: &str) -> Option<&Value> {
+    pub(super) fn durable(&self, name: &str) -> Option<&Value> {
         let found = self.durable.binary_search_by(|(n, _)| (**n).cmp(name)).ok()?;
         self.durable.get(found).map(|(_, value)| value)
     }
@@ -362,12 +383,17 @@ impl Layers {
     }
 
     /// The newest pending write of a name, if any.
-    fn pending(&self, name: &str) -> Option<&StateWrite> {
+    pub(super) fn pending(&self, name: &str) -> Option<&StateWrite> {
         self.pending
             .iter()
             .rev()
-            .find_map(|(_, writes)| writes.iter().rev().find(|write| &*write.name == name))
+            .find_map(|(_, writes, _)| writes.iter().rev().find(|write| &*write.name == name))
     }
+}
+
+/// Bytes of memory that values take.
+const fn weight(measure: Measure) -> usize {
+    measure.bytes + measure.values * VALUE_OVERHEAD_BYTES
 }
 
 impl KeyView {
@@ -396,7 +422,7 @@ impl KeyView {
             .filter(|(_, value)| value.lives_at(self.now_ms))
             .map(|(name, _)| &**name)
             .collect();
-        for write in layers.pending.iter().flat_map(|(_, writes)| writes.iter()) {
+        for write in layers.pending.iter().flat_map(|(_, writes, _)| writes.iter()) {
             if write.value.is_some() && write.expires_ms.is_none_or(|end| self.now_ms < end) {
                 names.insert(&write.name);
             } else {
@@ -423,92 +449,11 @@ impl KeyView {
         let known = shard.entries.get(&owner).map(Arc::clone);
         let entry = known.or_else(|| self.values.insert(&mut shard, owner, Vec::new()));
         if let Some(entry) = entry {
-            lock(&entry).pending.push_back((position, writes));
+            let claimed = self.claim.as_ref().map(|claim| claim.take()).unwrap_or_default();
+            lock(&entry).pending.push_back((position, writes, claimed));
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn owner(key: &str) -> Owner {
-        Owner { instance: InstanceId(1), generation: Generation(0), key: Key::new(key).unwrap() }
-    }
-
-    fn text(values: &Values, now_ms: u64) -> Option<Bytes> {
-        values.get(&owner("k"), "n", now_ms).unwrap().map(|value| value.bytes)
-    }
-
-    fn set(name: &str, value: &str) -> StateWrite {
-        let value = Some(Bytes::copy_from_slice(value.as_bytes()));
-        StateWrite { name: name.into(), value, expires_ms: None }
-    }
-
-    fn apply(values: &Values, key: &str, position: u64, writes: &[StateWrite]) {
-        let owner = (InstanceId(1), Generation(0), key);
-        values.apply(owner, Position(position), writes.iter().cloned()).unwrap();
-    }
-
-    #[test]
-    fn pending_writes_are_seen_by_the_next_delivery_alone() {
-        let values = Arc::new(Values::default());
-        values.view(owner("k"), 0).unwrap().push_pending(Position(1), [set("n", "1")].into());
-        assert_eq!(values.view(owner("k"), 0).unwrap().get("n").as_deref(), Some(&b"1"[..]));
-        assert_eq!(values.view(owner("k"), 0).unwrap().list("", None, 10), ["n"]);
-        assert_eq!(text(&values, 0), None);
-        apply(&values, "k", 1, &[set("n", "1")]);
-        assert_eq!(text(&values, 0).as_deref(), Some(&b"1"[..]));
-    }
-
-    #[test]
-    fn applying_an_older_commit_leaves_newer_pending_writes_in_front() {
-        let values = Arc::new(Values::default());
-        values.view(owner("k"), 0).unwrap().push_pending(Position(1), [set("n", "1")].into());
-        values.view(owner("k"), 0).unwrap().push_pending(Position(2), [set("n", "2")].into());
-        apply(&values, "k", 1, &[set("n", "1")]);
-        assert_eq!(values.view(owner("k"), 0).unwrap().get("n").as_deref(), Some(&b"2"[..]));
-        assert_eq!(text(&values, 0).as_deref(), Some(&b"1"[..]));
-    }
-
-    #[test]
-    fn a_key_without_values_costs_nothing() {
-        let values = Arc::new(Values::default());
-        let _ = values.view(owner("seen"), 0).unwrap().get("n");
-        apply(&values, "k", 1, &[set("n", "1")]);
-        apply(&values, "k", 2, &[StateWrite { name: "n".into(), value: None, expires_ms: None }]);
-        let entries: usize = values.shards.iter().map(|shard| lock(shard).entries.len()).sum();
-        assert_eq!(entries, 0);
-    }
-
-    #[test]
-    fn a_view_made_before_its_entry_went_away_still_writes_where_the_next_one_reads() {
-        let values = Arc::new(Values::default());
-        apply(&values, "k", 1, &[set("n", "1")]);
-        let view = values.view(owner("k"), 0).unwrap();
-        apply(&values, "k", 2, &[StateWrite { name: "n".into(), value: None, expires_ms: None }]);
-        view.push_pending(Position(3), [set("n", "3")].into());
-        assert_eq!(values.view(owner("k"), 0).unwrap().get("n").as_deref(), Some(&b"3"[..]));
-    }
-
-    #[test]
-    fn bytes_in_memory_come_back_to_nothing() {
-        let values = Arc::new(Values::default());
-        apply(&values, "k", 1, &[set("n", "12345"), set("m", "1")]);
-        apply(&values, "k", 2, &[set("n", "1")]);
-        assert!(values.hot_bytes() > 0);
-        values.forget(InstanceId(1)).unwrap();
-        assert_eq!(values.hot_bytes(), 0);
-    }
-
-    #[test]
-    fn a_value_is_gone_at_its_end() {
-        let values = Arc::new(Values::default());
-        let mut write = set("n", "1");
-        write.expires_ms = Some(100);
-        apply(&values, "k", 1, &[write]);
-        assert!(text(&values, 99).is_some());
-        assert!(text(&values, 100).is_none());
-        assert!(values.view(owner("k"), 100).unwrap().list("", None, 10).is_empty());
-    }
-}
+mod tests;

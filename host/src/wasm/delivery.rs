@@ -197,6 +197,15 @@ pub trait StateView: Send + Sync {
     fn get(&self, name: &str) -> Option<Bytes>;
     /// Names with `prefix`, ascending, after `after`; at most `limit`.
     fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Vec<String>;
+    /// Makes room for a name with `new` bytes (with its value; 0: it is removed) in place of `own`
+    /// bytes that the delivery wrote under it before, or else of what stands there.
+    ///
+    /// # Errors
+    /// The key of the manifest whose limit leaves no room.
+    fn grow(&self, name: &str, own: Option<usize>, new: usize) -> Result<(), &'static str> {
+        let _ = (name, own, new);
+        Ok(())
+    }
 }
 
 /// Durable state of one plugin across its keys, for questions.

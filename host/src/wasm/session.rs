@@ -205,6 +205,11 @@ impl Session {
         let len = value.map_or(0, <[u8]>::len);
         self.has_room((name.len() + len).saturating_sub(old.map_or(0, write_bytes)))?;
         check::bytes("a value", len, limits::STATE_VALUE_BYTES_MAX)?;
+        let kept = |value: &Bytes| name.len() + value.len();
+        let own = old.map(|old| old.value.as_ref().map_or(0, kept));
+        let new = value.map_or(0, |value| name.len() + value.len());
+        let room = self.context.state.grow(name, own, new);
+        room.map_err(|limit| Denial::Exceeded(Exceeded::Output(limit)))?;
         Ok(StateWrite {
             name: old.map_or_else(|| name.into(), |old| old.name.clone()),
             value: value.map(Bytes::copy_from_slice),

@@ -62,6 +62,9 @@ pub struct ReloadView {
     /// Why it was refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// How it did beside the one before, where `run.shadow` asked for that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shadow: Option<String>,
 }
 
 /// Which events a plugin gets.
@@ -127,7 +130,8 @@ pub struct PluginView {
     pub name: String,
     /// What it is doing.
     pub state: PluginState,
-    /// Why it is paused, refused, waiting or removed, and what to do about it.
+    /// Why it is paused, refused, waiting or removed, and what to do about it; or how a new version
+    /// does beside the one that serves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// From its manifest.
@@ -172,6 +176,12 @@ pub struct PluginView {
     /// Keys held by an operator.
     #[serde(default)]
     pub held_keys: u64,
+    /// Bytes of its keyed state: names and values.
+    #[serde(default)]
+    pub state_bytes: u64,
+    /// Keys with state.
+    #[serde(default)]
+    pub state_keys: u64,
     /// Deliveries since the host started, by outcome.
     pub deliveries: BTreeMap<String, u64>,
     /// Dead letters that stand.

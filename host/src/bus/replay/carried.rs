@@ -45,7 +45,7 @@ pub(super) struct Carried {
 }
 
 /// What one delivery saw.
-pub(super) struct Seen(Vec<(Arc<str>, Value)>);
+pub(in crate::bus) struct Seen(Vec<(Arc<str>, Value)>);
 
 impl Carried {
     /// Nothing yet. `folder` is made, and removed at the end.
@@ -101,8 +101,13 @@ impl Drop for Carried {
 }
 
 impl Seen {
-    pub(super) const fn nothing() -> Self {
+    pub(in crate::bus) const fn nothing() -> Self {
         Self(Vec::new())
+    }
+
+    /// These values, ascending by name.
+    pub(in crate::bus) const fn of(values: Vec<(Arc<str>, Value)>) -> Self {
+        Self(values)
     }
 }
 

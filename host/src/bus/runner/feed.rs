@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
+use super::expire::Horizon;
 use super::{Runner, Subscriptions, Swap, quotas};
 use crate::event::{Event, Position};
 use crate::log::ReadError;
@@ -18,6 +19,7 @@ impl Runner {
         let mut source = bus.read_after(seen);
         let mut scanned = seen;
         self.progress.scan(seen);
+        let mut horizon = Horizon::default();
         loop {
             // Cancel safe: `next` loses nothing, and a swap that was received is performed.
             let batch = tokio::select! {
@@ -38,12 +40,15 @@ impl Runner {
                     return;
                 }
             };
-            let Some(last) = batch.events().last().map(|event| event.position) else { continue };
+            let last = batch.events().last().map(|event| (event.position, event.recorded_ms));
+            let Some((last, recorded_ms)) = last else { continue };
             let entries = self.judge(batch.events());
             self.offer(entries, last, &mut swaps).await;
             scanned = last;
             self.progress.scan(last);
             self.note_progress();
+            horizon.read(last, recorded_ms);
+            self.expire(&mut horizon);
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::shadow::Beside;
 use super::{Runner, Version, breaker};
 use crate::bus::deliver::{self, Ended};
 use crate::bus::notes::{Line, Note};
@@ -36,6 +37,8 @@ pub(super) struct Attempt {
     /// When this one ended, log time. The clock is asked once a delivery: it is everybody's.
     pub(super) ended_ms: u64,
     pub(super) invocation: Invocation,
+    /// A place for the version that runs beside.
+    beside: Option<Beside>,
 }
 
 /// A delivery that is given up, and what that means for its key.
@@ -51,6 +54,10 @@ impl StateView for KeyView {
 
     fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Vec<String> {
         Self::list(self, prefix, after, limit)
+    }
+
+    fn grow(&self, name: &str, own: Option<usize>, new: usize) -> Result<(), &'static str> {
+        Self::grow(self, name, own, new)
     }
 }
 
@@ -146,7 +153,7 @@ impl Runner {
             notes.begin(Suspect { instance, position, attempt: number });
         }
         self.bus.values().room().await;
-        let view = self.view(&event)?;
+        let view = self.view(&version, &event)?;
         let invocation = match (refused, shape) {
             (Some(refused), _) => refused,
             (None, Ok(shape)) => {
@@ -163,7 +170,9 @@ impl Runner {
             ended_ms.saturating_sub(took_ms)
         };
         let first_ms = assignment.first_ms.unwrap_or_else(began_ms);
-        let mut attempt = Attempt { number, first_ms, redriven, again, ended_ms, invocation };
+        let beside = self.beside(&event, view.as_ref());
+        let mut attempt =
+            Attempt { number, first_ms, redriven, again, ended_ms, invocation, beside };
         // No `await` from here to `finish`: a delivery that is committed must be over, and one that
         // is over must be committed.
         let ending = self.end(&version, &event, &mut attempt, view, permit);
@@ -173,10 +182,11 @@ impl Runner {
         Ok(ending.finish)
     }
 
-    fn view(&self, event: &Event) -> Result<Option<KeyView>, ColdError> {
+    fn view(&self, version: &Version, event: &Event) -> Result<Option<KeyView>, ColdError> {
         let Some(key) = event.key.clone() else { return Ok(None) };
         let owner = Owner { instance: self.instance, generation: self.generation, key };
-        self.bus.values().view(owner, event.recorded_ms).map(Some)
+        let view = self.bus.values().view(owner, event.recorded_ms)?;
+        Ok(Some(view.within(version.state)))
     }
 
     fn delivery(
@@ -346,6 +356,9 @@ impl Runner {
             park,
         };
         let commit = deliver::commit(&version.deliverer, event, ended, effects);
+        if let Some(beside) = attempt.beside.take() {
+            self.run_beside(beside, event, commit.clone());
+        }
         if let Some(view) = view {
             let writes: Arc<[StateWrite]> = commit.state.as_slice().into();
             view.push_pending(event.position, writes);

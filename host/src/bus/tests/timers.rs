@@ -179,6 +179,7 @@ async fn a_fire_that_was_not_delivered_when_the_host_died_is_not_doubled() {
         let rows = timers(&old).rows(None, usize::MAX);
         let world = old.crash(Crash::LosesAll, from).await;
         assert_eq!(timers(&world).rows(None, usize::MAX), rows, "{from:?}");
+        world.until_handed_times("@pay", 2).await;
         world.script.endless.lock().unwrap().clear();
         let world = world.crash(Crash::LosesAll, from).await;
         world.until_listed(&[("a", "a1 @pay")]).await;

@@ -90,13 +90,15 @@ fn listed(event: &Event) -> String {
 }
 
 /// Adds the event to the list of its key, and emits one event. Commands are answered with the list.
+/// What `ttl` adds ends at once.
 fn handle(delivery: &Delivery, timers: Vec<TimerChange>) -> Effects {
     let id = listed(&delivery.event);
     let list = delivery.state.get("ids").map(|ids| String::from_utf8(ids.to_vec()).unwrap());
     let list = list.map_or_else(|| id.clone(), |list| format!("{list} {id}"));
     let response = command::name(&delivery.event)
         .map(|_| Response { data: list.clone().into(), ..Response::default() });
-    let write = StateWrite { name: "ids".into(), value: Some(list.into()), expires_ms: None };
+    let expires_ms = id.contains("ttl").then_some(delivery.event.recorded_ms + 1);
+    let write = StateWrite { name: "ids".into(), value: Some(list.into()), expires_ms };
     let draft = Draft {
         id: delivery.seed.event_id(delivery.event.position, 0),
         kind: "thing.handled".into(),
@@ -115,9 +117,11 @@ impl Invoker for Script {
         async move {
             let id = listed(&delivery.event);
             let timers = self.timers.lock().unwrap().get(&id).cloned().unwrap_or_default();
+            // Before it is told: who waits for that may change what follows for later deliveries.
+            let is_endless = self.endless.lock().unwrap().contains(&id);
             let handed = (id.clone(), delivery.attempt, delivery.redriven);
             self.handed.send_modify(|all| all.push(handed));
-            if self.endless.lock().unwrap().contains(&id) {
+            if is_endless {
                 std::future::pending::<()>().await;
             }
             let outcome = if self.broken.lock().unwrap().contains(&id) {
@@ -263,8 +267,14 @@ impl World {
 
     /// Waits until an event was handed to the handler.
     pub(super) async fn until_handed(&self, id: &str) {
+        self.until_handed_times(id, 1).await;
+    }
+
+    /// Waits until an event was handed to the handler so often, here or before a crash.
+    pub(super) async fn until_handed_times(&self, id: &str, times: usize) {
         let mut handed = self.script.handed.subscribe();
-        let seen = handed.wait_for(|all| all.iter().any(|(other, ..)| other == id));
+        let seen =
+            handed.wait_for(|all| all.iter().filter(|(other, ..)| other == id).count() >= times);
         tokio::time::timeout(PATIENCE, seen).await.unwrap().unwrap();
     }
 
@@ -379,6 +389,7 @@ fn parts(bus: &Arc<Bus>, script: &Arc<Script>, pool: &GuestPool, manifest: &str)
         invoker: Arc::clone(script) as Arc<dyn Invoker>,
         digest: Digest::default(),
         limits: Arc::new(GuestLimits { output_bytes_max: 16 * 1024, ..GuestLimits::default() }),
+        state: manifest.limits.state_quota(),
         config: Arc::default(),
         retry: RetryPolicy { backoff_ms: 1, ..RetryPolicy::default() },
         deliverer,

@@ -191,7 +191,7 @@ impl Plugins {
 }
 
 /// The same version with more wall time.
-fn unhurried(version: &Version) -> Version {
+pub(super) fn unhurried(version: &Version) -> Version {
     let limits = GuestLimits {
         timeout: (version.limits.timeout * TIMEOUT_FACTOR)
             .min(Duration::from_millis(GUEST_TIMEOUT_MAX.ms())),

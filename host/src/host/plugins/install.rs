@@ -41,7 +41,7 @@ impl Plugins {
             };
             let Some(source) = source else { return };
             let began = std::time::Instant::now();
-            match self.try_install(&source).await {
+            match self.try_install(&source, change).await {
                 Ok(shown) => {
                     let ms = began.elapsed().as_millis();
                     tracing::info!(plugin = name, ms, "{shown}");
@@ -52,8 +52,13 @@ impl Plugins {
         self.release_waiting();
     }
 
-    async fn try_install(self: &Arc<Self>, source: &Arc<Source>) -> Result<String, Refusal> {
+    async fn try_install(
+        self: &Arc<Self>,
+        source: &Arc<Source>,
+        change_number: u64,
+    ) -> Result<String, Refusal> {
         let name = &source.name;
+        self.end_trial(name);
         let manifest = self.means.config.resolve(name, &source.manifest);
         let manifest = Arc::new(manifest.map_err(|error| error.to_string())?);
         let bus = self.bus(manifest.subscribe.bus())?;
@@ -91,7 +96,10 @@ impl Plugins {
             if candidate.manifest.upcast.is_empty() {
                 self.after_upcasters().await;
             }
-            shown = self.activate(candidate).await?;
+            shown = match self.try_beside(&candidate, change_number)? {
+                Some(shown) => shown,
+                None => self.activate(candidate).await?,
+            };
         }
         Ok(shown)
     }
@@ -214,6 +222,7 @@ impl Plugins {
                 let version = Arc::new(self.version(&candidate, instance, generation));
                 let subscription = Arc::new(candidate.manifest.subscribe.clone());
                 let before = runner.version().digest;
+                runner.end_trial();
                 runner
                     .swap(version, subscription, Arc::clone(&candidate.actor))
                     .await
@@ -328,6 +337,7 @@ impl Plugins {
             invoker: Arc::clone(module) as Arc<dyn crate::wasm::Invoker>,
             digest: module.digest,
             limits: Arc::new(limits),
+            state: manifest.limits.state_quota(),
             config: Arc::new(manifest.config.clone()),
             retry: RetryPolicy {
                 attempts_fault: manifest.retry.attempts_fault,
@@ -364,6 +374,7 @@ impl Entry {
         paused: Option<String>,
         at_ms: u64,
     ) {
+        let passed = self.passed.take();
         self.state = if paused.is_some() { PluginState::Paused } else { PluginState::Live };
         self.reason = paused;
         self.runner = Some(runner);
@@ -374,7 +385,8 @@ impl Entry {
         self.module = Some(Arc::clone(module));
         if !again {
             let (at, result) = (Timestamp(at_ms), ReloadResult::Ok);
-            self.remember(ReloadView { digest, at, result, error: None });
+            let shadow = passed.map(|passed| passed.words);
+            self.remember(ReloadView { digest, at, result, error: None, shadow });
         }
     }
 }

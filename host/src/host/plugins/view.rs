@@ -50,7 +50,7 @@ impl Plugins {
         let mut view = PluginView {
             name: name.to_owned(),
             state: entry.state,
-            reason: entry.reason.clone(),
+            reason: entry.reason.clone().or_else(|| runner.and_then(|runner| runner.trial())),
             description: String::new(),
             file: entry.source.as_ref().map(|source| self.relative(&source.path)),
             module: entry.module.as_deref().map(|module| show_module(module, false)),
@@ -65,6 +65,8 @@ impl Plugins {
             queued: 0,
             retrying: 0,
             throttled: Vec::new(),
+            state_bytes: 0,
+            state_keys: 0,
             parked_keys: 0,
             held_keys: 0,
             deliveries: runner.map(|runner| by_outcome(runner.deliveries())).unwrap_or_default(),
@@ -94,6 +96,8 @@ impl Plugins {
         let ledger = bus.ledger();
         let Some(instance) = ledger.instance(id) else { return view };
         view.generation = instance.generation.0;
+        let usage = bus.values().usage(id, instance.generation);
+        (view.state_bytes, view.state_keys) = (usage.bytes, usage.keys);
         view.completed_position = cursor.as_ref().map_or(instance.low, |cursor| cursor.low).0;
         let scanned = cursor.as_ref().map_or(instance.low, |cursor| cursor.scanned);
         view.lag_events = bus.last_position().0.saturating_sub(scanned.0);
@@ -188,6 +192,8 @@ impl Plugins {
                 lag_events: plugin.lag_events,
                 parked_keys: plugin.parked_keys,
                 dead_letters: plugin.dead_letters,
+                state_bytes: plugin.state_bytes,
+                state_keys: plugin.state_keys,
                 calls_open: plugin.open_calls,
             })
             .collect()

@@ -7,6 +7,7 @@ use serde::Serialize;
 use crate::config::reader::Section;
 use crate::config::{ByteSize, TimeSpan};
 use crate::limits;
+use crate::state::StateQuota;
 
 /// The `[limits]` section.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -30,6 +31,15 @@ pub struct Limits {
     /// Deliveries at the same time, below what `run.workers` allows; 0: no quota.
     #[serde(skip_serializing_if = "is_zero")]
     pub concurrency: u32,
+    /// Bytes of state over all keys; none: no quota.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub state: Option<ByteSize>,
+    /// Bytes of state of one key; none: no quota.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub state_per_key: Option<ByteSize>,
+    /// Keys with state; 0: no quota.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub keys: u32,
     /// Quotas of keys by their prefix.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub prefixes: Vec<PrefixLimit>,
@@ -57,7 +67,23 @@ impl Default for Limits {
             output: ByteSize::kib(512),
             rate: 0,
             concurrency: 0,
+            state: None,
+            state_per_key: None,
+            keys: 0,
             prefixes: Vec::new(),
+        }
+    }
+}
+
+impl Limits {
+    /// How much state the plugin may keep.
+    #[must_use]
+    pub fn state_quota(&self) -> StateQuota {
+        let bytes = |size: Option<ByteSize>| size.map_or(0, |size| size.bytes());
+        StateQuota {
+            bytes: bytes(self.state),
+            keys: u64::from(self.keys),
+            key_bytes: bytes(self.state_per_key),
         }
     }
 }
@@ -68,6 +94,7 @@ const fn is_zero(number: &u32) -> bool {
     *number == 0
 }
 
+const STATES: RangeInclusive<ByteSize> = ByteSize::kib(1)..=ByteSize::gib(1024);
 const RATES: RangeInclusive<u32> = 0..=limits::RATE_MAX;
 const CONCURRENCIES: RangeInclusive<u32> = 0..=limits::WORKERS_MAX;
 
@@ -89,6 +116,9 @@ pub(super) fn read(mut section: Section<'_>) -> Limits {
         output: section.byte_size("output", default.output, output),
         rate: section.integer("rate", default.rate, RATES),
         concurrency: section.integer("concurrency", default.concurrency, CONCURRENCIES),
+        state: section.optional_size("state", &STATES),
+        state_per_key: section.optional_size("state-per-key", &STATES),
+        keys: section.integer("keys", default.keys, 0..=u32::MAX),
         prefixes: read_prefixes(&mut section),
     }
 }

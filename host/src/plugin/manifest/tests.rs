@@ -270,7 +270,7 @@ fn what_fails_parks_its_key_unless_the_manifest_says_otherwise() {
 fn keys_that_do_not_act_as_written_are_warned_of() {
     let warnings = |text: &str| parsed(text).warnings();
     assert_eq!(warnings(""), Vec::<String>::new());
-    let own = warnings("retry.on-failure = \"pause\"\nsubscribe.own = true\nrun.shadow = 5");
+    let own = warnings("retry.on-failure = \"pause\"\nsubscribe.own = true\nrun.state-version = 5");
     assert_eq!(own.len(), 2, "{own:?}");
 }
 

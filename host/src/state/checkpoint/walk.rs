@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard};
 
+use super::super::account::{Measure, Usage};
 use super::super::cold::{ColdError, KeyValues};
 use super::super::values::{Owner, Values, lock};
 
@@ -76,6 +77,9 @@ impl Values {
     pub(in crate::state) fn restore(&self, keys: Vec<(Owner, KeyValues)>) {
         let mut rest = Vec::new();
         for (owner, values) in keys {
+            let whose = (owner.instance, owner.generation);
+            let all = (Measure::default(), Measure::of(&values));
+            self.accounts.change(whose, &owner.key, all, Usage::default());
             if self.is_over() {
                 rest.push((owner, values));
             } else {
@@ -103,6 +107,7 @@ impl Values {
                 self.shrink_by_entry(&lock(&entry));
             }
         }
+        self.accounts.clear();
         self.cold.as_ref().map_or(Ok(()), super::super::cold::Cold::clear)
     }
 }

@@ -210,3 +210,34 @@ fn a_rewind_forgets_dead_letters_of_what_is_delivered_anew_and_keeps_holds() {
     assert_eq!(log.plugin().parked_keys() + log.plugin().letters.len(), 1);
     assert_eq!((log.state("b").from, log.plugin().held_keys()), (Position(4), 1));
 }
+
+#[test]
+fn calls_are_open_only_of_plugins_that_are_there_and_of_their_generation() {
+    let mut log = Log::new();
+    let call = |instance: u32, generation: u32| OpenCall {
+        place: crate::state::CallPlace {
+            commit: CommitNumber(9),
+            index: instance * 10 + generation,
+        },
+        instance: InstanceId(instance),
+        generation: Generation(generation),
+        position: Position(4),
+        key: Some(key("k")),
+        idempotency_key: format!("{instance}-{generation}").into(),
+        opened_ms: 90,
+        request: None,
+    };
+    assert_eq!(log.ledger.apply_calls(vec![call(1, 0), call(1, 1), call(2, 0)]), 1);
+    assert_eq!(log.ledger.apply_calls(vec![call(1, 0)]), 0, "it is open already");
+
+    // A checkpoint in between changes nothing.
+    let bytes = rmp_serde::to_vec_named(&log.ledger).unwrap();
+    log.ledger = rmp_serde::from_slice(&bytes).unwrap();
+    assert_eq!(log.ledger.calls().count(PLUGIN), 1);
+    assert!(log.ledger.apply_response(PLUGIN, "response-1-0"));
+    assert!(!log.ledger.apply_response(PLUGIN, "response-1-0"), "once");
+
+    log.ledger.apply_calls(vec![call(1, 0)]);
+    log.control(Control::Forget { instance: PLUGIN });
+    assert!(log.ledger.calls().is_empty());
+}

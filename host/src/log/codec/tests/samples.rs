@@ -161,6 +161,7 @@ pub(super) fn controls() -> Vec<ControlRecord> {
         Control::Checkpoint { commit: CommitNumber(70) },
         Control::Erase { key },
         Control::Archive { until: position },
+        Control::Expire { instance, generation: Generation(0), until_ms: 12 },
     ]
     .map(|control| ControlRecord { actor: "host".into(), control })
     .into()

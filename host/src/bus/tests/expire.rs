@@ -1,0 +1,56 @@
+//! Values with an end: removed once nobody can see them, the same live and at a restart.
+
+use super::world::{From, PLUGIN, World};
+use crate::event::Generation;
+use crate::log::disk::sim::Crash;
+use crate::state::Usage;
+
+fn usage(world: &World) -> Usage {
+    world.bus.values().usage(PLUGIN, Generation(0))
+}
+
+/// Lets the plugin come past the end of what `key` lists, until that is removed.
+async fn until_removed(world: &World, key: &str) {
+    for n in 0.. {
+        if world.ids(key).is_empty() {
+            return;
+        }
+        let id = format!("z{n}");
+        world.publish(&[&id]).await;
+        world.until("it is listed", |world| world.ids("z").ends_with(&id)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_ended_is_removed_live_and_by_a_fold_of_the_log_alike() {
+    let world = World::new().await;
+    world.publish(&["t.ttl1", "u.ttl1", "u2", "b1"]).await;
+    world.until_listed(&[("b", "b1"), ("u", "u.ttl1 u2")]).await;
+    until_removed(&world, "t").await;
+    let emitted = world.emitted().await;
+    assert_eq!(emitted.get("t.ttl1"), Some(&1), "it was there");
+    assert_eq!(world.ids("u"), "u.ttl1 u2", "it was set again, without an end");
+    world.runner.stop().await;
+    // What the runner asked for last is applied before this.
+    world.publish(&["y1"]).await;
+    world.bus.until_applied(world.bus.log().unwrap().durable()).await;
+    let live = usage(&world);
+    let again = world.crash(Crash::LosesAll, From::Log).await;
+    assert_eq!(usage(&again), live);
+    assert_eq!(again.ids("t"), "");
+    again.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_parked_key_keeps_what_its_dead_letter_saw() {
+    let world = World::new().await;
+    world.script.breaks(&["p2"]);
+    world.publish(&["p.ttl1", "p2", "t.ttl1"]).await;
+    world.until("p is parked", |world| world.is_parked("p")).await;
+    until_removed(&world, "t").await;
+    assert_eq!(world.ids("p"), "p.ttl1");
+    world.script.breaks(&[]);
+    assert_eq!(world.redrive_all().await.count, 1);
+    world.until_listed(&[("p", "p.ttl1 p2")]).await;
+    world.stop().await;
+}

@@ -1,0 +1,130 @@
+//! The room that one delivery claims for the state it wants to add.
+//!
+//! Decided while the guest runs, so that it hears of it, against what is durable and what others
+//! have claimed. Given back when the delivery comes to nothing, or once its commit is applied.
+
+use std::sync::{Arc, Mutex};
+
+use super::account::{StateQuota, Usage, counted};
+use super::values::{KeyView, Layers, Owner, Values, lock};
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Claim {
+    values: Arc<Values>,
+    owner: Owner,
+    quota: StateQuota,
+    now_ms: u64,
+    claimed: Mutex<Claimed>,
+}
+
+#[derive(Debug, Default)]
+struct Claimed {
+    /// Bytes of the key when the delivery began; none: nobody asked yet.
+    base_bytes: Option<usize>,
+    /// What the writes of the delivery add to that.
+    added: isize,
+    usage: Usage,
+}
+
+impl Claim {
+    pub(super) fn new(values: Arc<Values>, owner: Owner, quota: StateQuota, now_ms: u64) -> Self {
+        Self { values, owner, quota, now_ms, claimed: Mutex::default() }
+    }
+
+    /// Makes room for `new` bytes of a name in place of `own`, which the delivery wrote before, or
+    /// of what stands there. The error is the key of the manifest.
+    pub(super) fn grow(
+        &self,
+        layers: Option<&Mutex<Layers>>,
+        name: &str,
+        own: Option<usize>,
+        new: usize,
+    ) -> Result<(), &'static str> {
+        let mut claimed = lock(&self.claimed);
+        let stands = |layers: &Mutex<Layers>| lock(layers).counted(name, self.now_ms);
+        let old = own.unwrap_or_else(|| layers.map_or(0, stands));
+        let base_bytes = *claimed.base_bytes.get_or_insert_with(|| {
+            layers.map_or(0, |layers| lock(layers).counted_all(self.now_ms))
+        });
+        let added = claimed.added + signed(new) - signed(old);
+        let key_bytes = (signed(base_bytes) + added).max(0).unsigned_abs() as u64;
+        if new > old && self.quota.key_bytes > 0 && key_bytes > self.quota.key_bytes {
+            return Err("limits.state-per-key");
+        }
+        // A value that ended may be removed at any time, so it is room for nobody.
+        let usage = Usage {
+            bytes: added.max(0).unsigned_abs() as u64,
+            keys: u64::from(base_bytes == 0 && key_bytes > 0),
+        };
+        let whose = (self.owner.instance, self.owner.generation);
+        self.values.accounts.claim(whose, &self.quota, (claimed.usage, usage))?;
+        claimed.usage = usage;
+        claimed.added = added;
+        Ok(())
+    }
+
+    /// Hands the claim on, to be given back by whoever has it now.
+    pub(super) fn take(&self) -> Usage {
+        std::mem::take(&mut lock(&self.claimed).usage)
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        let usage = self.take();
+        if usage != Usage::default() {
+            let whose = (self.owner.instance, self.owner.generation);
+            self.values.accounts.release(whose, usage);
+        }
+    }
+}
+
+impl Layers {
+    /// Bytes that a name counts for, pending writes included.
+    fn counted(&self, name: &str, now_ms: u64) -> usize {
+        if let Some(write) = self.pending(name) {
+            let lives = write.expires_ms.is_none_or(|end| now_ms < end);
+            let value = write.value.as_ref().filter(|_| lives);
+            return value.map_or(0, |value| counted(name, value));
+        }
+        let value = self.durable(name).filter(|value| value.lives_at(now_ms));
+        value.map_or(0, |value| counted(name, &value.bytes))
+    }
+
+    /// Bytes that the key counts for, pending writes included.
+    fn counted_all(&self, now_ms: u64) -> usize {
+        let durable = self.durable.iter().map(|(name, _)| &**name);
+        let pending = self.pending.iter().flat_map(|(_, writes, _)| writes.iter());
+        let new = pending.map(|write| &*write.name).filter(|name| self.durable(name).is_none());
+        let mut new: Vec<&str> = new.collect();
+        new.sort_unstable();
+        new.dedup();
+        durable.chain(new).map(|name| self.counted(name, now_ms)).sum()
+    }
+}
+
+impl KeyView {
+    /// Bounds what the delivery may add; see [`KeyView::grow`].
+    #[must_use]
+    pub fn within(mut self, quota: StateQuota) -> Self {
+        let claim = || Claim::new(Arc::clone(&self.values), self.owner.clone(), quota, self.now_ms);
+        self.claim = (!quota.is_none()).then(|| Arc::new(claim()));
+        self
+    }
+
+    /// Makes room for a name with `new` bytes (with its value; 0: it is removed) in place of `own`
+    /// bytes that the delivery wrote under it before, or else of what stands there. The room is
+    /// kept until the delivery's writes are applied, or all copies of this view are gone.
+    ///
+    /// # Errors
+    /// The key of the manifest whose limit leaves no room.
+    pub fn grow(&self, name: &str, own: Option<usize>, new: usize) -> Result<(), &'static str> {
+        let claim = self.claim.as_ref();
+        claim.map_or(Ok(()), |claim| claim.grow(self.layers.as_deref(), name, own, new))
+    }
+}
+
+fn signed(bytes: usize) -> isize {
+    isize::try_from(bytes).unwrap_or(isize::MAX)
+}

@@ -1,0 +1,81 @@
+use super::*;
+
+fn owner(key: &str) -> Owner {
+    Owner { instance: InstanceId(1), generation: Generation(0), key: Key::new(key).unwrap() }
+}
+
+fn text(values: &Values, now_ms: u64) -> Option<Bytes> {
+    values.get(&owner("k"), "n", now_ms).unwrap().map(|value| value.bytes)
+}
+
+fn set(name: &str, value: &str) -> StateWrite {
+    let value = Some(Bytes::copy_from_slice(value.as_bytes()));
+    StateWrite { name: name.into(), value, expires_ms: None }
+}
+
+fn apply(values: &Values, key: &str, position: u64, writes: &[StateWrite]) {
+    let owner = (InstanceId(1), Generation(0), key);
+    values.apply(owner, Position(position), writes.iter().cloned()).unwrap();
+}
+
+#[test]
+fn pending_writes_are_seen_by_the_next_delivery_alone() {
+    let values = Arc::new(Values::default());
+    values.view(owner("k"), 0).unwrap().push_pending(Position(1), [set("n", "1")].into());
+    assert_eq!(values.view(owner("k"), 0).unwrap().get("n").as_deref(), Some(&b"1"[..]));
+    assert_eq!(values.view(owner("k"), 0).unwrap().list("", None, 10), ["n"]);
+    assert_eq!(text(&values, 0), None);
+    apply(&values, "k", 1, &[set("n", "1")]);
+    assert_eq!(text(&values, 0).as_deref(), Some(&b"1"[..]));
+}
+
+#[test]
+fn applying_an_older_commit_leaves_newer_pending_writes_in_front() {
+    let values = Arc::new(Values::default());
+    values.view(owner("k"), 0).unwrap().push_pending(Position(1), [set("n", "1")].into());
+    values.view(owner("k"), 0).unwrap().push_pending(Position(2), [set("n", "2")].into());
+    apply(&values, "k", 1, &[set("n", "1")]);
+    assert_eq!(values.view(owner("k"), 0).unwrap().get("n").as_deref(), Some(&b"2"[..]));
+    assert_eq!(text(&values, 0).as_deref(), Some(&b"1"[..]));
+}
+
+#[test]
+fn a_key_without_values_costs_nothing() {
+    let values = Arc::new(Values::default());
+    let _ = values.view(owner("seen"), 0).unwrap().get("n");
+    apply(&values, "k", 1, &[set("n", "1")]);
+    apply(&values, "k", 2, &[StateWrite { name: "n".into(), value: None, expires_ms: None }]);
+    let entries: usize = values.shards.iter().map(|shard| lock(shard).entries.len()).sum();
+    assert_eq!(entries, 0);
+}
+
+#[test]
+fn a_view_made_before_its_entry_went_away_still_writes_where_the_next_one_reads() {
+    let values = Arc::new(Values::default());
+    apply(&values, "k", 1, &[set("n", "1")]);
+    let view = values.view(owner("k"), 0).unwrap();
+    apply(&values, "k", 2, &[StateWrite { name: "n".into(), value: None, expires_ms: None }]);
+    view.push_pending(Position(3), [set("n", "3")].into());
+    assert_eq!(values.view(owner("k"), 0).unwrap().get("n").as_deref(), Some(&b"3"[..]));
+}
+
+#[test]
+fn bytes_in_memory_come_back_to_nothing() {
+    let values = Arc::new(Values::default());
+    apply(&values, "k", 1, &[set("n", "12345"), set("m", "1")]);
+    apply(&values, "k", 2, &[set("n", "1")]);
+    assert!(values.hot_bytes() > 0);
+    values.forget(InstanceId(1)).unwrap();
+    assert_eq!(values.hot_bytes(), 0);
+}
+
+#[test]
+fn a_value_is_gone_at_its_end() {
+    let values = Arc::new(Values::default());
+    let mut write = set("n", "1");
+    write.expires_ms = Some(100);
+    apply(&values, "k", 1, &[write]);
+    assert!(text(&values, 99).is_some());
+    assert!(text(&values, 100).is_none());
+    assert!(values.view(owner("k"), 100).unwrap().list("", None, 10).is_empty());
+}
