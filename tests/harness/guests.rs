@@ -71,6 +71,13 @@ pub(crate) fn bare_guest() -> Vec<u8> {
     BUILT.get_or_init(build).clone()
 }
 
+/// A guest that stands in `fixtures/`, written with the SDK.
+pub(crate) fn fixture(name: &str) -> Vec<u8> {
+    let folder = root().join("tests/fixtures").join(name);
+    Cli::new(&["build"]).arg(&folder).run().expect_done();
+    std::fs::read(folder.join(format!("{name}.wasm"))).unwrap()
+}
+
 /// Copies a folder, but for what was built in it.
 pub(crate) fn copy_folder(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();

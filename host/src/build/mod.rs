@@ -3,12 +3,17 @@
 //! Blocking, and free of any runtime: it waits for compilers. Nothing in a source folder changes but
 //! the module, and that only when its bytes do, so that a watcher sees one change for one change.
 
+mod assemblyscript;
 mod c;
 mod find;
+mod go;
+mod js;
+mod python;
 mod rust;
 mod target;
 mod tool;
 pub mod watch;
+mod world;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -126,11 +131,19 @@ pub enum BuildError {
         /// The `Cargo.toml`.
         manifest: PathBuf,
     },
-    /// A language this version cannot build.
-    #[error("{name} is not supported yet by this version of `tidegate build`")]
-    Language {
-        /// The language.
-        name: &'static str,
+    /// The manifest names no script that is there.
+    #[error("`{manifest}` leads to no script: {hint}")]
+    NoScript {
+        /// The manifest.
+        manifest: PathBuf,
+        /// Where it is looked for.
+        hint: &'static str,
+    },
+    /// The script makes no plugin.
+    #[error("`{script}` exports nothing that a plugin may: handler, command, query, upcaster")]
+    NoExports {
+        /// The script.
+        script: PathBuf,
     },
     /// The compiler refuses.
     #[error("`{command}` failed\n{said}")]
@@ -204,10 +217,6 @@ pub fn build_one(plugin: Found, progress: &mut dyn FnMut(Progress<'_>)) -> Repor
 /// What it means for a plugin that it was built, or was not.
 fn outcome(plugin: &Found, built: Result<Built, BuildError>) -> Outcome {
     match built {
-        Err(BuildError::Language { name }) => Outcome::Skipped(format!(
-            "{name} is not supported yet by this version of `tidegate build`: \
-             put the module beside `plugin.toml` yourself"
-        )),
         Ok(built) => Outcome::Built(built),
         Err(BuildError::NoModule { .. }) if plugin.is_helper() => {
             Outcome::Skipped("a library of the others, no plugin".to_owned())
@@ -232,7 +241,10 @@ fn try_build(plugin: &Found, progress: &mut dyn FnMut(Progress<'_>)) -> Result<B
     let artifact = match plugin.language {
         Language::Rust => rust::build(plugin, &target, progress)?,
         Language::C => c::build(plugin, &target, progress)?,
-        other => return Err(BuildError::Language { name: other.name() }),
+        Language::JavaScript => js::build(plugin, &target, progress)?,
+        Language::Python => python::build(plugin, &target, progress)?,
+        Language::Go => go::build(plugin, &target, progress)?,
+        Language::AssemblyScript => assemblyscript::build(plugin, &target, progress)?,
     };
     let wasm = std::fs::read(&artifact).map_err(BuildError::io(&artifact))?;
     let module = plugin.dir.join(find::module_name(plugin));

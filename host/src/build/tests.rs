@@ -2,7 +2,7 @@ use std::fs;
 use std::path::Path;
 
 use super::find::{By, is_plugin_name, module_name};
-use super::{BuildError, Found, Language, Outcome, build_all, build_one, find, publish, target};
+use super::{BuildError, Found, Language, Outcome, build_all, find, publish, target};
 
 const PACKAGE: &str = "[package]\nname = \"x\"\n";
 
@@ -34,18 +34,6 @@ fn folder_of_plugins_is_searched_one_deep() {
     assert_eq!(found, expected);
     let itself = find(&root.join("b")).unwrap();
     assert_eq!((itself.len(), itself[0].by), (1, By::Name));
-}
-
-#[test]
-fn other_languages_are_skipped_with_one_line() {
-    let dir = tempfile::tempdir().unwrap();
-    write(&dir.path().join("p/pyproject.toml"), "");
-    let found = find(dir.path()).unwrap().remove(0);
-    let Outcome::Skipped(why) = build_one(found, &mut |_| ()).outcome else {
-        panic!("not skipped")
-    };
-    assert!(why.starts_with("Python is not supported yet"), "{why}");
-    assert_eq!(why.lines().count(), 1);
 }
 
 #[test]

@@ -106,6 +106,27 @@ impl Tool {
     }
 }
 
+/// A program in a folder `own` of the plugin or of a folder above it (`node_modules/.bin`), else on
+/// the path.
+pub(super) fn find_tool(
+    program: &str,
+    dir: &Path,
+    own: &str,
+    install: &'static str,
+) -> Result<Tool, BuildError> {
+    let file = if cfg!(windows) { format!("{program}.cmd") } else { program.to_owned() };
+    let beside = dir.ancestors().map(|above| above.join(own).join(&file)).find(|p| p.is_file());
+    let on_path = || {
+        let path = std::env::var_os("PATH")?;
+        std::env::split_paths(&path).map(|folder| folder.join(&file)).find(|p| p.is_file())
+    };
+    let found = beside.or_else(on_path).ok_or_else(|| BuildError::ToolMissing {
+        tool: program.to_owned(),
+        install: install.to_owned(),
+    })?;
+    Ok(Tool::new(found, dir, program, install))
+}
+
 /// Passes every line on, and keeps the last ones but for cargo's own progress.
 fn listen(
     plugin: &Found,

@@ -21,28 +21,61 @@ static SDK: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/embedded_sdk.r
 /// Path in the project, text with `{{name}}` and its like.
 type Template = (&'static str, &'static str);
 
-const RUST: &[Template] = &[
-    ("Cargo.toml", include_str!("new/rust/Cargo.toml.in")),
+/// What every project has.
+const COMMON: &[Template] = &[
     ("plugin.toml", include_str!("new/plugin.toml.in")),
-    ("src/lib.rs", include_str!("new/rust/lib.rs.in")),
     ("events/sample.json", include_str!("new/sample.json.in")),
     (".gitignore", include_str!("new/gitignore.in")),
 ];
 
+const RUST: &[Template] = &[
+    ("Cargo.toml", include_str!("new/rust/Cargo.toml.in")),
+    ("src/lib.rs", include_str!("new/rust/lib.rs.in")),
+];
+
 const STDIO: &[Template] = &[
     ("Cargo.toml", include_str!("new/stdio/Cargo.toml.in")),
-    ("plugin.toml", include_str!("new/plugin.toml.in")),
     ("src/main.rs", include_str!("new/stdio/main.rs.in")),
-    ("events/sample.json", include_str!("new/sample.json.in")),
-    (".gitignore", include_str!("new/gitignore.in")),
+];
+
+const JS: &[Template] = &[
+    ("package.json", include_str!("new/js/package.json.in")),
+    ("index.js", include_str!("new/js/index.js.in")),
+    ("tidegate.js", include_str!("../../../guest-sdk/js/tidegate.js")),
+    ("tidegate.d.ts", include_str!("../../../guest-sdk/js/tidegate.d.ts")),
+];
+
+const TS: &[Template] = &[
+    ("package.json", include_str!("new/ts/package.json.in")),
+    ("tsconfig.json", include_str!("new/ts/tsconfig.json.in")),
+    ("index.ts", include_str!("new/ts/index.ts.in")),
+    ("tidegate.js", include_str!("../../../guest-sdk/js/tidegate.js")),
+    ("tidegate.d.ts", include_str!("../../../guest-sdk/js/tidegate.d.ts")),
+];
+
+const PYTHON: &[Template] = &[
+    ("pyproject.toml", include_str!("new/python/pyproject.toml.in")),
+    ("main.py", include_str!("new/python/main.py.in")),
+    ("tidegate.py", include_str!("../../../guest-sdk/python/tidegate.py")),
 ];
 
 const C: &[Template] = &[
     ("{{name}}.c", include_str!("new/c/main.c.in")),
     ("tidegate.h", include_str!("../../../guest-sdk/c/tidegate.h")),
-    ("plugin.toml", include_str!("new/plugin.toml.in")),
-    ("events/sample.json", include_str!("new/sample.json.in")),
-    (".gitignore", include_str!("new/gitignore.in")),
+];
+
+const GO: &[Template] = &[
+    ("go.mod", include_str!("new/go/go.mod.in")),
+    ("main.go", include_str!("new/go/main.go.in")),
+    ("main_test.go", include_str!("new/go/main_test.go.in")),
+    ("tidegate/tidegate.go", include_str!("../../../guest-sdk/go/tidegate.go")),
+];
+
+const ASSEMBLYSCRIPT: &[Template] = &[
+    ("package.json", include_str!("new/assemblyscript/package.json.in")),
+    ("asconfig.json", include_str!("new/assemblyscript/asconfig.json.in")),
+    ("assembly/index.ts", include_str!("new/assemblyscript/index.ts.in")),
+    ("assembly/tidegate.ts", include_str!("../../../guest-sdk/assemblyscript/tidegate.ts")),
 ];
 
 /// Makes a new plugin: a small project with a manifest, a handler, a test and a sample event
@@ -62,15 +95,50 @@ pub struct NewArgs {
     pub dir: Option<PathBuf>,
 }
 
-/// What this version can begin a plugin in.
+/// What a plugin can be begun in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Lang {
     /// Rust with the SDK
     Rust,
+    /// JavaScript, run by `QuickJS`
+    Js,
+    /// TypeScript, likewise
+    Ts,
+    /// Python, run by `CPython`
+    Python,
     /// C with one header
     C,
+    /// Go, as a program that reads stdin and writes stdout
+    Go,
+    /// `AssemblyScript`
+    #[value(name = "assemblyscript")]
+    AssemblyScript,
     /// A program that reads stdin and writes stdout, in Rust; no SDK
     Stdio,
+}
+
+impl Lang {
+    const fn templates(self) -> &'static [Template] {
+        match self {
+            Self::Rust => RUST,
+            Self::Js => JS,
+            Self::Ts => TS,
+            Self::Python => PYTHON,
+            Self::C => C,
+            Self::Go => GO,
+            Self::AssemblyScript => ASSEMBLYSCRIPT,
+            Self::Stdio => STDIO,
+        }
+    }
+
+    /// The command that tests a project of this language.
+    fn test(self, folder: &str, name: &str) -> String {
+        match self {
+            Self::Rust | Self::Stdio => format!("cargo test --manifest-path {folder}/Cargo.toml"),
+            Self::Go => format!("(cd {folder} && go test .)"),
+            _ => format!("tidegate test {folder}/{name}.wasm --event {folder}/events/sample.json"),
+        }
+    }
 }
 
 /// Makes the project and says what to do next.
@@ -91,15 +159,7 @@ pub fn run(args: &NewArgs, output: Output) -> anyhow::Result<ExitCode> {
              {test}\n  \
              tidegate dev {parent}      builds and runs it, and again on every change",
             name = args.name,
-            test = match args.lang {
-                Lang::Rust | Lang::Stdio => {
-                    format!("cargo test --manifest-path {shown}/Cargo.toml")
-                }
-                Lang::C => format!(
-                    "tidegate test {shown}/{name}.wasm --event {shown}/events/sample.json",
-                    name = args.name
-                ),
-            },
+            test = args.lang.test(&shown.to_string(), &args.name),
             parent = here.display(),
         )?,
     }
@@ -117,12 +177,7 @@ fn create(args: &NewArgs, dir: &Path) -> anyhow::Result<PathBuf> {
     if folder.symlink_metadata().is_ok() {
         bail!("`{}` is there already: take another name, or remove it", folder.display());
     }
-    let templates = match args.lang {
-        Lang::Rust => RUST,
-        Lang::C => C,
-        Lang::Stdio => STDIO,
-    };
-    for (path, text) in templates {
+    for (path, text) in COMMON.iter().chain(args.lang.templates()) {
         write(&folder.join(fill(path, args)), &fill(text, args))?;
     }
     let roots: &[&str] = match args.lang {
@@ -133,7 +188,7 @@ fn create(args: &NewArgs, dir: &Path) -> anyhow::Result<PathBuf> {
             &["tidegate-sdk", "serde_json"]
         }
         Lang::Stdio => &["serde", "serde_json"],
-        Lang::C => return Ok(folder),
+        _ => return Ok(folder),
     };
     if let Some(lock) = lock::cut(include_str!(env!("TIDEGATE_LOCK_FILE")), roots) {
         write(&folder.join("Cargo.lock"), &lock)?;

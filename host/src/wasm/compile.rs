@@ -22,7 +22,7 @@ use super::shape::{Shape, shape};
 pub struct CompileLimits {
     /// Bytes of address space of the child, and of the code it writes. `compile.memory`.
     pub memory_bytes: u64,
-    /// CPU time of the child, and wall time its parent waits. `compile.time`.
+    /// CPU time of the child; its parent waits ten times as long. `compile.time`.
     pub time: Duration,
     /// Bytes of the module, and of the component it is encoded into. `compile.module-max`.
     pub module_bytes_max: u64,

@@ -25,8 +25,9 @@ pub const BACKTRACE_FRAMES_MAX: usize = 32;
 pub const INSTANCES_MAX: usize = 4096;
 /// Core instances inside one component. Rust takes 3, QuickJS more than 8, Python more than 20.
 pub const CORE_INSTANCES_PER_COMPONENT_MAX: u32 = 64;
-/// Linear memories inside one component.
-pub const MEMORIES_PER_COMPONENT_MAX: u32 = 2;
+/// Linear memories inside one component: its own, and those of adapters. QuickJS takes 3. They share
+/// one `limits.memory`.
+pub const MEMORIES_PER_COMPONENT_MAX: u32 = 8;
 /// Tables inside one component: its own, and those of the shims that adapters need.
 pub const TABLES_PER_COMPONENT_MAX: u32 = 16;
 /// Elements of one table: functions that are called through pointers.
@@ -106,7 +107,7 @@ fn pool(options: HostEngineOptions) -> PoolingAllocationConfig {
     pool.total_component_instances(instances)
         .total_core_instances(instances.saturating_mul(CORE_INSTANCES_PER_COMPONENT_MAX))
         .max_core_instances_per_component(CORE_INSTANCES_PER_COMPONENT_MAX)
-        .total_memories(instances)
+        .total_memories(instances.saturating_mul(2))
         .max_memories_per_component(MEMORIES_PER_COMPONENT_MAX)
         .max_memories_per_module(1)
         .max_memory_size(options.memory_bytes_max)

@@ -76,7 +76,7 @@ fn existing_folder_is_left_alone() {
 fn wrong_arguments_say_what_is_supported() {
     let other = args("totals --lang cobol").unwrap_err();
     assert_eq!(other.exit_code(), 2);
-    assert!(other.to_string().contains("rust, c, stdio"), "{other}");
+    assert!(other.to_string().contains("rust, js, ts, python, c, go"), "{other}");
     assert!(args("Totals --lang rust").is_err());
     assert!(args("totals --lang rust --on a\"b").is_err());
 }
