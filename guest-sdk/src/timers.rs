@@ -1,7 +1,9 @@
 //! Durable timers of this plugin and the key of the input.
 //!
-//! A timer fires as an event of type `tidegate.timer` on its key, with the attribute `timername` and
-//! the data given here; it reaches the plugin whatever its subscription says.
+//! A timer fires as an event of type `tidegate.timer` on its key, with the attributes `timername` and
+//! `timerdue` (milliseconds since the Unix epoch) and the data given here; it reaches the plugin whatever
+//! its subscription says. One that was replaced or cancelled meanwhile never does. A memory bus has no
+//! timers: there setting and cancelling are [`Error::Invalid`].
 
 use std::time::Duration;
 

@@ -84,6 +84,7 @@ pub struct Metrics {
     lag_events: Family<PluginLabel, Gauge>,
     fuel: Family<PluginLabel, Counter>,
     parked_keys: Family<PluginLabel, Gauge>,
+    timers_pending: Family<PluginLabel, Gauge>,
     held_keys: Family<PluginLabel, Gauge>,
     deferred_events: Family<PluginLabel, Gauge>,
     breaker_open: Family<PluginLabel, Gauge>,
@@ -137,6 +138,8 @@ pub struct PluginStanding {
     pub lag_events: u64,
     /// Keys parked behind a dead letter.
     pub parked_keys: u64,
+    /// Timers that are pending.
+    pub timers: u64,
     /// Keys held by an operator.
     pub held_keys: u64,
     /// Events outside memory that stand behind keys which wait.
@@ -180,6 +183,7 @@ impl Default for Metrics {
             lag_events: Family::default(),
             fuel: Family::default(),
             parked_keys: Family::default(),
+            timers_pending: Family::default(),
             held_keys: Family::default(),
             deferred_events: Family::default(),
             breaker_open: Family::default(),
@@ -227,6 +231,7 @@ impl Metrics {
         );
         to.register("plugin_lag_events", "Events not read yet", self.lag_events.clone());
         to.register("plugin_fuel", "Fuel used", self.fuel.clone());
+        to.register("timers_pending", "Timers set and not served", self.timers_pending.clone());
         to.register("plugin_parked_keys", "Keys behind a dead letter", self.parked_keys.clone());
         to.register("plugin_held_keys", "Keys that somebody holds", self.held_keys.clone());
         to.register(
@@ -340,6 +345,7 @@ impl Metrics {
         self.lag_events.remove(&label);
         self.fuel.remove(&label);
         self.parked_keys.remove(&label);
+        self.timers_pending.remove(&label);
         self.held_keys.remove(&label);
         self.deferred_events.remove(&label);
         self.breaker_open.remove(&label);
@@ -359,6 +365,7 @@ impl Metrics {
         for plugin in &standing.plugins {
             let label = PluginLabel { plugin: plugin.name.clone() };
             self.lag_events.get_or_create(&label).set(signed(plugin.lag_events));
+            self.timers_pending.get_or_create(&label).set(signed(plugin.timers));
             self.parked_keys.get_or_create(&label).set(signed(plugin.parked_keys));
             self.held_keys.get_or_create(&label).set(signed(plugin.held_keys));
             self.deferred_events.get_or_create(&label).set(signed(plugin.deferred_events));
@@ -473,6 +480,7 @@ mod tests {
             "tidegate_plugin_lag_events{plugin=\"totals\"} 0",
             "tidegate_plugin_fuel_total{plugin=\"totals\"} 11000",
             "tidegate_plugin_parked_keys{plugin=\"totals\"} 0",
+            "tidegate_timers_pending{plugin=\"totals\"} 0",
             "tidegate_dead_letters{plugin=\"totals\"} 0",
             "tidegate_plugin_state_bytes{plugin=\"totals\"} 0",
             "tidegate_plugin_state_keys{plugin=\"totals\"} 0",

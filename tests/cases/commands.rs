@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::harness::{Answer, Host, Http, Place, event, guest_fixture, seed, wait_until};
+use crate::harness::{Answer, Host, Http, Place, event, fixture, seed, wait_until};
 
 const WAIT_MAX: Duration = Duration::from_secs(60);
 
 fn place() -> Place {
     let place = Place::new();
-    std::fs::write(place.plugins().join("tally.wasm"), guest_fixture("tally-guest")).unwrap();
+    std::fs::write(place.plugins().join("tally.wasm"), fixture("tally-guest")).unwrap();
     place
 }
 

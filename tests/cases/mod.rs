@@ -18,6 +18,7 @@ mod refusals;
 mod reload;
 mod saga;
 mod stop;
+mod timers;
 mod tls;
 mod travel;
 mod upcast;

@@ -71,8 +71,9 @@ pub(crate) fn bare_guest() -> Vec<u8> {
     BUILT.get_or_init(build).clone()
 }
 
-/// The module of a guest that only tests have.
-pub(crate) fn guest_fixture(name: &str) -> Vec<u8> {
+/// A guest that stands in `fixtures/`, written with the SDK. One is built at a time: two builds of the
+/// same would write the same file.
+pub(crate) fn fixture(name: &str) -> Vec<u8> {
     static BUILDING: Mutex<()> = Mutex::new(());
     let _one_at_a_time = BUILDING.lock().unwrap_or_else(PoisonError::into_inner);
     let folder = root().join("tests/fixtures").join(name);

@@ -13,7 +13,7 @@ use super::filter::{EventFilter, Point};
 pub use super::requests::{Answered, CommandRequest, QueryRequest, RequestError};
 use super::view::{
     ActedView, BusKind, BusView, DeadLetterView, DeliveryView, DiffView, KeyView, LogLineView,
-    PluginView, PluginsView, StatusView, TreeView, TypeView,
+    PluginView, PluginsView, StatusView, TimersView, TreeView, TypeView,
 };
 use crate::effects::OutcomeKind;
 use crate::event::{Digest, Event, Key, KeySequence, Position};
@@ -395,6 +395,16 @@ pub trait HostApi: Send + Sync + 'static {
         reason: &'a str,
         actor: &'a str,
     ) -> Answer<'a, ActedView>;
+
+    /// Pending timers of a plugin, of one key if it is given, the next one due first, at most
+    /// `limit`; after a page's `next`.
+    fn timers<'a>(
+        &'a self,
+        plugin: &'a str,
+        key: Option<&'a Key>,
+        after: Option<&'a str>,
+        limit: usize,
+    ) -> Answer<'a, TimersView>;
 
     /// How a key stands with a plugin.
     fn key<'a>(&'a self, plugin: &'a str, key: &'a Key) -> Answer<'a, KeyView>;

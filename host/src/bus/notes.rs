@@ -86,6 +86,8 @@ pub struct Note {
     pub fuel: u64,
     /// State it wrote: name and value as text where it is some; at most three.
     pub state: Vec<(Arc<str>, String)>,
+    /// Timers it set: name, and milliseconds from the end of the delivery until it is due.
+    pub timers: Vec<(Arc<str>, u64)>,
     /// Types it emitted.
     pub emitted: Vec<Arc<str>>,
     /// Position of the first of them.

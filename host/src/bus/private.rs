@@ -10,7 +10,8 @@ use bytes::Bytes;
 use super::deliver::Deliverer;
 use crate::event::{Addressee, Event, Key, KeyVariant, NewEvent};
 
-/// `type` of a timer that fires. Attribute: `timername`; data: what was set.
+/// `type` of a timer that fires. Attributes: `timername`, `timerdue` (log time, milliseconds); data: what
+/// was set. Its id says which timer it is: [`super::timers::FireId`].
 pub const TIMER: &str = "tidegate.timer";
 /// `type` of a command. It is handed to `command.execute`, never to `handler.handle`.
 pub const COMMAND: &str = "tidegate.command";

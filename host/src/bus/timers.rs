@@ -248,12 +248,13 @@ async fn fire_some(bus: &Bus, log: &Log) -> Result<Fired, FireError> {
     let settings = settings(log, due.iter().map(|(_, due)| due.set)).await?;
     let mut events = Vec::new();
     for ((holder, due), setting) in due.into_iter().zip(settings) {
-        let event = setting.and_then(|setting| fire(bus, holder, due, setting));
-        if event.is_none() {
+        if let Some(setting) = setting {
+            // None: the plugin was forgotten meanwhile, and its timers with it.
+            events.extend(fire(bus, holder, due, setting));
+        } else {
             tracing::error!(bus = %bus.name(), commit = %due.set.commit, "a timer is not where it was set");
             timers.give_up(holder, due);
         }
-        events.extend(event);
     }
     let mut last = None;
     for some in batches(events) {

@@ -207,6 +207,9 @@ fn text(note: &Note, colour: bool) -> String {
     for (name, value) in &note.state {
         add(&format!("  {}={}", printable(name), printable(value)));
     }
+    for (name, ms) in &note.timers {
+        add(&format!("  timer {} in {}", printable(name), super::table::span(*ms)));
+    }
     for (index, kind) in note.emitted.iter().enumerate() {
         match note.first_position {
             Some(Position(first)) => add(&format!("  -> #{} {kind}", first + index as u64)),
@@ -247,6 +250,7 @@ fn json(note: &Arc<Note>) -> String {
         "us": u64::try_from(note.wall.as_micros()).unwrap_or(u64::MAX),
         "fuel": note.fuel,
         "emitted": note.emitted.iter().map(|kind| &**kind).collect::<Vec<_>>(),
+        "timers": note.timers.iter().map(|(name, _)| &**name).collect::<Vec<_>>(),
         "first_position": note.first_position,
         "again_ms": note.again_ms,
         "dead_letter": note.dead,

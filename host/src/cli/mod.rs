@@ -22,6 +22,7 @@ pub mod run;
 pub mod state;
 pub mod status;
 mod table;
+pub mod timers;
 mod trust;
 
 use std::process::ExitCode;
@@ -88,6 +89,9 @@ pub enum Command {
     /// Read the state of a plugin
     #[command(subcommand)]
     State(state::StateCommand),
+    /// See which timers of a plugin are pending
+    #[command(subcommand)]
+    Timers(timers::TimersCommand),
     /// See which keys wait, and make them wait
     #[command(subcommand)]
     Keys(keys::KeysCommand),
@@ -143,6 +147,7 @@ pub fn run(cli: &Cli, out: &mut Out) -> anyhow::Result<ExitCode> {
         Command::Events(command) => events::run(&client()?, command, output, out)?,
         Command::Types(command) => status::types(&client()?, command, output, out)?,
         Command::Plugins(command) => return plugins::run(&client()?, command, output, out),
+        Command::Timers(command) => timers::run(&client()?, command, output, out)?,
         Command::Keys(command) => keys::run(&client()?, command, output, out)?,
         Command::State(command) => state::run(&client()?, command, output, out)?,
         Command::DeadLetters(command) => dead_letters::run(&client()?, command, output, out)?,

@@ -261,8 +261,10 @@ fn waits(plugin: &PluginView) -> Vec<(&'static str, String)> {
         let (limit, keys) = (&throttle.limit, throttle.keys);
         ("throttled", format!("{keys} by {limit}{}", of.unwrap_or_default()))
     });
+    let timers = (plugin.timers > 0).then(|| ("timers", format!("{} pending", plugin.timers)));
     let state = format!("{} of {} keys", bytes(plugin.state_bytes), plugin.state_keys);
-    [("backlog", backlog), ("state kept", state)].into_iter().chain(throttled).collect()
+    let first = [("backlog", backlog), ("state kept", state)];
+    first.into_iter().chain(throttled).chain(timers).collect()
 }
 
 fn print_plugin(plugin: &PluginView, out: &mut Out) -> anyhow::Result<()> {

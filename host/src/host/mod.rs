@@ -9,6 +9,7 @@ mod modules;
 pub mod plugins;
 pub(crate) mod queries;
 mod state;
+mod timers;
 mod views;
 
 use std::path::PathBuf;
@@ -29,7 +30,7 @@ use crate::api::host::{
 };
 use crate::api::view::{
     ActedView, BusKind, BusView, DeadLetterView, DeliveryView, DiffView, KeyView, LogLineView,
-    PluginView, PluginsView, StatusView, Timestamp, TreeView, TypeView,
+    PluginView, PluginsView, StatusView, TimersView, Timestamp, TreeView, TypeView,
 };
 use crate::bus::Bus;
 use crate::bus::operate::Act;
@@ -440,6 +441,16 @@ impl HostApi for Host {
         actor: &'a str,
     ) -> Answer<'a, ActedView> {
         async move { self.act(which, &Act::Discard(reason.to_owned()), actor).await }.boxed()
+    }
+
+    fn timers<'a>(
+        &'a self,
+        plugin: &'a str,
+        key: Option<&'a Key>,
+        after: Option<&'a str>,
+        limit: usize,
+    ) -> Answer<'a, TimersView> {
+        self.list_timers(plugin, key, after, limit).boxed()
     }
 
     fn key<'a>(&'a self, plugin: &'a str, key: &'a Key) -> Answer<'a, KeyView> {

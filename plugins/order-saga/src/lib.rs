@@ -5,15 +5,25 @@
 //!                                    \-> payment.failed -> inventory.released -> order.cancelled
 //! ```
 //!
+//! An order by invoice is charged by nobody: `inventory.reserved -> payment.requested`, and then either
+//! somebody publishes `payment.received`, or the deadline passes and the order is undone in the same way.
+//!
 //! Teaches: a choreography. No function calls the next one. Each step takes one event, checks in the
 //! state that the order is where it should be, and emits one event, which is the input of the next
 //! step (`own = true` in the manifest). After a crash the saga stands exactly between two events;
-//! `tidegate events tree` shows every order as one tree of causes and consequences.
+//! `tidegate events tree` shows every order as one tree of causes and consequences. And a deadline: a
+//! timer that is set with a step and cancelled with another fires as an event of the order, however
+//! often the host was restarted in between.
+
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use tidegate_sdk::{Event, Failure, Outcome, config_as, emit, handlers, reject, state};
+use tidegate_sdk::{Event, Failure, Outcome, config_as, emit, handlers, reject, state, timers};
 
 const CARD_LIMIT_DEFAULT: u64 = 1000;
+const INVOICE_SECONDS_DEFAULT: u64 = 900;
+/// The timer that ends the wait for a payment.
+const DEADLINE: &str = "payment";
 
 /// What the customer wants; it travels in the first events of the saga.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -21,6 +31,22 @@ struct Order {
     sku: String,
     quantity: u32,
     amount: u64,
+    #[serde(default, skip_serializing_if = "Pay::is_card")]
+    pay: Pay,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Pay {
+    #[default]
+    Card,
+    Invoice,
+}
+
+impl Pay {
+    fn is_card(&self) -> bool {
+        *self == Self::Card
+    }
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -33,6 +59,7 @@ struct Refusal {
 #[serde(rename_all = "lowercase")]
 enum Status {
     Reserved,
+    Invoiced,
     Paid,
     Unpaid,
     Released,
@@ -42,6 +69,8 @@ enum Status {
 handlers! {
     "order.created" => reserve,
     "inventory.reserved" => charge,
+    "payment.received" => receive,
+    "tidegate.timer" => expire,
     "payment.processed" => finish,
     "payment.failed" => release,
     "inventory.released" => cancel,
@@ -61,6 +90,13 @@ fn reserve(event: &Event, order: Order) -> Outcome {
 }
 
 fn charge(_: &Event, order: Order) -> Outcome {
+    if order.pay == Pay::Invoice {
+        step(Some(Status::Reserved), Status::Invoiced)?;
+        let seconds = config_as("invoice-seconds")?.unwrap_or(INVOICE_SECONDS_DEFAULT);
+        timers::set_after(DEADLINE, Duration::from_secs(seconds), b"")?;
+        emit("payment.requested").json(&order)?;
+        return Ok(());
+    }
     let limit = config_as("card-limit")?.unwrap_or(CARD_LIMIT_DEFAULT);
     if order.amount <= limit {
         step(Some(Status::Reserved), Status::Paid)?;
@@ -70,6 +106,22 @@ fn charge(_: &Event, order: Order) -> Outcome {
         let why = format!("{} is over the limit of {limit}", order.amount);
         emit("payment.failed").json(&Refusal { why })?;
     }
+    Ok(())
+}
+
+/// The customer has paid: the deadline means nothing any more.
+fn receive(_: &Event) -> Outcome {
+    step(Some(Status::Invoiced), Status::Paid)?;
+    timers::cancel(DEADLINE)?;
+    let order: Order = state::get("order")?.ok_or_else(|| reject("nothing is reserved"))?;
+    emit("payment.processed").json(&order)?;
+    Ok(())
+}
+
+/// Nobody has paid in time. What follows is what follows a card that was refused.
+fn expire(_: &Event) -> Outcome {
+    step(Some(Status::Invoiced), Status::Unpaid)?;
+    emit("payment.failed").json(&Refusal { why: "nobody paid in time".to_owned() })?;
     Ok(())
 }
 
@@ -112,6 +164,7 @@ fn name(status: Option<Status>) -> &'static str {
     match status {
         None => "new",
         Some(Status::Reserved) => "reserved",
+        Some(Status::Invoiced) => "invoiced",
         Some(Status::Paid) => "paid",
         Some(Status::Unpaid) => "unpaid",
         Some(Status::Released) => "released",
@@ -121,6 +174,8 @@ fn name(status: Option<Status>) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use serde_json::json;
     use tidegate_sdk::testing::{Effects, Host, Input, Verdict, event};
 
@@ -155,6 +210,37 @@ mod tests {
         let cancelled = saga[3].emitted[0].json::<serde_json::Value>();
         assert_eq!(cancelled, json!({ "why": "40 is over the limit of 39" }));
         assert_eq!(host.state::<String>("o-1", "status").as_deref(), Some("cancelled"));
+    }
+
+    fn invoiced(host: &mut Host) {
+        let data = json!({ "sku": "lamp", "quantity": 1, "amount": 4000, "pay": "invoice" });
+        let saga = host.cascade(handle, event("order.created").key("o-1").json(&data));
+        assert_eq!(kinds(&saga), ["inventory.reserved", "payment.requested"]);
+    }
+
+    #[test]
+    fn an_invoice_that_is_paid_in_time_ends_well() {
+        let mut host = Host::new();
+        invoiced(&mut host);
+        host.advance(Duration::from_secs(899));
+        assert!(host.fire(handle).is_empty());
+        let saga = host.cascade(handle, event("payment.received").key("o-1"));
+        assert_eq!(kinds(&saga), ["payment.processed"]);
+        assert!(host.timers("o-1").is_empty());
+        host.advance(Duration::from_secs(3600));
+        assert!(host.fire(handle).is_empty());
+        assert_eq!(host.state::<String>("o-1", "status").as_deref(), Some("paid"));
+    }
+
+    #[test]
+    fn an_invoice_that_nobody_pays_is_undone_at_the_deadline() {
+        let mut host = Host::new().with_config("invoice-seconds", "60");
+        invoiced(&mut host);
+        host.advance(Duration::from_secs(60));
+        let fired = host.fire(handle);
+        assert_eq!(kinds(&fired), ["payment.failed"]);
+        let late = host.deliver(handle, event("payment.received").key("o-1"));
+        assert!(matches!(late.outcome, Verdict::Reject { .. }));
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod requests;
 mod state;
 mod status;
 mod stream;
+mod timers;
 
 use std::sync::Arc;
 
@@ -48,6 +49,7 @@ pub(super) fn router() -> (Router<Arc<App>>, Bytes) {
         .routes(routes!(dead_letters::redrive))
         .routes(routes!(dead_letters::discard))
         .routes(routes!(keys::show))
+        .routes(routes!(timers::list))
         .routes(routes!(keys::hold))
         .routes(routes!(keys::release))
         .routes(routes!(status::buses))

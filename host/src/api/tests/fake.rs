@@ -17,7 +17,7 @@ use crate::api::host::{
 use crate::api::view::{
     ActedView, BusKind, BusState, BusView, DeadLetterView, DeliveryView, DiffView, InputView,
     KeyState, KeyView, LogLineView, PluginState, PluginView, PluginsView, StatusView,
-    SubscriptionView, Timestamp, TreeEventView, TreeView, TypeView,
+    SubscriptionView, TimerView, TimersView, Timestamp, TreeEventView, TreeView, TypeView,
 };
 use crate::effects::OutcomeKind;
 use crate::event::{CommitNumber, Digest, Event, Key, KeySequence, NewEvent, Position};
@@ -151,6 +151,7 @@ pub(crate) fn plugin_view(name: &str, state: PluginState) -> Result<PluginView, 
         state_bytes: 0,
         state_keys: 0,
         parked_keys: 0,
+        timers: 0,
         held_keys: 0,
         deferred_events: 0,
         deliveries: [("ok".to_owned(), 2)].into(),
@@ -584,6 +585,21 @@ impl HostApi for FakeHost {
         actor: &'a str,
     ) -> Answer<'a, ActedView> {
         self.redrive(which, actor)
+    }
+
+    fn timers<'a>(
+        &'a self,
+        _: &'a str,
+        key: Option<&'a Key>,
+        _: Option<&'a str>,
+        _: usize,
+    ) -> Answer<'a, TimersView> {
+        Box::pin(async move {
+            let key = key.map_or_else(|| "k 1".to_owned(), ToString::to_string);
+            let (name, due) = ("pay".to_owned(), Timestamp(1_700_000_000_000));
+            let timer = TimerView { key, name, due, fired: Some(9), bytes: 2 };
+            Ok(TimersView { timers: vec![timer], next: None })
+        })
     }
 
     fn key<'a>(&'a self, plugin: &'a str, key: &'a Key) -> Answer<'a, KeyView> {

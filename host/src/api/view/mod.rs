@@ -9,6 +9,7 @@ mod diff;
 mod key;
 mod plugin;
 mod state;
+mod timers;
 
 use std::fmt;
 
@@ -27,6 +28,7 @@ pub use plugin::{
     SkippedView, SubscriptionView, ThrottleView,
 };
 pub use state::{StateValueView, StateView};
+pub use timers::{TimerView, TimersView};
 
 /// Always with milliseconds, so that moments line up and sort as text.
 const RFC_3339_MS: StaticFormatDescription =

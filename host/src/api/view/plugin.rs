@@ -173,6 +173,9 @@ pub struct PluginView {
     /// Keys parked behind a dead letter.
     #[serde(default)]
     pub parked_keys: u64,
+    /// Timers that are pending.
+    #[serde(default)]
+    pub timers: u64,
     /// Keys held by an operator.
     #[serde(default)]
     pub held_keys: u64,

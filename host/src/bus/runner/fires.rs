@@ -1,5 +1,7 @@
 //! Deliveries of timers' fires: which of them the handler gets to see.
 
+use std::sync::Arc;
+
 use super::Runner;
 use super::work::Stopped;
 use crate::bus::deliver::{self, Deliverer, Ended};
@@ -8,6 +10,9 @@ use crate::bus::{Permit, private};
 use crate::effects::{Effects, OutcomeKind, TimerChange};
 use crate::event::{Event, Key};
 use crate::log::record::{DeliveryCommit, Mode};
+
+/// Timers that are shown of one delivery.
+const TIMERS_SHOWN_MAX: usize = 3;
 
 impl Runner {
     /// What an event serves, if it is a fire; waits until what the key did before is folded, for it
@@ -78,4 +83,15 @@ impl Runner {
             self.bus.values().timers().submit(self.instance, key.hash128(), event.position);
         }
     }
+}
+
+/// The timers that a delivery has set, for people: name, and milliseconds from `now_ms` on.
+pub(super) fn timers_set(effects: &Effects, now_ms: u64) -> Vec<(Arc<str>, u64)> {
+    let set = effects.timers.iter().filter_map(|change| match change {
+        TimerChange::Set { name, due_ms, .. } => {
+            Some((Arc::clone(name), due_ms.saturating_sub(now_ms)))
+        }
+        TimerChange::Cancel { .. } => None,
+    });
+    set.take(TIMERS_SHOWN_MAX).collect()
 }

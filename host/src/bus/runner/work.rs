@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::fires::timers_set;
 use super::shadow::Beside;
 use super::{Runner, Version, breaker};
 use crate::bus::deliver::{self, Ended};
@@ -404,6 +405,7 @@ impl Runner {
             state: state
                 .filter_map(|write| Some((Arc::clone(&write.name), text(write.value.as_ref()?))))
                 .collect(),
+            timers: timers_set(&told.effects, attempt.ended_ms),
             emitted: told.effects.emits.iter().map(|draft| Arc::clone(&draft.kind)).collect(),
             first_position: None,
             again_ms: told.again_ms,

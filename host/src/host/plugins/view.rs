@@ -68,6 +68,7 @@ impl Plugins {
             state_bytes: 0,
             state_keys: 0,
             parked_keys: 0,
+            timers: 0,
             held_keys: 0,
             deliveries: runner.map(|runner| by_outcome(runner.deliveries())).unwrap_or_default(),
             dead_letters: 0,
@@ -101,6 +102,7 @@ impl Plugins {
         view.completed_position = cursor.as_ref().map_or(instance.low, |cursor| cursor.low).0;
         let scanned = cursor.as_ref().map_or(instance.low, |cursor| cursor.scanned);
         view.lag_events = bus.last_position().0.saturating_sub(scanned.0);
+        view.timers = bus.values().timers().count(id) as u64;
         view.parked_keys = instance.parked_keys() as u64;
         view.held_keys = instance.held_keys() as u64;
         view.dead_letters = instance.letters.len() as u64;
@@ -191,6 +193,7 @@ impl Plugins {
                 name: plugin.name,
                 lag_events: plugin.lag_events,
                 parked_keys: plugin.parked_keys,
+                timers: plugin.timers,
                 dead_letters: plugin.dead_letters,
                 state_bytes: plugin.state_bytes,
                 state_keys: plugin.state_keys,

@@ -1,0 +1,97 @@
+//! `tidegate timers`: what a plugin has set.
+
+use super::Output;
+use super::client::Client;
+use super::out::{Out, note};
+use super::table::{Table, bytes, shortened};
+use crate::api::view::{TimerView, TimersView};
+
+/// Characters of a key or a name that a listing shows.
+const TEXT_SHOWN_CHARS_MAX: usize = 60;
+/// Timers that are asked for at a time.
+const PAGE: usize = 1000;
+
+/// What to do with timers.
+#[derive(Debug, clap::Subcommand)]
+pub enum TimersCommand {
+    /// List pending timers, the next one due first
+    List {
+        /// The plugin
+        plugin: String,
+        /// Of this key alone
+        #[arg(long)]
+        key: Option<String>,
+        /// At most so many
+        #[arg(long, value_name = "N", default_value_t = 100)]
+        limit: usize,
+    },
+}
+
+/// Runs one of them.
+///
+/// # Errors
+/// The host does not do as asked, or the output cannot be written.
+pub fn run(
+    client: &Client,
+    command: &TimersCommand,
+    output: Output,
+    out: &mut Out,
+) -> anyhow::Result<()> {
+    let TimersCommand::List { plugin, key, limit } = command;
+    let (timers, more) = list(client, plugin, key.as_deref(), *limit)?;
+    match output {
+        Output::Json => {
+            for timer in &timers {
+                out.json(timer)?;
+            }
+        }
+        Output::Text if timers.is_empty() => {
+            note(format_args!("no timer of `{plugin}` is pending"))
+        }
+        Output::Text => {
+            out.line(table(&timers))?;
+            if more {
+                note(format_args!("there are more: --limit"));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// At most `limit` timers, and whether there may be more.
+fn list(
+    client: &Client,
+    plugin: &str,
+    key: Option<&str>,
+    limit: usize,
+) -> anyhow::Result<(Vec<TimerView>, bool)> {
+    let mut timers = Vec::new();
+    let mut after: Option<String> = None;
+    while timers.len() < limit {
+        let most = (limit - timers.len()).min(PAGE).to_string();
+        let mut query = vec![("limit", most.as_str())];
+        query.extend(key.map(|key| ("key", key)));
+        query.extend(after.as_deref().map(|after| ("after", after)));
+        let page: TimersView = client.get(&["v1", "plugins", plugin, "timers"], &query)?;
+        timers.extend(page.timers);
+        after = page.next;
+        if after.is_none() {
+            break;
+        }
+    }
+    Ok((timers, after.is_some()))
+}
+
+fn table(timers: &[TimerView]) -> Table {
+    let mut table = Table::new(&["DUE", "KEY", "NAME", ">DATA", "FIRED"]);
+    for timer in timers {
+        table.row([
+            timer.due.to_string(),
+            shortened(&timer.key, TEXT_SHOWN_CHARS_MAX),
+            shortened(&timer.name, TEXT_SHOWN_CHARS_MAX),
+            bytes(timer.bytes),
+            timer.fired.map_or_else(|| "-".to_owned(), |position| format!("#{position}")),
+        ]);
+    }
+    table
+}
