@@ -188,11 +188,7 @@ fn fold_commit(
                     }
                     Some(AddresseeRef::Bus(bus)) => ledger.apply_outbound(bus, event.position),
                     Some(AddresseeRef::Plugin(to)) => {
-                        fire(values, to, &event);
-                        commands::fold_event(ledger, at, to, &event, &mut folded.commands);
-                        let closed =
-                            event.kind == private::RESPONSE && ledger.apply_response(to, event.id);
-                        folded.calls_closed += usize::from(closed);
+                        fold_private((ledger, values), at, to, &event, folded);
                     }
                 };
             }
@@ -245,6 +241,20 @@ fn fold_commit(
     }
     folded.completed.push(done.instance);
     Ok(())
+}
+
+/// Takes an event that is for one plugin alone.
+fn fold_private(
+    (ledger, values): (&mut Ledger, &Values),
+    at: At,
+    to: InstanceId,
+    event: &EventRef<'_>,
+    folded: &mut Folded,
+) {
+    fire(values, to, event);
+    commands::fold_event(ledger, at, to, event, &mut folded.commands);
+    let closed = event.kind == private::RESPONSE && ledger.apply_response(to, event.id);
+    folded.calls_closed += usize::from(closed);
 }
 
 /// Takes a fire of a timer.
@@ -334,7 +344,12 @@ impl Bus {
                 Err(error) => return Err(error.into()),
             };
             let applied = *self.applied.borrow();
-            let folded = fold(&mut self.ledger(), &self.values, &frame, applied)?;
+            let folded = {
+                let mut ledger = self.ledger();
+                let folded = fold(&mut ledger, &self.values, &frame, applied)?;
+                self.note_folded(frame.last_commit(), frame.position_after());
+                folded
+            };
             self.forget_marks(&folded.rewound);
             self.count(&folded.completed);
             self.outlets.folded(folded.calls_opened, folded.calls_closed);

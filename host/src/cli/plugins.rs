@@ -9,7 +9,9 @@ use super::client::Client;
 use super::diff::{self, DiffArgs};
 use super::out::{Out, note, plain};
 use super::table::{Table, bytes};
-use crate::api::view::{LogLineView, PluginView, PluginsView, SkippedView};
+use crate::api::view::{
+    LogLineView, PluginView, PluginsView, ReloadResult, ReloadView, RewindView, SkippedView,
+};
 
 /// Digits of a digest that people need.
 const DIGEST_SHOWN_CHARS: usize = 12;
@@ -279,6 +281,30 @@ fn waits(plugin: &PluginView) -> Vec<(&'static str, String)> {
     first.into_iter().chain(throttled).chain(timers).collect()
 }
 
+fn history(tried: &[ReloadView]) -> Table {
+    let mut table = Table::new(&["TRIED", "MODULE", "RESULT", "WHY"]);
+    for tried in tried {
+        let digest = tried.digest.chars().take(DIGEST_SHOWN_CHARS).collect();
+        let result = match tried.result {
+            ReloadResult::Ok => "ok",
+            ReloadResult::Refused => "refused",
+        };
+        let why = tried.error.as_ref().or(tried.shadow.as_ref());
+        let why = why.cloned().unwrap_or_default();
+        table.row([tried.at.to_string(), digest, result.to_owned(), why]);
+    }
+    table
+}
+
+/// How far a rewind has come.
+fn rebuilt(rewind: &RewindView) -> String {
+    let RewindView { after, until, position, serves } = rewind;
+    let (done, all) = (position.saturating_sub(*after), until.saturating_sub(*after));
+    format!(
+        "at {position}: {done} of {all} positions rebuilt; generation {serves} is seen meanwhile"
+    )
+}
+
 fn print_plugin(plugin: &PluginView, out: &mut Out) -> anyhow::Result<()> {
     let mut lines: Vec<(&str, String)> =
         vec![("name", plugin.name.clone()), ("state", plugin.state.name().to_owned())];
@@ -294,13 +320,7 @@ fn print_plugin(plugin: &PluginView, out: &mut Out) -> anyhow::Result<()> {
     if let Some(instance) = plugin.instance {
         lines.push(("instance", format!("{instance}, generation {}", plugin.generation)));
     }
-    if let Some(rewind) = plugin.rewind {
-        let crate::api::view::RewindView { after, until, position, serves } = rewind;
-        let (done, all) = (position.saturating_sub(after), until.saturating_sub(after));
-        lines.push(("rewind", format!(
-            "at {position}: {done} of {all} positions rebuilt; generation {serves} is seen meanwhile"
-        )));
-    }
+    lines.extend(plugin.rewind.as_ref().map(|rewind| ("rewind", rebuilt(rewind))));
     let subscription = &plugin.subscription;
     let types = match subscription.types.is_empty() {
         true => "every ingested event".to_owned(),
@@ -340,18 +360,7 @@ fn print_plugin(plugin: &PluginView, out: &mut Out) -> anyhow::Result<()> {
         out.line(format_args!("{name:<13}  {}", plain(value)))?;
     }
     if !plugin.history.is_empty() {
-        let mut table = Table::new(&["TRIED", "MODULE", "RESULT", "WHY"]);
-        for tried in &plugin.history {
-            let digest = tried.digest.chars().take(DIGEST_SHOWN_CHARS).collect();
-            let result = match tried.result {
-                crate::api::view::ReloadResult::Ok => "ok",
-                crate::api::view::ReloadResult::Refused => "refused",
-            };
-            let why = tried.error.as_ref().or(tried.shadow.as_ref());
-            let why = why.cloned().unwrap_or_default();
-            table.row([tried.at.to_string(), digest, result.to_owned(), why]);
-        }
-        out.line(format_args!("\n{table}"))?;
+        out.line(format_args!("\n{}", history(&plugin.history)))?;
     }
     if let Some(manifest) = &plugin.manifest {
         out.line(format_args!("\n{}", plain(manifest.trim_end())))?;

@@ -403,11 +403,8 @@ impl Ledger {
                     self.ignored += 1;
                 }
             }
-            Control::Carried { generation, .. } => {
-                self.ignored += u64::from(!plugin.carried(*generation));
-            }
-            Control::Rebuilt { generation, .. } => {
-                self.ignored += u64::from(!plugin.rebuilt(at, *generation));
+            Control::Carried { .. } | Control::Rebuilt { .. } => {
+                self.ignored += u64::from(!plugin.apply_to_rewind(at, control));
             }
             Control::Attempt(attempt) => plugin.failed(at, attempt),
             Control::Redrive { position, .. } => {

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ledger::{At, Instance};
 use crate::event::{Generation, Position};
+use crate::log::record::Control;
 
 /// Rewinds remembered of one plugin, newest: what is asked about its past goes by them.
 const REWINDS_KEPT: usize = 256;
@@ -106,20 +107,23 @@ impl Instance {
         true
     }
 
-    /// Takes that the state up to where a generation begins is there.
-    pub(super) fn carried(&mut self, generation: Generation) -> bool {
-        self.present(generation).is_some_and(|rewound| {
-            rewound.carried = true;
-            true
-        })
-    }
-
-    /// Takes that a generation serves.
-    pub(super) fn rebuilt(&mut self, at: At, generation: Generation) -> bool {
-        self.present(generation).is_some_and(|rewound| {
-            rewound.serves_ms = Some(at.time_ms);
-            true
-        })
+    /// Takes what became of the present rewind. Says whether that made sense.
+    pub(super) fn apply_to_rewind(&mut self, at: At, control: &Control) -> bool {
+        match control {
+            Control::Carried { generation, .. } => {
+                self.present(*generation).is_some_and(|rewound| {
+                    rewound.carried = true;
+                    true
+                })
+            }
+            Control::Rebuilt { generation, .. } => {
+                self.present(*generation).is_some_and(|rewound| {
+                    rewound.serves_ms = Some(at.time_ms);
+                    true
+                })
+            }
+            _ => false,
+        }
     }
 
     fn present(&mut self, generation: Generation) -> Option<&mut Rewound> {

@@ -154,7 +154,7 @@ async fn a_crash_at_any_time_of_a_rewind_leaves_it_to_be_finished() {
         for key in ["a", "b"] {
             let of_key = ids.iter().enumerate().filter(|(_, id)| id.starts_with(key));
             let expected: Vec<String> = of_key
-                .map(|(n, id)| if n < after as usize { (*id).to_owned() } else { format!("{id}!") })
+                .map(|(n, id)| if (n as u64) < after { (*id).to_owned() } else { format!("{id}!") })
                 .collect();
             assert_eq!(world.ids(key), expected.join(" "), "seed {seed}, round {round}");
         }

@@ -14,9 +14,10 @@ use crate::api::view::{
 use crate::bus::Bus;
 use crate::bus::runner::Broken;
 use crate::effects::OutcomeKind;
-use crate::event::InstanceId;
+use crate::event::{InstanceId, Position};
 use crate::metrics::PluginStanding;
 use crate::plugin::Manifest;
+use crate::state::rewind::Rewound;
 use crate::wasm::Module;
 
 impl Plugins {
@@ -85,11 +86,8 @@ impl Plugins {
             view.state = PluginState::Paused;
             view.reason = Some(show_broken(&broken));
         }
-        let manifest = match (&version, &entry.source) {
-            (Some(version), _) => Some(&*version.manifest),
-            (None, Some(source)) => Some(&source.manifest),
-            (None, None) => None,
-        };
+        let serving = version.as_ref().map(|version| &*version.manifest);
+        let manifest = serving.or(entry.source.as_ref().map(|source| &source.manifest));
         if let Some(manifest) = manifest {
             view.description.clone_from(&manifest.description);
             view.subscription = subscription(manifest);
@@ -98,12 +96,8 @@ impl Plugins {
         let ledger = bus.ledger();
         let Some(instance) = ledger.instance(id) else { return view };
         view.generation = instance.generation.0;
-        view.rewind = instance.rebuilding().map(|rewound| RewindView {
-            after: rewound.after.0,
-            until: rewound.until.0,
-            position: cursor.as_ref().map_or(instance.seen, |cursor| cursor.seen).0,
-            serves: rewound.from.0,
-        });
+        let seen = cursor.as_ref().map_or(instance.seen, |cursor| cursor.seen);
+        view.rewind = instance.rebuilding().map(|rewound| show_rewind(rewound, seen));
         let usage = bus.values().usage(id, instance.serving());
         (view.state_bytes, view.state_keys) = (usage.bytes, usage.keys);
         view.completed_position = cursor.as_ref().map_or(instance.low, |cursor| cursor.low).0;
@@ -236,6 +230,15 @@ fn show_broken(broken: &Broken) -> String {
          `tidegate plugins resume` lets it go on at once",
         policy.percent
     )
+}
+
+fn show_rewind(rewound: &Rewound, seen: Position) -> RewindView {
+    RewindView {
+        after: rewound.after.0,
+        until: rewound.until.0,
+        position: seen.0,
+        serves: rewound.from.0,
+    }
 }
 
 fn by_outcome(counts: [u64; 9]) -> BTreeMap<String, u64> {
