@@ -136,6 +136,14 @@ pub const COMMAND_LAG_EVENTS_MAX: u64 = 10_000;
 pub const COMMAND_KEY_LAG_MAX: u64 = 1000;
 /// Milliseconds that a key may have to wait for another attempt without commands being refused.
 pub const COMMAND_KEY_WAIT_MS_MAX: u64 = 1000;
+/// Queries of one plugin that run at a time.
+pub const QUERIES_RUNNING_MAX: usize = 8;
+/// Queries of one plugin under way, those that wait among them.
+pub const QUERIES_WAITING_MAX: usize = 1024;
+/// Milliseconds that a query waits for a position, at most.
+pub const QUERY_WAIT_MS_MAX: u64 = 10_000;
+/// Keys that one query holds on to while it goes through them.
+pub const QUERY_KEYS_KEPT_MAX: usize = 100_000;
 /// Events of one published batch.
 pub const BATCH_EVENTS_MAX: usize = 10_000;
 /// Bytes of one commit group, unless a single commit is larger.

@@ -4,6 +4,7 @@ mod bank;
 mod buses;
 mod calls;
 mod cloudevents;
+mod commands;
 mod damage;
 mod dev;
 mod examples;

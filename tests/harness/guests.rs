@@ -1,7 +1,7 @@
 //! Guests: the example plugins, somebody else's, and modules written here as text.
 
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use wit_component::{StringEncoding, embed_component_metadata};
 use wit_parser::{Resolve, UnresolvedPackageGroup};
@@ -71,8 +71,11 @@ pub(crate) fn bare_guest() -> Vec<u8> {
     BUILT.get_or_init(build).clone()
 }
 
-/// A guest that stands in `fixtures/`, written with the SDK.
+/// A guest that stands in `fixtures/`, written with the SDK. One is built at a time: two builds of the
+/// same would write the same file.
 pub(crate) fn fixture(name: &str) -> Vec<u8> {
+    static BUILDING: Mutex<()> = Mutex::new(());
+    let _one_at_a_time = BUILDING.lock().unwrap_or_else(PoisonError::into_inner);
     let folder = root().join("tests/fixtures").join(name);
     Cli::new(&["build"]).arg(&folder).run().expect_done();
     std::fs::read(folder.join(format!("{name}.wasm"))).unwrap()

@@ -364,6 +364,13 @@ pub trait HostApi: Send + Sync + 'static {
         request: CommandRequest,
     ) -> Answer<'a, Answered, RequestError>;
 
+    /// Asks a plugin a question, on its durable state.
+    fn query<'a>(
+        &'a self,
+        plugin: &'a str,
+        query: QueryRequest,
+    ) -> Answer<'a, Answered, RequestError>;
+
     /// Dead letters of every bus, without `backtrace` and `logs`.
     fn dead_letters<'a>(&'a self, filter: &'a DeadLetterFilter) -> Answer<'a, Vec<DeadLetterView>>;
 

@@ -308,7 +308,12 @@ impl Bus {
                 Err(error) => return Err(error.into()),
             };
             let applied = *self.applied.borrow();
-            let folded = fold(&mut self.ledger(), &self.values, &frame, applied)?;
+            let folded = {
+                let mut ledger = self.ledger();
+                let folded = fold(&mut ledger, &self.values, &frame, applied)?;
+                self.note_folded(frame.last_commit(), frame.position_after());
+                folded
+            };
             self.count(&folded.completed);
             self.outlets.folded(folded.calls_opened, folded.calls_closed);
             self.applied.send_replace(frame.last_commit());

@@ -52,6 +52,8 @@ pub struct Bus {
     suspects: Vec<Suspect>,
     outlets: Outlets,
     desk: commands::Desk,
+    /// The last commit and position in the ledger and the values; kept under the ledger's lock.
+    folded: Mutex<(CommitNumber, Position)>,
     upcasters: Upcasters,
 }
 
@@ -127,9 +129,14 @@ impl Bus {
         state_dir: &Path,
     ) -> std::io::Result<Self> {
         let (slots, suspects) = Slots::open(&state_dir.join("slots"))?;
+        // What was folded before may be all there is.
+        let whole = log.durable() <= applied;
+        let position = if whole { log.last_position() } else { Position(0) };
         let store = Store::Durable(log);
         let slots = Some(slots);
-        Ok(Self { slots, suspects, ..Self::new(name, store, ledger, values, applied) })
+        let bus = Self { slots, suspects, ..Self::new(name, store, ledger, values, applied) };
+        bus.note_folded(applied, position);
+        Ok(bus)
     }
 
     /// A memory bus.
@@ -157,6 +164,7 @@ impl Bus {
             suspects: Vec::new(),
             outlets: Outlets::default(),
             desk: commands::Desk::default(),
+            folded: Mutex::new((applied, Position(0))),
             upcasters: Upcasters::default(),
         }
     }
@@ -209,6 +217,20 @@ impl Bus {
     #[must_use]
     pub fn applied(&self) -> watch::Receiver<CommitNumber> {
         self.applied.subscribe()
+    }
+
+    /// The last commit and position of what is in [`Bus::ledger`] and [`Bus::values`]: of both at
+    /// once for who holds the ledger's lock.
+    #[must_use]
+    pub fn folded(&self) -> (CommitNumber, Position) {
+        match &self.store {
+            Store::Durable(_) => *self.folded.lock().unwrap_or_else(PoisonError::into_inner),
+            Store::Memory { .. } => (*self.applied.borrow(), self.last_position()),
+        }
+    }
+
+    fn note_folded(&self, commit: CommitNumber, position: Position) {
+        *self.folded.lock().unwrap_or_else(PoisonError::into_inner) = (commit, position);
     }
 
     /// Notes of running deliveries; none on a memory bus.

@@ -11,6 +11,7 @@ mod feed;
 mod fires;
 mod keys;
 mod restore;
+mod seen;
 mod shadow;
 mod work;
 
@@ -27,6 +28,7 @@ pub use self::breaker::Broken;
 use self::breaker::Guard;
 pub use self::keys::{Deferred, Letter};
 use self::restore::Before;
+pub use self::seen::Snapshot;
 use super::Bus;
 use super::apply::Progress;
 use super::deliver::Deliverer;
@@ -105,6 +107,8 @@ pub struct Runner {
     pub(super) name: Arc<str>,
     pub(super) instance: InstanceId,
     pub(super) generation: Generation,
+    /// The last position up to which somebody was told that all is completed.
+    pub(super) shown: AtomicU64,
     pub(super) queue: PluginQueue<Arc<Event>>,
     pub(super) version: ArcSwap<Version>,
     /// What runs beside it, to be compared.
@@ -157,6 +161,7 @@ impl Runner {
             name: parts.name,
             instance: parts.instance,
             generation: parts.generation,
+            shown: AtomicU64::new(0),
             queue,
             guard: Guard::new(&parts.version),
             version: ArcSwap::new(parts.version),

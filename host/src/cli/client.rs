@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use tokio_rustls::rustls::CertificateError;
-use ureq::http::{Request, Response};
+use ureq::http::{HeaderMap, Request, Response};
 use ureq::{Agent, Body};
 use url::Url;
 
@@ -250,6 +250,23 @@ impl Client {
         Ok(Posted { took, answer: self.parse(&body)? })
     }
 
+    /// Asks a plugin, and takes the answer as it is.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn ask(
+        &self,
+        method: &str,
+        path: &[&str],
+        query: &[(&str, &str)],
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> Result<Answered, ClientError> {
+        let response = self.send(method, &self.url(path, query), headers, body)?;
+        let headers = response.headers().clone();
+        Ok(Answered { headers, body: self.body(response)? })
+    }
+
     /// Asks for something to be removed.
     ///
     /// # Errors
@@ -324,6 +341,22 @@ pub struct Page {
     pub cursor: Option<String>,
     /// The body.
     pub body: Vec<u8>,
+}
+
+/// The answer of a plugin.
+#[derive(Debug)]
+pub struct Answered {
+    headers: HeaderMap,
+    /// The body.
+    pub body: Vec<u8>,
+}
+
+impl Answered {
+    /// One of its headers, where it is text.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).and_then(|value| value.to_str().ok())
+    }
 }
 
 /// The answer to something done.

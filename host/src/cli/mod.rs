@@ -17,6 +17,7 @@ pub mod new;
 pub mod out;
 pub mod plugins;
 pub mod publish;
+pub mod requests;
 pub mod run;
 pub mod state;
 pub mod status;
@@ -94,6 +95,10 @@ pub enum Command {
     /// See which keys wait, and make them wait
     #[command(subcommand)]
     Keys(keys::KeysCommand),
+    /// Have a plugin carry out a command
+    Command(Box<requests::CommandArgs>),
+    /// Ask a plugin a question
+    Query(Box<requests::QueryArgs>),
     /// See deliveries that were given up, run them again, or give them up for good
     #[command(name = "dead-letters", subcommand)]
     DeadLetters(dead_letters::DeadLettersCommand),
@@ -146,6 +151,8 @@ pub fn run(cli: &Cli, out: &mut Out) -> anyhow::Result<ExitCode> {
         Command::Keys(command) => keys::run(&client()?, command, output, out)?,
         Command::State(command) => state::run(&client()?, command, output, out)?,
         Command::DeadLetters(command) => dead_letters::run(&client()?, command, output, out)?,
+        Command::Command(args) => requests::command(&client()?, args, output, out)?,
+        Command::Query(args) => requests::query(&client()?, args, output, out)?,
         Command::Buses(command) => status::buses(&client()?, command, output, out)?,
         Command::Log(command) => return log::run(command, output),
         Command::Bench(command) => return bench::run(command, &cli.connect, output, out),

@@ -7,6 +7,7 @@ mod events;
 mod keys;
 mod modules;
 pub mod plugins;
+pub(crate) mod queries;
 mod state;
 mod timers;
 mod views;
@@ -25,7 +26,7 @@ use crate::api::filter::{EventFilter, Point};
 use crate::api::host::{
     Answer, Answered, Appended, CommandRequest, Cursor, DeadLetter, DeadLetterFilter,
     DeadLetterSelection, DiffRequest, EventPage, EventStream, Follow, HostApi, HostError, Publish,
-    PublishError, Readiness, RequestError, StateEntry,
+    PublishError, QueryRequest, Readiness, RequestError, StateEntry,
 };
 use crate::api::view::{
     ActedView, BusKind, BusView, DeadLetterView, DeliveryView, DiffView, KeyView, LogLineView,
@@ -403,6 +404,14 @@ impl HostApi for Host {
         request: CommandRequest,
     ) -> Answer<'a, Answered, RequestError> {
         self.plugins.command(plugin, request).boxed()
+    }
+
+    fn query<'a>(
+        &'a self,
+        plugin: &'a str,
+        query: QueryRequest,
+    ) -> Answer<'a, Answered, RequestError> {
+        self.plugins.query(plugin, query).boxed()
     }
 
     fn dead_letters<'a>(&'a self, filter: &'a DeadLetterFilter) -> Answer<'a, Vec<DeadLetterView>> {

@@ -38,6 +38,7 @@ use crate::schedule::pool::GuestPool;
 use crate::wasm::{Module, Sandbox};
 
 use super::ModuleStore;
+use super::queries::Queries;
 
 /// Modules of one plugin's history that are shown.
 const HISTORY_KEPT: usize = 32;
@@ -109,6 +110,8 @@ struct Entry {
     last_error: Option<(u64, String)>,
     log: Arc<PluginLog>,
     turn: Arc<tokio::sync::Mutex<()>>,
+    /// Made with the first query.
+    queries: Option<Arc<Queries>>,
 }
 
 impl Default for Entry {
@@ -126,6 +129,7 @@ impl Default for Entry {
             last_error: None,
             log: Arc::default(),
             turn: Arc::default(),
+            queries: None,
         }
     }
 }

@@ -75,6 +75,12 @@ impl Frame {
         (self.header.event_count > 0).then_some(Position(last))
     }
 
+    /// The last position of the log once it has this frame.
+    #[must_use]
+    pub const fn position_after(&self) -> Position {
+        Position(self.header.next_position().saturating_sub(1))
+    }
+
     /// Log time, milliseconds since the Unix epoch.
     #[must_use]
     pub const fn time_ms(&self) -> u64 {

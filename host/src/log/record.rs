@@ -42,11 +42,11 @@ pub struct Completion {
     pub attempt: u32,
     /// Why it ran.
     pub mode: Mode,
-    /// How it ended. Anything but `Ok` comes with a dead letter.
+    /// How it ended. Anything but `Ok` comes with a dead letter, or with the response to a command.
     pub outcome: OutcomeKind,
     /// Fuel the attempt used.
     pub fuel: u64,
-    /// Answer to a command.
+    /// Answer to a command, or how it failed; none: the input is no command.
     pub response: Option<Response>,
 }
 

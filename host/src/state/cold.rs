@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use serde::{Deserialize, Serialize};
 use serde_bytes::Bytes as SerdeBytes;
 
+use super::across::Wanted;
 use super::values::{Owner, Value};
 use crate::event::{Generation, InstanceId, Key};
 
@@ -42,7 +43,7 @@ pub enum ColdError {
 }
 
 /// Values of one key, ascending by name.
-pub(super) type KeyValues = Vec<(Arc<str>, Value)>;
+pub type KeyValues = Vec<(Arc<str>, Value)>;
 
 /// The tree of one bus.
 #[derive(Debug)]
@@ -155,6 +156,30 @@ impl Cold {
         }
         let found = self.tree.get(tree_key(instance, generation, key)).map_err(self.failed())?;
         found.map(|bytes| decode(&bytes)).transpose()
+    }
+
+    /// Hands over keys that are wanted and have state, ascending, as many as are wanted.
+    pub(super) fn keys_of(
+        &self,
+        wanted: &Wanted<'_>,
+        mut take: impl FnMut(Key),
+    ) -> Result<(), ColdError> {
+        let start = wanted.after.filter(|after| *after >= wanted.prefix).unwrap_or(wanted.prefix);
+        let prefix = tree_key(wanted.instance, wanted.generation, wanted.prefix);
+        let mut found = 0;
+        for entry in self.tree.range(tree_key(wanted.instance, wanted.generation, start)..) {
+            let (key, values) = entry.map_err(self.failed())?;
+            if found == wanted.limit || !key.starts_with(&prefix) {
+                break;
+            }
+            let Owner { key, .. } = split(&key).ok_or(ColdError::Damaged)?;
+            let lives = |(_, value): &(Arc<str>, Value)| value.lives_at(wanted.now_ms);
+            if wanted.fits(key.as_str()) && decode(&values)?.iter().any(lives) {
+                found += 1;
+                take(key);
+            }
+        }
+        Ok(())
     }
 
     /// Everything there is, in no meaningful order.

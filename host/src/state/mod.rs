@@ -5,6 +5,7 @@
 //! checkpoint plus the fold of what follows.
 
 pub mod account;
+pub mod across;
 pub mod calls;
 pub mod checkpoint;
 mod claim;

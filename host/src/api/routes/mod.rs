@@ -26,7 +26,7 @@ pub(super) use openapi::Document;
 
 /// The routes, and the document as JSON.
 pub(super) fn router() -> (Router<Arc<App>>, Bytes) {
-    let (router, document) = OpenApiRouter::with_openapi(Document::openapi())
+    let (router, mut document) = OpenApiRouter::with_openapi(Document::openapi())
         .routes(routes!(events::publish, events::list))
         .routes(routes!(events::get))
         .routes(routes!(events::tree))
@@ -42,6 +42,7 @@ pub(super) fn router() -> (Router<Arc<App>>, Bytes) {
         .routes(routes!(stream::logs))
         .routes(routes!(state::read))
         .routes(routes!(requests::command))
+        .routes(routes!(requests::ask, requests::ask_with_body))
         .routes(routes!(dead_letters::list))
         .routes(routes!(dead_letters::show))
         .routes(routes!(dead_letters::delivery))
@@ -58,6 +59,10 @@ pub(super) fn router() -> (Router<Arc<App>>, Bytes) {
         .routes(routes!(status::readyz))
         .routes(routes!(status::openapi))
         .split_for_parts();
+    // The router's way to say that a parameter may have slashes is not the document's.
+    let paths = std::mem::take(&mut document.paths.paths);
+    document.paths.paths =
+        paths.into_iter().map(|(path, item)| (path.replace("{*", "{"), item)).collect();
     let json = serde_json::to_vec_pretty(&document).unwrap_or_default();
     (router, Bytes::from(json))
 }

@@ -171,6 +171,36 @@ pub(super) enum CommandErrors {
     StorageFull(ErrorBody),
 }
 
+/// What a query may answer beside [`Errors`].
+#[derive(IntoResponses)]
+#[allow(dead_code, reason = "it describes answers, it makes none")]
+pub(super) enum QueryErrors {
+    /// `request_timeout`
+    #[response(status = 408)]
+    Timeout(ErrorBody),
+    /// `key_unavailable`: the plugin does not run
+    #[response(status = 409)]
+    Conflict(ErrorBody),
+    /// `too_large`
+    #[response(status = 413)]
+    TooLarge(ErrorBody),
+    /// `invalid_field`, `invalid_key`; `rejected`: the plugin says no
+    #[response(status = 422)]
+    Rejected(ErrorBody),
+    /// `queue_full`
+    #[response(status = 429)]
+    QueueFull(ErrorBody),
+    /// `internal`; `trap`, `fuel`, `memory`, `output`: the plugin failed
+    #[response(status = 500)]
+    Failed(ErrorBody),
+    /// `retry`: the plugin asks to be asked later
+    #[response(status = 503)]
+    Stopped(ErrorBody),
+    /// `timeout`: the plugin took too long; `wait_timeout`: it has not come to the position
+    #[response(status = 504)]
+    NotAnswered(ErrorBody),
+}
+
 /// What changing a plugin may answer beside [`Errors`].
 #[derive(IntoResponses)]
 #[allow(dead_code, reason = "it describes answers, it makes none")]

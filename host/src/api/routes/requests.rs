@@ -9,14 +9,14 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 
-use super::openapi::{CommandErrors, Errors};
+use super::openapi::{CommandErrors, Errors, QueryErrors};
 use crate::api::app::App;
 use crate::api::auth::Principal;
 use crate::api::cloudevents::percent_encode;
 use crate::api::errors::{ApiError, Code};
 use crate::api::params::Params;
-use crate::api::requests::{Answered, CommandRequest};
-use crate::event::KeySequence;
+use crate::api::requests::{Answered, CommandRequest, QueryRequest};
+use crate::event::{KeySequence, Position};
 use crate::limits;
 
 const IDEMPOTENCY_KEY: &str = "Idempotency-Key";
@@ -91,6 +91,102 @@ pub(super) async fn command(
         idempotency_key,
     };
     Ok(response(app.host.command(&plugin, request).await?))
+}
+
+/// Asks a plugin a question
+///
+/// It sees the durable state of the plugin, for the key at one commit, and changes nothing. Handlers
+/// that run do not hold it up. Parameters of the address but `key` and `wait` are the question's.
+#[utoipa::path(
+    get,
+    path = "/v1/plugins/{plugin}/query/{*path}",
+    tag = "plugins",
+    operation_id = "query",
+    params(
+        ("plugin" = String, Path, description = "Name of the plugin"),
+        ("path" = String, Path, description = "What is asked, chosen by the plugin"),
+        ("key" = Option<String>, Query,
+            description = "The key whose state it sees; absent: a question across keys"),
+        ("wait" = Option<u64>, Query, description = "Answer only once the plugin has completed the \
+            event at this position; at most 10 s, then `wait_timeout`"),
+    ),
+    responses(
+        (status = 200, description = "The plugin's answer", body = String, content_type = "*/*",
+            headers(
+                ("Tidegate-Commit" = u64, description = "The state is that of this commit. Other \
+                    keys are seen as they are then or later"),
+                ("Tidegate-Position" = u64, description = "The plugin had completed everything \
+                    that is for it up to here, at least"),
+                ("Tidegate-Sequence" = Option<u64>,
+                    description = "Sequence of the key at the commit; 0: it has no event"),
+            )),
+        Errors,
+        QueryErrors,
+    ),
+)]
+pub(super) async fn ask(
+    State(app): State<Arc<App>>,
+    Extension(principal): Extension<Principal>,
+    Path((plugin, path)): Path<(String, String)>,
+    RawQuery(query): RawQuery,
+) -> Result<Response, ApiError> {
+    let request = question(path, query.as_deref(), &principal)?;
+    Ok(response(app.host.query(&plugin, request).await?))
+}
+
+/// Asks a plugin a question that has a body
+///
+/// As the same with GET.
+#[utoipa::path(
+    post,
+    path = "/v1/plugins/{plugin}/query/{*path}",
+    tag = "plugins",
+    operation_id = "queryWithBody",
+    params(
+        ("plugin" = String, Path, description = "Name of the plugin"),
+        ("path" = String, Path, description = "What is asked, chosen by the plugin"),
+        ("key" = Option<String>, Query,
+            description = "The key whose state it sees; absent: a question across keys"),
+        ("wait" = Option<u64>, Query, description = "Answer only once the plugin has completed the \
+            event at this position; at most 10 s, then `wait_timeout`"),
+    ),
+    request_body(content = String, content_type = "*/*", description = "At most 1 MiB"),
+    responses(
+        (status = 200, description = "The plugin's answer, with the headers of GET",
+            body = String, content_type = "*/*"),
+        Errors,
+        QueryErrors,
+    ),
+)]
+pub(super) async fn ask_with_body(
+    State(app): State<Arc<App>>,
+    Extension(principal): Extension<Principal>,
+    Path((plugin, path)): Path<(String, String)>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let mut request = question(path, query.as_deref(), &principal)?;
+    request.content_type = content_type(&headers)?;
+    let (data, _share) = request_body(&app, &headers, body).await?;
+    request.data = data;
+    Ok(response(app.host.query(&plugin, request).await?))
+}
+
+fn question(
+    path: String,
+    query: Option<&str>,
+    principal: &Principal,
+) -> Result<QueryRequest, ApiError> {
+    let mut params = Params::new(query)?;
+    let key = params.key()?;
+    let wait = params.text("wait").map(|text| text.parse().map(Position)).transpose();
+    let wait = wait.map_err(|_| ApiError::field("wait", "is not a position"))?;
+    let parameters = params.rest()?;
+    check_name("path", &path)?;
+    let principal = Arc::clone(&principal.0);
+    let (content_type, data) = (String::new(), Bytes::new());
+    Ok(QueryRequest { path, key, principal, content_type, data, parameters, wait })
 }
 
 fn check_name(field: &str, text: &str) -> Result<(), ApiError> {

@@ -12,7 +12,7 @@ use crate::api::filter::{EventFilter, Point};
 use crate::api::host::{
     Answer, Answered, Appended, CommandRequest, Cursor, DeadLetter, DeadLetterFilter,
     DeadLetterSelection, DiffRequest, EventPage, EventStream, Follow, HostApi, HostError, Publish,
-    PublishError, Readiness, RequestError, StateEntry,
+    PublishError, QueryRequest, Readiness, RequestError, StateEntry,
 };
 use crate::api::view::{
     ActedView, BusKind, BusState, BusView, DeadLetterView, DeliveryView, DiffView, InputView,
@@ -110,16 +110,20 @@ fn append_one(
 }
 
 /// Says back what was said.
-fn answered(request: &CommandRequest) -> Answered {
-    let said = format!("{request:?}");
+fn said_back(request: &CommandRequest) -> Answered {
+    let repeated = request.idempotency_key.is_some();
+    Answered { data: format!("{request:?}").into(), repeated, ..answered() }
+}
+
+fn answered() -> Answered {
     Answered {
         content_type: "text/html".into(),
-        data: said.into(),
+        data: Bytes::new(),
         attributes: vec![("sum".into(), "40 \u{20ac}".into())],
         commit: CommitNumber(7),
         position: Position(9),
         sequence: Some(KeySequence(3)),
-        repeated: request.idempotency_key.is_some(),
+        repeated: false,
     }
 }
 
@@ -507,12 +511,28 @@ impl HostApi for FakeHost {
                 "trap" => Err((OutcomeKind::Trap, "unreachable")),
                 "retry" => Err((OutcomeKind::Retry, "later")),
                 "timeout" => Err((OutcomeKind::Timeout, "")),
-                _ => Ok(answered(&request)),
+                _ => Ok(said_back(&request)),
             };
             answered.map_err(|(outcome, reason)| RequestError::Failed {
                 outcome,
                 reason: reason.to_owned(),
             })
+        })
+    }
+
+    fn query<'a>(
+        &'a self,
+        plugin: &'a str,
+        query: QueryRequest,
+    ) -> Answer<'a, Answered, RequestError> {
+        Box::pin(async move {
+            if plugin != "totals" {
+                return Err(RequestError::NotFound(format!("there is no plugin `{plugin}`")));
+            }
+            if let Some(position) = query.wait {
+                return Err(RequestError::WaitTimeout { position });
+            }
+            Ok(Answered { data: format!("{query:?}").into(), ..answered() })
         })
     }
 

@@ -82,3 +82,29 @@ async fn a_malformed_command_is_refused_and_the_fault_named() {
     let answer = server.post("/v1/plugins/totals/command/open?key=k", &[], &body).await;
     assert_eq!(answer.code(), "too_large");
 }
+
+#[tokio::test]
+async fn a_query_says_all_that_it_should_to_the_plugin() {
+    let server = Fixture::default().await;
+    let answer = server.get("/v1/plugins/totals/query/orders/o%201?key=k&b=2&a=1").await;
+    for said in [
+        r#"path: "orders/o 1""#,
+        r#"key: Some(Key("k"))"#,
+        r#"parameters: [("a", "1"), ("b", "2")]"#,
+        "wait: None",
+    ] {
+        assert!(answer.body.contains(said), "{said} not in {}", answer.body);
+    }
+    assert_eq!(answer.header("tidegate-commit"), Some("7"));
+    let headers = [("content-type", "text/plain")];
+    let answer = server.post("/v1/plugins/totals/query/all", &headers, b"body").await;
+    for said in [r#"content_type: "text/plain""#, r#"data: b"body""#, "key: None"] {
+        assert!(answer.body.contains(said), "{said} not in {}", answer.body);
+    }
+    let answer = server.get("/v1/plugins/totals/query/all?wait=4").await;
+    assert_eq!((answer.status, &*answer.code()), (504, "wait_timeout"));
+    assert_eq!(answer.json()["error"]["position"], 4);
+    let answer = server.get("/v1/plugins/totals/query/all?wait=x").await;
+    assert_eq!(answer.code(), "invalid_field");
+    assert_eq!(answer.json()["error"]["field"], "wait");
+}

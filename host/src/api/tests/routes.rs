@@ -34,7 +34,8 @@ async fn every_route(server: &Fixture) -> Vec<(String, String)> {
                 .replace("{plugin}", "totals")
                 .replace("{position}", "1")
                 .replace("{id}", "1")
-                .replace("{name}", "open");
+                .replace("{name}", "open")
+                .replace("{path}", "all");
             routes.push((method.to_uppercase(), path));
         }
     }

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use super::{Plugins, lock};
 use crate::api::host::HostError;
-use crate::api::requests::{Answered, CommandRequest, RequestError};
+use crate::api::requests::{Answered, CommandRequest, QueryRequest, RequestError};
 use crate::bus::runner::Runner;
 use crate::host::commands;
+use crate::host::queries::Queries;
 use crate::wasm::{Exports, Module};
 
 impl Plugins {
@@ -27,6 +28,30 @@ impl Plugins {
         let outcome = done.as_ref().map_or_else(RequestError::outcome, |_| "ok");
         metrics.command(outcome, begun.elapsed());
         done
+    }
+
+    /// Asks a plugin a question.
+    ///
+    /// # Errors
+    /// [`RequestError`].
+    pub async fn query(&self, name: &str, query: QueryRequest) -> Result<Answered, RequestError> {
+        let (runner, module) = self.serving(name, "queries", |exports| exports.query)?;
+        let (begun, metrics) = (std::time::Instant::now(), self.means.metrics.requests(name));
+        let done = match self.queries(name) {
+            Some(queries) => queries.ask(runner, module, query).await,
+            // Forgotten this moment.
+            None => Err(RequestError::NotFound(format!("there is no plugin `{name}`"))),
+        };
+        let outcome = done.as_ref().map_or_else(RequestError::outcome, |_| "ok");
+        metrics.query(outcome, begun.elapsed());
+        done
+    }
+
+    fn queries(&self, name: &str) -> Option<Arc<Queries>> {
+        let mut entries = lock(&self.entries);
+        let entry = entries.get_mut(name)?;
+        let made = || Arc::new(Queries::new(self.means.pool.tenant(name)));
+        Some(Arc::clone(entry.queries.get_or_insert_with(made)))
     }
 
     /// The runner of a plugin whose module exports what is `wanted`.

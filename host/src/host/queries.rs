@@ -1,0 +1,274 @@
+//! Queries: a question to a plugin, on its durable state at one commit.
+//!
+//! A query owns no key and takes no room in the log, so it waits for no delivery and none waits for
+//! it. It has a share of the guest pool of its own, and a bound on how many run and wait.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::Semaphore;
+
+use crate::api::requests::{Answered, QueryRequest, RequestError};
+use crate::bus::Bus;
+use crate::bus::runner::{Runner, Snapshot};
+use crate::effects::OutcomeKind;
+use crate::event::{Generation, InstanceId, Key};
+use crate::limits::{
+    LIST_MAX, QUERIES_RUNNING_MAX, QUERIES_WAITING_MAX, QUERY_KEYS_KEPT_MAX, QUERY_WAIT_MS_MAX,
+};
+use crate::schedule::pool::Tenant;
+use crate::state::Owner;
+use crate::state::across::Wanted;
+use crate::state::cold::KeyValues;
+use crate::wasm::{Invocation, KeysView, Module, Question, Request, Seed, Slot, StateView};
+
+/// Warm instances kept of one plugin for its queries.
+const IDLE_MAX: usize = 2;
+
+/// What the queries of one plugin share.
+pub(crate) struct Queries {
+    tenant: Tenant,
+    running: Semaphore,
+    waiting: Semaphore,
+    idle: Mutex<Vec<Slot>>,
+}
+
+impl Queries {
+    /// For a plugin whose queries run as `tenant`.
+    pub(crate) fn new(tenant: Tenant) -> Self {
+        Self {
+            tenant,
+            running: Semaphore::new(QUERIES_RUNNING_MAX),
+            waiting: Semaphore::new(QUERIES_WAITING_MAX),
+            idle: Mutex::default(),
+        }
+    }
+
+    /// Asks a plugin.
+    ///
+    /// # Errors
+    /// [`RequestError`].
+    pub(crate) async fn ask(
+        self: Arc<Self>,
+        runner: Arc<Runner>,
+        module: Arc<Module>,
+        query: QueryRequest,
+    ) -> Result<Answered, RequestError> {
+        let _waiting = self.waiting.try_acquire().map_err(|_| {
+            let most = QUERIES_WAITING_MAX;
+            RequestError::Busy(format!("{most} queries to this plugin are under way already"))
+        })?;
+        if let Some(position) = query.wait {
+            let limit = Duration::from_millis(QUERY_WAIT_MS_MAX);
+            let completed = tokio::time::timeout(limit, runner.until_completed(position)).await;
+            let completed = completed.map_err(|_| RequestError::WaitTimeout { position })?;
+            completed.map_err(|error| RequestError::Internal(error.to_string()))?;
+        }
+        let internal = |error: &dyn std::fmt::Display| RequestError::Internal(error.to_string());
+        let _running = self.running.acquire().await.map_err(|error| internal(&error))?;
+        let snapshot = runner.snapshot(query.key.as_ref()).await;
+        let snapshot = snapshot.map_err(|error| internal(&error))?;
+        let across = Arc::new(Across::new(runner.bus(), runner.instance(), &snapshot));
+        let question = question(&runner, &snapshot, &across, query);
+        let queries = Arc::clone(&self);
+        let running = self.tenant.spawn(async move { queries.run(&module, question).await });
+        let invocation = running.await.map_err(|error| internal(&error))?;
+        if across.failed.load(Ordering::SeqCst) {
+            return Err(RequestError::Internal("the state cannot be read".to_owned()));
+        }
+        runner.keep_query_logs(&invocation);
+        answered(invocation, &snapshot)
+    }
+
+    async fn run(&self, module: &Module, question: Question) -> Invocation {
+        let mut slot = self.idle().pop().unwrap_or_default();
+        let invocation = module.read(&mut slot, question).await;
+        let mut idle = self.idle();
+        if idle.len() < IDLE_MAX {
+            idle.push(slot);
+        }
+        invocation
+    }
+
+    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Slot>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn question(
+    runner: &Runner,
+    snapshot: &Snapshot,
+    across: &Arc<Across>,
+    query: QueryRequest,
+) -> Question {
+    let version = runner.version();
+    Question {
+        request: Request {
+            operation: query.path,
+            key: query.key,
+            principal: query.principal.as_ref().to_owned(),
+            content_type: query.content_type,
+            data: query.data,
+            attributes: query.parameters,
+        },
+        now_ms: snapshot.now_ms,
+        seed: Seed {
+            log_id: runner.bus().log_id(),
+            instance: runner.instance(),
+            generation: snapshot.generation,
+        },
+        config: Arc::clone(&version.config),
+        limits: Arc::clone(&version.limits),
+        state: Arc::new(OfKey(snapshot.values.clone())),
+        keys: Arc::clone(across) as Arc<dyn KeysView>,
+    }
+}
+
+fn answered(invocation: Invocation, snapshot: &Snapshot) -> Result<Answered, RequestError> {
+    let outcome = invocation.outcome.kind();
+    let Some(response) = invocation.effects.response.filter(|_| outcome == OutcomeKind::Ok) else {
+        return Err(RequestError::Failed { outcome, reason: invocation.outcome.reason() });
+    };
+    Ok(Answered {
+        content_type: response.content_type,
+        data: response.data,
+        attributes: response.attributes,
+        commit: snapshot.commit,
+        position: snapshot.position,
+        sequence: snapshot.sequence,
+        repeated: false,
+    })
+}
+
+/// The values of the query's key, all of one commit.
+struct OfKey(KeyValues);
+
+impl StateView for OfKey {
+    fn get(&self, name: &str) -> Option<Bytes> {
+        let at = self.0.binary_search_by(|(own, _)| (**own).cmp(name)).ok()?;
+        self.0.get(at).map(|(_, value)| value.bytes.clone())
+    }
+
+    fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Vec<String> {
+        let names = self.0.iter().map(|(name, _)| &**name);
+        let wanted = names
+            .filter(|name| name.starts_with(prefix) && after.is_none_or(|after| *name > after));
+        wanted.take(limit).map(str::to_owned).collect()
+    }
+}
+
+/// State across keys: each value as it is when it is asked for, at the query's commit or later.
+struct Across {
+    bus: Arc<Bus>,
+    instance: InstanceId,
+    generation: Generation,
+    now_ms: u64,
+    listed: Mutex<Option<Listed>>,
+    /// The state could not be read: the answer is worth nothing.
+    failed: AtomicBool,
+}
+
+/// Keys found by one look at all of them.
+struct Listed {
+    prefix: String,
+    /// Those after this one.
+    after: Option<String>,
+    /// Ascending.
+    keys: VecDeque<Key>,
+    /// Whether there are no more.
+    whole: bool,
+}
+
+impl Across {
+    fn new(bus: &Arc<Bus>, instance: InstanceId, snapshot: &Snapshot) -> Self {
+        Self {
+            bus: Arc::clone(bus),
+            instance,
+            generation: snapshot.generation,
+            now_ms: snapshot.now_ms,
+            listed: Mutex::default(),
+            failed: AtomicBool::new(false),
+        }
+    }
+
+    fn look(&self, prefix: &str, after: Option<&str>, limit: usize) -> Listed {
+        let (instance, generation, now_ms) = (self.instance, self.generation, self.now_ms);
+        let wanted = Wanted { instance, generation, prefix, after, limit, now_ms };
+        let keys = self.bus.values().keys(&wanted).unwrap_or_else(|error| {
+            self.fail(&error);
+            Vec::new()
+        });
+        let whole = keys.len() < limit;
+        let after = after.map(str::to_owned);
+        Listed { prefix: prefix.to_owned(), after, keys: keys.into(), whole }
+    }
+
+    fn fail(&self, error: &dyn std::fmt::Display) {
+        tracing::error!(bus = %self.bus.name(), %error, "a query cannot read the state");
+        self.failed.store(true, Ordering::SeqCst);
+    }
+}
+
+impl Listed {
+    /// Lets go of keys up to `after`, and says whether `limit` of what follows is known.
+    fn knows(&mut self, prefix: &str, after: Option<&str>, limit: usize) -> bool {
+        if self.prefix != prefix || self.after.as_deref() > after {
+            return false;
+        }
+        while self.keys.front().is_some_and(|key| after.is_some_and(|a| key.as_str() <= a)) {
+            self.keys.pop_front();
+        }
+        self.after = after.map(str::to_owned);
+        self.whole || self.keys.len() >= limit
+    }
+}
+
+impl KeysView for Across {
+    fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Vec<String> {
+        let mut listed = self.listed.lock().unwrap_or_else(PoisonError::into_inner);
+        if !listed.as_mut().is_some_and(|listed| listed.knows(prefix, after, limit)) {
+            // Who goes on wants all of them: they are looked for once, not page by page.
+            let goes_on = after.is_some() && listed.is_some();
+            let most = if goes_on { QUERY_KEYS_KEPT_MAX } else { LIST_MAX };
+            *listed = Some(self.look(prefix, after, most.max(limit)));
+        }
+        let keys = listed.iter().flat_map(|listed| &listed.keys);
+        keys.take(limit).map(ToString::to_string).collect()
+    }
+
+    fn get(&self, key: &str, name: &str) -> Option<Bytes> {
+        let key = Key::new(key).ok()?;
+        let owner = Owner { instance: self.instance, generation: self.generation, key };
+        let found = self.bus.values().get(&owner, name, self.now_ms);
+        found.map_err(|error| self.fail(&error)).ok().flatten().map(|value| value.bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn listed(after: Option<&str>, keys: &[&str], whole: bool) -> Listed {
+        let keys = keys.iter().map(|key| Key::new(key).unwrap()).collect();
+        Listed { prefix: "a".to_owned(), after: after.map(str::to_owned), keys, whole }
+    }
+
+    #[test]
+    fn a_listing_is_good_for_the_pages_that_it_covers() {
+        let keys = ["a1", "a2", "a3"];
+        assert!(listed(None, &keys, false).knows("a", None, 3));
+        assert!(!listed(None, &keys, false).knows("a", None, 4));
+        assert!(listed(None, &keys, true).knows("a", None, 4));
+        assert!(listed(None, &keys, false).knows("a", Some("a1"), 2));
+        assert!(!listed(None, &keys, false).knows("a", Some("a1"), 3));
+        assert!(!listed(None, &keys, true).knows("", None, 1));
+        assert!(!listed(Some("a0"), &keys, true).knows("a", None, 1));
+        let mut some = listed(None, &keys, true);
+        assert!(some.knows("a", Some("a2"), 5));
+        assert_eq!(some.keys, [Key::new("a3").unwrap()]);
+        assert!(!some.knows("a", Some("a1"), 5), "it has let go of those");
+    }
+}
