@@ -7,12 +7,12 @@ use serde_json::json;
 use crate::harness::{Cli, HostOptions, Place, event, seed};
 
 /// The smallest there are, so that a small log has closed ones.
-const SMALL_SEGMENTS: &str = "[buses.main]\nkind = \"durable\"\nsegment = \"1MiB\"\n";
+const SMALL_SEGMENTS: &str = "[buses.main]\nkind = \"durable\"\nsegment = \"4MiB\"\n";
 
 fn filled(place: &Place) {
     let options = HostOptions { config: Some(SMALL_SEGMENTS.to_owned()), ..Default::default() };
     let host = place.start_with(&options);
-    let text = "tide ".repeat(200);
+    let text = "tide ".repeat(800);
     for batch in 0..30 {
         let events: Vec<_> = (0..100)
             .map(|n| {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Guest, Place, Sources, event, put, seed, wait_until};
+use crate::harness::{Guest, Host, Place, Sources, event, put, seed, wait_until};
 use plain::{Exceeded, Fraud, Suspected};
 
 /// Midnight of the day that the generated events happen on.
@@ -210,5 +210,73 @@ fn a_sensor_that_falls_silent_is_judged_by_its_timer_also_after_a_kill() {
         if found.is_empty() { Err("no alert") } else { Ok(found) }
     });
     assert_eq!((exceeded.len(), number(&exceeded[0]["data"], "average")), (1, 31));
+    host.stop();
+}
+
+fn query(host: &Host, path: &str) -> Value {
+    host.http.get(&format!("/v1/plugins/{path}")).expect_ok()
+}
+
+#[test]
+fn questions_across_products_are_answered_from_all_their_events() {
+    let rng = &mut seed("analytics");
+    let place = Place::new();
+    put(Sources::ANALYTICS, &place.plugins());
+    let host = place.start();
+    let mut sums: BTreeMap<String, (u64, u64)> = BTreeMap::new();
+    let events: Vec<Value> = (0..1000)
+        .map(|n| {
+            let product = format!("p-{}", rng.u32(..30));
+            let (quantity, amount) = (rng.u64(1..5), rng.u64(1..1_000_000));
+            let sum = sums.entry(product.clone()).or_default();
+            *sum = (sum.0 + quantity, sum.1 + amount);
+            let data = json!({ "quantity": quantity, "amount": amount });
+            event("product.sold", &n.to_string(), Some(&product), data)
+        })
+        .collect();
+    host.http.publish(&events);
+    host.wait_rest("analytics", 0);
+    let mut best: Vec<_> = sums.iter().collect();
+    best.sort_by_key(|(product, (_, amount))| (std::cmp::Reverse(*amount), *product));
+    let best: Vec<Value> = (best.iter().take(5))
+        .map(|(product, (sold, amount))| {
+            json!({ "product": product, "views": 0, "sold": sold, "amount": amount })
+        })
+        .collect();
+    assert_eq!(query(&host, "analytics/query/top?limit=5"), Value::Array(best.clone()));
+    let (product, (sold, _)) = sums.iter().next().unwrap();
+    let one = query(&host, &format!("analytics/query/product?key={product}"));
+    assert_eq!(one["all"]["sold"], *sold);
+    let none = host.http.get("/v1/plugins/analytics/query/product?key=nothing");
+    assert!(none.status >= 400 && none.status < 500, "{}", none.status);
+    host.kill();
+    let host = place.start();
+    assert_eq!(query(&host, "analytics/query/top?limit=5"), Value::Array(best));
+    host.stop();
+}
+
+#[test]
+fn who_did_what_is_found_by_key_and_by_who() {
+    let place = Place::new();
+    put(Sources::AUDIT_TRAIL, &place.plugins());
+    let host = place.start();
+    let acts = [("ada", "d-1"), ("bob", "d-1"), ("ada", "d-2"), ("ada", "e-1")];
+    let events: Vec<Value> = acts
+        .iter()
+        .enumerate()
+        .map(|(n, (who, key))| {
+            let mut event = event("document.opened", &n.to_string(), Some(key), json!({}));
+            event["actor"] = (*who).into();
+            event
+        })
+        .collect();
+    host.http.publish(&events);
+    host.wait_rest("audit-trail", 0);
+    let trail = query(&host, "audit-trail/query/trail?key=d-1");
+    let who: Vec<_> = trail.as_array().unwrap().iter().map(|entry| &entry["who"]).collect();
+    assert_eq!(who, ["ada", "bob"]);
+    let touched = query(&host, "audit-trail/query/touched?who=ada&prefix=d-");
+    let keys: Vec<_> = touched.as_array().unwrap().iter().map(|touch| &touch["key"]).collect();
+    assert_eq!(keys, ["d-1", "d-2"]);
     host.stop();
 }

@@ -247,7 +247,7 @@ fn many_pending_timers_cost_little_and_are_there_soon_after_a_kill() {
     assert_eq!(pending(&host), count);
     let again = resident(&host).saturating_sub(before);
     println!("{count} timers: {grown} bytes grown, {again} after a kill and a start of {took:?}");
-    // About 120 bytes each, and what stands in the frames that are kept in memory anyhow.
+    // About 130 bytes each, and what stands in the frames that are kept in memory anyhow.
     assert!(grown < 64 * 1024 * 1024 + count * 400, "{grown} bytes for {count} timers");
     host.http.publish(&[wanted("now", "k-0", "now", 0)]);
     assert_eq!(wait_fired(&host, 1)[0]["data"]["name"], "now");

@@ -28,6 +28,8 @@ pub(crate) struct Guest(&'static str);
 pub(crate) struct Sources;
 
 impl Sources {
+    pub(crate) const ANALYTICS: Guest = Guest("analytics");
+    pub(crate) const AUDIT_TRAIL: Guest = Guest("audit-trail");
     pub(crate) const BANK_ACCOUNT: Guest = Guest("bank-account");
     pub(crate) const CASE_PROGRESS: Guest = Guest("case-progress");
     pub(crate) const CSV_AUDIT: Guest = Guest("csv-audit");

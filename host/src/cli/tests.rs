@@ -114,7 +114,7 @@ async fn commands_print_text_for_people() {
             "discarded 1 dead letter\n",
         ),
         (&["keys", "show", "totals", "k 1"], "totals k 1 parked\n"),
-        (&["timers", "list", "totals"], "2023-11-14T22:13:20.000Z  k 1  pay   2 B   #9"),
+        (&["timers", "list", "totals"], "2023-11-14T22:13:20.000Z  k 1  pay    2 B  #9"),
         (&["keys", "show", "totals", "k"], "-> tidegate dead-letters redrive 1"),
         (&["keys", "hold", "totals", "k", "--reason", "why"], "totals k held\n"),
         (&["keys", "release", "totals", "k"], "totals k live\n"),

@@ -1,7 +1,7 @@
 //! Pending timers: what was set and neither cancelled, replaced nor served.
 //!
 //! A timer is (plugin, generation, key, name), and *which* timer of that name it is, is said by the
-//! place in the log where it was set. Only numbers are in memory, about 120 bytes a timer; key, name
+//! place in the log where it was set. Only numbers are in memory, about 130 bytes a timer; key, name
 //! and data are read again from that place when it fires or is listed.
 //!
 //! Rule: everything here but the notes of deliveries under way is a function of the log.
