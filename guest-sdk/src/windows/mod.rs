@@ -54,7 +54,7 @@
 //!
 //! The time of an item is its event's `time`, or when the log took it where there is none. Events may
 //! come late and out of order, but an item that is more than `lateness` older than the newest of its
-//! key is *late*: it is left out ([`Taken::late`] says so). What was found is never taken back.
+//! key is *late*: it is left out ([`Taken`] says so). What was found is never taken back.
 //! Therefore a window is reported once the newest item is `lateness` past its end: then whatever
 //! could still belong to it would be late.
 //!
