@@ -109,10 +109,22 @@ impl Runner {
         }
     }
 
+    /// Waits for room for what a delivery may send and record.
+    async fn permit(&self, version: &Version) -> Result<Permit, Stopped> {
+        if !version.limits.http.is_empty() {
+            tokio::select! {
+                () = self.bus.calls_room(self.instance) => {}
+                () = self.stop.cancelled() => return Err(Stopped::Closing),
+            }
+        }
+        let bytes = version.limits.output_bytes_max + COMPLETION_BYTES;
+        Ok(self.bus.reserve(self.instance, bytes).await?)
+    }
+
     async fn deliver(
         &self,
         slot: &mut Slot,
-        notes: Option<&mut NoteSlot<'_>>,
+        mut notes: Option<&mut NoteSlot<'_>>,
         lease: &Lease<Arc<Event>>,
     ) -> Result<Finish, Stopped> {
         let assignment = lease.assignment();
@@ -137,14 +149,7 @@ impl Runner {
             shape = self.bus.upcasters().lift(&event) => shape,
             () = self.stop.cancelled() => return Err(Stopped::Closing),
         };
-        let bytes = version.limits.output_bytes_max + COMPLETION_BYTES;
-        if !version.limits.http.is_empty() {
-            tokio::select! {
-                () = self.bus.calls_room(self.instance) => {}
-                () = self.stop.cancelled() => return Err(Stopped::Closing),
-            }
-        }
-        let permit = self.bus.reserve(self.instance, bytes).await?;
+        let permit = self.permit(&version).await?;
         if self.serves(&event).await? == Serves::Nothing {
             self.pass_over(
                 &version.deliverer,
@@ -154,7 +159,7 @@ impl Runner {
             );
             return Ok(Finish::Done);
         }
-        if let Some(notes) = notes {
+        if let Some(notes) = &mut notes {
             let (instance, position) = (self.instance, event.position);
             notes.begin(Suspect { instance, position, attempt: number });
         }
@@ -168,6 +173,10 @@ impl Runner {
             }
             (None, Err(failed)) => *failed,
         };
+        // It did not kill the host. A note that stayed until the next one would say so after a crash.
+        if let Some(notes) = notes {
+            notes.clear();
+        }
         lease.spent(invocation.fuel);
         self.keep_logs(&event, number, &invocation);
         let ended_ms = self.bus.now_ms();
