@@ -158,8 +158,8 @@ fn tool_is_missing<'a>(lang: &str, built: &'a Run) -> Option<&'a str> {
     if built.code == 0 {
         return None;
     }
-    let said = built.stderr.split_once("is missing; install it with")?.1.trim();
-    assert!(said.starts_with(installs), "{}", built.stderr);
+    let said = built.stdout.split_once("is missing; install it with")?.1.trim();
+    assert!(said.starts_with(installs), "{}", built.stdout);
     Some(said)
 }
 
