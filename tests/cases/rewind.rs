@@ -143,11 +143,16 @@ fn what_cannot_be_rewound_says_why() {
     assert_eq!(refused("latest").status, 422);
     assert_eq!(host.http.post("/v1/plugins/none/rewind", "", &[]).status, 404);
     host.cli(&["keys", "hold", "seen", "k", "--reason", "why"]).run().expect_done();
-    let run = host.cli(&["plugins", "rewind", "seen", "--to", "2"]).run();
-    assert_eq!(run.code, 1);
+    // The first waits, so that nobody can say what state was before the second.
+    let (held, later) = (event("a.b", "2", Some("k"), json!(1)), event("a.b", "3", None, json!(1)));
+    host.http.publish(&[held, later]);
+    host.wait_plugin("seen", "the later one is through", |view| view["deliveries"]["ok"] == 2);
+    let position = host.http.events("id=3")[0]["tidegateposition"].to_string();
+    let position = position.trim_matches('"');
+    let run = host.cli(&["plugins", "rewind", "seen", "--to", position]).run();
+    assert_eq!(run.code, 1, "{run:?}");
     host.wait_plugin("seen", "goes on", |view| view["state"] == "live");
     host.cli(&["keys", "release", "seen", "k"]).run().expect_done();
-    host.http.publish(&[event("a.b", "2", Some("k"), json!(1))]);
     host.wait_rest("seen", 0);
     assert_eq!(host.state("seen", "k", "seen").unwrap(), "2");
     host.stop();
