@@ -149,6 +149,8 @@ pub struct GuestLimits {
     pub http: Arc<[HostPattern]>,
     /// `grants.secrets`, likewise.
     pub secrets: Arc<[GrantName]>,
+    /// `grants.env`, likewise, with the values. An instance keeps those it began with.
+    pub env: Arc<[(String, String)]>,
     /// Whether its bus keeps timers: a memory bus does not.
     pub timers: bool,
 }
@@ -166,13 +168,15 @@ impl Default for GuestLimits {
             buses: Arc::default(),
             http: Arc::default(),
             secrets: Arc::default(),
+            env: Arc::default(),
             timers: true,
         }
     }
 }
 
 impl GuestLimits {
-    /// What a resolved manifest allows, with the names of the buses there are.
+    /// What a resolved manifest allows, with the names of the buses there are, and the granted
+    /// environment variables as they are now.
     #[must_use]
     pub fn of(manifest: &Manifest, buses: Arc<[String]>) -> Self {
         Self {
@@ -186,6 +190,7 @@ impl GuestLimits {
             buses,
             http: manifest.grants.http.as_slice().into(),
             secrets: manifest.grants.secrets.as_slice().into(),
+            env: manifest.grants.variables().into(),
             timers: true,
         }
     }
