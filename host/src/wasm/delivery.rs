@@ -12,6 +12,7 @@ use super::Slot;
 use crate::command;
 use crate::effects::{Effects, Outcome};
 use crate::event::{Event, Generation, InstanceId, Key, Position};
+use crate::limits;
 use crate::log::record::LogLine;
 use crate::plugin::grants::{GrantName, HostPattern};
 use crate::plugin::{Instance as InstancePolicy, Manifest};
@@ -151,8 +152,8 @@ pub struct GuestLimits {
     pub secrets: Arc<[GrantName]>,
     /// `grants.env`, likewise, with the values. An instance keeps those it began with.
     pub env: Arc<[(String, String)]>,
-    /// Whether its bus keeps timers: a memory bus does not.
-    pub timers: bool,
+    /// Pending timers of the plugin; 0: its bus keeps none, as a memory bus does.
+    pub timers_max: usize,
 }
 
 impl Default for GuestLimits {
@@ -169,7 +170,7 @@ impl Default for GuestLimits {
             http: Arc::default(),
             secrets: Arc::default(),
             env: Arc::default(),
-            timers: true,
+            timers_max: limits::TIMERS_PENDING_DEFAULT,
         }
     }
 }
@@ -191,7 +192,7 @@ impl GuestLimits {
             http: manifest.grants.http.as_slice().into(),
             secrets: manifest.grants.secrets.as_slice().into(),
             env: manifest.grants.variables().into(),
-            timers: true,
+            timers_max: usize::try_from(manifest.limits.timers).unwrap_or(usize::MAX),
         }
     }
 }
@@ -210,6 +211,13 @@ pub trait StateView: Send + Sync {
     fn grow(&self, name: &str, own: Option<usize>, new: usize) -> Result<(), &'static str> {
         let _ = (name, own, new);
         Ok(())
+    }
+
+    /// Pending timers of the plugin besides the one of this name under the key of the delivery, as
+    /// far as its deliveries are applied.
+    fn other_timers(&self, name: &str) -> usize {
+        let _ = name;
+        0
     }
 }
 
