@@ -67,6 +67,7 @@ impl Stdio {
         let stderr = Sink::lossy(STDERR_BYTES_MAX);
         let preview1 = (world.builder())
             .arg("plugin")
+            .envs(&session.context.limits.env)
             .stdin(MemoryInputPipe::new(input))
             .stdout(stdout.clone())
             .stderr(stderr.clone())
