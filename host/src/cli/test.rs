@@ -15,7 +15,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context, bail};
 
 use super::Output;
-use super::check::read_module;
+use super::check::{manifest_path, read_module};
 use super::client::{Client, ConnectArgs};
 use crate::api::cloudevents;
 use crate::api::view::DeliveryView;
@@ -155,12 +155,6 @@ fn manifest(module: &Path, dead: Option<&DeliveryView>) -> anyhow::Result<Manife
     let text = String::from_utf8(read_file(&path, MANIFEST_BYTES_MAX)?)
         .with_context(|| format!("manifest `{}` is not UTF-8", path.display()))?;
     Ok(Manifest::parse(&path.display().to_string(), &text)?)
-}
-
-fn manifest_path(module: &Path) -> Option<PathBuf> {
-    [module.with_extension("toml"), module.with_file_name("plugin.toml")]
-        .into_iter()
-        .find(|path| path.is_file())
 }
 
 /// The events to deliver, checked as they are at ingest.
