@@ -10,6 +10,7 @@ mod dev;
 mod examples;
 mod hostile;
 mod kill;
+mod outside;
 mod park;
 mod permits;
 mod poison;

@@ -11,7 +11,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::{Semaphore, oneshot};
 
 use super::client::{Client, Waits};
-use crate::config::Config;
+use crate::config::Secrets;
 use crate::limits::{CALL_CONNECT_MS_MAX, CALL_TIMEOUT_MS_MAX, DIRECT_SENDING_MAX};
 use crate::plugin::Grants;
 use crate::wasm::{DirectAnswer, DirectFault, DirectRequest, Outside, Unanswered};
@@ -19,22 +19,22 @@ use crate::wasm::{DirectAnswer, DirectFault, DirectRequest, Outside, Unanswered}
 /// Sends the direct requests of one version of a plugin.
 pub struct Direct {
     client: Arc<Client>,
-    config: Arc<Config>,
+    secrets: Arc<Secrets>,
     places: Arc<Semaphore>,
 }
 
 impl Direct {
     /// For a plugin with these grants, as both sides agree on them.
     #[must_use]
-    pub fn new(grants: Grants, config: Arc<Config>) -> Self {
+    pub fn new(grants: Grants, secrets: Secrets) -> Self {
         let places = Arc::new(Semaphore::new(DIRECT_SENDING_MAX));
-        Self { client: Arc::new(Client::new(grants)), config, places }
+        Self { client: Arc::new(Client::new(grants)), secrets: Arc::new(secrets), places }
     }
 }
 
 impl Outside for Direct {
     fn ask(&self, request: DirectRequest) -> BoxFuture<'static, Result<DirectAnswer, Unanswered>> {
-        let (client, config) = (Arc::clone(&self.client), Arc::clone(&self.config));
+        let (client, secrets) = (Arc::clone(&self.client), Arc::clone(&self.secrets));
         let places = Arc::clone(&self.places);
         Box::pin(async move {
             let failed = |why: String| Unanswered { fault: DirectFault::Connect, why };
@@ -44,7 +44,7 @@ impl Outside for Direct {
             let ask = move || {
                 let waits = waits(&request, Instant::now());
                 // Nobody waits any more where the delivery has ended.
-                let _ = tell.send(client.ask(&request, waits, &config.secrets));
+                let _ = tell.send(client.ask(&request, waits, &secrets));
                 drop(place);
             };
             let thread = std::thread::Builder::new().name("direct".to_owned()).spawn(ask);

@@ -42,8 +42,8 @@ impl Plugins {
         let Candidate { module, manifest, .. } = candidate;
         let is_granted = module.asks_outside() && !manifest.grants.http.is_empty();
         is_granted.then(|| {
-            let config = Arc::clone(&self.means.config);
-            Arc::new(Direct::new(manifest.grants.clone(), config)) as Arc<dyn Outside>
+            let secrets = self.means.config.secrets.clone();
+            Arc::new(Direct::new(manifest.grants.clone(), secrets)) as Arc<dyn Outside>
         })
     }
 }
