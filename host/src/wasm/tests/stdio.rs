@@ -3,6 +3,8 @@
 use super::guests::{command, wasi_handler};
 use super::*;
 
+mod protocol;
+
 async fn run(out: &str, err: &str, end: &str) -> Invocation {
     Plugin::load(command(out, err, end)).await.deliver(".").await
 }
@@ -16,7 +18,7 @@ const ECHO: &str = "(i32.store (i32.const 0) (i32.const 70000))
 #[tokio::test]
 async fn a_command_that_says_nothing_is_ok() {
     let mut plugin = Plugin::load(command("", "", "")).await;
-    assert_eq!(plugin.module.exports, Exports { handler: true, ..Exports::default() });
+    assert_eq!(plugin.module.exports, Exports::STDIO);
     for _ in 0..2 {
         let done = plugin.deliver(".").await;
         assert_ok(&done);
