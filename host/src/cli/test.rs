@@ -102,7 +102,7 @@ pub fn run(args: &TestArgs, connect: &ConnectArgs, output: Output) -> anyhow::Re
             note(format_args!("error: {error:#}"));
         }
         note("waiting for a change; Ctrl-C ends");
-        watch::until_changed(args, seen);
+        watch::until_changed(args, &seen);
     }
 }
 

@@ -43,12 +43,12 @@ pub(super) fn look(args: &TestArgs) -> Seen {
 }
 
 /// Waits until the files look otherwise than `seen`, and have come to rest.
-pub(super) fn until_changed(args: &TestArgs, seen: Seen) {
+pub(super) fn until_changed(args: &TestArgs, seen: &Seen) {
     let mut before = seen.clone();
     loop {
         std::thread::sleep(INTERVAL);
         let now = look(args);
-        if now != seen && now == before {
+        if now != *seen && now == before {
             return;
         }
         before = now;
