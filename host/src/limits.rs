@@ -56,6 +56,11 @@ pub const RETRY_AFTER_MS_MIN: u64 = 10;
 pub const RETRY_AFTER_MS_MAX: u64 = 30 * 24 * 60 * 60 * 1000;
 /// State writes, timer changes and calls of one delivery, each: what their bytes alone do not bound.
 pub const EFFECTS_MAX: usize = 10_000;
+/// Pending timers of a plugin, unless its manifest says otherwise. Each takes about 130 bytes of
+/// memory; its data stays in the log.
+pub const TIMERS_PENDING_DEFAULT: usize = 2_000_000;
+/// The most pending timers that a manifest may allow.
+pub const TIMERS_PENDING_MAX: u64 = 1_000_000_000;
 /// Bytes of the URL of a call.
 pub const URL_BYTES_MAX: usize = 8 * 1024;
 /// Bytes kept of the body of an answer to a call.

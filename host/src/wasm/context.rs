@@ -117,6 +117,7 @@ pub(super) enum Exceeded {
 impl Exceeded {
     pub(super) const EMITS: Self = Self::Output("limits.emits");
     pub(super) const OUTPUT: Self = Self::Output("limits.output");
+    pub(super) const TIMERS: Self = Self::Output("limits.timers");
 
     /// What becomes of a returned ok.
     pub(super) fn outcome(self) -> Outcome {

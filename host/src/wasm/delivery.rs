@@ -12,6 +12,7 @@ use super::Slot;
 use crate::command;
 use crate::effects::{Effects, Outcome};
 use crate::event::{Event, Generation, InstanceId, Key, Position};
+use crate::limits;
 use crate::log::record::LogLine;
 use crate::plugin::grants::{GrantName, HostPattern};
 use crate::plugin::{Instance as InstancePolicy, Manifest};
@@ -149,8 +150,10 @@ pub struct GuestLimits {
     pub http: Arc<[HostPattern]>,
     /// `grants.secrets`, likewise.
     pub secrets: Arc<[GrantName]>,
-    /// Whether its bus keeps timers: a memory bus does not.
-    pub timers: bool,
+    /// `grants.env`, likewise, with the values. An instance keeps those it began with.
+    pub env: Arc<[(String, String)]>,
+    /// Pending timers of the plugin; 0: its bus keeps none, as a memory bus does.
+    pub timers_max: usize,
 }
 
 impl Default for GuestLimits {
@@ -166,13 +169,15 @@ impl Default for GuestLimits {
             buses: Arc::default(),
             http: Arc::default(),
             secrets: Arc::default(),
-            timers: true,
+            env: Arc::default(),
+            timers_max: limits::TIMERS_PENDING_DEFAULT,
         }
     }
 }
 
 impl GuestLimits {
-    /// What a resolved manifest allows, with the names of the buses there are.
+    /// What a resolved manifest allows, with the names of the buses there are, and the granted
+    /// environment variables as they are now.
     #[must_use]
     pub fn of(manifest: &Manifest, buses: Arc<[String]>) -> Self {
         Self {
@@ -186,7 +191,8 @@ impl GuestLimits {
             buses,
             http: manifest.grants.http.as_slice().into(),
             secrets: manifest.grants.secrets.as_slice().into(),
-            timers: true,
+            env: manifest.grants.variables().into(),
+            timers_max: usize::try_from(manifest.limits.timers).unwrap_or(usize::MAX),
         }
     }
 }
@@ -205,6 +211,13 @@ pub trait StateView: Send + Sync {
     fn grow(&self, name: &str, own: Option<usize>, new: usize) -> Result<(), &'static str> {
         let _ = (name, own, new);
         Ok(())
+    }
+
+    /// Pending timers of the plugin besides the one of this name under the key of the delivery, as
+    /// far as its deliveries are applied.
+    fn other_timers(&self, name: &str) -> usize {
+        let _ = name;
+        0
     }
 }
 

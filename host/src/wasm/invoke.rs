@@ -193,7 +193,7 @@ impl Live {
 
     async fn run(&mut self, module: &Module, entry: &Entry) -> wasmtime::Result<Returned> {
         match module.linked() {
-            Linked::Stdio(pre) => stdio::run(&mut self.store, pre).await,
+            Linked::Stdio(pre) => stdio::run(&mut self.store, pre, entry).await,
             Linked::Component { pre, probed } => self.enter(pre, probed, entry).await,
         }
     }

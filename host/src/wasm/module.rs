@@ -33,6 +33,12 @@ pub struct Exports {
     pub upcaster: bool,
 }
 
+impl Exports {
+    /// Of a stdio module: whether it answers what it is asked shows when it is.
+    pub(super) const STDIO: Self =
+        Self { handler: true, command: true, query: true, upcaster: false };
+}
+
 /// A loaded module. Instances of it live in the [`Slot`]s of workers.
 pub struct Module {
     /// Digest of the file as it was dropped.
@@ -90,7 +96,7 @@ impl Module {
             }
             Code::Stdio(module) => {
                 let pre = linkers.stdio.instantiate_pre(module).map_err(|error| misfit(&error))?;
-                (Linked::Stdio(Box::new(pre)), Exports { handler: true, ..Exports::default() })
+                (Linked::Stdio(Box::new(pre)), Exports::STDIO)
             }
         };
         static SERIAL: AtomicU64 = AtomicU64::new(1);

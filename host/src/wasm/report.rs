@@ -35,7 +35,7 @@ pub struct ModuleReport {
     pub kind: Option<ModuleKind>,
     /// Whether the file is text (`.wat`).
     pub text: bool,
-    /// Which of `handler`, `command`, `query`, `upcaster` it exports; `handler` for a stdio module.
+    /// Which of `handler`, `command`, `query`, `upcaster` it exports; for a stdio module, all it may be asked.
     pub exports: Vec<&'static str>,
     /// What it imports, and what it would get.
     pub imports: Vec<ImportReport>,
@@ -150,7 +150,7 @@ impl ModuleReport {
 
     fn describe(&mut self, kind: ModuleKind, shape: &Shape) {
         self.exports = match kind {
-            ModuleKind::Stdio => vec!["handler"],
+            ModuleKind::Stdio => vec!["handler", "command", "query"],
             ModuleKind::Component | ModuleKind::Core => shape.called(),
         };
         for name in &shape.imports {

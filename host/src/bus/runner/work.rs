@@ -60,6 +60,10 @@ impl StateView for KeyView {
     fn grow(&self, name: &str, own: Option<usize>, new: usize) -> Result<(), &'static str> {
         Self::grow(self, name, own, new)
     }
+
+    fn other_timers(&self, name: &str) -> usize {
+        Self::other_timers(self, name)
+    }
 }
 
 /// What is to be done about a key once its delivery is recorded, and what is to be told.

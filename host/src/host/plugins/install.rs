@@ -340,7 +340,9 @@ impl Plugins {
     ) -> Version {
         let Candidate { name, manifest, module, bus, .. } = candidate;
         let mut limits = GuestLimits::of(manifest, self.bus_names());
-        limits.timers = bus.log().is_some();
+        if bus.log().is_none() {
+            limits.timers_max = 0;
+        }
         Version {
             invoker: Arc::clone(module) as Arc<dyn crate::wasm::Invoker>,
             digest: module.digest,
