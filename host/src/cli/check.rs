@@ -10,6 +10,7 @@ use anyhow::{Context, bail};
 use serde::Serialize;
 
 use super::Output;
+use super::test::manifest_path;
 use crate::limits::MANIFEST_BYTES_MAX;
 use crate::plugin::Manifest;
 use crate::wasm::compile::CompileLimits;
@@ -82,13 +83,6 @@ pub(crate) fn manifest_beside(module: &Path) -> anyhow::Result<Option<Manifest>>
     }
     let text = std::fs::read_to_string(&path).with_context(named)?;
     Ok(Some(Manifest::parse(&path.display().to_string(), &text)?))
-}
-
-/// Where the manifest of a module would be, if there is one.
-pub(crate) fn manifest_path(module: &Path) -> Option<PathBuf> {
-    [module.with_extension("toml"), module.with_file_name("plugin.toml")]
-        .into_iter()
-        .find(|path| path.is_file())
 }
 
 /// Reads a module from a file of at most `bytes_max` bytes.
