@@ -5,6 +5,7 @@ mod buses;
 mod calls;
 mod cloudevents;
 mod commands;
+mod compiling;
 mod damage;
 mod dev;
 mod examples;

@@ -69,12 +69,16 @@ impl Sandbox {
     }
 
     /// Recognises, encodes, compiles and links a module; its code comes from the cache where it
-    /// can. No code of the module runs.
+    /// can. No code of the module runs. The log speaks of it as `plugin`.
     ///
     /// # Errors
     /// [`LoadError`].
-    pub async fn load(self: &Arc<Self>, wasm: Bytes) -> Result<Arc<Module>, LoadError> {
-        let loaded = self.loader.load(wasm).await?;
+    pub async fn load(
+        self: &Arc<Self>,
+        plugin: &str,
+        wasm: Bytes,
+    ) -> Result<Arc<Module>, LoadError> {
+        let loaded = self.loader.load(plugin, wasm).await?;
         Ok(Arc::new(Module::link(&self.linkers, loaded)?))
     }
 }

@@ -45,7 +45,7 @@ impl Plugins {
             let began = std::time::Instant::now();
             match self.try_install(&source, change).await {
                 Ok(shown) => {
-                    let ms = began.elapsed().as_millis();
+                    let ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
                     tracing::info!(plugin = name, ms, "{shown}");
                 }
                 Err(why) => self.refuse(name, Some(source.digest), why),
@@ -88,7 +88,7 @@ impl Plugins {
             } else {
                 self.kept_module(module).await?
             };
-            let module = self.load(wasm).await?;
+            let module = self.load(name, wasm).await?;
             for warning in manifest.warnings() {
                 tracing::warn!(plugin = name, "{warning}");
             }
@@ -194,9 +194,13 @@ impl Plugins {
             .map_err(|error| format!("module {} is not to be had: {error}", digest.short()))
     }
 
-    pub(super) async fn load(&self, wasm: bytes::Bytes) -> Result<Arc<Module>, Refusal> {
+    pub(super) async fn load(
+        &self,
+        name: &str,
+        wasm: bytes::Bytes,
+    ) -> Result<Arc<Module>, Refusal> {
         let module =
-            self.means.sandbox.load(wasm.clone()).await.map_err(|error| error.to_string())?;
+            self.means.sandbox.load(name, wasm.clone()).await.map_err(|error| error.to_string())?;
         if module.exports == Exports::default() {
             let why = "exports none of `handler`, `command`, `query` and `upcaster`: there is \
                        nothing that could be asked of it";

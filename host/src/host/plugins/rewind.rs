@@ -72,7 +72,7 @@ impl Plugins {
             Some(digest) => self.kept_module(digest).await.map_err(HostError::Conflict)?,
             None => source.wasm.clone(),
         };
-        let module = self.load(wasm).await.map_err(HostError::Conflict)?;
+        let module = self.load(name, wasm).await.map_err(HostError::Conflict)?;
         let manifest = for_exports(&Arc::new(manifest), module.exports);
         let (name, bus, actor) = (name.to_owned(), Arc::clone(bus), actor.into());
         Ok(Candidate { name, module, manifest, bus, actor })
