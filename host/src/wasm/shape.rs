@@ -21,6 +21,13 @@ const PACKAGE: &str = "tidegate:plugin";
 const PACKAGE_VERSION: (u64, u64) = (0, 1);
 /// Interfaces of [`PACKAGE`] that a guest may import.
 const OFFERED: [&str; 7] = ["types", "bus", "state", "keys", "timers", "calls", "context"];
+/// What a component for `wasi:messaging` exports.
+pub(super) const INCOMING_HANDLER: &str = "wasi:messaging/incoming-handler@0.2.0-draft";
+/// Drafts of WASI that are served: package, versions, interfaces.
+const DRAFTS: [(&str, &[&str], &[&str]); 2] = [
+    ("wasi:messaging", &["0.2.0-draft"], &["types", "producer", "request-reply"]),
+    ("wasi:keyvalue", &["0.2.0-draft", "0.2.0-draft2"], &["store", "atomics", "batch"]),
+];
 /// Interfaces of [`PACKAGE`] that a guest may export.
 pub(super) const CALLED: [&str; 4] = ["handler", "command", "query", "upcaster"];
 /// WASI 0.2 packages that are linked, with nothing behind them.
@@ -191,7 +198,8 @@ impl Shape {
 
 fn is_called(export: &str, name: &str) -> bool {
     let (package, interface, version) = split(export);
-    package == PACKAGE && interface == name && speaks(version)
+    let is_own = package == PACKAGE && interface == name && speaks(version);
+    is_own || (name == "handler" && export == INCOMING_HANDLER)
 }
 
 /// What this host says to one import of a module of this kind.
@@ -221,6 +229,9 @@ pub fn verdict(kind: ModuleKind, import: &str) -> Verdict {
         let why = "this host has WASI 0.2; build with a toolchain for that version";
         return Verdict::Refused { why: why.to_owned() };
     }
+    if let Some(draft) = DRAFTS.iter().find(|(name, ..)| *name == package) {
+        return verdict_draft(draft, interface, version);
+    }
     let why = if package.starts_with("wasi:") {
         "this host does not provide that WASI interface; events, state, timers and calls come \
          from `tidegate:plugin`"
@@ -240,6 +251,23 @@ fn verdict_http(version: Option<&str>) -> Verdict {
                let the operator allow them in `[plugins.NAME] allow.http` of `tidegate.toml` \
                (JavaScript that asks nobody: build with `--disable http`)";
     Verdict::NeedsGrant { grant: "grants.http", why: why.to_owned() }
+}
+
+fn verdict_draft(
+    (package, versions, interfaces): &(&str, &[&str], &[&str]),
+    interface: &str,
+    version: Option<&str>,
+) -> Verdict {
+    let is_served = version.is_some_and(|version| versions.contains(&version));
+    if is_served && interfaces.contains(&interface) {
+        return Verdict::Granted;
+    }
+    let why = format!(
+        "this host has {} of {package} {}; build against one of these",
+        interfaces.join(", "),
+        versions.join(" and ")
+    );
+    Verdict::Refused { why }
 }
 
 fn verdict_own(interface: &str, version: Option<&str>) -> Verdict {
@@ -281,6 +309,9 @@ fn describe_exports(exports: &[String]) -> String {
     let (major, minor) = PACKAGE_VERSION;
     if let Some(other) = exports.iter().find(|export| split(export).0 == PACKAGE) {
         return format!("`{other}` is not of {PACKAGE} {major}.{minor}, which this host speaks");
+    }
+    if let Some(other) = exports.iter().find(|export| split(export).0 == "wasi:messaging") {
+        return format!("`{other}` is not `{INCOMING_HANDLER}`, which this host calls");
     }
     if exports.iter().any(|export| split(export).0 == "wasi:cli") {
         return "it is a WASI 0.2 command; build for wasm32-wasip1 to use it as a stdio module"

@@ -11,6 +11,7 @@ use super::context::Context;
 use super::http::Http;
 use super::limits::{Breach, HANDLES_MAX, Limiter};
 use super::session::{Record, Session};
+use super::shelf::Shelf;
 use super::stdio::Stdio;
 use super::wasi::Wasi;
 
@@ -23,7 +24,9 @@ const HOST_CALL_SLACK_BYTES: usize = 64 * 1024;
 /// What every host function can reach.
 pub(super) struct StoreData {
     session: Option<Session>,
-    limiter: Limiter,
+    pub(super) limiter: Limiter,
+    /// What the guest has handles to, beside WASI.
+    pub(super) shelf: Shelf,
     deadline: Instant,
     /// Made when the guest first asks WASI for anything.
     wasi: Option<Box<Wasi>>,
@@ -44,7 +47,12 @@ impl StoreData {
         self.session.as_mut().ok_or(Breach::Idle)
     }
 
-    /// Bytes of linear memory and tables.
+    /// Counts a call into the host. The first thing that every function here does.
+    pub(super) fn called(&mut self) -> Result<(), Breach> {
+        self.session_mut()?.host_call()
+    }
+
+    /// Bytes of linear memory and tables, and of what the host holds.
     pub(super) const fn memory_bytes(&self) -> usize {
         self.limiter.bytes()
     }
@@ -105,6 +113,7 @@ pub(super) fn new_store(engine: &Engine) -> Store<StoreData> {
     let data = StoreData {
         session: None,
         limiter: Limiter::default(),
+        shelf: Shelf::default(),
         deadline: now(),
         wasi: None,
         http: None,
