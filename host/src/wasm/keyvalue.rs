@@ -182,6 +182,9 @@ impl StoreData {
         bucket: &Resource<Bucket>,
         keys: Vec<String>,
     ) -> Answer<Vec<Option<Pair>>> {
+        if let Err(refused) = check_count(keys.len()) {
+            return Ok(Err(refused));
+        }
         // What a guest could not hold beside everything else is not copied for it.
         let most = self.session()?.context.limits.memory_bytes / 4;
         let (mut found, mut bytes) = (Vec::new(), 0_usize);
@@ -209,6 +212,15 @@ impl StoreData {
         }
         Ok(self.put(&name, Some(value))?.map(Ok))
     }
+}
+
+/// Checks that a batch has no more keys than a delivery may write.
+fn check_count(keys: usize) -> Result<(), Refused> {
+    let most = limits::EFFECTS_MAX;
+    if keys > most {
+        return Err(Refused::Other(format!("{keys} keys at a time, at most {most} are allowed")));
+    }
+    Ok(())
 }
 
 /// What is the same in both drafts, but for their types.
@@ -282,6 +294,9 @@ macro_rules! serve {
                 }
 
                 fn set_many(&mut self, bucket: Resource<Bucket>, pairs: Vec<Pair>) -> Given<()> {
+                    if let Err(refused) = check_count(pairs.len()) {
+                        return Ok(Err(refused.into()));
+                    }
                     for (key, value) in pairs {
                         if let Err(refused) = self.put_in(&bucket, &key, Some(&value))? {
                             return Ok(Err(refused.into()));
@@ -295,6 +310,9 @@ macro_rules! serve {
                     bucket: Resource<Bucket>,
                     keys: Vec<String>,
                 ) -> Given<()> {
+                    if let Err(refused) = check_count(keys.len()) {
+                        return Ok(Err(refused.into()));
+                    }
                     for key in keys {
                         if let Err(refused) = self.put_in(&bucket, &key, None)? {
                             return Ok(Err(refused.into()));
@@ -327,3 +345,6 @@ serve!(keyvalue_draft, u64, by_number);
 serve!(keyvalue_draft2, String, by_key);
 
 mod atomics;
+
+#[cfg(test)]
+mod tests;

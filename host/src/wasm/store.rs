@@ -37,6 +37,27 @@ pub(super) struct StoreData {
 }
 
 impl StoreData {
+    fn new() -> Self {
+        Self {
+            session: None,
+            limiter: Limiter::default(),
+            shelf: Shelf::default(),
+            deadline: now(),
+            wasi: None,
+            http: None,
+            stdio: None,
+        }
+    }
+
+    /// What stands behind a guest in a delivery, without the guest.
+    #[cfg(test)]
+    pub(super) fn within(context: Context) -> Self {
+        let mut data = Self::new();
+        data.limiter.arm(context.limits.memory_bytes);
+        data.session = Some(Session::new(context));
+        data
+    }
+
     /// The running delivery.
     pub(super) fn session(&self) -> Result<&Session, Breach> {
         self.session.as_ref().ok_or(Breach::Idle)
@@ -110,16 +131,7 @@ impl WasiHttpView for StoreData {
 
 /// A store for one instance.
 pub(super) fn new_store(engine: &Engine) -> Store<StoreData> {
-    let data = StoreData {
-        session: None,
-        limiter: Limiter::default(),
-        shelf: Shelf::default(),
-        deadline: now(),
-        wasi: None,
-        http: None,
-        stdio: None,
-    };
-    let mut store = Store::new(engine, data);
+    let mut store = Store::new(engine, StoreData::new());
     store.limiter(|data| &mut data.limiter);
     store.epoch_deadline_callback(|context| {
         if now() >= context.data().deadline {
