@@ -42,7 +42,8 @@ fn only(host: &Host, kind: &str) -> String {
 fn a_component_of_another_host_runs_unchanged() {
     let place = Place::new();
     put(&place);
-    let config = "[buses.main]\n[buses.other]\nkind = \"durable\"\n";
+    let config = "[buses.main]\n[buses.other]\nkind = \"durable\"\n\
+                  [plugins.messaging]\nconfig.greeting = \"good day\"\n";
     let options = HostOptions { config: Some(config.to_owned()), ..HostOptions::default() };
     let host = place.start_with(&options);
     let mut echo = work("echo", Some("k"), "echo");
@@ -59,6 +60,7 @@ fn a_component_of_another_host_runs_unchanged() {
         work("retry", Some("r"), "retry 3"),
         work("request", None, "request"),
         work("disconnect", None, "disconnect"),
+        work("log", None, "log"),
         work("elsewhere", None, "elsewhere other"),
     ]);
     host.wait_rest("messaging", 0);
@@ -90,6 +92,9 @@ fn a_component_of_another_host_runs_unchanged() {
         let moved = host.http.events("type=moved&bus=other");
         if moved.len() == 1 { Ok(()) } else { Err(moved) }
     });
+
+    let logs = host.cli(&["plugins", "logs", "messaging"]).run().expect_done();
+    assert!(logs.contains("greeter: good day of 1"), "{logs}");
 
     let diff = host.cli(&["plugins", "diff", "messaging", "--output", "json"]).run().json();
     assert_eq!((&diff["different"], &diff["not_replayable"]), (&json!(0), &json!(0)), "{diff}");

@@ -27,6 +27,7 @@ mod outside;
 mod sandbox;
 mod session;
 mod shelf;
+mod small;
 mod stdio;
 mod store;
 mod typing;

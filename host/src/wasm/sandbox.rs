@@ -11,7 +11,7 @@ use super::engine::{HostEngineOptions, host_config};
 use super::load::{LoadError, Loader, LoaderOptions};
 use super::module::Module;
 use super::store::StoreData;
-use super::{imports, keyvalue, messaging};
+use super::{imports, keyvalue, messaging, small};
 
 /// Time between two ticks of the epoch: how long a guest computes before it yields, and how far
 /// past its timeout it can get.
@@ -95,6 +95,7 @@ impl Linkers {
         imports::add_to_linker(&mut component)?;
         messaging::add_to_linker(&mut component)?;
         keyvalue::add_to_linker(&mut component)?;
+        small::add_to_linker(&mut component)?;
         wasmtime_wasi::p2::add_to_linker_async(&mut component)?;
         // Who may use it is decided before a module serves (`Module::needed`), and again by every
         // delivery, which has somebody who sends or has not.

@@ -12,6 +12,7 @@ use wasmparser::{ComponentTypeRef, ExternalKind, MemoryType, Parser, Payload, Ty
 use super::encode::foreign_import;
 use super::recognise::ModuleKind;
 use super::refusal::Refusal;
+use super::small;
 
 /// Bytes of a page of linear memory.
 const PAGE_BYTES: u64 = 64 * 1024;
@@ -220,7 +221,7 @@ pub fn verdict(kind: ModuleKind, import: &str) -> Verdict {
         return verdict_own(interface, version);
     }
     if package == "wasi:http" {
-        return verdict_http(version);
+        return verdict_http(interface, version);
     }
     if WASI_EMPTY.contains(&package) {
         if version.is_some_and(|version| version.starts_with("0.2.")) {
@@ -232,6 +233,9 @@ pub fn verdict(kind: ModuleKind, import: &str) -> Verdict {
     if let Some(draft) = DRAFTS.iter().find(|(name, ..)| *name == package) {
         return verdict_draft(draft, interface, version);
     }
+    if small::LOGGING.contains(&import) || small::CONFIG.contains(&import) {
+        return Verdict::Granted;
+    }
     let why = if package.starts_with("wasi:") {
         "this host does not provide that WASI interface; events, state, timers and calls come \
          from `tidegate:plugin`"
@@ -242,10 +246,14 @@ pub fn verdict(kind: ModuleKind, import: &str) -> Verdict {
     Verdict::Refused { why: why.to_owned() }
 }
 
-fn verdict_http(version: Option<&str>) -> Verdict {
+fn verdict_http(interface: &str, version: Option<&str>) -> Verdict {
     if !version.is_some_and(|version| version.starts_with("0.2.")) {
         let why = "this host has WASI 0.2; build with a toolchain for that version";
         return Verdict::Refused { why: why.to_owned() };
+    }
+    // Who serves HTTP elsewhere has the types too, and can send nothing with them.
+    if interface == "types" {
+        return Verdict::Empty;
     }
     let why = "name the hosts it asks in `[grants] http = [\"api.example.com\"]` of its manifest, and \
                let the operator allow them in `[plugins.NAME] allow.http` of `tidegate.toml` \
