@@ -225,7 +225,7 @@ fn check_count(keys: usize) -> Result<(), Refused> {
 
 /// What is the same in both drafts, but for their types.
 macro_rules! serve {
-    ($draft:ident, $cursor:ty, $page:ident) => {
+    ($draft:ident, $cursor:ty) => {
         mod $draft {
             use super::*;
             use crate::wasm::drafts::$draft::wasi::keyvalue::{batch, store};
@@ -274,7 +274,7 @@ macro_rules! serve {
                     bucket: Resource<Bucket>,
                     cursor: Option<$cursor>,
                 ) -> Given<store::KeyResponse> {
-                    let page = $page(self, &bucket, cursor);
+                    let page = <$cursor as Cursor>::page(self, &bucket, cursor);
                     given(page)
                         .map(|page| page.map(|(keys, cursor)| store::KeyResponse { keys, cursor }))
                 }
@@ -325,24 +325,38 @@ macro_rules! serve {
     };
 }
 
-fn by_number(
-    data: &mut StoreData,
-    bucket: &Resource<Bucket>,
-    cursor: Option<u64>,
-) -> Answer<(Vec<String>, Option<u64>)> {
-    data.numbered_page(bucket, cursor)
+/// Where a listing goes on, as a draft says it.
+trait Cursor: Sized {
+    /// One page after `cursor`, and where the next one begins.
+    fn page(
+        data: &mut StoreData,
+        bucket: &Resource<Bucket>,
+        cursor: Option<Self>,
+    ) -> Answer<(Vec<String>, Option<Self>)>;
 }
 
-fn by_key(
-    data: &mut StoreData,
-    bucket: &Resource<Bucket>,
-    cursor: Option<String>,
-) -> Answer<(Vec<String>, Option<String>)> {
-    data.page(bucket, cursor.as_deref()).map(Ok)
+impl Cursor for u64 {
+    fn page(
+        data: &mut StoreData,
+        bucket: &Resource<Bucket>,
+        cursor: Option<Self>,
+    ) -> Answer<(Vec<String>, Option<Self>)> {
+        data.numbered_page(bucket, cursor)
+    }
 }
 
-serve!(keyvalue_draft, u64, by_number);
-serve!(keyvalue_draft2, String, by_key);
+impl Cursor for String {
+    fn page(
+        data: &mut StoreData,
+        bucket: &Resource<Bucket>,
+        cursor: Option<Self>,
+    ) -> Answer<(Vec<String>, Option<Self>)> {
+        data.page(bucket, cursor.as_deref()).map(Ok)
+    }
+}
+
+serve!(keyvalue_draft, u64);
+serve!(keyvalue_draft2, String);
 
 mod atomics;
 
