@@ -90,6 +90,14 @@ impl Grants {
         self.private.iter().chain(spoken).cloned().collect()
     }
 
+    /// The granted variables that are in the environment of this process and are text, in the order
+    /// of the manifest.
+    #[must_use]
+    pub fn variables(&self) -> Vec<(String, String)> {
+        let value = |name: &GrantName| Some((name.0.clone(), std::env::var(&name.0).ok()?));
+        self.env.iter().filter_map(value).collect()
+    }
+
     /// Whether a request to `url` is covered.
     #[must_use]
     pub fn allows_http(&self, url: &Url) -> bool {
@@ -250,6 +258,14 @@ mod tests {
             secrets: secrets.iter().map(|text| text.parse().unwrap()).collect(),
             private: Vec::new(),
         }
+    }
+
+    #[test]
+    fn granted_variables_have_the_values_of_this_process() {
+        let asked = ["CARGO_PKG_NAME", "A_VARIABLE_THAT_IS_NOT_THERE"];
+        let env = asked.iter().map(|text| text.parse().unwrap()).collect();
+        let found = Grants { env, ..Grants::default() }.variables();
+        assert_eq!(found, [("CARGO_PKG_NAME".to_owned(), "tidegate".to_owned())]);
     }
 
     #[test]

@@ -123,6 +123,14 @@ impl KeyView {
         let claim = self.claim.as_ref();
         claim.map_or(Ok(()), |claim| claim.grow(self.layers.as_deref(), name, own, new))
     }
+
+    /// Timers pending in this generation of the plugin besides the one of this name under the key,
+    /// as far as deliveries are applied.
+    #[must_use]
+    pub fn other_timers(&self, name: &str) -> usize {
+        let Owner { instance, generation, key } = &self.owner;
+        self.values.timers().others((*instance, *generation), key.as_str(), name)
+    }
 }
 
 fn signed(bytes: usize) -> isize {

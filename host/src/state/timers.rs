@@ -344,6 +344,13 @@ impl Timers {
         lock(&self.piles).get(&holder)?.by_name.get(&id).map(Entry::view)
     }
 
+    /// Timers pending of a generation besides that of this name.
+    pub(super) fn others(&self, holder: Holder, key: &str, name: &str) -> usize {
+        let piles = lock(&self.piles);
+        let Some(pile) = piles.get(&holder) else { return 0 };
+        pile.by_name.len() - usize::from(pile.by_name.contains_key(&Id::of(key, name)))
+    }
+
     /// Timers pending of a plugin.
     #[must_use]
     pub fn count(&self, instance: InstanceId) -> usize {

@@ -9,9 +9,11 @@ use futures_util::future::BoxFuture;
 use uuid::Uuid;
 
 use super::Slot;
+use super::outside::Outside;
 use crate::command;
 use crate::effects::{Effects, Outcome};
 use crate::event::{Event, Generation, InstanceId, Key, Position};
+use crate::limits;
 use crate::log::record::LogLine;
 use crate::plugin::grants::{GrantName, HostPattern};
 use crate::plugin::{Instance as InstancePolicy, Manifest};
@@ -72,6 +74,8 @@ pub struct Delivery {
     pub limits: Arc<GuestLimits>,
     /// State of the input's key; never asked where the event is unkeyed.
     pub state: Arc<dyn StateView>,
+    /// Who sends what the guest asks outside and waits for; none: nobody does.
+    pub outside: Option<Arc<dyn Outside>>,
 }
 
 impl Delivery {
@@ -149,8 +153,10 @@ pub struct GuestLimits {
     pub http: Arc<[HostPattern]>,
     /// `grants.secrets`, likewise.
     pub secrets: Arc<[GrantName]>,
-    /// Whether its bus keeps timers: a memory bus does not.
-    pub timers: bool,
+    /// `grants.env`, likewise, with the values. An instance keeps those it began with.
+    pub env: Arc<[(String, String)]>,
+    /// Pending timers of the plugin; 0: its bus keeps none, as a memory bus does.
+    pub timers_max: usize,
 }
 
 impl Default for GuestLimits {
@@ -166,13 +172,15 @@ impl Default for GuestLimits {
             buses: Arc::default(),
             http: Arc::default(),
             secrets: Arc::default(),
-            timers: true,
+            env: Arc::default(),
+            timers_max: limits::TIMERS_PENDING_DEFAULT,
         }
     }
 }
 
 impl GuestLimits {
-    /// What a resolved manifest allows, with the names of the buses there are.
+    /// What a resolved manifest allows, with the names of the buses there are, and the granted
+    /// environment variables as they are now.
     #[must_use]
     pub fn of(manifest: &Manifest, buses: Arc<[String]>) -> Self {
         Self {
@@ -186,7 +194,8 @@ impl GuestLimits {
             buses,
             http: manifest.grants.http.as_slice().into(),
             secrets: manifest.grants.secrets.as_slice().into(),
-            timers: true,
+            env: manifest.grants.variables().into(),
+            timers_max: usize::try_from(manifest.limits.timers).unwrap_or(usize::MAX),
         }
     }
 }
@@ -205,6 +214,13 @@ pub trait StateView: Send + Sync {
     fn grow(&self, name: &str, own: Option<usize>, new: usize) -> Result<(), &'static str> {
         let _ = (name, own, new);
         Ok(())
+    }
+
+    /// Pending timers of the plugin besides the one of this name under the key of the delivery, as
+    /// far as its deliveries are applied.
+    fn other_timers(&self, name: &str) -> usize {
+        let _ = name;
+        0
     }
 }
 
@@ -300,6 +316,18 @@ impl Seed {
         self.uuid(position, index, b"call")
     }
 
+    /// Idempotency key of the direct request sent as number `index`: as [`Seed::event_id`], followed
+    /// by the six bytes `direct` and a digest of the request. An attempt that asks the same again
+    /// says so, one that asks something else does not.
+    #[must_use]
+    pub fn direct_id(&self, position: Position, index: u32, digest: &[u8; 32]) -> Arc<str> {
+        let mut suffix = [0_u8; 38];
+        for (slot, byte) in suffix.iter_mut().zip(b"direct".iter().chain(digest)) {
+            *slot = *byte;
+        }
+        self.uuid(position, index, &suffix)
+    }
+
     /// The random number that call `call` (from 0) of an attempt answers with.
     #[must_use]
     pub fn random(&self, position: Position, attempt: u32, call: u32) -> u64 {
@@ -329,7 +357,7 @@ impl Seed {
     }
 
     fn uuid(&self, position: Position, index: u32, suffix: &[u8]) -> Arc<str> {
-        let mut name = [0_u8; 24];
+        let mut name = [0_u8; 58];
         let fields = [
             &self.instance.0.to_le_bytes()[..],
             &self.generation.0.to_le_bytes(),

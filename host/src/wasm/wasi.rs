@@ -1,5 +1,6 @@
 //! The part of WASI that guests get without any grant: clocks that stand still, randomness that a
-//! replay repeats, and output that goes to the plugin's log. No files, no sockets, no environment.
+//! replay repeats, and output that goes to the plugin's log. No files, no sockets; of the environment
+//! only the variables that are granted.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -40,7 +41,11 @@ impl Wasi {
             world.begin(context);
         }
         let printed = Sink::lossy(PRINTED_BYTES_MAX);
-        let ctx = world.builder().stdout(printed.clone()).stderr(printed.clone()).build();
+        let mut builder = world.builder();
+        if let Some(context) = context {
+            builder.envs(&context.limits.env);
+        }
+        let ctx = builder.stdout(printed.clone()).stderr(printed.clone()).build();
         Self { ctx, table: ResourceTable::new(), world, printed }
     }
 
@@ -52,6 +57,10 @@ impl Wasi {
     /// Moves what was printed to the log of the delivery.
     pub(super) fn printed(&self, session: &mut Session) {
         log_lines(session, &self.printed.take());
+    }
+
+    pub(super) const fn table(&mut self) -> &mut ResourceTable {
+        &mut self.table
     }
 
     pub(super) const fn view(&mut self) -> WasiCtxView<'_> {

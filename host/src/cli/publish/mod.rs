@@ -35,7 +35,7 @@ pub struct PublishArgs {
     key: Option<String>,
 
     /// The payload: JSON, unless --content-type says otherwise
-    #[arg(long, value_name = "JSON", conflicts_with = "file")]
+    #[arg(long, value_name = "JSON", conflicts_with = "file", allow_hyphen_values = true)]
     data: Option<String>,
 
     /// File with the payload; `-` reads standard input

@@ -40,6 +40,9 @@ pub struct Limits {
     /// Keys with state; 0: no quota.
     #[serde(skip_serializing_if = "is_zero")]
     pub keys: u32,
+    /// Pending timers, which the host keeps in memory.
+    #[serde(skip_serializing_if = "is_default_timers")]
+    pub timers: u64,
     /// Quotas of keys by their prefix.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub prefixes: Vec<PrefixLimit>,
@@ -70,6 +73,7 @@ impl Default for Limits {
             state: None,
             state_per_key: None,
             keys: 0,
+            timers: limits::TIMERS_PENDING_DEFAULT as u64,
             prefixes: Vec::new(),
         }
     }
@@ -92,6 +96,11 @@ impl Limits {
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
 const fn is_zero(number: &u32) -> bool {
     *number == 0
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
+const fn is_default_timers(timers: &u64) -> bool {
+    *timers == limits::TIMERS_PENDING_DEFAULT as u64
 }
 
 const STATES: RangeInclusive<ByteSize> = ByteSize::kib(1)..=ByteSize::gib(1024);
@@ -119,6 +128,7 @@ pub(super) fn read(mut section: Section<'_>) -> Limits {
         state: section.optional_size("state", &STATES),
         state_per_key: section.optional_size("state-per-key", &STATES),
         keys: section.integer("keys", default.keys, 0..=u32::MAX),
+        timers: section.integer("timers", default.timers, 1..=limits::TIMERS_PENDING_MAX),
         prefixes: read_prefixes(&mut section),
     }
 }

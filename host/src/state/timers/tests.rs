@@ -45,6 +45,15 @@ fn set_replaces_and_cancel_removes_by_key_and_name() {
 }
 
 #[test]
+fn a_timer_that_is_set_again_is_not_counted_beside_itself() {
+    let timers = Timers::default();
+    timers.apply(&served(1, "a", 1), [set("t", 10), set("u", 5)]);
+    let others = |key, name| timers.others(HOLDER, key, name);
+    assert_eq!((others("a", "t"), others("a", "v"), others("b", "t")), (1, 2, 2));
+    assert_eq!(timers.others((InstanceId(1), Generation(1)), "a", "t"), 0);
+}
+
+#[test]
 fn only_what_is_due_is_at_hand_and_no_more_than_there_is_room_for() {
     let timers = Timers::default();
     timers.apply(&served(1, "a", 1), [set("t", 10), set("u", 11), set("v", 12)]);

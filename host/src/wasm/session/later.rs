@@ -20,6 +20,10 @@ impl Session {
         self.may_change_timer(name)?;
         self.has_room(name.len() + data.len())?;
         check::bytes("`data`", data.len(), limits::TIMER_DATA_BYTES_MAX)?;
+        let others = self.context.state.other_timers(name) + self.effects.timers.len();
+        if others >= self.context.limits.timers_max {
+            return Err(Denial::Exceeded(Exceeded::TIMERS));
+        }
         Ok(TimerChange::Set { name: name.into(), due_ms, data: Bytes::copy_from_slice(data) })
     }
 
@@ -49,7 +53,7 @@ impl Session {
         if self.context.key.is_none() {
             return Err(Denial::Unkeyed);
         }
-        if !self.context.limits.timers {
+        if self.context.limits.timers_max == 0 {
             let why = "a memory bus has no timers: subscribe to a durable one".to_owned();
             return Err(Denial::Invalid(why));
         }

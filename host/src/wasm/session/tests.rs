@@ -37,6 +37,7 @@ fn session_with(limits: GuestLimits, key: Option<&str>, access: Access) -> Sessi
         config: Arc::default(),
         limits: Arc::new(limits),
         state: Arc::new(Stored(vec!["a", "b", "c", "d"])),
+        outside: None,
     };
     Session::new(Context::of_delivery(delivery, access))
 }
@@ -181,7 +182,7 @@ fn an_unkeyed_input_has_no_state_and_no_timers() {
 
 #[test]
 fn a_memory_bus_refuses_timers() {
-    let limits = GuestLimits { timers: false, ..GuestLimits::default() };
+    let limits = GuestLimits { timers_max: 0, ..GuestLimits::default() };
     let session = session_with(limits, Some("k"), Access::Write);
     for refused in [session.draft_timer("a", 1, b""), session.draft_cancel("a")] {
         assert!(matches!(refused, Err(Denial::Invalid(why)) if why.contains("memory bus")));
@@ -209,6 +210,17 @@ fn timers_are_buffered_in_order() {
     assert!(matches!(session.draft_timer("t", 5, &large), Err(Denial::Invalid(_))));
     let timers = session.finish().effects.timers;
     assert!(matches!(timers.as_slice(), [TimerChange::Set { .. }, TimerChange::Cancel { .. }]));
+}
+
+#[test]
+fn a_timer_over_the_limit_is_refused() {
+    let limits = GuestLimits { timers_max: 1, ..GuestLimits::default() };
+    let mut session = session_with(limits, Some("k"), Access::Write);
+    let change = session.draft_timer("a", 1, b"");
+    session.change_timer(change).unwrap();
+    let change = session.draft_timer("b", 1, b"");
+    assert_eq!(session.change_timer(change), Err(Denial::Exceeded(Exceeded::TIMERS)));
+    assert_eq!(session.finish().effects.timers.len(), 1);
 }
 
 #[test]

@@ -212,6 +212,10 @@ pub(super) fn command(out: &str, err: &str, end: &str) -> Vec<u8> {
         (import "wasi_snapshot_preview1" "clock_time_get"
           (func $clock (param i32 i64 i32) (result i32)))
         (import "wasi_snapshot_preview1" "random_get" (func $random (param i32 i32) (result i32)))
+        (import "wasi_snapshot_preview1" "environ_sizes_get"
+          (func $environ (param i32 i32) (result i32)))
+        (import "wasi_snapshot_preview1" "environ_get"
+          (func $variables (param i32 i32) (result i32)))
         (memory (export "memory") 4)
         (data (i32.const 1024) "{out}")
         (data (i32.const 32768) "{err}")
@@ -233,8 +237,8 @@ pub(super) fn command(out: &str, err: &str, end: &str) -> Vec<u8> {
     wat::parse_str(text).unwrap()
 }
 
-/// A handler as a toolchain with a WASI libc leaves it: prints to standard output, and logs eight
-/// random bytes as letters.
+/// A handler as a toolchain with a WASI libc leaves it: prints to standard output a word, the
+/// environment if there is any, and eight random bytes as letters.
 pub(super) fn wasi_handler() -> Vec<u8> {
     let text = r#"(module $guest
         (import "wasi_snapshot_preview1" "fd_write"
@@ -242,6 +246,8 @@ pub(super) fn wasi_handler() -> Vec<u8> {
         (import "wasi_snapshot_preview1" "random_get" (func $random (param i32 i32) (result i32)))
         (import "wasi_snapshot_preview1" "environ_sizes_get"
           (func $environ (param i32 i32) (result i32)))
+        (import "wasi_snapshot_preview1" "environ_get"
+          (func $variables (param i32 i32) (result i32)))
         (import "wasi_snapshot_preview1" "path_open"
           (func $open (param i32 i32 i32 i32 i32 i64 i64 i32 i32) (result i32)))
         (memory (export "memory") 16)
@@ -264,7 +270,10 @@ pub(super) fn wasi_handler() -> Vec<u8> {
           (memory.fill (i32.const 2048) (i32.const 0) (i32.const 40))
           (call $print (i32.const 3000) (i32.const 8))
           (drop (call $environ (i32.const 16) (i32.const 20)))
-          (if (i32.load (i32.const 16)) (then unreachable))
+          (if (i32.load (i32.const 16)) (then
+            (drop (call $variables (i32.const 4000) (i32.const 5000)))
+            (call $print (i32.const 5000) (i32.load (i32.const 20)))
+            (call $print (i32.const 3007) (i32.const 1))))
           ;; Nothing is open that a path could start from.
           (if (i32.eqz (call $open (i32.const 3) (i32.const 0) (i32.const 3000) (i32.const 7)
                 (i32.const 0) (i64.const 0) (i64.const 0) (i32.const 0) (i32.const 24)))

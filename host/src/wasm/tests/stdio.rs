@@ -1,7 +1,9 @@
 //! Commands as plugins: the protocol over standard input and output, under the same limits.
 
-use super::guests::command;
+use super::guests::{command, wasi_handler};
 use super::*;
+
+mod protocol;
 
 async fn run(out: &str, err: &str, end: &str) -> Invocation {
     Plugin::load(command(out, err, end)).await.deliver(".").await
@@ -16,7 +18,7 @@ const ECHO: &str = "(i32.store (i32.const 0) (i32.const 70000))
 #[tokio::test]
 async fn a_command_that_says_nothing_is_ok() {
     let mut plugin = Plugin::load(command("", "", "")).await;
-    assert_eq!(plugin.module.exports, Exports { handler: true, ..Exports::default() });
+    assert_eq!(plugin.module.exports, Exports::STDIO);
     for _ in 0..2 {
         let done = plugin.deliver(".").await;
         assert_ok(&done);
@@ -181,4 +183,22 @@ async fn clocks_stand_still_and_chance_repeats() {
     plugin.attempt = 2;
     let two = plugin.deliver(".").await.logs;
     assert_ne!(one, two, "another attempt has other randomness");
+}
+
+#[tokio::test]
+async fn a_guest_sees_the_variables_it_was_granted_and_no_other() {
+    let look = "(drop (call $environ (i32.const 16) (i32.const 20)))
+        (drop (call $variables (i32.const 70000) (i32.const 80000)))
+        (call $print (i32.const 2) (i32.const 80000) (i32.load (i32.const 20)))";
+    let mut command = Plugin::load(command("", "", look)).await;
+    let mut handler = Plugin::load(wasi_handler()).await;
+    assert!(command.deliver(".").await.logs.is_empty());
+    command.limits.env = [("STAGE".to_owned(), "blue".to_owned())].into();
+    handler.limits.env = command.limits.env.clone();
+    for guest in [&mut command, &mut handler] {
+        let done = guest.deliver(".").await;
+        assert_ok(&done);
+        let found = done.logs.iter().any(|line| line.message == "STAGE=blue\0");
+        assert!(found, "{:?}", done.logs);
+    }
 }
