@@ -21,6 +21,7 @@ pub mod event;
 pub mod host;
 pub mod limits;
 pub mod log;
+pub mod memory;
 pub mod metrics;
 pub mod plugin;
 pub mod schedule;

@@ -203,7 +203,7 @@ fn finish(
     number: u32,
 ) -> Result<Recovered, OpenError> {
     let path = folders.segment(number);
-    let file = disk.open_write(&path).map_err(Folders::io(&path))?;
+    let file = disk.open_append(&path).map_err(Folders::io(&path))?;
     let salt = Salt::new(recovered.log_id, number);
     let before = recovered.tip;
     let hasher = IdHasher::new(&recovered.log_id);
