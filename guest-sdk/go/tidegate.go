@@ -15,9 +15,12 @@
 //		})
 //	}
 //
-// What is written and emitted is recorded when the function returns nil, exactly once, and dropped
-// otherwise. [Retry] asks for another attempt; any other error rejects the event; a panic is a trap.
-// Nothing is kept between deliveries but the state.
+// What is written, emitted, set and sent is recorded when the function returns nil, exactly once, and
+// dropped otherwise. [Retry] asks for another attempt; any other error rejects the event; a panic is a
+// trap. Nothing is kept between deliveries but the state.
+//
+// A [Plugin] takes timers, answers to calls, commands and questions too. It lifts no old events, and
+// sees the state of one key at a time.
 package tidegate
 
 import (
@@ -66,9 +69,10 @@ type Delivery struct {
 
 	config map[string]string
 	state  map[string]json.RawMessage
-	set    map[string]json.RawMessage
-	gone   map[string]bool
-	emits  []emit
+	// What is to be written where the delivery goes well, a line each.
+	lines []any
+	out   *json.Encoder
+	asked *asked
 }
 
 type emit struct {
@@ -87,6 +91,47 @@ type Handler func(*Delivery) error
 // Handlers are functions by event type: `order.*` takes one segment for the star, `payment.**` zero
 // or more. The pattern with the most plain segments goes first; a type nobody takes is left alone.
 type Handlers map[string]Handler
+
+// Request is a command or a question.
+type Request struct {
+	// Operation is what is asked.
+	Operation string
+	// Principal is who asks, as authenticated; empty: nobody in particular.
+	Principal string
+	// Parameters are those of the address.
+	Parameters map[string]string
+	// ContentType is the media type of Data; empty: none.
+	ContentType string
+	Data        []byte
+}
+
+// JSON reads the body.
+func (r *Request) JSON(into any) error {
+	if err := json.Unmarshal(r.Data, into); err != nil {
+		return fmt.Errorf("the body is not what it should be: %w", err)
+	}
+	return nil
+}
+
+// Answerer carries out a command, or answers a question; what it returns is the answer, as JSON. A
+// question has no effects.
+type Answerer func(*Delivery, *Request) (any, error)
+
+// Plugin is everything a plugin can take. Nil: nothing of that kind.
+type Plugin struct {
+	Events Handlers
+	// Timers and Responses are by the name of the timer or the call; "*": all others.
+	Timers, Responses map[string]Handler
+	// Commands and Queries are by name.
+	Commands, Queries map[string]Answerer
+}
+
+type asked struct {
+	Kind       string            `json:"kind"`
+	Operation  string            `json:"operation"`
+	Principal  string            `json:"principal"`
+	Parameters map[string]string `json:"parameters"`
+}
 
 type retry struct {
 	reason string
@@ -142,21 +187,99 @@ func (d *Delivery) Names(prefix string) []string {
 }
 
 // Set writes a value as JSON.
-func (d *Delivery) Set(name string, value any) error {
+func (d *Delivery) Set(name string, value any) error { return d.SetFor(name, value, 0) }
+
+// SetFor is Set for a while: the value is gone that long after Recorded. 0: for good.
+func (d *Delivery) SetFor(name string, value any, ttl time.Duration) error {
 	text, err := json.Marshal(value)
 	if err != nil {
 		return err
 	}
-	d.state[name], d.set[name] = text, text
-	delete(d.gone, name)
+	d.state[name] = text
+	change := map[string]any{"set": map[string]json.RawMessage{name: text}}
+	if ttl > 0 {
+		change["ttl_ms"] = ttl.Milliseconds()
+	}
+	d.want("state", change)
 	return nil
 }
 
 // Delete removes a name, if there.
 func (d *Delivery) Delete(name string) {
 	delete(d.state, name)
-	delete(d.set, name)
-	d.gone[name] = true
+	d.want("state", map[string]any{"delete": []string{name}})
+}
+
+// SetTimer sets or replaces a timer of the key; it comes back to Timers of a [Plugin] with the data as
+// JSON; nil: none.
+func (d *Delivery) SetTimer(name string, due time.Time, data any) error {
+	timer := map[string]any{"set": name, "due_ms": max(due.UnixMilli(), 0)}
+	if data != nil {
+		timer["data"] = data
+	}
+	return d.wantJSON("timer", timer)
+}
+
+// SetTimerAfter is SetTimer, counted from Recorded.
+func (d *Delivery) SetTimerAfter(name string, after time.Duration, data any) error {
+	return d.SetTimer(name, d.Recorded.Add(after), data)
+}
+
+// CancelTimer cancels a timer, if there.
+func (d *Delivery) CancelTimer(name string) {
+	d.want("timer", map[string]any{"cancel": name})
+}
+
+// Call is a request to the outside, sent once the delivery is durable.
+type Call struct {
+	// Name comes back with the answer.
+	Name string
+	// Method: "": POST.
+	Method string
+	// URL is absolute, to a host that the manifest is granted.
+	URL string
+	// Headers; {secret:NAME} in a value is filled in by the host.
+	Headers map[string]string
+	// Body as JSON; []byte as it is; nil: none.
+	Body any
+	// Timeout of one attempt; 0: ten seconds.
+	Timeout time.Duration
+}
+
+// Send makes a call; the answer comes back to Responses of a [Plugin].
+func (d *Delivery) Send(call Call) error {
+	line := map[string]any{"name": call.Name, "url": call.URL}
+	if call.Method != "" {
+		line["method"] = call.Method
+	}
+	if len(call.Headers) > 0 {
+		line["headers"] = call.Headers
+	}
+	if call.Timeout > 0 {
+		line["timeout_ms"] = call.Timeout.Milliseconds()
+	}
+	switch body := call.Body.(type) {
+	case nil:
+	case []byte:
+		line["data_base64"] = body
+	default:
+		line["data"] = body
+	}
+	return d.wantJSON("call", line)
+}
+
+func (d *Delivery) want(member string, value any) {
+	d.lines = append(d.lines, map[string]any{member: value})
+}
+
+// wantJSON fails where a value cannot be written, while the handler can still say so.
+func (d *Delivery) wantJSON(member string, value any) error {
+	text, err := json.Marshal(value)
+	if err != nil {
+		return err
+	}
+	d.want(member, json.RawMessage(text))
+	return nil
 }
 
 // EmitOption changes one emitted event.
@@ -201,34 +324,108 @@ func (d *Delivery) emit(emitted emit, options []EmitOption) error {
 	for _, option := range options {
 		option(&emitted)
 	}
-	d.emits = append(d.emits, emitted)
+	d.want("emit", emitted)
 	return nil
 }
 
-// Log writes a line to the plugin's log.
-func (d *Delivery) Log(format string, values ...any) {
-	fmt.Fprintf(os.Stderr, format+"\n", values...)
+// Log writes a line to the plugin's log, also where the delivery fails.
+func (d *Delivery) Log(format string, values ...any) { d.say("info", format, values) }
+
+// Trace, Debug, Warn and Error do the same at their level.
+func (d *Delivery) Trace(format string, values ...any) { d.say("trace", format, values) }
+
+// Debug is for whoever writes the plugin.
+func (d *Delivery) Debug(format string, values ...any) { d.say("debug", format, values) }
+
+// Warn is for what somebody should look at.
+func (d *Delivery) Warn(format string, values ...any) { d.say("warn", format, values) }
+
+// Error is for what went wrong.
+func (d *Delivery) Error(format string, values ...any) { d.say("error", format, values) }
+
+func (d *Delivery) say(level, format string, values []any) {
+	message := fmt.Sprintf(format, values...)
+	// Written at once: a delivery that is stopped has said it all the same.
+	_ = d.out.Encode(map[string]any{"log": map[string]any{"level": level, "message": message}})
 }
 
 // Run takes the one delivery of this run. It does not return where it fails.
-func Run(handlers Handlers) {
-	if err := Serve(os.Stdin, os.Stdout, handlers); err != nil {
+func Run(handlers Handlers) { Plugin{Events: handlers}.Run() }
+
+// Serve is Run on other streams: for tests.
+func Serve(in io.Reader, out io.Writer, handlers Handlers) error {
+	return Plugin{Events: handlers}.Serve(in, out)
+}
+
+// Run takes the one delivery of this run. It does not return where it fails.
+func (p Plugin) Run() {
+	if err := p.Serve(os.Stdin, os.Stdout); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
 }
 
 // Serve is Run on other streams: for tests.
-func Serve(in io.Reader, out io.Writer, handlers Handlers) error {
+func (p Plugin) Serve(in io.Reader, out io.Writer) error {
 	delivery, err := read(in)
 	if err != nil {
 		return err
 	}
+	delivery.out = json.NewEncoder(out)
+	delivery.out.SetEscapeHTML(false)
+	if delivery.asked != nil {
+		answer, failed := p.answer(delivery)
+		if failed == nil {
+			failed = delivery.respond(answer)
+		}
+		return delivery.end(failed)
+	}
 	failed := error(nil)
-	if handler := handlers.find(delivery.Event.Type); handler != nil {
+	if handler := p.find(&delivery.Event); handler != nil {
 		failed = handler(delivery)
 	}
-	return delivery.answer(out, failed)
+	return delivery.end(failed)
+}
+
+func (p Plugin) answer(d *Delivery) (any, error) {
+	known := p.Commands
+	if d.asked.Kind == "query" {
+		known = p.Queries
+	}
+	answerer := known[d.asked.Operation]
+	if answerer == nil {
+		return nil, fmt.Errorf("no %s `%s`", d.asked.Kind, d.asked.Operation)
+	}
+	return answerer(d, &Request{
+		Operation: d.asked.Operation, Principal: d.asked.Principal, Parameters: d.asked.Parameters,
+		ContentType: d.Event.ContentType, Data: d.Event.Data,
+	})
+}
+
+func (d *Delivery) respond(answer any) error {
+	response := map[string]any{}
+	if answer != nil {
+		response["data"] = answer
+	}
+	return d.wantJSON("response", response)
+}
+
+func (p Plugin) find(event *Event) Handler {
+	for _, back := range []struct {
+		kind, name string
+		known      map[string]Handler
+	}{{"tidegate.timer", "timername", p.Timers}, {"tidegate.response", "callname", p.Responses}} {
+		if event.Type != back.kind {
+			continue
+		}
+		if handler := back.known[event.Attributes[back.name]]; handler != nil {
+			return handler
+		}
+		if handler := back.known["*"]; handler != nil {
+			return handler
+		}
+	}
+	return p.Events.find(event.Type)
 }
 
 func (h Handlers) find(kind string) Handler {
@@ -276,6 +473,7 @@ func read(in io.Reader) (*Delivery, error) {
 		Position   uint64                     `json:"position"`
 		Sequence   uint64                     `json:"sequence"`
 		RecordedMs int64                      `json:"recorded_ms"`
+		Request    *asked                     `json:"request"`
 	}
 	if err := json.Unmarshal(second, &rest); err != nil {
 		return nil, fmt.Errorf("the second line is not what it should be: %w", err)
@@ -290,7 +488,7 @@ func read(in io.Reader) (*Delivery, error) {
 	return &Delivery{
 		Event: event, Attempt: rest.Attempt, Redriven: rest.Redriven, Position: rest.Position,
 		Sequence: rest.Sequence, Recorded: time.UnixMilli(rest.RecordedMs), config: rest.Config,
-		state: rest.State, set: map[string]json.RawMessage{}, gone: map[string]bool{},
+		state: rest.State, asked: rest.Request,
 	}, nil
 }
 
@@ -340,9 +538,8 @@ func text(raw, media json.RawMessage) []byte {
 	return raw
 }
 
-func (d *Delivery) answer(out io.Writer, failed error) error {
-	lines := json.NewEncoder(out)
-	lines.SetEscapeHTML(false)
+// end writes what the delivery wants, and how it went.
+func (d *Delivery) end(failed error) error {
 	var again retry
 	switch {
 	case errors.As(failed, &again):
@@ -350,25 +547,14 @@ func (d *Delivery) answer(out io.Writer, failed error) error {
 		if again.after > 0 {
 			line["after_ms"] = again.after.Milliseconds()
 		}
-		return lines.Encode(line)
+		return d.out.Encode(line)
 	case failed != nil:
-		return lines.Encode(map[string]any{"outcome": "reject", "reason": failed.Error()})
+		return d.out.Encode(map[string]any{"outcome": "reject", "reason": failed.Error()})
 	}
-	for _, emitted := range d.emits {
-		if err := lines.Encode(map[string]any{"emit": emitted}); err != nil {
+	for _, line := range d.lines {
+		if err := d.out.Encode(line); err != nil {
 			return err
 		}
 	}
-	if len(d.set) > 0 || len(d.gone) > 0 {
-		gone := []string{}
-		for name := range d.gone {
-			gone = append(gone, name)
-		}
-		sort.Strings(gone)
-		changes := map[string]any{"set": d.set, "delete": gone}
-		if err := lines.Encode(map[string]any{"state": changes}); err != nil {
-			return err
-		}
-	}
-	return lines.Encode(map[string]any{"outcome": "ok"})
+	return d.out.Encode(map[string]any{"outcome": "ok"})
 }
