@@ -86,6 +86,8 @@ fn check_new(lang: &str) {
     let module = folder.join("totals.wasm");
     let checked = Cli::new(&["check"]).arg(&module).run().expect_done();
     assert!(checked.contains("handler") || checked.contains("stdio"), "{checked}");
+    let tested = Cli::new(&["test", "plugins/totals"]).within(place.path()).run().expect_done();
+    assert!(tested.contains("ok    amounts-add-up   2 steps"), "{lang}: {tested}");
     let sample = folder.join("events/sample.json");
     let tested = Cli::new(&["test"]).arg(&module).arg("--event").arg(sample).run().expect_done();
     assert!(tested.contains("ok") && tested.contains("totals.updated"), "{tested}");

@@ -129,13 +129,13 @@ pub(crate) fn is_plugin_name(name: &str) -> bool {
         && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
 }
 
-/// The file name of a plugin's module: what its manifest says, else `NAME.wasm`.
-pub(super) fn module_name(plugin: &Found) -> String {
-    let manifest = read_toml(&plugin.dir.join("plugin.toml")).unwrap_or_default();
+/// The file name of the module of the plugin in `dir`: what its manifest says, else `NAME.wasm`.
+pub(crate) fn module_name(dir: &Path, name: &str) -> String {
+    let manifest = read_toml(&dir.join("plugin.toml")).unwrap_or_default();
     let said = manifest.get("module").and_then(toml::Value::as_str);
     // Only a plain name: the manifest does not decide about files elsewhere.
     let plain = said.filter(|name| Path::new(name).file_name() == Some(name.as_ref()));
-    plain.map_or_else(|| format!("{}.wasm", plugin.name), ToOwned::to_owned)
+    plain.map_or_else(|| format!("{name}.wasm"), ToOwned::to_owned)
 }
 
 fn is_package(manifest: &Path) -> bool {

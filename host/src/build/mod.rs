@@ -21,8 +21,8 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-pub(crate) use find::is_plugin_name;
 pub use find::{By, Found, Language, find};
+pub(crate) use find::{is_plugin_name, module_name};
 pub use target::TARGET_VARIABLE;
 
 /// A module that stands in its source folder.
@@ -247,7 +247,7 @@ fn try_build(plugin: &Found, progress: &mut dyn FnMut(Progress<'_>)) -> Result<B
         Language::AssemblyScript => assemblyscript::build(plugin, &target, progress)?,
     };
     let wasm = std::fs::read(&artifact).map_err(BuildError::io(&artifact))?;
-    let module = plugin.dir.join(find::module_name(plugin));
+    let module = plugin.dir.join(module_name(&plugin.dir, &plugin.name));
     let changed = publish(&module, &wasm)?;
     let bytes = wasm.len() as u64;
     Ok(Built { name: plugin.name.clone(), module, bytes, took: start.elapsed(), changed })
@@ -267,6 +267,15 @@ fn publish(module: &Path, wasm: &[u8]) -> Result<bool, BuildError> {
     }
     put.map_err(BuildError::io(module))?;
     Ok(true)
+}
+
+/// Where code that tools compile from modules in `dir` is kept: a folder beside what compilers keep.
+/// None: there is no such place.
+#[must_use]
+pub fn code_folder(dir: &Path) -> Option<PathBuf> {
+    let folder = target::folder(dir).ok()?.join("code");
+    // Another user's folder, or one nobody can write to, is no place for code.
+    crate::wasm::cache::is_usable(&folder).then_some(folder)
 }
 
 fn as_ms<S: serde::Serializer>(took: &Duration, serializer: S) -> Result<S::Ok, S::Error> {

@@ -64,11 +64,11 @@ fn module_goes_where_the_manifest_says_but_not_elsewhere() {
         language: Language::Rust,
         by: By::Name,
     };
-    assert_eq!(module_name(&plugin), "totals.wasm");
+    assert_eq!(module_name(&plugin.dir, &plugin.name), "totals.wasm");
     write(&dir.path().join("plugin.toml"), "module = \"other.wasm\"");
-    assert_eq!(module_name(&plugin), "other.wasm");
+    assert_eq!(module_name(&plugin.dir, &plugin.name), "other.wasm");
     write(&dir.path().join("plugin.toml"), "module = \"../other.wasm\"");
-    assert_eq!(module_name(&plugin), "totals.wasm");
+    assert_eq!(module_name(&plugin.dir, &plugin.name), "totals.wasm");
 }
 
 #[test]

@@ -119,20 +119,73 @@ fn plugin_of(roots: &[PathBuf], path: &Path) -> Option<PathBuf> {
     makes_dirty(path.strip_prefix(&plugin).ok()?).then_some(plugin)
 }
 
-/// Whether a change of this file, relative to the plugin's folder, asks for a build: the manifests
-/// and everything under `src`.
+/// Endings of files that compilers read.
+const SOURCES: [&str; 10] = ["rs", "js", "mjs", "ts", "mts", "py", "c", "h", "go", "wit"];
+/// Files with other endings that builds read.
+const MANIFESTS: [&str; 9] = [
+    "Cargo.toml",
+    "plugin.toml",
+    "package.json",
+    "tsconfig.json",
+    "asconfig.json",
+    "pyproject.toml",
+    "go.mod",
+    "go.sum",
+    "rust-toolchain.toml",
+];
+/// Folders of what tools fetch and make, and of what is no part of the module.
+const NOT_SOURCES: [&str; 6] = ["target", "node_modules", "__pycache__", "venv", "events", "tests"];
+
+/// Whether a change of this file, relative to the plugin's folder, asks for a build: manifests and
+/// sources of any language, and everything under `src`.
 #[must_use]
 pub fn makes_dirty(relative: &Path) -> bool {
-    if relative.extension() == Some("wasm".as_ref()) {
+    let mut names = Vec::new();
+    for part in relative.components() {
+        let Component::Normal(name) = part else { return false };
+        names.push(name.to_str().unwrap_or_default());
+    }
+    let Some((file, folders)) = names.split_last() else { return false };
+    let foreign = |name: &&str| name.starts_with('.') || NOT_SOURCES.contains(name);
+    // Under `src` only the author decides what a folder is for.
+    let in_src = folders.first() == Some(&"src");
+    if file.starts_with('.') || (!in_src && folders.iter().any(foreign)) {
         return false;
     }
-    let mut parts = relative.components();
-    let Some(Component::Normal(first)) = parts.next() else { return false };
-    match first.to_str() {
-        Some("src") => true,
-        Some("Cargo.toml" | "plugin.toml" | "build.rs") => parts.next().is_none(),
-        _ => false,
+    let ending = Path::new(file).extension().and_then(|ending| ending.to_str());
+    if in_src {
+        return ending != Some("wasm");
     }
+    ending.is_some_and(|ending| SOURCES.contains(&ending))
+        || (folders.is_empty() && MANIFESTS.contains(file))
+}
+
+/// The files in a plugin's folder that [`makes_dirty`] names, at most `most` of them; what cannot be
+/// read is left out.
+#[must_use]
+pub fn sources(plugin: &Path, most: usize) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut folders = vec![plugin.to_owned()];
+    while let Some(folder) = folders.pop() {
+        let Ok(listing) = std::fs::read_dir(&folder) else { continue };
+        for entry in listing.map_while(Result::ok) {
+            let path = entry.path();
+            let Ok(relative) = path.strip_prefix(plugin) else { continue };
+            let kind = entry.file_type();
+            // A folder is looked into where a file in it could count.
+            if kind.as_ref().is_ok_and(std::fs::FileType::is_dir) {
+                if makes_dirty(&relative.join("x.rs")) {
+                    folders.push(path);
+                }
+            } else if makes_dirty(relative) {
+                found.push(path);
+            }
+            if found.len() >= most {
+                return found;
+            }
+        }
+    }
+    found
 }
 
 /// Which plugins have changed, and since when they are quiet.
@@ -174,7 +227,7 @@ impl Settling {
 
 #[cfg(test)]
 mod tests {
-    use super::{Duration, Instant, Path, PathBuf, Settling, SourceWatcher, makes_dirty};
+    use super::{Duration, Instant, Path, PathBuf, Settling, SourceWatcher, makes_dirty, sources};
 
     #[test]
     fn only_sources_make_a_plugin_dirty() {
@@ -183,6 +236,22 @@ mod tests {
             ("src/deep/er.rs", true),
             ("Cargo.toml", true),
             ("plugin.toml", true),
+            ("index.js", true),
+            ("lib/more.ts", true),
+            ("tsconfig.json", true),
+            ("main.py", true),
+            ("totals.c", true),
+            ("tidegate/tidegate.go", true),
+            ("assembly/index.ts", true),
+            ("src/table.csv", true),
+            ("src/tests/more.rs", true),
+            ("tests/adds-up.toml", false),
+            ("tests/native.rs", false),
+            ("README.md", false),
+            ("package-lock.json", false),
+            ("node_modules/x/index.js", false),
+            (".venv/lib/x.py", false),
+            ("src/.index.js.swp", false),
             ("target/release/x.d", false),
             ("target/src/x.rs", false),
             ("totals.wasm", false),
@@ -194,6 +263,20 @@ mod tests {
         ] {
             assert_eq!(makes_dirty(Path::new(file)), dirty, "{file}");
         }
+    }
+
+    #[test]
+    fn sources_are_those_that_make_dirty() {
+        let dir = tempfile::tempdir().unwrap();
+        for file in ["index.ts", "node_modules/x/index.js", "lib/a/b.ts", "x.wasm", "tests/t.toml"]
+        {
+            let path = dir.path().join(file);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, "").unwrap();
+        }
+        let mut found = sources(dir.path(), 10);
+        found.sort();
+        assert_eq!(found, [dir.path().join("index.ts"), dir.path().join("lib/a/b.ts")]);
     }
 
     #[test]

@@ -25,6 +25,8 @@ type Template = (&'static str, &'static str);
 const COMMON: &[Template] = &[
     ("plugin.toml", include_str!("new/plugin.toml.in")),
     ("events/sample.json", include_str!("new/sample.json.in")),
+    ("tests/amounts-add-up.toml", include_str!("new/case.toml.in")),
+    ("README.md", include_str!("new/README.md.in")),
     (".gitignore", include_str!("new/gitignore.in")),
 ];
 
@@ -131,12 +133,26 @@ impl Lang {
         }
     }
 
-    /// The command that tests a project of this language.
-    fn test(self, folder: &str, name: &str) -> String {
+    /// Where the handler stands.
+    const fn source(self) -> &'static str {
         match self {
-            Self::Rust | Self::Stdio => format!("cargo test --manifest-path {folder}/Cargo.toml"),
-            Self::Go => format!("(cd {folder} && go test .)"),
-            _ => format!("tidegate test {folder}/{name}.wasm --event {folder}/events/sample.json"),
+            Self::Rust => "src/lib.rs",
+            Self::Stdio => "src/main.rs",
+            Self::Js => "index.js",
+            Self::Ts => "index.ts",
+            Self::Python => "main.py",
+            Self::C => "{{name}}.c",
+            Self::Go => "main.go",
+            Self::AssemblyScript => "assembly/index.ts",
+        }
+    }
+
+    /// The line about the tests that the language's own tools run, where the project has some.
+    const fn native_test(self) -> &'static str {
+        match self {
+            Self::Rust | Self::Stdio => "\n    cargo test             # the tests beside the code",
+            Self::Go => "\n    go test .              # the test beside the code",
+            _ => "",
         }
     }
 }
@@ -156,10 +172,9 @@ pub fn run(args: &NewArgs, output: Output) -> anyhow::Result<ExitCode> {
             out,
             "made {shown}\n  \
              tidegate build {shown}      makes {name}.wasm\n  \
-             {test}\n  \
-             tidegate dev {parent}      builds and runs it, and again on every change",
+             tidegate test {shown}       runs its tests\n  \
+             tidegate dev {parent}       runs it, and builds and loads it again on every change",
             name = args.name,
-            test = args.lang.test(&shown.to_string(), &args.name),
             parent = here.display(),
         )?,
     }
@@ -212,6 +227,8 @@ fn fill(template: &str, args: &NewArgs) -> String {
     };
     let sample = args.on.replace("**", "example").replace('*', "example");
     template
+        .replace("{{source}}", args.lang.source())
+        .replace("{{native}}", args.lang.native_test())
         .replace("{{name}}", &args.name)
         .replace("{{package}}", &package)
         .replace("{{type}}", &args.on)

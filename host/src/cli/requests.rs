@@ -67,7 +67,7 @@ pub(super) struct BodyArgs {
 
 impl BodyArgs {
     /// The body, where there is one, and its media type.
-    fn read(&self) -> anyhow::Result<Option<(String, Vec<u8>)>> {
+    pub(super) fn read(&self) -> anyhow::Result<Option<(String, Vec<u8>)>> {
         let bytes = match (&self.data, &self.file) {
             (Some(text), _) => text.clone().into_bytes(),
             (None, Some(path)) => {
@@ -83,7 +83,15 @@ impl BodyArgs {
         Ok(Some((media_type.unwrap_or_else(|| "application/json".to_owned()), bytes)))
     }
 
-    fn params(&self) -> anyhow::Result<Vec<(&str, &str)>> {
+    /// Whether any of it is there.
+    pub(super) fn is_given(&self) -> bool {
+        self.data.is_some()
+            || self.file.is_some()
+            || self.content_type.is_some()
+            || !self.params.is_empty()
+    }
+
+    pub(super) fn params(&self) -> anyhow::Result<Vec<(&str, &str)>> {
         let params = self.params.iter().map(|param| {
             let pair = param.split_once('=');
             pair.ok_or_else(|| UsageError(format!("`--param {param}` is not NAME=VALUE")).into())

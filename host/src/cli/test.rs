@@ -1,92 +1,122 @@
-//! `tidegate test MODULE --event F`: deliveries of an author's own events, offline.
+//! `tidegate test`: deliveries of an author's own events, offline.
 //!
-//! The module runs in the real sandbox under the limits of its manifest; state is kept in memory
-//! from one event to the next and forgotten at the end. Emitted events are shown, not delivered.
+//! The module runs in the real sandbox under the limits of its manifest; state and timers are kept in
+//! memory from one delivery to the next and forgotten at the end. Emitted events are shown, not
+//! delivered; calls are shown, not sent.
 
+mod case;
+mod cases;
 mod deliver;
+mod expect;
+mod given;
+mod memory;
 mod print;
+mod project;
+mod watch;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 
 use super::Output;
 use super::check::read_module;
 use super::client::{Client, ConnectArgs};
-use crate::api::cloudevents;
+use super::out::note;
+use super::requests::BodyArgs;
 use crate::api::view::DeliveryView;
-use crate::event::NewEvent;
 use crate::plugin::Manifest;
 use crate::wasm::compile::CompileLimits;
 use crate::wasm::engine::HostEngineOptions;
 use crate::wasm::load::{Compiler, LoaderOptions};
-use crate::wasm::{Sandbox, SandboxOptions};
-use deliver::Bench;
+use crate::wasm::{Module, Sandbox, SandboxOptions};
+use cases::Tally;
+use project::{Project, Ready};
 
-/// Bytes of a file of events.
-const EVENTS_BYTES_MAX: u64 = 256 * 1024 * 1024;
 /// Bytes of a manifest.
 const MANIFEST_BYTES_MAX: u64 = 1024 * 1024;
-/// How often `--watch` looks at the files.
-const WATCH_INTERVAL: Duration = Duration::from_millis(200);
+/// How long to load a module before saying that it is being compiled.
+const QUIET_MAX: Duration = Duration::from_secs(1);
 
-/// Delivers events to a module, offline: outcome, effects, fuel, time and logs of each.
-#[derive(Debug, Clone, clap::Args)]
+/// Tests a plugin offline: the tests in its folder, or events, a command or a query given here
+#[derive(Debug, Clone, Default, clap::Args)]
+#[command(after_help = "\
+A plugin's tests are files `tests/*.toml` in its folder, described in guest-sdk/TESTS.md. Given events, a
+command or a query, each delivery is printed: outcome, time, fuel, memory, effects, log.
+
+Exit codes: 0 everything is as expected, or ended `ok`; 1 something is not, or the module was not \
+built or is refused; 2 the command line makes no sense.")]
 pub struct TestArgs {
-    /// The module; a manifest beside it (`NAME.toml` or `plugin.toml`) is used
-    pub module: PathBuf,
+    /// The folder of a plugin, built first where its sources are newer; a folder of plugins; or a
+    /// module (a manifest beside it, `NAME.toml` or `plugin.toml`, is used)
+    #[arg(default_value = ".")]
+    pub path: PathBuf,
     /// A file with one event, a CloudEvent in JSON; or `dead-letter:ID`: a delivery that the host at
     /// `--url` gave up, with its attempt and the state it saw
-    #[arg(
-        long,
-        value_name = "FILE|dead-letter:ID",
-        required_unless_present = "events",
-        conflicts_with = "events"
-    )]
+    #[arg(long, value_name = "FILE|dead-letter:ID", conflicts_with = "events")]
     pub event: Option<PathBuf>,
-    /// A file with a sequence of events: one CloudEvent a line; state is kept between them
+    /// A file with a sequence of events: one CloudEvent a line; state is kept between them, and
+    /// timers fire as the events' times pass them
     #[arg(long, value_name = "FILE")]
     pub events: Option<PathBuf>,
-    /// Runs again whenever the module, its manifest or the events change
+    /// A command to carry out, after the events
+    #[arg(long, value_name = "NAME", requires = "key")]
+    pub command: Option<String>,
+    /// A question to ask, after the events and the command
+    #[arg(long, value_name = "PATH")]
+    pub query: Option<String>,
+    /// The key of the command or the question
+    #[arg(long, value_name = "KEY")]
+    pub key: Option<String>,
+    #[command(flatten)]
+    pub(super) body: BodyArgs,
+    /// Builds and runs again whenever something changes
     #[arg(long)]
     pub watch: bool,
 }
 
-/// Runs the deliveries and prints each: exit code 1 where one does not end `ok`.
+/// Tests and prints: exit code 1 where something is not as expected, or a delivery does not end `ok`.
 ///
 /// # Errors
 /// A file cannot be read, the module is refused, or the output cannot be written. With `--watch`
 /// these are printed, and the next change waited for.
 pub fn run(args: &TestArgs, connect: &ConnectArgs, output: Output) -> anyhow::Result<ExitCode> {
+    args.check()?;
     let exe = std::env::current_exe().context("cannot find this executable to compile with")?;
-    let cache = tempfile::tempdir().context("cannot make a folder for compiled code")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let sandbox = sandbox(cache.path(), Compiler::Child(exe))?;
+    let code = CodeFolder::for_modules_in(&args.path)?;
+    let sandbox = sandbox(code.path(), Compiler::Child(exe))?;
     // Asked for once: with `--watch`, modules change and the delivery stays.
     let dead = args.dead_letter().map(|id| fetch(connect, id)).transpose()?;
     let mut out = std::io::stdout().lock();
     loop {
-        let seen = stamps(args);
+        let seen = watch::look(args);
         let tested = runtime.block_on(test(args, dead.as_ref(), output, &sandbox, &mut out));
         if !args.watch {
             return tested;
         }
         if let Err(error) = tested {
-            writeln!(std::io::stderr(), "error: {error:#}")?;
+            note(format_args!("error: {error:#}"));
         }
-        while stamps(args) == seen {
-            std::thread::sleep(WATCH_INTERVAL);
-        }
+        note("waiting for a change; Ctrl-C ends");
+        watch::until_changed(args, &seen);
     }
 }
 
 impl TestArgs {
     fn dead_letter(&self) -> Option<&str> {
         self.event.as_ref()?.to_str()?.strip_prefix("dead-letter:")
+    }
+
+    /// Whether it says itself what is delivered; else the tests of the folder are run.
+    fn says_what(&self) -> bool {
+        self.event.is_some()
+            || self.events.is_some()
+            || self.command.is_some()
+            || self.query.is_some()
     }
 }
 
@@ -95,17 +125,44 @@ fn fetch(connect: &ConnectArgs, id: &str) -> anyhow::Result<DeliveryView> {
     Ok(Client::new(connect)?.get(&["v1", "dead-letters", id, "delivery"], &[])?)
 }
 
+/// Where compiled code is kept from one run to the next.
+enum CodeFolder {
+    Kept(PathBuf),
+    /// The usual place cannot be used.
+    Passing(tempfile::TempDir),
+}
+
+impl CodeFolder {
+    fn for_modules_in(path: &Path) -> anyhow::Result<Self> {
+        let folder = if path.is_dir() { path } else { path.parent().unwrap_or(path) };
+        let kept = folder.canonicalize().ok().and_then(|dir| crate::build::code_folder(&dir));
+        match kept {
+            Some(kept) => Ok(Self::Kept(kept)),
+            None => Ok(Self::Passing(
+                tempfile::tempdir().context("cannot make a folder for compiled code")?,
+            )),
+        }
+    }
+
+    fn path(&self) -> &Path {
+        match self {
+            Self::Kept(path) => path,
+            Self::Passing(folder) => folder.path(),
+        }
+    }
+}
+
 /// A sandbox for one module at a time.
 ///
 /// # Errors
 /// The machine does not allow it.
-fn sandbox(cache: &Path, compiler: Compiler) -> anyhow::Result<Arc<Sandbox>> {
+fn sandbox(code: &Path, compiler: Compiler) -> anyhow::Result<Arc<Sandbox>> {
     let engine = HostEngineOptions { workers: 1, plugins_max: 1, ..Default::default() };
-    let loader = LoaderOptions::new(cache.join("code"), compiler);
+    let loader = LoaderOptions::new(code.to_owned(), compiler);
     Ok(Sandbox::new(SandboxOptions { loader, engine })?)
 }
 
-/// One run over all events.
+/// One run over all there is to test.
 async fn test(
     args: &TestArgs,
     dead: Option<&DeliveryView>,
@@ -113,36 +170,108 @@ async fn test(
     sandbox: &Arc<Sandbox>,
     out: &mut dyn Write,
 ) -> anyhow::Result<ExitCode> {
-    let limits = CompileLimits::default();
-    let wasm = read_module(&args.module, limits.module_bytes_max)?;
-    let manifest = manifest(&args.module, dead)?;
-    let events = events(args)?;
-    let module = sandbox
-        .load(wasm.into())
-        .await
-        .with_context(|| format!("module `{}` is refused", args.module.display()))?;
-    if !module.exports.handler && !module.exports.upcaster {
-        let module = args.module.display();
-        bail!("module `{module}` exports neither `handler` nor `upcaster`: it takes no events");
-    }
-    let mut bench = Bench::new(module, &manifest);
-    let mut failed = 0_u64;
-    let mut given = events.into_iter();
-    let mut dead = dead;
-    loop {
-        let delivered = match (dead.take(), given.next()) {
-            (Some(dead), _) => bench.redeliver(dead).await?,
-            (None, Some(event)) => bench.deliver(event).await,
-            (None, None) => break,
-        };
-        failed += u64::from(!delivered.is_ok());
-        match output {
-            Output::Text => print::text(&delivered, out)?,
-            Output::Json => print::json(&delivered, out)?,
+    if args.says_what() {
+        let project = args.project()?;
+        if let Ready::Skipped(why) = project.build()? {
+            bail!("{}: {why}", project.name);
         }
-        out.flush()?;
+        let (module, manifest) = load(&project, dead, sandbox).await?;
+        let failed = given::run_given(args, dead, (&module, &manifest), output, out).await?;
+        return Ok(code_of(failed));
     }
-    Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    if args.path.is_file() {
+        bail!(
+            "`{}` is a module: name an event (`--event FILE`), or the plugin's folder, whose tests \
+             are run then",
+            args.path.display()
+        );
+    }
+    test_folder(args, output, sandbox, out).await
+}
+
+/// Runs the tests of the plugins in a folder.
+async fn test_folder(
+    args: &TestArgs,
+    output: Output,
+    sandbox: &Arc<Sandbox>,
+    out: &mut dyn Write,
+) -> anyhow::Result<ExitCode> {
+    let mut all = Tally::default();
+    for project in Project::in_folder(&args.path)? {
+        if project.cases().is_empty() {
+            continue;
+        }
+        let ready = match project.build() {
+            Ok(ready) => load_ready(&project, ready, sandbox).await,
+            Err(error) => Err(error),
+        };
+        let tally = match ready {
+            Ok(Ok((module, manifest))) => {
+                if output == Output::Text {
+                    writeln!(out, "{}", project.name)?;
+                }
+                cases::run_cases(&project, &module, &manifest, output, out).await?
+            }
+            Ok(Err(skipped)) => {
+                print::skipped(&project.name, &skipped, output, out)?;
+                continue;
+            }
+            Err(error) => {
+                print::not_tested(&project.name, &format!("{error:#}"), output, out)?;
+                Tally { tests: 1, failed: 1 }
+            }
+        };
+        all.tests += tally.tests;
+        all.failed += tally.failed;
+    }
+    if all.tests == 0 {
+        bail!(
+            "`{}` has no tests that can be run: put a file into the plugin's folder `tests`, or name \
+             an event (`--event FILE`)",
+            args.path.display()
+        );
+    }
+    print::tally(all, output, out)?;
+    Ok(code_of(all.failed))
+}
+
+/// A plugin's module and manifest, or why it is left out.
+async fn load_ready(
+    project: &Project,
+    ready: Ready,
+    sandbox: &Arc<Sandbox>,
+) -> anyhow::Result<Result<(Arc<Module>, Manifest), String>> {
+    match ready {
+        Ready::Skipped(why) => Ok(Err(why)),
+        Ready::Built => Ok(Ok(load(project, None, sandbox).await?)),
+    }
+}
+
+/// Loads a module with the manifest that holds for it.
+async fn load(
+    project: &Project,
+    dead: Option<&DeliveryView>,
+    sandbox: &Arc<Sandbox>,
+) -> anyhow::Result<(Arc<Module>, Manifest)> {
+    let wasm = read_module(&project.module, CompileLimits::default().module_bytes_max)?;
+    let manifest = manifest(&project.module, dead)?;
+    let bytes = wasm.len();
+    let mut loading = std::pin::pin!(sandbox.load(wasm.into()));
+    let loaded = match tokio::time::timeout(QUIET_MAX, &mut loading).await {
+        Ok(loaded) => loaded,
+        Err(_) => {
+            let (name, kilobytes) = (project.module.display(), bytes.div_ceil(1000));
+            note(format_args!("compiling {name}, {kilobytes} KB; once, for its code is kept"));
+            loading.await
+        }
+    };
+    let module =
+        loaded.with_context(|| format!("module `{}` is refused", project.module.display()))?;
+    Ok((module, manifest))
+}
+
+fn code_of(failed: u64) -> ExitCode {
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// The manifest beside a module, else that of a dead letter's plugin, else the defaults.
@@ -157,34 +286,10 @@ fn manifest(module: &Path, dead: Option<&DeliveryView>) -> anyhow::Result<Manife
     Ok(Manifest::parse(&path.display().to_string(), &text)?)
 }
 
-fn manifest_path(module: &Path) -> Option<PathBuf> {
+pub(super) fn manifest_path(module: &Path) -> Option<PathBuf> {
     [module.with_extension("toml"), module.with_file_name("plugin.toml")]
         .into_iter()
         .find(|path| path.is_file())
-}
-
-/// The events to deliver, checked as they are at ingest.
-fn events(args: &TestArgs) -> anyhow::Result<Vec<NewEvent>> {
-    if args.dead_letter().is_some() {
-        return Ok(Vec::new());
-    }
-    if let Some(path) = &args.event {
-        let text = read_file(path, EVENTS_BYTES_MAX)?;
-        let publish = cloudevents::read_line(&text)
-            .with_context(|| format!("event file `{}`", path.display()))?;
-        return Ok(vec![publish.event]);
-    }
-    let Some(path) = &args.events else { return Ok(Vec::new()) };
-    let text = read_file(path, EVENTS_BYTES_MAX)?;
-    let lines = text.split(|byte| *byte == b'\n').enumerate();
-    lines
-        .filter(|(_, line)| !line.trim_ascii().is_empty())
-        .map(|(n, line)| {
-            let publish = cloudevents::read_line(line)
-                .with_context(|| format!("event file `{}`, line {}", path.display(), n + 1))?;
-            Ok(publish.event)
-        })
-        .collect()
 }
 
 fn read_file(path: &Path, bytes_max: u64) -> anyhow::Result<Vec<u8>> {
@@ -194,18 +299,6 @@ fn read_file(path: &Path, bytes_max: u64) -> anyhow::Result<Vec<u8>> {
         bail!("`{}` has {bytes} bytes, at most {bytes_max} are read", path.display());
     }
     std::fs::read(path).with_context(named)
-}
-
-/// What `--watch` compares: time and length of every file a run reads.
-fn stamps(args: &TestArgs) -> Vec<Option<(SystemTime, u64)>> {
-    let manifest = manifest_path(&args.module);
-    [Some(&args.module), manifest.as_ref(), args.event.as_ref(), args.events.as_ref()]
-        .into_iter()
-        .map(|path| {
-            let meta = std::fs::metadata(path?).ok()?;
-            Some((meta.modified().ok()?, meta.len()))
-        })
-        .collect()
 }
 
 #[cfg(test)]

@@ -199,6 +199,16 @@ impl<'d> Section<'d> {
         self.table.remove(name)
     }
 
+    /// Whether a key is there, without taking it.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.table.contains_key(name)
+    }
+
+    /// Takes a value that is a string; leaves any other where it is.
+    pub(crate) fn text_if(&mut self, name: &str) -> Option<String> {
+        if self.table.get(name)?.is_str() { self.text(name) } else { None }
+    }
+
     /// Reports that a value is not what it may be.
     pub(crate) fn not_allowed(&self, name: &str, found: &Value, allowed: &str) {
         let key = self.key(name);

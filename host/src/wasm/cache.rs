@@ -66,6 +66,13 @@ pub enum CacheError {
     },
 }
 
+/// Whether entries could be kept in a folder; makes it where it is missing.
+#[must_use]
+pub fn is_usable(dir: &Path) -> bool {
+    let opened = Cache::open(dir, Digest::default(), CACHE_BYTES_MAX);
+    opened.is_ok_and(|cache| cache.begin(Digest::default()).is_ok())
+}
+
 /// The cache folder of one engine.
 #[derive(Debug)]
 pub struct Cache {

@@ -39,7 +39,9 @@ fn project_carries_all_it_needs() {
         let args = args(line).unwrap();
         let folder = create(&args, dir.path()).unwrap();
         let files = files(&folder);
-        for file in ["Cargo.toml", "Cargo.lock", "plugin.toml", "events/sample.json", source] {
+        let common =
+            ["plugin.toml", "events/sample.json", "tests/amounts-add-up.toml", "README.md"];
+        for file in common.into_iter().chain(["Cargo.toml", "Cargo.lock", source]) {
             assert!(files.iter().any(|f| f == file), "{file} of {line}: {files:?}");
         }
         let has_sdk = files.iter().any(|f| f == ".tidegate/sdk/src/lib.rs");

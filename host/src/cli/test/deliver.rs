@@ -1,18 +1,28 @@
-//! Deliveries without a log: positions count from 1, state lives in memory.
+//! Deliveries without a log: positions count from 1, state and timers live in memory.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use uuid::Uuid;
 
+use super::memory::{Memory, Pending, Values, View};
 use crate::api::view::{DeliveryView, NoInput};
+use crate::bus::deliver::Deliverer;
+use crate::bus::private::{self, Content};
+use crate::bus::timers::{DUE_ATTRIBUTE, FireId, NAME_ATTRIBUTE};
 use crate::bus::upcast::{Kinds, Upcaster, Upcasters, version_of};
 use crate::clock::{Clock, SystemClock};
-use crate::effects::{Outcome, StateWrite};
-use crate::event::{CommitNumber, Event, InstanceId, Key, KeySequence, NewEvent, Position};
+use crate::command::Command;
+use crate::effects::Outcome;
+use crate::event::{
+    CommitNumber, Digest, Event, Generation, InstanceId, Key, KeySequence, KeyVariant, NewEvent,
+    Position,
+};
 use crate::plugin::Manifest;
-use crate::wasm::{Delivery, GuestLimits, Invocation, Module, Seed, Slot, StateView};
+use crate::wasm::{
+    Delivery, Exports, GuestLimits, Invocation, Module, Question, Request, Seed, Slot,
+};
 
 /// A module with the state it has built up so far.
 pub(super) struct Bench {
@@ -23,95 +33,263 @@ pub(super) struct Bench {
     /// The module itself, where it lifts events.
     upcasters: Upcasters,
     kinds: Kinds,
-    keys: HashMap<Key, KeyState>,
-    clock: SystemClock,
+    memory: Memory,
+    now: Now,
     position: u64,
     recorded_ms: u64,
 }
 
-/// One event and how its delivery went.
+/// What time it is where an event does not say.
+pub(super) enum Now {
+    /// The clock's time.
+    Clock(SystemClock),
+    /// Always that of the event before; this at first. Milliseconds since the Unix epoch.
+    StandsAt(u64),
+}
+
+/// A command or a question.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Ask {
+    pub(super) name: String,
+    pub(super) key: Option<Key>,
+    pub(super) content_type: String,
+    pub(super) data: Bytes,
+    pub(super) parameters: Vec<(String, String)>,
+}
+
+/// The answer to a call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Answer {
+    pub(super) call: String,
+    pub(super) key: Option<Key>,
+    /// HTTP status; 0: there was no answer.
+    pub(super) status: u16,
+    /// Why there was none, as in `callerror`; empty: there was one.
+    pub(super) error: String,
+    pub(super) content_type: String,
+    pub(super) data: Bytes,
+}
+
+/// One delivery, or one question, and how it went.
 pub(super) struct Delivered {
+    /// What was delivered; of a question, only its key and type say something.
     pub(super) event: Arc<Event>,
     /// What the module itself made of it first.
     pub(super) lifted: Option<Arc<Event>>,
     pub(super) invocation: Invocation,
 }
 
+/// `type` of what stands for a question, which is no event.
+pub(super) const QUERY: &str = "tidegate.query";
+/// The attribute of it that says what is asked.
+const QUERY_PATH: &str = "tidegatequery";
+
 impl Delivered {
     pub(super) fn is_ok(&self) -> bool {
         self.invocation.outcome == Outcome::Ok
     }
-}
 
-#[derive(Default)]
-struct KeyState {
-    sequence: u64,
-    values: Arc<Values>,
-}
-
-/// Values with the log time at which they are gone.
-#[derive(Clone, Default)]
-struct Values(BTreeMap<Arc<str>, (Bytes, Option<u64>)>);
-
-/// State as it is at one log time.
-struct View {
-    values: Arc<Values>,
-    now_ms: u64,
-}
-
-impl StateView for View {
-    fn get(&self, name: &str) -> Option<Bytes> {
-        let (value, expires_ms) = self.values.0.get(name)?;
-        expires_ms.is_none_or(|expires_ms| expires_ms > self.now_ms).then(|| value.clone())
-    }
-
-    fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Vec<String> {
-        let names = self.values.0.keys();
-        let names =
-            names.filter(|name| name.starts_with(prefix) && after.is_none_or(|a| ***name > *a));
-        names.filter(|name| self.get(name).is_some()).take(limit).map(|n| n.to_string()).collect()
+    /// What it was, for people: its type, or `command deposit`.
+    pub(super) fn title(&self) -> String {
+        let event = &self.event;
+        let attribute = |name| event.attribute(name).unwrap_or_default();
+        match &*event.kind {
+            private::COMMAND => {
+                format!("command {}", crate::command::name(event).unwrap_or_default())
+            }
+            private::TIMER => format!("timer {}", attribute(NAME_ATTRIBUTE)),
+            private::RESPONSE => format!("response {}", attribute("callname")),
+            QUERY => format!("query {}", attribute(QUERY_PATH)),
+            kind => kind.to_owned(),
+        }
     }
 }
 
 impl Bench {
-    /// Every grant the manifest asks for is given: nothing is sent anyway.
-    pub(super) fn new(module: Arc<Module>, manifest: &Manifest) -> Self {
+    /// Every grant the manifest asks for is given: nothing is sent anyway. `config` replaces values
+    /// of the manifest's.
+    pub(super) fn new(
+        module: Arc<Module>,
+        manifest: &Manifest,
+        config: &BTreeMap<String, String>,
+        now: Now,
+    ) -> Self {
+        let mut values = manifest.config.clone();
+        values.extend(config.iter().map(|(name, value)| (name.clone(), value.clone())));
+        let recorded_ms = match now {
+            Now::Clock(_) => 0,
+            Now::StandsAt(ms) => ms,
+        };
         Self {
             module,
             slot: Slot::default(),
             limits: Arc::new(GuestLimits::of(manifest, Arc::default())),
-            config: Arc::new(manifest.config.clone()),
+            config: Arc::new(values),
             upcasters: Upcasters::default(),
             kinds: manifest.upcast.clone(),
-            keys: HashMap::new(),
-            clock: SystemClock::new(),
+            memory: Memory::default(),
+            now,
             position: 0,
-            recorded_ms: 0,
+            recorded_ms,
         }
     }
 
-    /// Delivers one event; its state writes are seen by the next one of its key.
-    pub(super) async fn deliver(&mut self, body: NewEvent) -> Delivered {
-        self.position += 1;
-        // The time of the event where it has one, so that a run can be repeated; never backwards.
-        let time_ms = body.time.as_ref().map_or_else(|| self.clock.wall_ms(), |time| time.ms);
-        self.recorded_ms = self.recorded_ms.max(time_ms);
-        let (sequence, values) = match &body.key {
-            Some(key) => {
-                let state = self.keys.entry(key.clone()).or_default();
-                state.sequence += 1;
-                (state.sequence, Arc::clone(&state.values))
-            }
-            None => (0, Arc::default()),
+    pub(super) fn exports(&self) -> Exports {
+        self.module.exports
+    }
+
+    pub(super) fn memory(&mut self) -> &mut Memory {
+        &mut self.memory
+    }
+
+    /// State of a key as the last delivery left it.
+    pub(super) fn state(&self, key: Option<&Key>) -> BTreeMap<String, Bytes> {
+        let values = self.memory.values(key);
+        values.at(self.recorded_ms).map(|(name, value)| (name.to_string(), value.clone())).collect()
+    }
+
+    /// Log time of an event, milliseconds since the Unix epoch: never backwards.
+    pub(super) fn time_of(&self, body: &NewEvent) -> u64 {
+        // The time of the event where it has one, so that a run can be repeated.
+        let now_ms = match (&body.time, &self.now) {
+            (Some(time), _) => time.ms,
+            (None, Now::Clock(clock)) => clock.wall_ms(),
+            (None, Now::StandsAt(_)) => 0,
         };
+        self.recorded_ms.max(now_ms)
+    }
+
+    /// Delivers one event; what it writes is seen by the next one of its key.
+    pub(super) async fn deliver(&mut self, body: NewEvent) -> Delivered {
+        self.recorded_ms = self.time_of(&body);
+        let sequence = body.key.as_ref().map_or(0, |key| self.memory.count(key));
+        let event = self.place(body, sequence);
+        let values = self.memory.values(event.key.as_ref());
+        let delivered = self.run(event, values, (1, false)).await;
+        self.take_in(&delivered);
+        delivered
+    }
+
+    /// Fires the next timer that is due by then, if any is.
+    pub(super) async fn fire_due(&mut self, by_ms: u64) -> Option<Delivered> {
+        let timer = self.memory.take_due(by_ms)?;
+        Some(self.fire_taken(timer).await)
+    }
+
+    /// Fires a timer now: it is as late as it says. None: no such timer is pending.
+    pub(super) async fn fire(&mut self, key: &Key, name: &str) -> Option<Delivered> {
+        let timer = self.memory.take_timer(key, name)?;
+        Some(self.fire_taken(timer).await)
+    }
+
+    async fn fire_taken(&mut self, timer: Pending) -> Delivered {
+        self.recorded_ms = self.recorded_ms.max(timer.due_ms);
+        let id = FireId { generation: Generation(0), set: timer.set };
+        self.deliver_private(Content {
+            kind: private::TIMER,
+            id: id.to_string().into(),
+            key: Some(timer.key),
+            content_type: Arc::default(),
+            data: timer.data,
+            attributes: vec![
+                (DUE_ATTRIBUTE.into(), timer.due_ms.to_string().into()),
+                (NAME_ATTRIBUTE.into(), timer.name),
+            ],
+        })
+        .await
+    }
+
+    /// Hands over the answer to a call.
+    pub(super) async fn respond(&mut self, answer: Answer) -> Delivered {
+        let mut attributes: Vec<(Arc<str>, Arc<str>)> = vec![
+            ("callattempts".into(), "1".into()),
+            ("callname".into(), answer.call.into()),
+            ("callstatus".into(), answer.status.to_string().into()),
+        ];
+        if !answer.error.is_empty() {
+            attributes.push(("callerror".into(), answer.error.into()));
+        }
+        attributes.sort();
+        self.deliver_private(Content {
+            kind: private::RESPONSE,
+            id: format!("response-{}", self.position + 1).into(),
+            key: answer.key,
+            content_type: answer.content_type.into(),
+            data: answer.data,
+            attributes,
+        })
+        .await
+    }
+
+    /// Has the module carry out a command; one without a key has the empty state.
+    pub(super) async fn command(&mut self, key: Key, ask: Ask) -> Delivered {
+        let command = Command {
+            name: ask.name,
+            key,
+            principal: Arc::default(),
+            content_type: ask.content_type,
+            data: ask.data,
+            parameters: ask.parameters,
+            expected: None,
+            idempotency_key: None,
+        };
+        let id = format!("command-{}", self.position + 1);
+        self.deliver_private(command.content(id.into())).await
+    }
+
+    async fn deliver_private(&mut self, content: Content) -> Delivered {
+        let to = Deliverer {
+            instance: InstanceId(1),
+            generation: Generation(0),
+            environment: Digest::default(),
+            bus: "main".into(),
+            source: "/tidegate/main/test".into(),
+        };
+        let body = private::event(&to, content);
+        self.recorded_ms = self.time_of(&body);
+        let event = self.place(body, 0);
+        let values = self.memory.values(event.key.as_ref());
+        let invocation = self.invoke(&event, values, (1, false)).await;
+        let delivered = Delivered { event, lifted: None, invocation };
+        self.take_in(&delivered);
+        delivered
+    }
+
+    /// Asks the module a question.
+    pub(super) async fn query(&mut self, ask: Ask) -> Delivered {
+        let stands_for = NewEvent {
+            kind: QUERY.into(),
+            key: ask.key.clone(),
+            key_variant: ask.key.as_ref().map_or(KeyVariant::None, |_| KeyVariant::PartitionKey),
+            attributes: vec![(QUERY_PATH.into(), ask.name.as_str().into())],
+            ..NewEvent::default()
+        };
+        let values = self.memory.values(ask.key.as_ref());
+        let question = Question {
+            request: Request {
+                operation: ask.name,
+                key: ask.key,
+                principal: String::new(),
+                content_type: ask.content_type,
+                data: ask.data,
+                attributes: ask.parameters,
+            },
+            now_ms: self.recorded_ms,
+            seed: seed(),
+            config: Arc::clone(&self.config),
+            limits: Arc::clone(&self.limits),
+            state: Arc::new(View { values, now_ms: self.recorded_ms }),
+            keys: Arc::new(self.memory.across(self.recorded_ms)),
+        };
+        let invocation = self.module.read(&mut self.slot, question).await;
         let event = Arc::new(Event {
             position: Position(self.position),
-            sequence: KeySequence(sequence),
+            sequence: KeySequence(0),
             recorded_ms: self.recorded_ms,
             commit: CommitNumber(self.position),
-            body,
+            body: stands_for,
         });
-        self.run(event, values, (1, false)).await
+        Delivered { event, lifted: None, invocation }
     }
 
     /// Delivers what a host gave up, as it was.
@@ -123,6 +301,26 @@ impl Bench {
         }
         let event = Arc::new(dead.input.event()?);
         Ok(self.run(event, Arc::new(values), (dead.attempt, dead.redriven)).await)
+    }
+
+    fn place(&mut self, body: NewEvent, sequence: u64) -> Arc<Event> {
+        self.position += 1;
+        Arc::new(Event {
+            position: Position(self.position),
+            sequence: KeySequence(sequence),
+            recorded_ms: self.recorded_ms,
+            commit: CommitNumber(self.position),
+            body,
+        })
+    }
+
+    /// What is recorded of a delivery, as far as the next ones see it.
+    fn take_in(&mut self, delivered: &Delivered) {
+        let (event, effects) = (&delivered.event, &delivered.invocation.effects);
+        if let Some(key) = &event.key {
+            self.memory.write(key, &effects.state);
+            self.memory.change_timers(key, event.position.0, &effects.timers);
+        }
     }
 
     async fn run(
@@ -138,9 +336,6 @@ impl Bench {
             Ok(_) => Invocation::unrun(Outcome::Ok),
             Err(failed) => *failed,
         };
-        if let Some(state) = event.key.as_ref().and_then(|key| self.keys.get_mut(key)) {
-            state.apply(&invocation.effects.state);
-        }
         Delivered { event, lifted, invocation }
     }
 
@@ -179,8 +374,7 @@ impl Bench {
             event: Arc::clone(event),
             attempt,
             redriven,
-            // Fixed, so that ids and random numbers are the same in every run.
-            seed: Seed { log_id: Uuid::nil(), instance: InstanceId(1), ..Seed::default() },
+            seed: seed(),
             config: Arc::clone(&self.config),
             limits: Arc::clone(&self.limits),
             state: Arc::new(View { values, now_ms: event.recorded_ms }),
@@ -189,19 +383,7 @@ impl Bench {
     }
 }
 
-impl KeyState {
-    fn apply(&mut self, writes: &[StateWrite]) {
-        if writes.is_empty() {
-            return;
-        }
-        let values = Arc::make_mut(&mut self.values);
-        for write in writes {
-            match &write.value {
-                Some(value) => {
-                    values.0.insert(Arc::clone(&write.name), (value.clone(), write.expires_ms))
-                }
-                None => values.0.remove(&write.name),
-            };
-        }
-    }
+/// Fixed, so that ids and random numbers are the same in every run.
+fn seed() -> Seed {
+    Seed { log_id: Uuid::nil(), instance: InstanceId(1), ..Seed::default() }
 }

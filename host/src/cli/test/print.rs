@@ -6,7 +6,12 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
+use super::super::Output;
+use super::super::table::span;
+use super::cases::Tally;
 use super::deliver::Delivered;
+use super::memory::Pending;
+use crate::api::view::Timestamp;
 use crate::effects::{Effects, TimerChange};
 
 /// Bytes of a payload that are shown to people.
@@ -23,7 +28,7 @@ pub(super) fn text(delivered: &Delivered, out: &mut dyn Write) -> std::io::Resul
         out,
         "#{} {} {} {outcome}  {} us  {} fuel  {} KiB{reason}",
         event.position,
-        clean(&event.kind),
+        clean(&delivered.title()),
         clean(key),
         invocation.wall.as_micros(),
         invocation.fuel,
@@ -33,7 +38,10 @@ pub(super) fn text(delivered: &Delivered, out: &mut dyn Write) -> std::io::Resul
         let (version, data) = (lifted.schema_version, shown(&lifted.data));
         writeln!(out, "   lifted to version {version}: {data}")?;
     }
-    effects(&invocation.effects, out)?;
+    effects(&invocation.effects, event.recorded_ms, out)?;
+    if let Some(response) = &invocation.effects.response {
+        writeln!(out, "   answer {}", shown(&response.data))?;
+    }
     for line in &invocation.logs {
         writeln!(out, "   log {}: {}", line.level, clean(&line.message))?;
     }
@@ -43,7 +51,16 @@ pub(super) fn text(delivered: &Delivered, out: &mut dyn Write) -> std::io::Resul
     Ok(())
 }
 
-fn effects(effects: &Effects, out: &mut dyn Write) -> std::io::Result<()> {
+/// Timers as they are pending at the end of a run.
+pub(super) fn pending(timers: &[&Pending], out: &mut dyn Write) -> std::io::Result<()> {
+    for timer in timers {
+        let (name, key) = (clean(&timer.name), clean(timer.key.as_str()));
+        writeln!(out, "pending: timer {name} of {key}, due {}", Timestamp(timer.due_ms))?;
+    }
+    Ok(())
+}
+
+fn effects(effects: &Effects, now_ms: u64, out: &mut dyn Write) -> std::io::Result<()> {
     for emit in &effects.emits {
         let key = emit.key.as_ref().map_or("-", |key| key.as_str());
         let (kind, key, data) = (clean(&emit.kind), clean(key), shown(&emit.data));
@@ -58,7 +75,8 @@ fn effects(effects: &Effects, out: &mut dyn Write) -> std::io::Result<()> {
     for timer in &effects.timers {
         match timer {
             TimerChange::Set { name, due_ms, .. } => {
-                writeln!(out, "   timer {} at {due_ms} ms", clean(name))?;
+                let (name, after) = (clean(name), span(due_ms.saturating_sub(now_ms)));
+                writeln!(out, "   timer {name} in {after}, at {}", Timestamp(*due_ms))?;
             }
             TimerChange::Cancel { name } => writeln!(out, "   timer {} cancelled", clean(name))?,
         }
@@ -72,11 +90,65 @@ fn effects(effects: &Effects, out: &mut dyn Write) -> std::io::Result<()> {
 
 /// Prints the delivery as one line of JSON.
 pub(super) fn json(delivered: &Delivered, out: &mut dyn Write) -> std::io::Result<()> {
+    serde_json::to_writer(&mut *out, &delivery_document(delivered))?;
+    writeln!(out)
+}
+
+/// A plugin whose tests are not run, and why that is no fault.
+pub(super) fn skipped(
+    name: &str,
+    why: &str,
+    output: Output,
+    out: &mut dyn Write,
+) -> std::io::Result<()> {
+    match output {
+        Output::Text => writeln!(out, "{name}  skipped: {why}"),
+        Output::Json => writeln!(out, "{}", json!({ "plugin": name, "skipped": why })),
+    }
+}
+
+/// A plugin whose tests cannot be run.
+pub(super) fn not_tested(
+    name: &str,
+    why: &str,
+    output: Output,
+    out: &mut dyn Write,
+) -> std::io::Result<()> {
+    match output {
+        Output::Text => writeln!(out, "{name}\n  FAIL  {why}"),
+        Output::Json => {
+            writeln!(out, "{}", json!({ "plugin": name, "passed": false, "error": why }))
+        }
+    }
+}
+
+/// The last line.
+pub(super) fn tally(tally: Tally, output: Output, out: &mut dyn Write) -> std::io::Result<()> {
+    let Tally { tests, failed } = tally;
+    match output {
+        Output::Text => {
+            let s = if tests == 1 { "" } else { "s" };
+            writeln!(out, "{tests} test{s}, {failed} failed")
+        }
+        Output::Json => writeln!(out, "{}", json!({ "tests": tests, "failed": failed })),
+    }
+}
+
+/// All there is to say about a delivery.
+pub(super) fn delivery_document(delivered: &Delivered) -> Value {
     let (event, invocation) = (&delivered.event, &delivered.invocation);
-    let document = json!({
+    let answer = invocation.effects.response.as_ref().map(|response| {
+        json!({
+            "datacontenttype": &*response.content_type,
+            "data": value(&response.data),
+            "attributes": pairs(&response.attributes),
+        })
+    });
+    json!({
         "position": event.position,
         "id": &*event.id,
         "type": &*event.kind,
+        "title": delivered.title(),
         "key": event.key.as_ref().map(|key| key.as_str()),
         "lifted": delivered.lifted.as_ref().map(|lifted| json!({
             "schemaversion": lifted.schema_version,
@@ -89,11 +161,10 @@ pub(super) fn json(delivered: &Delivered, out: &mut dyn Write) -> std::io::Resul
         "wall_us": u64::try_from(invocation.wall.as_micros()).unwrap_or(u64::MAX),
         "memory_bytes": invocation.memory_bytes,
         "effects": effects_document(&invocation.effects),
+        "answer": answer,
         "logs": invocation.logs,
         "backtrace": invocation.backtrace,
-    });
-    serde_json::to_writer(&mut *out, &document)?;
-    writeln!(out)
+    })
 }
 
 fn effects_document(effects: &Effects) -> Value {
@@ -143,7 +214,7 @@ fn pairs(pairs: &[(std::sync::Arc<str>, std::sync::Arc<str>)]) -> Value {
 }
 
 /// JSON as JSON, other text as a string, anything else as `{"base64": ..}`.
-fn value(bytes: &[u8]) -> Value {
+pub(super) fn value(bytes: &[u8]) -> Value {
     if let Ok(value) = serde_json::from_slice(bytes) {
         return value;
     }
@@ -166,6 +237,6 @@ fn shown(bytes: &[u8]) -> String {
 }
 
 /// A guest's text without what could steer a terminal.
-fn clean(text: &str) -> String {
+pub(super) fn clean(text: &str) -> String {
     text.chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect()
 }

@@ -34,10 +34,9 @@ fn case(module: &str, events: &str) -> Case {
     std::fs::write(path("m.wat"), module).unwrap();
     std::fs::write(path("events.ndjson"), events).unwrap();
     let args = TestArgs {
-        module: path("m.wat"),
-        event: None,
+        path: path("m.wat"),
         events: Some(path("events.ndjson")),
-        watch: false,
+        ..TestArgs::default()
     };
     Case { dir, args }
 }
@@ -114,4 +113,93 @@ async fn what_is_wrong_is_named_with_its_place() {
     std::fs::write(bad_manifest.dir.path().join("m.toml"), "[limits]\nfule = 3\n").unwrap();
     let error = format!("{:#}", run_case(&bad_manifest, Output::Text).await.unwrap_err());
     assert!(error.contains("limits.fule"), "{error}");
+}
+
+/// A stdio module that writes what line 2 of its input says of state into its log, and sets `n`.
+const COUNTS: &str = r#"(module
+  (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+  (memory (export "memory") 1)
+  (data (i32.const 16) "{\"state\":{\"set\":{\"n\":7}}}\n{\"emit\":{\"type\":\"order.done\",\"data\":{\"n\":1}}}\n")
+  (func (export "_start")
+    (i32.store (i32.const 0) (i32.const 16))
+    (i32.store (i32.const 4) (i32.const 72))
+    (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))))"#;
+
+/// A plugin's folder with a ready module and one test.
+fn folder(test: &str) -> Case {
+    let dir = tempfile::tempdir().unwrap();
+    let plugin = dir.path().join("counts");
+    std::fs::create_dir_all(plugin.join("tests")).unwrap();
+    std::fs::write(plugin.join("plugin.toml"), "module = \"counts.wat\"").unwrap();
+    std::fs::write(plugin.join("counts.wat"), COUNTS).unwrap();
+    std::fs::write(plugin.join("tests/it-counts.toml"), test).unwrap();
+    let args = TestArgs { path: plugin, ..TestArgs::default() };
+    Case { dir, args }
+}
+
+#[tokio::test]
+async fn tests_of_a_folder_pass_where_all_is_as_expected() {
+    let case = folder(
+        r#"state.k.old = "x"
+        [[step]]
+        event = { type = "a", key = "k" }
+        expect.state = { n = 7, old = "x" }
+        expect.emits = [{ type = "order.done", key = "k", data = { n = 1 } }]"#,
+    );
+    let (text, ok) = run_case(&case, Output::Text).await.unwrap();
+    assert!(ok, "{text}");
+    assert!(text.starts_with("counts\n  ok    it-counts   1 step   "), "{text}");
+    assert!(text.ends_with("\n1 test, 0 failed\n"), "{text}");
+}
+
+#[tokio::test]
+async fn a_mismatch_is_shown_as_a_difference_and_is_a_failure() {
+    let case = folder(
+        r#"[[step]]
+        event = { type = "a", key = "k" }
+        expect.state = { n = 8 }
+        expect.emits = [{ type = "order.done", data = { n = 2 } }, { type = "more" }]"#,
+    );
+    let (text, ok) = run_case(&case, Output::Text).await.unwrap();
+    assert!(!ok && text.contains("  FAIL  it-counts\n        step 1: a k "), "{text}");
+    assert!(text.contains("state.n\n            - 8\n            + 7\n"), "{text}");
+    assert!(text.contains("emits[0].data.n\n            - 2\n            + 1\n"), "{text}");
+    assert!(text.contains("emits[1]\n            - more\n            + nothing\n"), "{text}");
+    let (text, _) = run_case(&case, Output::Json).await.unwrap();
+    let lines: Vec<serde_json::Value> =
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!((&lines[0]["test"], &lines[0]["passed"]), (&"it-counts".into(), &false.into()));
+    assert_eq!(lines[0]["failure"]["differences"].as_array().unwrap().len(), 3, "{text}");
+    assert_eq!(lines[1], serde_json::json!({ "tests": 1, "failed": 1 }));
+}
+
+#[tokio::test]
+async fn what_cannot_happen_fails_the_test_in_words() {
+    let case = folder("[[step]]\ntimer = { name = \"remind\", key = \"k\" }");
+    let (text, ok) = run_case(&case, Output::Text).await.unwrap();
+    assert!(!ok && text.contains("no timer `remind` of `k` is pending; pending: none"), "{text}");
+    let case = folder("[[step]]\ncommand = { name = \"close\", key = \"k\" }");
+    let (text, _) = run_case(&case, Output::Text).await.unwrap();
+    assert!(text.contains("step 1: the module does not export `command`"), "{text}");
+    let case = folder("[[step]]\nevnt = { type = \"a\" }");
+    let (text, _) = run_case(&case, Output::Text).await.unwrap();
+    assert!(text.contains("did you mean `step.0.event`?"), "{text}");
+}
+
+#[tokio::test]
+async fn a_folder_without_tests_says_where_they_go() {
+    let case = folder("");
+    std::fs::remove_dir_all(case.args.path.join("tests")).unwrap();
+    let error = run_case(&case, Output::Text).await.unwrap_err().to_string();
+    assert!(error.contains("folder `tests`"), "{error}");
+}
+
+#[test]
+fn a_change_of_a_test_is_seen() {
+    let case = folder("");
+    let seen = watch::look(&case.args);
+    assert!(seen.iter().any(|(path, _)| path.ends_with("tests/it-counts.toml")), "{seen:?}");
+    assert_eq!(watch::look(&case.args), seen);
+    std::fs::write(case.args.path.join("tests/it-counts.toml"), "# changed").unwrap();
+    assert_ne!(watch::look(&case.args), seen);
 }
