@@ -5,6 +5,7 @@ mod buses;
 mod calls;
 mod cloudevents;
 mod commands;
+mod conformance;
 mod damage;
 mod dev;
 mod examples;

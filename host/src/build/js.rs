@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::fresh::Inputs;
 use super::tool::find_tool;
 use super::{BuildError, Found, Progress, target, world};
 
@@ -28,7 +29,11 @@ pub(super) fn build(
     command.arg("--js").arg(&script).arg("--module-root").arg(&root);
     // Without these the component asks for asynchrony, clocks and files.
     command.args(["--sync", "--stub-wasi"]).arg("--output").arg(&module);
-    command.run(plugin, progress)?;
+    let inputs = Inputs::of(&command, &root, &[&world.wit]);
+    if !inputs.made(&module) {
+        command.run(plugin, progress)?;
+        inputs.keep(&module);
+    }
     Ok(module)
 }
 

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::fresh::Inputs;
 use super::tool::{Tool, find_tool};
 use super::{BuildError, Found, Progress, find, target, world};
 
@@ -40,7 +41,11 @@ pub(super) fn build(
     command.arg("--wit-path").arg(&world.wit).args(["--world", world.name, "componentize"]);
     command.arg("--python-path").arg(&plugin.dir).arg("--python-path").arg(&scratch);
     command.args(["--stub-wasi", ENTRY, "--output"]).arg(&output);
-    command.run(plugin, progress)?;
+    let inputs = Inputs::of(&command, &plugin.dir, &[&world.wit, &entry]);
+    if !inputs.made(&output) {
+        command.run(plugin, progress)?;
+        inputs.keep(&output);
+    }
     Ok(output)
 }
 
