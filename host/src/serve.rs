@@ -45,6 +45,9 @@ const DELIVERIES_END_MAX: Duration = Duration::from_secs(10);
 /// How long open HTTP requests may take to end at a stop.
 const REQUESTS_END_MAX: Duration = Duration::from_secs(5);
 
+/// Warm instances of each plugin that the pool has room for, at least.
+const WARM_INSTANCES_MIN: usize = 8;
+
 /// How long to wait for a lock that another process holds.
 const LOCK_WAIT_MAX: Duration = Duration::from_secs(2);
 /// How often to try it.
@@ -421,7 +424,12 @@ fn sandbox_options(config: &Config, workers: usize) -> SandboxOptions {
     let loader = LoaderOptions::new(config.data.join("cache"), compiler);
     SandboxOptions {
         loader: LoaderOptions { limits, ..loader },
-        engine: HostEngineOptions { workers, ..HostEngineOptions::default() },
+        // Room is only address space: plugins with more workers than processors, and instances kept
+        // for queries and upcasters, must not find the pool full.
+        engine: HostEngineOptions {
+            workers: workers.max(WARM_INSTANCES_MIN),
+            ..HostEngineOptions::default()
+        },
     }
 }
 

@@ -8,6 +8,7 @@ mod host;
 mod http;
 mod load;
 mod oracle;
+mod process;
 mod wait;
 
 pub(crate) use cli::{Cli, Run};
@@ -21,4 +22,5 @@ pub(crate) use host::{Host, HostOptions, Place};
 pub(crate) use http::{Answer, Http};
 pub(crate) use load::Publisher;
 pub(crate) use oracle::{by_key, milestones_are_exact, sequences_are_dense};
+pub(crate) use process::Process;
 pub(crate) use wait::{seed, wait_until};

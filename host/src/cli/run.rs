@@ -81,8 +81,9 @@ pub(super) fn log_to_stderr(default: &str, output: Output) {
     // `notify` warns of every folder that goes away with its watch, which is how a plugin is removed,
     // and rustls of what any client may send.
     let default = format!("{default},notify=error,rustls=error");
-    // What is sent for plugins carries secrets, and clients tell everything where they are asked.
-    let silent = ["ureq=warn", "ureq_proto=warn"];
+    // What is sent for plugins carries secrets, and clients tell everything where they are asked. WASI
+    // warns of each call that it does not have, which a guest can make a million times.
+    let silent = ["ureq=warn", "ureq_proto=warn", "wasmtime_wasi=error"];
     let filter = tracing_subscriber::EnvFilter::try_from_env("TIDEGATE_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));
     let silent = silent.into_iter().filter_map(|directive| directive.parse().ok());

@@ -36,9 +36,10 @@ pub const TABLE_ELEMENTS_MAX: usize = 100_000;
 /// What the pool of the running engine is sized from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HostEngineOptions {
-    /// Deliveries that may run at the same time.
+    /// Warm instances of one plugin that there is room for: one for each of its workers, some for
+    /// its queries.
     pub workers: usize,
-    /// Plugins that keep a warm instance for each worker.
+    /// Plugins that keep as many.
     pub plugins_max: usize,
     /// Bytes of linear memory an instance may reach, whatever its manifest says.
     pub memory_bytes_max: usize,

@@ -6,14 +6,14 @@ mod input;
 mod output;
 
 use wasmtime::{InstancePre, Store};
-use wasmtime_wasi::I32Exit;
-use wasmtime_wasi::WasiCtxBuilder;
 use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi::p2::pipe::MemoryInputPipe;
+use wasmtime_wasi::{I32Exit, WasiCtxBuilder, WasiView};
 
 use super::bindings::tidegate::plugin::types::{Failure, RetryRequest};
 use super::delivery::Request;
 use super::invoke::{Entry, Returned};
+use super::limits::HANDLES_MAX;
 use super::session::Session;
 use super::store::StoreData;
 use super::verdict;
@@ -65,13 +65,15 @@ impl Stdio {
         let world = World::default();
         world.begin(&session.context);
         let stderr = Sink::lossy(STDERR_BYTES_MAX);
-        let preview1 = (world.builder())
+        let mut preview1 = (world.builder())
             .arg("plugin")
             .envs(&session.context.limits.env)
             .stdin(MemoryInputPipe::new(input))
             .stdout(stdout.clone())
             .stderr(stderr.clone())
             .build_p1();
+        // One call of `poll_oneoff` makes a resource of each of its subscriptions.
+        preview1.ctx().table.set_max_capacity(HANDLES_MAX);
         Self { preview1, stderr }
     }
 
