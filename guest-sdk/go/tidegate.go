@@ -25,6 +25,7 @@ package tidegate
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -69,9 +70,9 @@ type Delivery struct {
 
 	config map[string]string
 	state  map[string]json.RawMessage
-	// What is to be written where the delivery goes well, a line each.
-	lines []any
-	out   *json.Encoder
+	// What is to be written where the delivery goes well, line by line.
+	lines []byte
+	out   io.Writer
 	asked *asked
 }
 
@@ -80,8 +81,6 @@ type emit struct {
 	Key         string            `json:"key,omitempty"`
 	Bus         string            `json:"bus,omitempty"`
 	ContentType string            `json:"datacontenttype,omitempty"`
-	Data        json.RawMessage   `json:"data,omitempty"`
-	DataBase64  string            `json:"data_base64,omitempty"`
 	Attributes  map[string]string `json:"attributes,omitempty"`
 }
 
@@ -191,23 +190,26 @@ func (d *Delivery) Set(name string, value any) error { return d.SetFor(name, val
 
 // SetFor is Set for a while: the value is gone that long after Recorded. 0: for good.
 func (d *Delivery) SetFor(name string, value any, ttl time.Duration) error {
-	text, err := json.Marshal(value)
+	text, err := marshal(value)
+	if err != nil {
+		return err
+	}
+	set, err := marshal(map[string]json.RawMessage{name: text})
 	if err != nil {
 		return err
 	}
 	d.state[name] = text
-	change := map[string]any{"set": map[string]json.RawMessage{name: text}}
+	change := map[string]any{}
 	if ttl > 0 {
 		change["ttl_ms"] = ttl.Milliseconds()
 	}
-	d.want("state", change)
-	return nil
+	return d.want("state", change, "set", set)
 }
 
 // Delete removes a name, if there.
 func (d *Delivery) Delete(name string) {
 	delete(d.state, name)
-	d.want("state", map[string]any{"delete": []string{name}})
+	_ = d.want("state", map[string]any{"delete": []string{name}}, "", nil)
 }
 
 // SetTimer sets or replaces a timer of the key; it comes back to Timers of a [Plugin] with the data as
@@ -217,7 +219,7 @@ func (d *Delivery) SetTimer(name string, due time.Time, data any) error {
 	if data != nil {
 		timer["data"] = data
 	}
-	return d.wantJSON("timer", timer)
+	return d.want("timer", timer, "", nil)
 }
 
 // SetTimerAfter is SetTimer, counted from Recorded.
@@ -227,7 +229,7 @@ func (d *Delivery) SetTimerAfter(name string, after time.Duration, data any) err
 
 // CancelTimer cancels a timer, if there.
 func (d *Delivery) CancelTimer(name string) {
-	d.want("timer", map[string]any{"cancel": name})
+	_ = d.want("timer", map[string]any{"cancel": name}, "", nil)
 }
 
 // Call is a request to the outside, sent once the delivery is durable.
@@ -265,21 +267,38 @@ func (d *Delivery) Send(call Call) error {
 	default:
 		line["data"] = body
 	}
-	return d.wantJSON("call", line)
+	return d.want("call", line, "", nil)
 }
 
-func (d *Delivery) want(member string, value any) {
-	d.lines = append(d.lines, map[string]any{member: value})
-}
-
-// wantJSON fails where a value cannot be written, while the handler can still say so.
-func (d *Delivery) wantJSON(member string, value any) error {
-	text, err := json.Marshal(value)
+// want adds a line: an object of one member, whose own members are small but for one, which stands
+// in raw as the JSON it is. It fails where a value cannot be written.
+func (d *Delivery) want(member string, small any, name string, raw []byte) error {
+	text, err := marshal(small)
 	if err != nil {
 		return err
 	}
-	d.want(member, json.RawMessage(text))
+	d.lines = append(d.lines, `{"`+member+`":`...)
+	d.lines = append(d.lines, text[:len(text)-1]...)
+	if name != "" {
+		if len(text) > 2 {
+			d.lines = append(d.lines, ',')
+		}
+		d.lines = append(d.lines, `"`+name+`":`...)
+		d.lines = append(d.lines, raw...)
+	}
+	d.lines = append(d.lines, "}}\n"...)
 	return nil
+}
+
+// marshal is json.Marshal that leaves <, > and & as they are.
+func marshal(value any) ([]byte, error) {
+	var text bytes.Buffer
+	lines := json.NewEncoder(&text)
+	lines.SetEscapeHTML(false)
+	if err := lines.Encode(value); err != nil {
+		return nil, err
+	}
+	return bytes.TrimSuffix(text.Bytes(), []byte("\n")), nil
 }
 
 // EmitOption changes one emitted event.
@@ -303,29 +322,29 @@ func WithAttribute(name, value string) EmitOption {
 
 // Emit emits JSON under the key of the input; nil: no data.
 func (d *Delivery) Emit(kind string, data any, options ...EmitOption) error {
-	emitted := emit{Type: kind}
-	if data != nil {
-		text, err := json.Marshal(data)
-		if err != nil {
-			return err
-		}
-		emitted.ContentType, emitted.Data = "application/json", text
+	if data == nil {
+		return d.emit(emit{Type: kind}, "", nil, options)
 	}
-	return d.emit(emitted, options)
+	text, err := marshal(data)
+	if err != nil {
+		return err
+	}
+	return d.emit(emit{Type: kind, ContentType: "application/json"}, "data", text, options)
 }
 
 // EmitBytes emits data as it is.
 func (d *Delivery) EmitBytes(kind, contentType string, data []byte, options ...EmitOption) error {
-	encoded := base64.StdEncoding.EncodeToString(data)
-	return d.emit(emit{Type: kind, ContentType: contentType, DataBase64: encoded}, options)
+	raw := make([]byte, base64.StdEncoding.EncodedLen(len(data))+2)
+	raw[0], raw[len(raw)-1] = '"', '"'
+	base64.StdEncoding.Encode(raw[1:], data)
+	return d.emit(emit{Type: kind, ContentType: contentType}, "data_base64", raw, options)
 }
 
-func (d *Delivery) emit(emitted emit, options []EmitOption) error {
+func (d *Delivery) emit(emitted emit, name string, raw []byte, options []EmitOption) error {
 	for _, option := range options {
 		option(&emitted)
 	}
-	d.want("emit", emitted)
-	return nil
+	return d.want("emit", emitted, name, raw)
 }
 
 // Log writes a line to the plugin's log, also where the delivery fails.
@@ -346,7 +365,7 @@ func (d *Delivery) Error(format string, values ...any) { d.say("error", format, 
 func (d *Delivery) say(level, format string, values []any) {
 	message := fmt.Sprintf(format, values...)
 	// Written at once: a delivery that is stopped has said it all the same.
-	_ = d.out.Encode(map[string]any{"log": map[string]any{"level": level, "message": message}})
+	_ = d.write(map[string]any{"log": map[string]string{"level": level, "message": message}})
 }
 
 // Run takes the one delivery of this run. It does not return where it fails.
@@ -371,8 +390,7 @@ func (p Plugin) Serve(in io.Reader, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	delivery.out = json.NewEncoder(out)
-	delivery.out.SetEscapeHTML(false)
+	delivery.out = out
 	if delivery.asked != nil {
 		answer, failed := p.answer(delivery)
 		if failed == nil {
@@ -407,7 +425,7 @@ func (d *Delivery) respond(answer any) error {
 	if answer != nil {
 		response["data"] = answer
 	}
-	return d.wantJSON("response", response)
+	return d.want("response", response, "", nil)
 }
 
 func (p Plugin) find(event *Event) Handler {
@@ -493,8 +511,8 @@ func read(in io.Reader) (*Delivery, error) {
 }
 
 func parse(line []byte) (Event, error) {
-	var fields map[string]json.RawMessage
-	if err := json.Unmarshal(line, &fields); err != nil {
+	fields, err := members(line)
+	if err != nil {
 		return Event{}, fmt.Errorf("the first line is no event: %w", err)
 	}
 	event := Event{Attributes: map[string]string{}}
@@ -505,21 +523,20 @@ func parse(line []byte) (Event, error) {
 	for name, raw := range fields {
 		switch into := known[name]; {
 		case into != nil:
-			if err := json.Unmarshal(raw, into); err != nil {
-				return Event{}, fmt.Errorf("attribute %s: %w", name, err)
-			}
-		case name == "data":
-			event.Data = text(raw, fields["datacontenttype"])
+			*into = plain(raw)
 		case name == "data_base64":
-			if err := json.Unmarshal(raw, &event.Data); err != nil {
+			if event.Data, err = base64.StdEncoding.DecodeString(plain(raw)); err != nil {
 				return Event{}, fmt.Errorf("data_base64: %w", err)
 			}
-		case name != "specversion":
-			var value any
-			if err := json.Unmarshal(raw, &value); err != nil {
-				return Event{}, err
-			}
-			event.Attributes[name] = fmt.Sprint(value)
+		case name != "specversion" && name != "data":
+			event.Attributes[name] = plain(raw)
+		}
+	}
+	if raw, ok := fields["data"]; ok {
+		event.Data = raw
+		// Of another media type, the data are what the string says.
+		if kind := event.ContentType; kind != "" && !strings.Contains(kind, "json") {
+			event.Data = []byte(plain(raw))
 		}
 	}
 	if event.Key == "" {
@@ -528,14 +545,107 @@ func parse(line []byte) (Event, error) {
 	return event, nil
 }
 
-// text is the data of an event: JSON as it stands; of another media type, what the string says.
-func text(raw, media json.RawMessage) []byte {
-	var kind, value string
-	_ = json.Unmarshal(media, &kind)
-	if kind != "" && !strings.Contains(kind, "json") && json.Unmarshal(raw, &value) == nil {
-		return []byte(value)
+// plain is the text of a JSON string; of anything else, the JSON.
+func plain(raw []byte) string {
+	if len(raw) < 2 || raw[0] != '"' {
+		return string(raw)
 	}
-	return raw
+	if bytes.IndexByte(raw, '\\') < 0 {
+		return string(raw[1 : len(raw)-1])
+	}
+	var text string
+	if json.Unmarshal(raw, &text) != nil {
+		return string(raw)
+	}
+	return text
+}
+
+var errMalformed = errors.New("not an object in JSON")
+
+// members splits an object that the host has written. encoding/json would read every payload three
+// times over.
+func members(text []byte) (map[string][]byte, error) {
+	found := map[string][]byte{}
+	i := space(text, 0)
+	if i >= len(text) || text[i] != '{' {
+		return nil, errMalformed
+	}
+	for i = space(text, i+1); i < len(text) && text[i] == '"'; i = space(text, i+1) {
+		end := stringEnd(text, i)
+		if end < 0 {
+			return nil, errMalformed
+		}
+		name := plain(text[i:end])
+		if i = space(text, end); i >= len(text) || text[i] != ':' {
+			return nil, errMalformed
+		}
+		i = space(text, i+1)
+		if end = valueEnd(text, i); end <= i {
+			return nil, errMalformed
+		}
+		found[name] = text[i:end]
+		if i = space(text, end); i >= len(text) || text[i] != ',' {
+			break
+		}
+	}
+	if i >= len(text) || text[i] != '}' {
+		return nil, errMalformed
+	}
+	return found, nil
+}
+
+func space(text []byte, i int) int {
+	for i < len(text) && (text[i] == ' ' || text[i] == '\t' || text[i] == '\r' || text[i] == '\n') {
+		i++
+	}
+	return i
+}
+
+// stringEnd is behind the string that begins at i; -1: it has no end.
+func stringEnd(text []byte, i int) int {
+	for i++; ; i++ {
+		quote := bytes.IndexByte(text[i:], '"')
+		if quote < 0 {
+			return -1
+		}
+		i += quote
+		escapes := 0
+		for text[i-1-escapes] == '\\' {
+			escapes++
+		}
+		if escapes%2 == 0 {
+			return i + 1
+		}
+	}
+}
+
+// valueEnd is behind the value that begins at i; -1: it has no end.
+func valueEnd(text []byte, i int) int {
+	depth := 0
+	for i < len(text) {
+		switch text[i] {
+		case '"':
+			if i = stringEnd(text, i); i < 0 || depth == 0 {
+				return i
+			}
+			continue
+		case '{', '[':
+			depth++
+		case '}', ']':
+			if depth == 0 {
+				return i
+			}
+			if depth--; depth == 0 {
+				return i + 1
+			}
+		case ',', ' ', '\t', '\r', '\n':
+			if depth == 0 {
+				return i
+			}
+		}
+		i++
+	}
+	return -1
 }
 
 // end writes what the delivery wants, and how it went.
@@ -547,14 +657,21 @@ func (d *Delivery) end(failed error) error {
 		if again.after > 0 {
 			line["after_ms"] = again.after.Milliseconds()
 		}
-		return d.out.Encode(line)
+		return d.write(line)
 	case failed != nil:
-		return d.out.Encode(map[string]any{"outcome": "reject", "reason": failed.Error()})
+		return d.write(map[string]string{"outcome": "reject", "reason": failed.Error()})
 	}
-	for _, line := range d.lines {
-		if err := d.out.Encode(line); err != nil {
-			return err
-		}
+	if _, err := d.out.Write(d.lines); err != nil {
+		return err
 	}
-	return d.out.Encode(map[string]any{"outcome": "ok"})
+	return d.write(map[string]string{"outcome": "ok"})
+}
+
+func (d *Delivery) write(line any) error {
+	text, err := marshal(line)
+	if err != nil {
+		return err
+	}
+	_, err = d.out.Write(append(text, '\n'))
+	return err
 }

@@ -40,7 +40,9 @@ pub(super) fn build(
     let mut command = tool(&plugin.dir)?;
     command.arg("--wit-path").arg(&world.wit).args(["--world", world.name, "componentize"]);
     command.arg("--python-path").arg(&plugin.dir).arg("--python-path").arg(&scratch);
-    command.args(["--stub-wasi", ENTRY, "--output"]).arg(&output);
+    // WASI stays in: with a stub, `print` and the traceback of an exception would be traps without a
+    // word.
+    command.args([ENTRY, "--output"]).arg(&output);
     let inputs = Inputs::of(&command, &plugin.dir, &[&world.wit, &entry]);
     if !inputs.made(&output) {
         command.run(plugin, progress)?;

@@ -110,11 +110,16 @@ impl Built {
     /// Puts it into a plugins folder with a manifest; returns its name.
     pub(super) fn put(&self, plugins: &Path, manifest: &str) -> String {
         let name = self.language.plugin();
-        let folder = plugins.join(&name);
+        self.put_as(&name, plugins, manifest);
+        name
+    }
+
+    /// The same under another name.
+    pub(super) fn put_as(&self, name: &str, plugins: &Path, manifest: &str) {
+        let folder = plugins.join(name);
         std::fs::create_dir_all(&folder).unwrap();
         std::fs::copy(&self.module, folder.join(format!("{name}.wasm"))).unwrap();
         std::fs::write(folder.join("plugin.toml"), manifest).unwrap();
-        name
     }
 }
 

@@ -11,7 +11,7 @@ use super::table::{Case, Emitted, Feature, Then, cases};
 use crate::harness::{Flaky, Host, HostOptions, Place, Reply, wait_until};
 
 /// How long everything may take: interpreters are slow to compile in dev profile.
-pub(super) const DONE_MAX: Duration = Duration::from_secs(300);
+const DONE_MAX: Duration = Duration::from_secs(300);
 /// Emitted by the commands.
 const REQUESTS_EMIT: usize = 2;
 
@@ -28,6 +28,9 @@ pub(super) fn run(built: &[&Built]) -> BTreeMap<&'static str, Cases> {
     for built in built {
         let name = built.put(&place.plugins(), &manifest(built.language, &address));
         config.push_str(&format!("[plugins.{name}]\nallow.http = [\"{address}\"]\n"));
+        if !built.language.lifts {
+            built.put_as(&lifting(built.language), &place.plugins(), "[upcast]\nold = [1]\n");
+        }
     }
     let cache = self::place().join("cache");
     copy_all(&cache, &place.data().join("cache"));
@@ -42,6 +45,9 @@ pub(super) fn run(built: &[&Built]) -> BTreeMap<&'static str, Cases> {
         let language = built.language;
         let mut found = judge(&host, language, &cases(language, &url));
         found.insert("command", (Feature::Requests, said(commands(&host, &language.plugin()))));
+        if !language.lifts {
+            found.insert("no upcaster", (Feature::Basics, said(refused(&host, language))));
+        }
         found.insert("query", (Feature::Requests, said(query(&host, &language.plugin()))));
         (language.name, found)
     });
@@ -50,16 +56,30 @@ pub(super) fn run(built: &[&Built]) -> BTreeMap<&'static str, Cases> {
     found
 }
 
+/// The plugin of a module that is told to lift events, and cannot.
+fn lifting(language: &Language) -> String {
+    format!("lift-{}", language.name)
+}
+
+/// What a language does not offer is refused in words.
+fn refused(host: &Host, language: &Language) -> Result<(), String> {
+    let view = host.plugin(&lifting(language));
+    let reason = view["reason"].as_str().unwrap_or_default();
+    let refused = view["state"] == "refused" && reason.contains("exports no `upcaster`");
+    if refused { Ok(()) } else { Err(view.to_string()) }
+}
+
 fn manifest(language: &Language, address: &str) -> String {
     let (mut types, mut upcast) = ("\"conf.*\"".to_owned(), String::new());
     if language.lifts {
         types.push_str(&format!(", \"conf.old.{}\"", language.name));
         upcast = format!("[upcast]\n\"conf.old.{}\" = [1]\n", language.name);
     }
-    // A busy machine is no reason to fail: `fuel` is what ends a loop here.
+    // A busy machine is no reason to fail: `fuel` is what ends a loop here, and 1 MB of JSON takes more of
+    // it in some languages than the 50 million that are usual.
     format!(
         "[subscribe]\ntypes = [{types}]\nstart = \"earliest\"\n\
-         [limits]\noutput = \"4MiB\"\ntimeout = \"60s\"\n\
+         [limits]\noutput = \"4MiB\"\nfuel = 200_000_000\ntimeout = \"60s\"\n\
          [retry]\nattempts-fault = 1\non-failure = \"continue\"\n\
          [grants]\nhttp = [\"{address}\"]\n\
          [config]\ngreeting = \"grüß dich\"\n{upcast}"

@@ -39,7 +39,7 @@ export const handler = handlers(
       for (;;);
     },
     'conf.memory': () => {
-      for (const all = []; ; ) all.push(new Uint8Array(1 << 20).fill(1));
+      for (const all = []; ; ) all.push(new Uint8Array(1 << 20));
     },
     'conf.unicode': (event) => {
       const { text } = event.json();

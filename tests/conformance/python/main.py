@@ -57,7 +57,7 @@ def spin(event: Event) -> None:
 def grow(event: Event) -> None:
     kept = []
     while True:
-        kept.append(b"\1" * (1 << 20))
+        kept.append(bytes(1 << 20))
 
 
 @handler("conf.unicode")

@@ -40,7 +40,7 @@ export const handler = handlers(
       for (;;);
     },
     'conf.memory': (): void => {
-      for (const all: Uint8Array[] = []; ; ) all.push(new Uint8Array(1 << 20).fill(1));
+      for (const all: Uint8Array[] = []; ; ) all.push(new Uint8Array(1 << 20));
     },
     'conf.unicode': (event: Event): void => {
       const { text } = event.json<{ text: string }>();

@@ -54,7 +54,7 @@ tidegate.on("conf.fuel", (event: tidegate.Event): tidegate.Outcome => {
 
 tidegate.on("conf.memory", (event: tidegate.Event): tidegate.Outcome => {
   const kept: Uint8Array[] = [];
-  while (true) kept.push(new Uint8Array(1 << 20).fill(1));
+  while (true) kept.push(new Uint8Array(1 << 20));
   return tidegate.ok();
 });
 

@@ -103,7 +103,7 @@ fn spin(_: &Event) -> Outcome {
 fn grow(_: &Event) -> Outcome {
     let mut all = Vec::new();
     loop {
-        all.push(std::hint::black_box(vec![1_u8; 1 << 20]));
+        all.push(std::hint::black_box(Vec::<u8>::with_capacity(1 << 20)));
     }
 }
 
