@@ -52,7 +52,7 @@ async fn load_with(
     let dir = tempfile::tempdir().unwrap();
     let mut options = options(dir.path());
     change(&mut options);
-    let loaded = loader(options).load(Bytes::copy_from_slice(wasm)).await;
+    let loaded = loader(options).load("test", Bytes::copy_from_slice(wasm)).await;
     let published = std::fs::read_dir(dir.path().join("cache")).unwrap().count();
     assert_eq!(published, usize::from(loaded.is_ok()), "only good code is left behind");
     loaded
@@ -115,7 +115,8 @@ async fn the_runtime_goes_on_while_a_child_compiles() {
     let mut options = options(dir.path());
     options.limits.time = Duration::from_secs(1);
     let loader = loader(options);
-    let compile = tokio::spawn(async move { loader.load(bomb(100_000).into()).await.is_err() });
+    let compile =
+        tokio::spawn(async move { loader.load("bomb", bomb(100_000).into()).await.is_err() });
     let mut turns = 0;
     while !compile.is_finished() {
         turns += 1;
@@ -172,7 +173,7 @@ async fn many_loads_at_once_all_arrive() {
     let loader = loader(options(dir.path()));
     let loads = (0..8).map(|_| {
         let loader = loader.clone();
-        tokio::spawn(async move { loader.load(Bytes::from_static(STDIO.as_bytes())).await })
+        tokio::spawn(async move { loader.load("test", Bytes::from_static(STDIO.as_bytes())).await })
     });
     let mut cached = 0;
     for load in loads.collect::<Vec<_>>() {

@@ -58,7 +58,7 @@ impl Hosted {
         let loader = LoaderOptions::new(place.path().join("invoke-cache"), compiler);
         let engine = HostEngineOptions { workers: 1, plugins_max: 1, ..Default::default() };
         let sandbox = Sandbox::new(SandboxOptions { loader, engine })?;
-        let module = sandbox.load(Bytes::copy_from_slice(wasm)).await?;
+        let module = sandbox.load("bench", Bytes::copy_from_slice(wasm)).await?;
         let delivery = Delivery {
             event: Arc::new(event(events)),
             attempt: 1,
@@ -67,6 +67,7 @@ impl Hosted {
             config: Arc::default(),
             limits: Arc::new(GuestLimits::default()),
             state: Arc::new(Eight),
+            outside: None,
         };
         Ok(Self { module, delivery })
     }

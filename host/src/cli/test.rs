@@ -256,7 +256,7 @@ async fn load(
     let wasm = read_module(&project.module, CompileLimits::default().module_bytes_max)?;
     let manifest = manifest(&project.module, dead)?;
     let bytes = wasm.len();
-    let mut loading = std::pin::pin!(sandbox.load(wasm.into()));
+    let mut loading = std::pin::pin!(sandbox.load(&project.name, wasm.into()));
     let loaded = match tokio::time::timeout(QUIET_MAX, &mut loading).await {
         Ok(loaded) => loaded,
         Err(_) => {

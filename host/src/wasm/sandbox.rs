@@ -69,12 +69,16 @@ impl Sandbox {
     }
 
     /// Recognises, encodes, compiles and links a module; its code comes from the cache where it
-    /// can. No code of the module runs.
+    /// can. No code of the module runs. The log speaks of it as `plugin`.
     ///
     /// # Errors
     /// [`LoadError`].
-    pub async fn load(self: &Arc<Self>, wasm: Bytes) -> Result<Arc<Module>, LoadError> {
-        let loaded = self.loader.load(wasm).await?;
+    pub async fn load(
+        self: &Arc<Self>,
+        plugin: &str,
+        wasm: Bytes,
+    ) -> Result<Arc<Module>, LoadError> {
+        let loaded = self.loader.load(plugin, wasm).await?;
         Ok(Arc::new(Module::link(&self.linkers, loaded)?))
     }
 }
@@ -90,6 +94,9 @@ impl Linkers {
         let mut component = wasmtime::component::Linker::new(engine);
         imports::add_to_linker(&mut component)?;
         wasmtime_wasi::p2::add_to_linker_async(&mut component)?;
+        // Who may use it is decided before a module serves (`Module::needed`), and again by every
+        // delivery, which has somebody who sends or has not.
+        wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut component)?;
         let mut stdio = wasmtime::Linker::new(engine);
         wasmtime_wasi::p1::add_to_linker_async(&mut stdio, StoreData::preview1)?;
         Ok(Self { component, stdio })

@@ -85,7 +85,7 @@ impl KeysView for Values {
 impl Plugin {
     async fn load(wasm: Vec<u8>) -> Self {
         Self {
-            module: sandbox().load(wasm.into()).await.unwrap(),
+            module: sandbox().load("test", wasm.into()).await.unwrap(),
             slot: Slot::default(),
             limits: GuestLimits { timeout: Duration::from_secs(60), ..GuestLimits::default() },
             config: Arc::default(),
@@ -122,6 +122,7 @@ impl Plugin {
             config: self.config.clone(),
             limits: Arc::new(self.limits.clone()),
             state: self.state.clone(),
+            outside: None,
         }
     }
 
@@ -221,7 +222,7 @@ async fn an_instance_is_not_reused_by_another_module_or_configuration() {
     assert_ok(&plugin.deliver(".").await);
     let served = |plugin: &Plugin| plugin.slot.served();
     assert_eq!(served(&plugin), 1);
-    plugin.module = sandbox().load(one.into()).await.unwrap();
+    plugin.module = sandbox().load("test", one.into()).await.unwrap();
     assert_ok(&plugin.deliver(".").await);
     assert_eq!(served(&plugin), 1, "a new instance");
     plugin.config = Arc::new(BTreeMap::from([("a".to_owned(), "b".to_owned())]));
@@ -249,7 +250,7 @@ async fn a_module_of_another_shape_is_refused() {
     // The right name with the wrong type, and an interface that nothing here answers.
     let wrong_type = fixtures::COMPONENT;
     for wasm in [wrong_type.to_owned(), fixtures::importing("tidegate:plugin/moon@0.1.0")] {
-        let refused = sandbox().load(wasm.clone().into_bytes().into()).await;
+        let refused = sandbox().load("test", wasm.clone().into_bytes().into()).await;
         assert!(matches!(refused, Err(LoadError::Refused(_))), "{wasm}: {refused:?}");
     }
 }

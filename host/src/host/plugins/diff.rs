@@ -178,7 +178,8 @@ impl Plugins {
         wasm: bytes::Bytes,
         manifest: Arc<Manifest>,
     ) -> Result<Version, String> {
-        let module = self.means.sandbox.load(wasm).await.map_err(|error| error.to_string())?;
+        let module =
+            self.means.sandbox.load(&known.name, wasm).await.map_err(|error| error.to_string())?;
         let candidate = Candidate {
             name: known.name.clone(),
             module,

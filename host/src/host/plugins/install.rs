@@ -45,7 +45,7 @@ impl Plugins {
             let began = std::time::Instant::now();
             match self.try_install(&source, change).await {
                 Ok(shown) => {
-                    let ms = began.elapsed().as_millis();
+                    let ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
                     tracing::info!(plugin = name, ms, "{shown}");
                 }
                 Err(why) => self.refuse(name, Some(source.digest), why),
@@ -88,7 +88,7 @@ impl Plugins {
             } else {
                 self.kept_module(module).await?
             };
-            let module = self.load(wasm).await?;
+            let module = self.load(name, wasm).await?;
             for warning in manifest.warnings() {
                 tracing::warn!(plugin = name, "{warning}");
             }
@@ -100,6 +100,7 @@ impl Plugins {
                 needs_rewind(name, ledger.named(name), &candidate.manifest)
             };
             other.map_or(Ok(()), Err)?;
+            Self::check_grants(&candidate)?;
             if candidate.manifest.upcast.is_empty() {
                 self.after_upcasters().await;
             }
@@ -193,9 +194,13 @@ impl Plugins {
             .map_err(|error| format!("module {} is not to be had: {error}", digest.short()))
     }
 
-    pub(super) async fn load(&self, wasm: bytes::Bytes) -> Result<Arc<Module>, Refusal> {
+    pub(super) async fn load(
+        &self,
+        name: &str,
+        wasm: bytes::Bytes,
+    ) -> Result<Arc<Module>, Refusal> {
         let module =
-            self.means.sandbox.load(wasm.clone()).await.map_err(|error| error.to_string())?;
+            self.means.sandbox.load(name, wasm.clone()).await.map_err(|error| error.to_string())?;
         if module.exports == Exports::default() {
             let why = "exports none of `handler`, `command`, `query` and `upcaster`: there is \
                        nothing that could be asked of it";
@@ -221,6 +226,7 @@ impl Plugins {
             true => None,
             false => Some(self.upcasting.lock().await),
         };
+        Self::check_grants(&candidate)?;
         Self::check_upcasts(&candidate)?;
         let running = lock(&self.entries).get(&candidate.name).and_then(|e| e.runner.clone());
         let (runner, shown) = match running {
@@ -347,6 +353,7 @@ impl Plugins {
             invoker: Arc::clone(module) as Arc<dyn crate::wasm::Invoker>,
             digest: module.digest,
             limits: Arc::new(limits),
+            outside: self.outside(candidate),
             state: manifest.limits.state_quota(),
             config: Arc::new(manifest.config.clone()),
             retry: RetryPolicy {

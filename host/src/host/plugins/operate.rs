@@ -142,7 +142,7 @@ impl Plugins {
         let binding = Binding::new(bus.name(), name);
         let (_, digest) = self.known().rollback(&binding, module, &history).map_err(refused)?;
         let wasm = self.kept_module(digest).await.map_err(HostError::Conflict)?;
-        let module = self.load(wasm).await.map_err(HostError::Conflict)?;
+        let module = self.load(name, wasm).await.map_err(HostError::Conflict)?;
         self.record(&bus, actor, Control::Rollback { instance, module: digest }).await?;
         let manifest = for_exports(&self.manifest(name, &runner)?, module.exports);
         let candidate =

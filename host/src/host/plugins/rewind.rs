@@ -38,6 +38,8 @@ impl Plugins {
         }
         let after = point(&bus, to).await?;
         let candidate = self.candidate(name, &bus, actor).await?;
+        Self::check_grants(&candidate).map_err(HostError::Conflict)?;
+        Self::check_rebuilds(&candidate).map_err(HostError::Conflict)?;
         Self::check_upcasts(&candidate).map_err(HostError::Conflict)?;
         self.end_trial(name);
         let before = self.serving_candidate(name, &bus);
@@ -70,7 +72,7 @@ impl Plugins {
             Some(digest) => self.kept_module(digest).await.map_err(HostError::Conflict)?,
             None => source.wasm.clone(),
         };
-        let module = self.load(wasm).await.map_err(HostError::Conflict)?;
+        let module = self.load(name, wasm).await.map_err(HostError::Conflict)?;
         let manifest = for_exports(&Arc::new(manifest), module.exports);
         let (name, bus, actor) = (name.to_owned(), Arc::clone(bus), actor.into());
         Ok(Candidate { name, module, manifest, bus, actor })
