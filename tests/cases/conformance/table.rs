@@ -56,7 +56,9 @@ impl Case {
         let mut event = json!({ "specversion": "1.0", "id": name, "source": "/conformance",
                                 "type": kind, "partitionkey": key });
         let fields = event.as_object_mut().unwrap();
-        fields.extend(content.as_object().cloned().unwrap_or_default());
+        if let Value::Object(content) = content {
+            fields.extend(content);
+        }
         Self { name, feature: Feature::Basics, event, then, state: Vec::new() }
     }
 
