@@ -1,7 +1,5 @@
 //! What the host promises, one promise a test.
 
-mod abuse;
-mod answers;
 mod bank;
 mod buses;
 mod calls;

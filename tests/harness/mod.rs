@@ -9,7 +9,6 @@ mod http;
 mod load;
 mod oracle;
 mod process;
-mod raw;
 mod wait;
 
 pub(crate) use cli::{Cli, Run};
@@ -24,5 +23,4 @@ pub(crate) use http::{Answer, Http};
 pub(crate) use load::Publisher;
 pub(crate) use oracle::{by_key, milestones_are_exact, sequences_are_dense};
 pub(crate) use process::Process;
-pub(crate) use raw::Raw;
 pub(crate) use wait::{seed, wait_until};
