@@ -8,6 +8,7 @@ mod calls;
 mod cloudevents;
 mod commands;
 mod compiling;
+mod conformance;
 mod damage;
 mod dev;
 mod examples;
