@@ -14,6 +14,7 @@ mod kill;
 mod park;
 mod permits;
 mod poison;
+mod quickstart;
 mod quotas;
 mod refusals;
 mod reload;

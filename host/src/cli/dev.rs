@@ -56,8 +56,8 @@ pub fn run(args: &DevArgs, output: Output) -> anyhow::Result<ExitCode> {
         ..Flags::default()
     };
     let config = Config::load(args.config.as_deref(), &environment(), &flags)?;
-    // Compiles are told of: an interpreter's takes long enough to make one wonder.
-    log_to_stderr("warn,tidegate::wasm::load=info", output);
+    // Whether a change is live yet is what one waits for here.
+    log_to_stderr("warn,tidegate::wasm::load=info,tidegate::host::plugins::install=info", output);
     let plugins = config.plugins.clone();
     std::fs::create_dir_all(&plugins).with_context(|| plugins.display().to_string())?;
     // Sources are watched before they are built: what is saved meanwhile is built again.
