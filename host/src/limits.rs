@@ -81,6 +81,20 @@ pub const CALLS_SENDING_BUS_MAX: usize = 128;
 pub const CALLS_OPEN_MAX: usize = 100_000;
 /// The same on a memory bus, which keeps their requests in memory.
 pub const CALLS_OPEN_MEMORY_MAX: usize = 1000;
+/// Direct requests of one plugin that are being sent at a time, also for deliveries that have ended.
+pub const DIRECT_SENDING_MAX: usize = 64;
+/// Direct requests of one delivery.
+pub const DIRECT_REQUESTS_MAX: u32 = 64;
+/// Direct requests of one delivery that are being sent at a time.
+pub const DIRECT_AT_A_TIME_MAX: usize = 8;
+/// Bytes of the body of an answer to a direct request.
+pub const DIRECT_ANSWER_BYTES_MAX: usize = 1024 * 1024;
+/// Bytes of all answers to the direct requests of one delivery, their headers among them.
+pub const DIRECT_ANSWERS_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Bytes, about, that the headers of a direct request take in memory.
+pub const DIRECT_HEADERS_BYTES_MAX: usize = 16 * 1024;
+/// Bytes that a guest may write at a time into the body of a direct request.
+pub const DIRECT_CHUNK_BYTES_MAX: usize = 16 * 1024;
 /// Bytes of a secret.
 pub const SECRET_BYTES_MAX: usize = 8 * 1024;
 /// Longest time one attempt of a call may take.

@@ -11,6 +11,7 @@ mod dev;
 mod examples;
 mod hostile;
 mod kill;
+mod outside;
 mod park;
 mod permits;
 mod poison;

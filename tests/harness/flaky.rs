@@ -26,6 +26,8 @@ pub(crate) enum Reply {
     Status(u16, &'static str),
     /// Answers with success, after a while.
     Slow(Duration),
+    /// Answers with success and a body of this many bytes.
+    Large(usize),
 }
 
 /// A running server; ends with the test.
@@ -69,12 +71,18 @@ fn serve(
     let mut reader = BufReader::new(stream.try_clone()?);
     while let Some(mut request) = read(&mut reader)? {
         let reply = decide(&request);
-        request.taken = matches!(reply, Reply::Slow(_) | Reply::Status(200..300, _));
+        request.taken =
+            matches!(reply, Reply::Slow(_) | Reply::Large(_) | Reply::Status(200..300, _));
         // Noted before the answer: who has that can rely on it.
         asked.lock().unwrap().push(request);
         let (status, more) = match reply {
             Reply::Drop => return Ok(()),
             Reply::Status(status, more) => (status, more),
+            Reply::Large(bytes) => {
+                write!(stream, "HTTP/1.1 200 Said\r\ncontent-length: {bytes}\r\n\r\n")?;
+                stream.write_all(&vec![b'x'; bytes])?;
+                continue;
+            }
             Reply::Slow(pause) => {
                 std::thread::sleep(pause);
                 (200, "")

@@ -67,6 +67,7 @@ impl Hosted {
             config: Arc::default(),
             limits: Arc::new(GuestLimits::default()),
             state: Arc::new(Eight),
+            outside: None,
         };
         Ok(Self { module, delivery })
     }

@@ -335,6 +335,7 @@ impl Again {
             config: Arc::clone(&version.config),
             limits: Arc::clone(&version.limits),
             state: Arc::new(seen),
+            outside: None,
         };
         let invocation = match shape {
             Ok(shape) => version.invoker.invoke(&mut Slot::default(), delivery(shape)).await,

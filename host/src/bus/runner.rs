@@ -44,7 +44,7 @@ use crate::schedule::driver::PluginQueue;
 use crate::schedule::pool::Tenant;
 use crate::schedule::retry::RetryPolicy;
 use crate::state::StateQuota;
-use crate::wasm::{GuestLimits, Invoker};
+use crate::wasm::{GuestLimits, Invoker, Outside};
 
 /// A module with its manifest: what one delivery attempt is pinned to.
 #[derive(Clone)]
@@ -58,6 +58,8 @@ pub struct Version {
     pub manifest: Arc<Manifest>,
     /// What each delivery may use.
     pub limits: Arc<GuestLimits>,
+    /// Who sends what it asks outside and waits for; none: it may not, or cannot.
+    pub outside: Option<Arc<dyn Outside>>,
     /// How much state it may keep.
     pub state: StateQuota,
     /// `[config]` of the manifest.

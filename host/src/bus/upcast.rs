@@ -286,6 +286,7 @@ impl Upcaster {
             config: Arc::clone(&self.config),
             limits: Arc::clone(&self.limits),
             state: Arc::new(()),
+            outside: None,
         };
         let mut slot = lock(&self.idle.0).pop().unwrap_or_default();
         let upcast = self.invoker.upcast(&mut slot, delivery, version).await;

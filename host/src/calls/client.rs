@@ -4,7 +4,10 @@
 //! Rules: what is connected to is the address that was checked; redirects and proxies are not
 //! followed; no error says more of a request than where it went.
 
+mod direct;
+
 use std::io::Read;
+use std::time::Duration;
 
 use time::PrimitiveDateTime;
 use time::format_description::BorrowedFormatItem;
@@ -53,6 +56,19 @@ pub(super) struct Answer {
     pub(super) truncated: bool,
 }
 
+/// How long the parts of a request may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Waits {
+    /// All of it, with the last byte of the answer.
+    pub(super) whole: Duration,
+    /// Until there is a connection.
+    pub(super) connect: Duration,
+    /// From the request sent to the first byte of the answer.
+    pub(super) first_byte: Option<Duration>,
+    /// Between two parts of the answer.
+    pub(super) between_bytes: Option<Duration>,
+}
+
 /// Why there is no answer, for people beside the word for programs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Failure {
@@ -98,25 +114,51 @@ impl Client {
     pub(super) fn send(&self, call: &OutgoingCall, secrets: &Secrets) -> Result<Answer, Failure> {
         let mut used = Vec::new();
         let request = self.request(call, secrets, &mut used)?;
-        let timeout = u64::from(call.timeout_ms);
-        let connect = u64::from(call.timeout_ms.min(CALL_CONNECT_MS_MAX));
+        let ms = |ms: u32| Duration::from_millis(u64::from(ms));
+        let connect = ms(call.timeout_ms.min(CALL_CONNECT_MS_MAX));
+        let waits =
+            Waits { whole: ms(call.timeout_ms), connect, first_byte: None, between_bytes: None };
+        let answer = read(self.run(request, waits).map_err(|error| failure(&error))?)?;
+        Ok(strike(answer, &used))
+    }
+
+    fn run(&self, request: Request<Vec<u8>>, waits: Waits) -> Result<Response<Body>, ureq::Error> {
         let request = self
             .agent
             .configure_request(request)
-            .timeout_global(Some(std::time::Duration::from_millis(timeout)))
-            .timeout_connect(Some(std::time::Duration::from_millis(connect)))
+            .timeout_global(Some(waits.whole))
+            .timeout_connect(Some(waits.connect))
+            .timeout_recv_response(waits.first_byte)
+            .timeout_per_read(waits.between_bytes)
             .build();
         // A body that is not there is another thing than an empty one: GET has none.
-        let with_body =
-            matches!(&*call.method, "POST" | "PUT" | "PATCH") || !request.body().is_empty();
-        let response = if with_body {
+        let with_body = matches!(request.method().as_str(), "POST" | "PUT" | "PATCH")
+            || !request.body().is_empty();
+        if with_body {
             self.agent.run(request)
         } else {
             let (parts, _) = request.into_parts();
             self.agent.run(Request::from_parts(parts, ()))
-        };
-        let answer = read(response.map_err(|error| failure(&error))?)?;
-        Ok(strike(answer, &used))
+        }
+    }
+
+    /// A request without headers, to a granted host.
+    fn bare(&self, method: &str, url: &str, body: &[u8]) -> Result<Request<Vec<u8>>, Failure> {
+        let invalid = |why: &dyn std::fmt::Display| Failure::new(Fault::Invalid, why);
+        let mut url = Url::parse(url).map_err(|error| invalid(&error))?;
+        if !self.grants.allows_http(&url) {
+            let host = url.host_str().unwrap_or_default();
+            let why = format!("`{host}` is not in `grants.http`");
+            return Err(Failure::new(Fault::Denied, &why));
+        }
+        url.set_fragment(None);
+        // As the grants were judged by: two parsers may see two hosts in one odd text.
+        let uri: Uri = url.as_str().parse().map_err(|_| invalid(&"the URL cannot be sent"))?;
+        let method = Method::from_bytes(method.as_bytes()).map_err(|error| invalid(&error))?;
+        let mut request = Request::new(body.to_vec());
+        *request.uri_mut() = uri;
+        *request.method_mut() = method;
+        Ok(request)
     }
 
     fn request(
@@ -126,33 +168,33 @@ impl Client {
         used: &mut Vec<Secret>,
     ) -> Result<Request<Vec<u8>>, Failure> {
         let invalid = |why: &dyn std::fmt::Display| Failure::new(Fault::Invalid, why);
-        let mut url = Url::parse(&call.url).map_err(|error| invalid(&error))?;
-        if !self.grants.allows_http(&url) {
-            let host = url.host_str().unwrap_or_default();
-            let why = format!("`{host}` is not in `grants.http`");
-            return Err(Failure::new(Fault::Denied, &why));
-        }
-        url.set_fragment(None);
-        // As the grants were judged by: two parsers may see two hosts in one odd text.
-        let uri: Uri = url.as_str().parse().map_err(|_| invalid(&"the URL cannot be sent"))?;
-        let method = Method::from_bytes(call.method.as_bytes()).map_err(|error| invalid(&error))?;
-        let mut request = Request::new(call.body.to_vec());
-        *request.uri_mut() = uri;
-        *request.method_mut() = method;
+        let mut request = self.bare(&call.method, &call.url, &call.body)?;
         let headers = request.headers_mut();
         for (name, value) in &call.headers {
             let name: HeaderName = name.parse().map_err(|_| invalid(&"a header's name"))?;
-            let value = secrets
-                .fill(value, &self.grants.secrets, used)
-                .map_err(|error| Failure::new(Fault::Secret, &error))?;
-            let mut value: HeaderValue =
-                value.parse().map_err(|_| invalid(&format!("the value of header `{name}`")))?;
-            value.set_sensitive(true);
+            let value = self.fill(&name, value, secrets, used)?;
             headers.append(name, value);
         }
         let key = call.idempotency_key.parse().map_err(|_| invalid(&"the idempotency key"))?;
         headers.insert(IDEMPOTENCY_KEY, key);
         Ok(request)
+    }
+
+    fn fill(
+        &self,
+        name: &HeaderName,
+        value: &str,
+        secrets: &Secrets,
+        used: &mut Vec<Secret>,
+    ) -> Result<HeaderValue, Failure> {
+        let value = secrets
+            .fill(value, &self.grants.secrets, used)
+            .map_err(|error| Failure::new(Fault::Secret, &error))?;
+        let mut value: HeaderValue = value
+            .parse()
+            .map_err(|_| Failure::new(Fault::Invalid, &format!("the value of header `{name}`")))?;
+        value.set_sensitive(true);
+        Ok(value)
     }
 }
 
@@ -166,15 +208,19 @@ fn read(mut response: Response<Body>) -> Result<Answer, Failure> {
     let status = response.status().as_u16();
     let mut body = Vec::new();
     let most = CALL_ANSWER_BYTES_MAX as u64 + 1;
-    response.body_mut().as_reader().take(most).read_to_end(&mut body).map_err(
-        |error| match error.get_ref().and_then(|inner| inner.downcast_ref::<ureq::Error>()) {
-            Some(error) => failure(error),
-            None => failure(&ureq::Error::Io(error)),
-        },
-    )?;
+    let read = response.body_mut().as_reader().take(most).read_to_end(&mut body);
+    read.map_err(|error| failure(&in_reading(error)))?;
     let truncated = body.len() > CALL_ANSWER_BYTES_MAX;
     body.truncate(CALL_ANSWER_BYTES_MAX);
     Ok(Answer { status, retry_after_ms, content_type, body, truncated })
+}
+
+/// What ureq hides in an error of its reader.
+fn in_reading(error: std::io::Error) -> ureq::Error {
+    match error.downcast::<ureq::Error>() {
+        Ok(inner) => inner,
+        Err(error) => ureq::Error::Io(error),
+    }
 }
 
 /// Takes out what a server repeats of secrets: the answer goes into the log.

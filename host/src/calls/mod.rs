@@ -5,14 +5,19 @@
 //! at a time, each answered before the next is begun; nothing but a granted host at a checked address
 //! is ever connected to; the value of a secret is nowhere but in the request.
 //!
+//! Direct requests (`direct.rs`) are the exception to the first and third of these: a guest waits for
+//! them, and no record has their answers.
+//!
 //! A call stays open in the ledger until its `tidegate.response` is in the log. A crash in between
 //! sends it again: at least once.
 
 mod address;
 mod answer;
 mod client;
+mod direct;
 mod outbox;
 mod plan;
 mod policy;
 
+pub use self::direct::Direct;
 pub use self::outbox::start;

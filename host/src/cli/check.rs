@@ -10,6 +10,9 @@ use anyhow::{Context, bail};
 use serde::Serialize;
 
 use super::Output;
+use super::test::manifest_path;
+use crate::limits::MANIFEST_BYTES_MAX;
+use crate::plugin::Manifest;
 use crate::wasm::compile::CompileLimits;
 use crate::wasm::load::Compiler;
 use crate::wasm::refusal::Refusal;
@@ -53,7 +56,8 @@ pub fn check(
 ) -> anyhow::Result<ExitCode> {
     let limits = CompileLimits::default();
     let wasm = read_module(&args.module, limits.module_bytes_max)?;
-    let report = inspect(&wasm, compiler, &limits);
+    let manifest = manifest_beside(&args.module)?.unwrap_or_default();
+    let report = inspect(&wasm, &manifest.grants, compiler, &limits);
     match output {
         Output::Text => writeln!(out, "{report}")?,
         Output::Json => {
@@ -64,6 +68,21 @@ pub fn check(
         }
     }
     Ok(if report.would_load() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Reads the manifest beside a module, `NAME.toml` or `plugin.toml`, if there is one.
+///
+/// # Errors
+/// It cannot be read, or is not right.
+pub(crate) fn manifest_beside(module: &Path) -> anyhow::Result<Option<Manifest>> {
+    let Some(path) = manifest_path(module) else { return Ok(None) };
+    let named = || format!("cannot read manifest `{}`", path.display());
+    let meta = std::fs::metadata(&path).with_context(named)?;
+    if meta.len() > MANIFEST_BYTES_MAX as u64 {
+        bail!("manifest `{}` has more than {MANIFEST_BYTES_MAX} bytes", path.display());
+    }
+    let text = std::fs::read_to_string(&path).with_context(named)?;
+    Ok(Some(Manifest::parse(&path.display().to_string(), &text)?))
 }
 
 /// Reads a module from a file of at most `bytes_max` bytes.

@@ -5,6 +5,7 @@
 //! one after the other, while other plugins go on.
 
 mod diff;
+mod grants;
 mod install;
 mod keys;
 mod operate;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::bindings::tidegate::plugin::types::EffectError;
 use super::check::Text;
 use super::delivery::{Delivery, GuestLimits, KeysView, Question, Seed, StateView};
+use super::outside::Outside;
 use crate::effects::Outcome;
 use crate::event::{Event, Key, Position};
 
@@ -32,11 +33,12 @@ pub(super) struct Context {
     pub(super) limits: Arc<GuestLimits>,
     pub(super) state: Arc<dyn StateView>,
     pub(super) keys: Option<Arc<dyn KeysView>>,
+    pub(super) outside: Option<Arc<dyn Outside>>,
 }
 
 impl Context {
     pub(super) fn of_delivery(delivery: Delivery, access: Access) -> Self {
-        let Delivery { event, attempt, redriven, seed, config, limits, state } = delivery;
+        let Delivery { event, attempt, redriven, seed, config, limits, state, outside } = delivery;
         let (key, now_ms) = (event.key.clone(), event.recorded_ms);
         let event = Some(event);
         Self {
@@ -51,6 +53,8 @@ impl Context {
             limits,
             state,
             keys: None,
+            // What answers differently each time makes no state and lifts no event.
+            outside: outside.filter(|_| access == Access::Write),
         }
     }
 
@@ -69,6 +73,7 @@ impl Context {
             limits,
             state,
             keys: Some(keys),
+            outside: None,
         }
     }
 

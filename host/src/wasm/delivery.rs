@@ -9,6 +9,7 @@ use futures_util::future::BoxFuture;
 use uuid::Uuid;
 
 use super::Slot;
+use super::outside::Outside;
 use crate::command;
 use crate::effects::{Effects, Outcome};
 use crate::event::{Event, Generation, InstanceId, Key, Position};
@@ -73,6 +74,8 @@ pub struct Delivery {
     pub limits: Arc<GuestLimits>,
     /// State of the input's key; never asked where the event is unkeyed.
     pub state: Arc<dyn StateView>,
+    /// Who sends what the guest asks outside and waits for; none: nobody does.
+    pub outside: Option<Arc<dyn Outside>>,
 }
 
 impl Delivery {
@@ -313,6 +316,18 @@ impl Seed {
         self.uuid(position, index, b"call")
     }
 
+    /// Idempotency key of the direct request sent as number `index`: as [`Seed::event_id`], followed
+    /// by the six bytes `direct` and a digest of the request. An attempt that asks the same again
+    /// says so, one that asks something else does not.
+    #[must_use]
+    pub fn direct_id(&self, position: Position, index: u32, digest: &[u8; 32]) -> Arc<str> {
+        let mut suffix = [0_u8; 38];
+        for (slot, byte) in suffix.iter_mut().zip(b"direct".iter().chain(digest)) {
+            *slot = *byte;
+        }
+        self.uuid(position, index, &suffix)
+    }
+
     /// The random number that call `call` (from 0) of an attempt answers with.
     #[must_use]
     pub fn random(&self, position: Position, attempt: u32, call: u32) -> u64 {
@@ -342,7 +357,7 @@ impl Seed {
     }
 
     fn uuid(&self, position: Position, index: u32, suffix: &[u8]) -> Arc<str> {
-        let mut name = [0_u8; 24];
+        let mut name = [0_u8; 58];
         let fields = [
             &self.instance.0.to_le_bytes()[..],
             &self.generation.0.to_le_bytes(),

@@ -124,6 +124,8 @@ pub(super) async fn invoke(
     live.served = live.served.saturating_add(1);
 
     let in_order = ended.is_ok();
+    // What it still asks must not go on, nor be answered to another delivery: it ends with it.
+    let is_spent = live.store.data().has_asked();
     let fuel_left = live.store.get_fuel().unwrap_or(0);
     let record = live.store.data_mut().finish();
     let memory_bytes = live.store.data().memory_bytes();
@@ -132,7 +134,8 @@ pub(super) async fn invoke(
     let timed_out = verdict.outcome == Outcome::Timeout;
     let fuel = if timed_out { limits.fuel } else { limits.fuel.saturating_sub(fuel_left) };
     let effects = if verdict.outcome == Outcome::Ok { record.effects } else { Default::default() };
-    if in_order && module.keeps_instances() && limits.reuse && live.served < limits.recycle_after {
+    let is_fresh = !is_spent && live.served < limits.recycle_after;
+    if in_order && module.keeps_instances() && limits.reuse && is_fresh {
         slot.live = Some(live);
     }
     Finished {

@@ -15,10 +15,12 @@ mod bindings;
 mod check;
 mod context;
 mod delivery;
+mod http;
 mod imports;
 mod invoke;
 mod limits;
 mod module;
+mod outside;
 mod sandbox;
 mod session;
 mod stdio;
@@ -38,5 +40,6 @@ pub use delivery::{
     StateView, Upcast,
 };
 pub use invoke::Slot;
-pub use module::{Exports, Module};
+pub use module::{Exports, Module, Needed};
+pub use outside::{DirectAnswer, DirectFault, DirectRequest, Outside, Unanswered};
 pub use sandbox::{EPOCH_TICK, Sandbox, SandboxError, SandboxOptions};

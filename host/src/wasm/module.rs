@@ -17,6 +17,7 @@ use super::load::{Code, Loaded};
 use super::recognise::ModuleKind;
 use super::refusal::Refusal;
 use super::sandbox::Linkers;
+use super::shape::{Verdict, verdict};
 use super::store::StoreData;
 use crate::event::Digest;
 
@@ -31,6 +32,18 @@ pub struct Exports {
     pub query: bool,
     /// `upcaster`: lifts old events.
     pub upcaster: bool,
+}
+
+/// An import that only some plugins get.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("imports `{import}`, which needs `{grant}`: {why}")]
+pub struct Needed {
+    /// As the module names it.
+    pub import: String,
+    /// The manifest key.
+    pub grant: &'static str,
+    /// What to do.
+    pub why: String,
 }
 
 impl Exports {
@@ -111,6 +124,22 @@ impl Module {
             engine: linkers.component.engine().clone(),
             linked,
             serial: SERIAL.fetch_add(1, Ordering::Relaxed),
+        })
+    }
+
+    /// The imports that take a grant of the plugin it serves as, one for each grant. Who puts it to
+    /// work checks them.
+    pub fn needed(&self) -> impl Iterator<Item = Needed> {
+        let mut last = None;
+        self.imports.iter().filter_map(move |import| {
+            let Verdict::NeedsGrant { grant, why } = verdict(self.kind, import) else {
+                return None;
+            };
+            (last.replace(grant) != Some(grant)).then(|| Needed {
+                import: import.clone(),
+                grant,
+                why,
+            })
         })
     }
 

@@ -20,6 +20,7 @@ use super::refusal::Refusal;
 use super::sandbox::Linkers;
 use super::shape::{MemoryShape, Shape, Verdict, verdict};
 use crate::event::Digest;
+use crate::plugin::Grants;
 
 /// `limits.memory` where the manifest says nothing, in bytes.
 const MEMORY_BYTES_DEFAULT: u64 = 64 * 1024 * 1024;
@@ -63,15 +64,21 @@ pub struct ImportReport {
 /// somebody vouches for. Blocks for as long as it compiles.
 #[must_use]
 pub fn report(wasm: &[u8]) -> ModuleReport {
-    inspect(wasm, &Compiler::InProcess, &CompileLimits::default())
+    inspect(wasm, &Grants::default(), &Compiler::InProcess, &CompileLimits::default())
 }
 
-/// Reports on a module that `compiler` compiles under `limits`. Blocks for as long as that takes.
+/// Reports on a module that `compiler` compiles under `limits`, whose manifest asks for `asked`.
+/// Blocks for as long as that takes.
 #[must_use]
-pub fn inspect(wasm: &[u8], compiler: &Compiler, limits: &CompileLimits) -> ModuleReport {
+pub fn inspect(
+    wasm: &[u8],
+    asked: &Grants,
+    compiler: &Compiler,
+    limits: &CompileLimits,
+) -> ModuleReport {
     let mut description = None;
     let compiled = try_load(wasm, compiler, limits, &mut description);
-    ModuleReport::new(wasm, description.as_ref(), compiled)
+    ModuleReport::new(wasm, asked, description.as_ref(), compiled)
 }
 
 /// Compiles, loads and links a module, and throws it away: how long compiling took.
@@ -120,6 +127,7 @@ impl ModuleReport {
 
     fn new(
         wasm: &[u8],
+        asked: &Grants,
         description: Option<&Description>,
         compiled: Result<Duration, LoadError>,
     ) -> Self {
@@ -136,7 +144,7 @@ impl ModuleReport {
             notes: Vec::new(),
         };
         if let Some(known) = description {
-            report.describe(known.kind, &known.shape);
+            report.describe(known.kind, &known.shape, asked);
         }
         match compiled {
             Ok(took) => report.compile_ms = u64::try_from(took.as_millis()).ok(),
@@ -148,15 +156,19 @@ impl ModuleReport {
         report
     }
 
-    fn describe(&mut self, kind: ModuleKind, shape: &Shape) {
+    fn describe(&mut self, kind: ModuleKind, shape: &Shape, asked: &Grants) {
         self.exports = match kind {
             ModuleKind::Stdio => vec!["handler", "command", "query"],
             ModuleKind::Component | ModuleKind::Core => shape.called(),
         };
         for name in &shape.imports {
             let verdict = verdict(kind, name);
-            if let Verdict::NeedsGrant { why, .. } | Verdict::Refused { why } = &verdict {
-                self.problems.push(format!("imports `{name}`: {why}"));
+            match &verdict {
+                Verdict::Granted | Verdict::Empty => {}
+                Verdict::Refused { why } => {
+                    self.problems.push(format!("imports `{name}`: {why}"));
+                }
+                Verdict::NeedsGrant { grant, why } => self.judge_grant(name, (grant, why), asked),
             }
             self.imports.push(ImportReport { name: name.clone(), verdict });
         }
@@ -166,6 +178,25 @@ impl ModuleReport {
         self.notes.extend(note_on_upcaster(&self.exports));
         if let Some(memory) = shape.memory {
             self.judge_memory(memory);
+        }
+    }
+
+    /// Once for each grant: several imports are behind one.
+    fn judge_grant(&mut self, import: &str, (grant, why): (&'static str, &str), asked: &Grants) {
+        let is_new = |verdict: &Verdict| !matches!(verdict, Verdict::NeedsGrant { grant: known, .. } if *known == grant);
+        if !self.imports.iter().all(|known| is_new(&known.verdict)) {
+            return;
+        }
+        if asked.http.is_empty() {
+            self.problems.push(format!("imports `{import}`, which needs `{grant}`: {why}"));
+        } else {
+            let hosts: Vec<String> = asked.http.iter().map(|host| format!("\"{host}\"")).collect();
+            self.notes.push(format!(
+                "asks servers and waits for their answers: it is refused until the operator allows \
+                 some of the hosts that its manifest asks for, as in `[plugins.NAME] \
+                 allow.http = [{}]`",
+                hosts.join(", ")
+            ));
         }
     }
 

@@ -94,6 +94,9 @@ impl Linkers {
         let mut component = wasmtime::component::Linker::new(engine);
         imports::add_to_linker(&mut component)?;
         wasmtime_wasi::p2::add_to_linker_async(&mut component)?;
+        // Who may use it is decided before a module serves (`Module::needed`), and again by every
+        // delivery, which has somebody who sends or has not.
+        wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut component)?;
         let mut stdio = wasmtime::Linker::new(engine);
         wasmtime_wasi::p1::add_to_linker_async(&mut stdio, StoreData::preview1)?;
         Ok(Self { component, stdio })

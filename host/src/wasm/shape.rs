@@ -175,8 +175,9 @@ impl Shape {
     pub fn check(&self, kind: ModuleKind) -> Result<(), Refusal> {
         for import in &self.imports {
             match verdict(kind, import) {
-                Verdict::Granted | Verdict::Empty => {}
-                Verdict::NeedsGrant { why, .. } | Verdict::Refused { why } => {
+                // What a plugin is granted is not known from its bytes.
+                Verdict::Granted | Verdict::Empty | Verdict::NeedsGrant { .. } => {}
+                Verdict::Refused { why } => {
                     return Err(Refusal::Import { name: import.clone(), why });
                 }
             }
@@ -211,9 +212,7 @@ pub fn verdict(kind: ModuleKind, import: &str) -> Verdict {
         return verdict_own(interface, version);
     }
     if package == "wasi:http" {
-        let why = "direct requests are not open to plugins; send them with `calls.send`, to the \
-                   hosts that `grants.http` names (JavaScript: build with `--disable http`)";
-        return Verdict::NeedsGrant { grant: "grants.http", why: why.to_owned() };
+        return verdict_http(version);
     }
     if WASI_EMPTY.contains(&package) {
         if version.is_some_and(|version| version.starts_with("0.2.")) {
@@ -230,6 +229,17 @@ pub fn verdict(kind: ModuleKind, import: &str) -> Verdict {
          `wac plug`, if it is a component of yours)"
     };
     Verdict::Refused { why: why.to_owned() }
+}
+
+fn verdict_http(version: Option<&str>) -> Verdict {
+    if !version.is_some_and(|version| version.starts_with("0.2.")) {
+        let why = "this host has WASI 0.2; build with a toolchain for that version";
+        return Verdict::Refused { why: why.to_owned() };
+    }
+    let why = "name the hosts it asks in `[grants] http = [\"api.example.com\"]` of its manifest, and \
+               let the operator allow them in `[plugins.NAME] allow.http` of `tidegate.toml` \
+               (JavaScript that asks nobody: build with `--disable http`)";
+    Verdict::NeedsGrant { grant: "grants.http", why: why.to_owned() }
 }
 
 fn verdict_own(interface: &str, version: Option<&str>) -> Verdict {

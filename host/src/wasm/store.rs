@@ -5,8 +5,10 @@ use std::time::Instant;
 use wasmtime::{Engine, Store, UpdateDeadline};
 use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi::{WasiCtxView, WasiView};
+use wasmtime_wasi_http::{WasiHttpCtxView, WasiHttpView};
 
 use super::context::Context;
+use super::http::Http;
 use super::limits::{Breach, HANDLES_MAX, Limiter};
 use super::session::{Record, Session};
 use super::stdio::Stdio;
@@ -25,6 +27,8 @@ pub(super) struct StoreData {
     deadline: Instant,
     /// Made when the guest first asks WASI for anything.
     wasi: Option<Box<Wasi>>,
+    /// Made when the delivery first uses `wasi:http`.
+    http: Option<Box<Http>>,
     /// Set for stdio modules alone.
     stdio: Option<Box<Stdio>>,
 }
@@ -55,11 +59,19 @@ impl StoreData {
         self.stdio.get_or_insert_with(|| Box::new(Stdio::closed())).preview1()
     }
 
+    /// Whether the delivery asked anything outside and waits for it.
+    pub(super) fn has_asked(&self) -> bool {
+        self.http.as_ref().is_some_and(|http| http.has_asked())
+    }
+
     /// Ends the delivery: what it asked for, with what it printed among its logs.
     pub(super) fn finish(&mut self) -> Record {
         let Some(mut session) = self.session.take() else { return Record::default() };
         if let Some(wasi) = &self.wasi {
             wasi.printed(&mut session);
+        }
+        if let Some(http) = &self.http {
+            http.say(&mut session);
         }
         if let Some(stdio) = &self.stdio {
             stdio.printed(&mut session);
@@ -78,6 +90,16 @@ impl WasiView for StoreData {
     }
 }
 
+impl WasiHttpView for StoreData {
+    fn http(&mut self) -> WasiHttpCtxView<'_> {
+        let context = self.session.as_ref().map(|session| &session.context);
+        let deadline = self.deadline;
+        let wasi = self.wasi.get_or_insert_with(|| Box::new(Wasi::new(context)));
+        let http = self.http.get_or_insert_with(|| Box::new(Http::new(context, deadline)));
+        http.view(wasi.table())
+    }
+}
+
 /// A store for one instance.
 pub(super) fn new_store(engine: &Engine) -> Store<StoreData> {
     let data = StoreData {
@@ -85,6 +107,7 @@ pub(super) fn new_store(engine: &Engine) -> Store<StoreData> {
         limiter: Limiter::default(),
         deadline: now(),
         wasi: None,
+        http: None,
         stdio: None,
     };
     let mut store = Store::new(engine, data);
@@ -117,6 +140,7 @@ pub(super) fn arm(
     if let Some(wasi) = &data.wasi {
         wasi.begin(&context);
     }
+    data.http = None;
     data.session = Some(Session::new(context));
     Ok(deadline)
 }

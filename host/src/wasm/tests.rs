@@ -122,6 +122,7 @@ impl Plugin {
             config: self.config.clone(),
             limits: Arc::new(self.limits.clone()),
             state: self.state.clone(),
+            outside: None,
         }
     }
 

@@ -59,6 +59,10 @@ impl Wasi {
         log_lines(session, &self.printed.take());
     }
 
+    pub(super) const fn table(&mut self) -> &mut ResourceTable {
+        &mut self.table
+    }
+
     pub(super) const fn view(&mut self) -> WasiCtxView<'_> {
         WasiCtxView { ctx: &mut self.ctx, table: &mut self.table }
     }

@@ -70,7 +70,7 @@ impl Runner {
 
     /// Waits until everything that this plugin has committed so far is durable and folded: the key's
     /// own earlier deliveries among it, as this delivery owns the key.
-    async fn until_earlier_are_folded(&self) -> Result<(), Stopped> {
+    pub(super) async fn until_earlier_are_folded(&self) -> Result<(), Stopped> {
         let Some(log) = self.bus.log() else { return Ok(()) };
         let mut applied = self.bus.applied();
         let (submitted, _) = self.progress.counts();

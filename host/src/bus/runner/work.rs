@@ -12,7 +12,7 @@ use crate::bus::{Permit, Ticket};
 use crate::command;
 use crate::effects::{Effects, OutcomeKind, StateWrite};
 use crate::event::Event;
-use crate::log::record::{AttemptRecord, Control, ControlRecord, DeadLetterRecord};
+use crate::log::record::{AttemptRecord, Control, ControlRecord, DeadLetterRecord, Mode};
 use crate::log::{AppendError, ReadError};
 use crate::plugin::manifest::{OnFailure, OnReject};
 use crate::schedule::core::{Assignment, Finish, Finished};
@@ -147,6 +147,10 @@ impl Runner {
         let redriven = assignment.redriven || self.before.is_redriven(&event);
         let version = self.version.load_full();
         let refused = self.refused_command(&event).await?;
+        // What leaves the host must not rest on what a crash could take back.
+        if version.outside.is_some() {
+            self.until_earlier_are_folded().await?;
+        }
         // Whoever stops must not wait for an upcaster that is not there yet.
         let shape = tokio::select! {
             biased;
@@ -231,6 +235,11 @@ impl Runner {
             config: Arc::clone(&version.config),
             limits: Arc::clone(&version.limits),
             state,
+            // What is rebuilt reaches nothing outside.
+            outside: match self.mode(event.position, redriven) {
+                Mode::Rebuild => None,
+                _ => version.outside.clone(),
+            },
         }
     }
 

@@ -446,6 +446,7 @@ fn parts(bus: &Arc<Bus>, script: &Arc<Script>, pool: &GuestPool, manifest: &str)
         invoker: Arc::clone(script) as Arc<dyn Invoker>,
         digest: Digest::default(),
         limits: Arc::new(GuestLimits { output_bytes_max: 16 * 1024, ..GuestLimits::default() }),
+        outside: None,
         state: manifest.limits.state_quota(),
         config: Arc::default(),
         retry: RetryPolicy { backoff_ms: 1, ..RetryPolicy::default() },

@@ -378,6 +378,7 @@ impl Bench {
             config: Arc::clone(&self.config),
             limits: Arc::clone(&self.limits),
             state: Arc::new(View { values, now_ms: event.recorded_ms }),
+            outside: None,
         };
         crate::wasm::Invoker::invoke(&*self.module, &mut self.slot, delivery).await
     }

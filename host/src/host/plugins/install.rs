@@ -100,6 +100,7 @@ impl Plugins {
                 needs_rewind(name, ledger.named(name), &candidate.manifest)
             };
             other.map_or(Ok(()), Err)?;
+            Self::check_grants(&candidate)?;
             if candidate.manifest.upcast.is_empty() {
                 self.after_upcasters().await;
             }
@@ -225,6 +226,7 @@ impl Plugins {
             true => None,
             false => Some(self.upcasting.lock().await),
         };
+        Self::check_grants(&candidate)?;
         Self::check_upcasts(&candidate)?;
         let running = lock(&self.entries).get(&candidate.name).and_then(|e| e.runner.clone());
         let (runner, shown) = match running {
@@ -351,6 +353,7 @@ impl Plugins {
             invoker: Arc::clone(module) as Arc<dyn crate::wasm::Invoker>,
             digest: module.digest,
             limits: Arc::new(limits),
+            outside: self.outside(candidate),
             state: manifest.limits.state_quota(),
             config: Arc::new(manifest.config.clone()),
             retry: RetryPolicy {

@@ -38,6 +38,8 @@ impl Plugins {
         }
         let after = point(&bus, to).await?;
         let candidate = self.candidate(name, &bus, actor).await?;
+        Self::check_grants(&candidate).map_err(HostError::Conflict)?;
+        Self::check_rebuilds(&candidate).map_err(HostError::Conflict)?;
         Self::check_upcasts(&candidate).map_err(HostError::Conflict)?;
         self.end_trial(name);
         let before = self.serving_candidate(name, &bus);

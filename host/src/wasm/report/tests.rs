@@ -48,6 +48,31 @@ fn every_import_that_is_not_granted_is_a_problem() {
 }
 
 #[test]
+fn a_grant_that_the_manifest_asks_for_is_the_operators_to_give() {
+    let wasm = typed_core("");
+    let http = |why: &str| report_of(&wasm, why);
+    let import = "wasi:http/outgoing-handler@0.2.3";
+    let without = http("");
+    assert_eq!(without.problems.len(), 1, "{without}");
+    assert!(without.problems[0].contains("`[grants] http = "), "{without}");
+    let with = http("api.example.com");
+    assert!(with.problems.is_empty(), "{with}");
+    assert!(with.notes[0].contains("allow.http = [\"api.example.com\"]"), "{with}");
+    assert!(with.to_string().contains(&format!("{import}  needs `grants.http`")), "{with}");
+}
+
+/// What is said of a module that imports `wasi:http`, where the manifest asks for a host.
+fn report_of(wasm: &[u8], host: &str) -> ModuleReport {
+    let asked = Grants { http: host.parse().into_iter().collect(), ..Grants::default() };
+    let kind = ModuleKind::Component;
+    let imports = ["wasi:http/outgoing-handler@0.2.3", "wasi:http/types@0.2.3"];
+    let imports = imports.map(str::to_owned).to_vec();
+    let shape = Shape { imports, ..Shape::default() };
+    let description = Description { kind, text: false, shape };
+    ModuleReport::new(wasm, &asked, Some(&description), Ok(Duration::ZERO))
+}
+
+#[test]
 fn a_typed_module_with_wasi_is_told_that_nothing_is_behind_it() {
     let report = report(&typed_core(
         r#"(import "wasi_snapshot_preview1" "environ_get" (func (param i32 i32) (result i32)))"#,

@@ -37,6 +37,7 @@ fn session_with(limits: GuestLimits, key: Option<&str>, access: Access) -> Sessi
         config: Arc::default(),
         limits: Arc::new(limits),
         state: Arc::new(Stored(vec!["a", "b", "c", "d"])),
+        outside: None,
     };
     Session::new(Context::of_delivery(delivery, access))
 }
