@@ -22,6 +22,7 @@ mod reload;
 mod rewind;
 mod saga;
 mod stop;
+mod testing;
 mod timers;
 mod tls;
 mod travel;
