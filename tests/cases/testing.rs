@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Stdio};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -30,7 +30,7 @@ impl Watching {
         let mut command = program();
         command.args(["--output", "json", "test", "--watch"]).args(words);
         let mut child = command.current_dir(place.path()).stdout(Stdio::piped()).spawn().unwrap();
-        let (sender, lines) = channel();
+        let (sender, lines) = sync_channel(1024);
         let stdout = BufReader::new(child.stdout.take().unwrap());
         std::thread::spawn(move || {
             let lines = stdout.lines().map_while(Result::ok);

@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use super::Output;
 use super::test::manifest_path;
+use crate::build::Language;
 use crate::limits::MANIFEST_BYTES_MAX;
 use crate::plugin::Manifest;
 use crate::wasm::compile::CompileLimits;
@@ -84,6 +85,10 @@ fn module_at(path: &Path) -> anyhow::Result<PathBuf> {
     let folder = path.canonicalize().with_context(|| path.display().to_string())?;
     let name = folder.file_name().unwrap_or_default().to_string_lossy();
     let module = path.join(crate::build::module_name(&folder, &name));
+    let is_plugin = folder.join("plugin.toml").is_file() || Language::of(&folder).is_some();
+    if !module.is_file() && !is_plugin {
+        bail!("`{}` is not the folder of a plugin: name one, or a module", path.display());
+    }
     if !module.is_file() {
         let (shown, module) = (path.display(), module.display());
         bail!("there is no `{module}` yet: `tidegate build {shown}` makes it from its sources");

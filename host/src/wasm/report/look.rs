@@ -3,7 +3,7 @@
 //!
 //! Reads section headers, imports and exports; validates and compiles nothing.
 
-use wasmparser::{Encoding, Parser, Payload, ProducersSectionReader};
+use wasmparser::{Encoding, ExternalKind, Parser, Payload, ProducersSectionReader};
 
 /// Names of makers, imports and exports that are kept of each.
 const KEPT_MAX: usize = 50;
@@ -19,7 +19,7 @@ pub(super) struct Look {
     pub(super) made_by: Vec<String>,
     /// `module.name` of a core module.
     pub(super) imports: Vec<String>,
-    /// Of a core module or a component.
+    /// Functions of a core module, anything of a component.
     pub(super) exports: Vec<String>,
     maker: Maker,
 }
@@ -63,7 +63,8 @@ pub(super) fn look(bytes: &[u8]) -> Look {
             }
             Payload::ExportSection(section) if depth == 1 => {
                 let exports = section.into_iter().map_while(Result::ok);
-                look.exports.extend(exports.map(|export| export.name.to_owned()).take(KEPT_MAX));
+                let functions = exports.filter(|export| export.kind == ExternalKind::Func);
+                look.exports.extend(functions.map(|export| export.name.to_owned()).take(KEPT_MAX));
             }
             Payload::ComponentExportSection(section) if depth == 1 => {
                 let exports = section.into_iter().map_while(Result::ok);
@@ -158,7 +159,7 @@ mod tests {
         assert_eq!(look.what, Some("a core module (plain WebAssembly)"));
         assert_eq!(
             (&*look.imports, &*look.exports),
-            (&["env.db".to_owned()][..], &["memory".to_owned(), "go".to_owned()][..])
+            (&["env.db".to_owned()][..], &["go".to_owned()][..])
         );
         assert!(look.advice().contains("--lang rust|js|ts"), "{}", look.advice());
     }

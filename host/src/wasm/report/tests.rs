@@ -139,7 +139,7 @@ fn what_cannot_be_called_is_described_with_what_to_do() {
     let text = report(&core.unwrap()).to_string();
     for words in [
         "kind     a core module (plain WebAssembly)\n",
-        "exports  memory, go: nothing that this host calls\n",
+        "exports  go: nothing that this host calls\n",
         "imports  env.db  refused\n",
         "to do    `tidegate new NAME --lang ",
         "would be refused",
@@ -168,4 +168,13 @@ fn text_that_is_no_module_is_shown() {
     let report = report("export const handler = {\n".as_bytes());
     assert!(report.problems[0].contains("text that begins `export const handler = {`"), "{report}");
     assert!(report.problems[0].contains("`tidegate build DIR`"), "{report}");
+}
+
+#[test]
+fn what_ends_too_early_is_described_as_far_as_it_goes() {
+    let whole = typed_core("");
+    let text = report(&whole[..whole.len() - 10]).to_string();
+    assert!(text.contains("kind     a core module"), "{text}");
+    assert!(text.contains("exports  ") && !text.contains("nothing that this host calls"), "{text}");
+    assert!(text.contains("the file ends too early"), "{text}");
 }

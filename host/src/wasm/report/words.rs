@@ -55,7 +55,10 @@ impl ModuleReport {
         if self.other_exports.is_empty() {
             return "nothing".to_owned();
         }
-        format!("{}: nothing that this host calls", listed(&self.other_exports))
+        let listed = listed(&self.other_exports);
+        // Whether it could be called is not known of what is broken.
+        let judged = self.kind.is_some() || !self.advice.is_empty();
+        if judged { format!("{listed}: nothing that this host calls") } else { listed }
     }
 }
 
