@@ -3,6 +3,10 @@
 //! The modules stand in the order an event passes through them; `ARCHITECTURE.md` at the root of
 //! the repository tells the story.
 
+// First, for its macro: what a test plants can stand anywhere.
+#[macro_use]
+pub mod planted;
+
 pub mod api;
 pub mod bench;
 pub mod build;
@@ -17,6 +21,7 @@ pub mod event;
 pub mod host;
 pub mod limits;
 pub mod log;
+pub mod memory;
 pub mod metrics;
 pub mod plugin;
 pub mod schedule;

@@ -7,5 +7,6 @@ fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|arg| arg == tidegate::wasm::child::SUBCOMMAND) {
         return tidegate::wasm::run_compile_child();
     }
+    tidegate::memory::keep_freed();
     tidegate::cli::main()
 }

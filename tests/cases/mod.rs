@@ -1,13 +1,12 @@
 //! What the host promises, one promise a test.
 
-mod abuse;
-mod answers;
 mod bank;
 mod buses;
 mod calls;
 mod cloudevents;
 mod commands;
 mod compiling;
+mod conformance;
 mod damage;
 mod dev;
 mod examples;

@@ -6,6 +6,7 @@
 mod assemblyscript;
 mod c;
 mod find;
+mod fresh;
 mod go;
 mod js;
 mod python;

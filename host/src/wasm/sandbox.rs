@@ -61,6 +61,9 @@ impl Sandbox {
     /// # Errors
     /// [`SandboxError`].
     pub fn new(options: SandboxOptions) -> Result<Arc<Self>, SandboxError> {
+        // Each trap would take a backtrace of the host where one is asked for by the environment.
+        // It says nothing of the guest, whose own backtrace is another, and costs more than all else.
+        wasmtime::error::disable_backtrace();
         let engine = Engine::new(&host_config(options.engine)).map_err(|error| unfit(&error))?;
         let loader = Loader::new(engine.clone(), options.loader)?;
         let linkers = Linkers::new(&engine).map_err(|error| unfit(&error))?;

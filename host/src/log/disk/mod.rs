@@ -4,6 +4,7 @@
 //! after [`DiskFile::sync_data`], what was created, renamed or removed only after
 //! [`Disk::sync_dir`]; the simulated disk loses the rest.
 
+mod direct;
 mod os;
 pub mod sim;
 
@@ -13,6 +14,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use os::OsDisk;
+
+/// What a file that is written from front to back is written in, at least.
+pub const BLOCK_BYTES: usize = 4096;
 
 /// A file being open; any number of threads may use it at once.
 pub trait DiskFile: Send + Sync + fmt::Debug {
@@ -83,6 +87,15 @@ pub trait Disk: Send + Sync + fmt::Debug + 'static {
     /// # Errors
     /// `AlreadyExists`, and the disk's.
     fn create_new(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>>;
+    /// Opens a file for reading and writing, for whoever writes it from front to back: whatever
+    /// stands behind a write, up to the next multiple of [`BLOCK_BYTES`], may become zeros. The
+    /// length is such a multiple while it is written.
+    ///
+    /// # Errors
+    /// `NotFound`, and the disk's.
+    fn open_append(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        self.open_write(path)
+    }
     /// Renames a file within its directory, in place of what has the name.
     ///
     /// # Errors

@@ -7,10 +7,17 @@ use std::sync::Arc;
 use super::{CLAIM_ALIGN, SEAL_BYTES_MAX, Tip, sealed_len, segment_path};
 use crate::limits::{SEGMENT_ZEROED_AHEAD_BYTES, SEGMENT_ZEROED_STEP_BYTES};
 use crate::log::codec::{Encoded, FLAG_SEAL, Header, Salt, Seal};
-use crate::log::disk::{Disk, DiskFile};
+use crate::log::disk::{BLOCK_BYTES, Disk, DiskFile};
 use crate::log::frame::{Frame, FrameBuilder};
 
-static ZEROS: [u8; 1 << 20] = [0; 1 << 20];
+/// At an address that can be written from as it is.
+#[repr(align(4096))]
+struct Zeros([u8; 1 << 20]);
+
+static ZEROS: Zeros = Zeros([0; 1 << 20]);
+
+const _: () = assert!(align_of::<Zeros>() == BLOCK_BYTES);
+const _: () = assert!(SEGMENT_ZEROED_STEP_BYTES.is_multiple_of(BLOCK_BYTES as u64));
 
 /// Proof that an fdatasync has covered a frame. Only this file makes it, after the sync.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,12 +71,13 @@ pub(in crate::log) fn claim(
     };
     let bytes = bytes.next_multiple_of(CLAIM_ALIGN);
     let claimed = file.allocate(bytes).and_then(|()| file.sync_data());
-    if let Err(error) = claimed.and_then(|()| disk.sync_dir(dir)) {
+    let named = |()| if planted!(SkipsDirectorySync) { Ok(()) } else { disk.sync_dir(dir) };
+    if let Err(error) = claimed.and_then(named) {
         // Best effort: a blank file at the end of the log is harmless.
         let _ = disk.remove(&path);
         return Err(error);
     }
-    Ok(file)
+    disk.open_append(&path)
 }
 
 impl OpenSegment {
@@ -177,25 +185,45 @@ impl OpenSegment {
 
     fn write(&mut self, frame: &Frame) -> io::Result<Durable> {
         self.zero_ahead(frame.bytes().len() as u64)?;
+        if planted!(AcknowledgesBeforeSync) {
+            self.file.sync_data()?;
+        }
         self.file.write_at(frame.bytes(), self.end)?;
-        self.file.sync_data()?;
+        self.sync(frame.header().is_seal())?;
         Ok(Durable(()))
+    }
+
+    fn sync(&self, seals: bool) -> io::Result<()> {
+        let left_out = match seals {
+            true => planted!(AcknowledgesBeforeSync | NeverSyncs | SkipsSealSync),
+            false => planted!(AcknowledgesBeforeSync | NeverSyncs),
+        };
+        if left_out {
+            return Ok(());
+        }
+        if planted!(RetriesFailedSync) && self.file.sync_data().is_ok() {
+            return Ok(());
+        }
+        self.file.sync_data()
     }
 
     /// Writes zeros where the next frames go, so that syncing them changes no metadata of the file
     /// system. One sync covers them and the frame. A step at a time, once a step is used up: all
     /// that is ahead at once would hold up one group in many for as long as that takes.
     fn zero_ahead(&mut self, frame_bytes: u64) -> io::Result<()> {
-        let frame_end = self.end + frame_bytes;
+        // Whole blocks; the frame fills up the one that it ends in.
+        let block = BLOCK_BYTES as u64;
+        let frame_end = (self.end + frame_bytes).next_multiple_of(block);
         let ahead = (frame_end + SEGMENT_ZEROED_AHEAD_BYTES).min(self.capacity);
         // No less than what is used, or large frames would run away from it.
-        let step = SEGMENT_ZEROED_STEP_BYTES.max(frame_bytes);
+        let step = SEGMENT_ZEROED_STEP_BYTES.max(frame_bytes.next_multiple_of(block));
         let mut at = self.zeroed.max(frame_end);
         let is_due = frame_end > self.zeroed || at + step <= ahead || ahead == self.capacity;
         let until = if is_due { (at + step).min(ahead) } else { at };
         while at < until {
-            let len = usize::try_from(until - at).unwrap_or(ZEROS.len()).min(ZEROS.len());
-            self.file.write_at(ZEROS.get(..len).unwrap_or(&ZEROS), at)?;
+            let zeros = &ZEROS.0;
+            let len = usize::try_from(until - at).unwrap_or(zeros.len()).min(zeros.len());
+            self.file.write_at(zeros.get(..len).unwrap_or(zeros), at)?;
             at += len as u64;
         }
         self.zeroed = at;
@@ -228,7 +256,7 @@ impl OpenSegment {
         builder.push(&encoded, std::iter::empty());
         let header = Header { flags: FLAG_SEAL, ..self.header(epoch, time_ms) };
         let (frame, ..) = self.append(&mut builder, header)?;
-        let cut = self.file.set_len(sealed_len(self.end)).and_then(|()| self.file.sync_data());
+        let cut = self.file.set_len(sealed_len(self.end)).and_then(|()| self.sync(true));
         cut.map_err(|source| self.failed(source))?;
         Ok(frame)
     }
