@@ -21,7 +21,7 @@ use super::module::Module;
 use super::recognise::ModuleKind;
 use super::refusal::Refusal;
 use super::sandbox::Linkers;
-use super::shape::{MemoryShape, Shape, Verdict, verdict};
+use super::shape::{INCOMING_HANDLER, MemoryShape, Shape, Verdict, verdict};
 use crate::event::Digest;
 use crate::plugin::{Grants, Manifest};
 use look::{Look, look};
@@ -219,6 +219,7 @@ impl ModuleReport {
         self.memory = shape.memory;
         self.notes.extend(note_on_wasi(&self.imports));
         self.notes.extend(note_on_kind(kind));
+        self.notes.extend(note_on_messaging(shape));
     }
 
     /// Once for each grant: several imports are behind one.
@@ -254,6 +255,15 @@ fn note_on_kind(kind: ModuleKind) -> Option<String> {
     (kind == ModuleKind::Stdio).then(|| {
         "each delivery is a run of its own (event on stdin, effects on stdout): simple, and slower \
          than a module built with an SDK"
+            .to_owned()
+    })
+}
+
+fn note_on_messaging(shape: &Shape) -> Option<String> {
+    shape.exports.iter().any(|export| export == INCOMING_HANDLER).then(|| {
+        "a handler for `wasi:messaging`: events come as messages, an error is a retry, what it sends \
+         is emitted with the delivery, and its buckets are the state of the event's key \
+         (`wit/MESSAGING.md` says what differs from other hosts)"
             .to_owned()
     })
 }
