@@ -1,5 +1,7 @@
 //! What the host promises, one promise a test.
 
+mod abuse;
+mod answers;
 mod bank;
 mod buses;
 mod calls;
