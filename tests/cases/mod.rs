@@ -12,6 +12,7 @@ mod dev;
 mod examples;
 mod hostile;
 mod kill;
+mod messaging;
 mod outside;
 mod park;
 mod permits;

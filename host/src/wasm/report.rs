@@ -18,7 +18,7 @@ use super::module::Module;
 use super::recognise::ModuleKind;
 use super::refusal::Refusal;
 use super::sandbox::Linkers;
-use super::shape::{MemoryShape, Shape, Verdict, verdict};
+use super::shape::{INCOMING_HANDLER, MemoryShape, Shape, Verdict, verdict};
 use crate::event::Digest;
 use crate::plugin::Grants;
 
@@ -175,6 +175,7 @@ impl ModuleReport {
         self.memory = shape.memory;
         self.notes.extend(note_on_wasi(&self.imports));
         self.notes.extend(note_on_kind(kind));
+        self.notes.extend(note_on_messaging(shape));
         self.notes.extend(note_on_upcaster(&self.exports));
         if let Some(memory) = shape.memory {
             self.judge_memory(memory);
@@ -225,6 +226,15 @@ fn note_on_kind(kind: ModuleKind) -> Option<String> {
     (kind == ModuleKind::Stdio).then(|| {
         "each delivery is a run of its own (event on stdin, effects on stdout): simple, and slower \
          than a module built with an SDK"
+            .to_owned()
+    })
+}
+
+fn note_on_messaging(shape: &Shape) -> Option<String> {
+    shape.exports.iter().any(|export| export == INCOMING_HANDLER).then(|| {
+        "a handler for `wasi:messaging`: events come as messages, an error is a retry, what it sends \
+         is emitted with the delivery, and its buckets are the state of the event's key \
+         (`wit/MESSAGING.md` says what differs from other hosts)"
             .to_owned()
     })
 }

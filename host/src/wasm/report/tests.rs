@@ -36,13 +36,16 @@ fn a_handler_of_another_type_is_a_problem() {
 #[test]
 fn every_import_that_is_not_granted_is_a_problem() {
     let wasm = importing("acme:db/store@1.0.0");
-    let wasm =
-        wasm.replacen("(component", r#"(component (import "wasi:http/types@0.2.3" (instance))"#, 1);
+    let wasm = wasm.replacen(
+        "(component",
+        r#"(component (import "wasi:http/handler@0.2.3" (instance))"#,
+        1,
+    );
     let report = report(wasm.as_bytes());
     assert!(!report.would_load());
     assert_eq!(report.problems.len(), 2, "{report}");
     let text = report.to_string();
-    assert!(text.contains("wasi:http/types@0.2.3          needs `grants.http`"), "{text}");
+    assert!(text.contains("wasi:http/handler@0.2.3        needs `grants.http`"), "{text}");
     assert!(text.contains("acme:db/store@1.0.0            refused"), "{text}");
     assert!(text.ends_with("would be refused"), "{text}");
 }
