@@ -1,5 +1,7 @@
 //! What the host promises, one promise a test.
 
+mod abuse;
+mod answers;
 mod bank;
 mod buses;
 mod calls;
@@ -17,12 +19,14 @@ mod outside;
 mod park;
 mod permits;
 mod poison;
+mod quickstart;
 mod quotas;
 mod refusals;
 mod reload;
 mod rewind;
 mod saga;
 mod stop;
+mod testing;
 mod timers;
 mod tls;
 mod travel;

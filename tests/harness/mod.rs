@@ -9,9 +9,10 @@ mod http;
 mod load;
 mod oracle;
 mod process;
+mod raw;
 mod wait;
 
-pub(crate) use cli::{Cli, Run};
+pub(crate) use cli::{Cli, Run, program};
 pub(crate) use events::{batch_file, event, generated, read_ndjson};
 pub(crate) use flaky::{Flaky, Reply};
 pub(crate) use guests::{
@@ -23,4 +24,5 @@ pub(crate) use http::{Answer, Http};
 pub(crate) use load::Publisher;
 pub(crate) use oracle::{by_key, milestones_are_exact, sequences_are_dense};
 pub(crate) use process::Process;
+pub(crate) use raw::Raw;
 pub(crate) use wait::{seed, wait_until};
