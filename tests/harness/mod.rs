@@ -12,7 +12,7 @@ mod process;
 mod raw;
 mod wait;
 
-pub(crate) use cli::{Cli, Run};
+pub(crate) use cli::{Cli, Run, program};
 pub(crate) use events::{batch_file, event, generated, read_ndjson};
 pub(crate) use flaky::{Flaky, Reply};
 pub(crate) use guests::{
