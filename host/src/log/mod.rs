@@ -28,6 +28,7 @@ mod ingest;
 mod lanes;
 mod permits;
 mod reader;
+mod settle;
 mod shared;
 mod start;
 mod stats;
