@@ -28,7 +28,6 @@ mod ingest;
 mod lanes;
 mod permits;
 mod reader;
-mod settle;
 mod shared;
 mod start;
 mod stats;

@@ -1,7 +1,7 @@
 //! What the writer, the readers and everybody who holds the log have in common.
 //!
-//! Rule: a reader sees durable frames only. A group is settled in one order: tables, index, tail, the
-//! durable mark, and only then the answers; so whoever has an answer finds what it is about.
+//! Rule: a reader sees durable frames only. The writer settles a group in one order: tables, index,
+//! tail, the durable mark, and only then the answers; so whoever has an answer finds what it is about.
 
 use std::path::PathBuf;
 use std::sync::Arc;

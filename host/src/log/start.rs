@@ -22,11 +22,10 @@ use super::recovery::{
     CutReport, Folders, Found, Recovered, SealedSegment, note_begun, prove_sealed, recover,
 };
 use super::segment::{OpenSegment, SegmentError, Tip, claim};
-use super::settle::make_known;
 use super::shared::{Counters, Shared};
 use super::tail::Tail;
 use super::ticket::Buffers;
-use super::writer::{Writer, is_full};
+use super::writer::{Writer, is_full, make_known};
 use crate::clock::Clock;
 use crate::event::{CommitNumber, Position};
 use crate::limits::CLOCK_GAP_MS_MAX;
@@ -94,8 +93,7 @@ pub(super) fn open(
     let thread = |source| OpenError::Io { path: shared.folders.bus.clone(), source };
     check_rest(&shared, begun.sealed.into_iter().take(begun.unchecked).collect())
         .map_err(thread)?;
-    let writer = Writer::new(shared.clone(), begun.segment, lock);
-    writer.and_then(Writer::start).map_err(thread)?;
+    Writer::new(shared.clone(), begun.segment, lock).start().map_err(thread)?;
     Ok(Opened {
         log: Log::new(shared),
         log_id: uuid::Uuid::from_bytes(log_id),

@@ -1,6 +1,5 @@
-//! The one thread that writes: gathers what waits, numbers it, writes once, syncs once, and hands the
-//! group on to be settled and answered (`settle.rs`). While it syncs, the lanes fill up with the next
-//! group.
+//! The one thread that writes: gathers what waits, numbers it, writes once, syncs once, settles,
+//! answers. While it syncs, the lanes fill up with the next group.
 //!
 //! Rule: at most one frame is unsynced, and no answer is given before the sync. The first write or
 //! sync that fails ends it.
@@ -12,18 +11,20 @@ use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use super::assign::{Group, Verdict};
+use tokio::sync::oneshot;
+
+use super::assign::{Batch, Group, Item, Verdict};
+use super::codec::Encoded;
 use super::derived::{publish_heads, publish_index};
 use super::disk::LockGuard;
 use super::error::{AppendError, LogFailure};
-use super::frame::FrameBuilder;
-use super::index::SegmentSeal;
-use super::lanes::{EffectsEntry, IngestEntry, Taken};
-use super::segment::{OpenSegment, SegmentError, claim};
-use super::settle::{self, Settler, Waiting, Written, span_ns};
+use super::frame::{Frame, FrameBuilder};
+use super::index::{SegmentBase, SegmentIndexBuilder, SegmentSeal};
+use super::lanes::{EffectsEntry, EffectsPermit, IngestEntry, Taken};
+use super::segment::{Durable, OpenSegment, SegmentError, claim};
 use super::shared::Shared;
-use super::ticket::IngestReply;
-use crate::event::KeySequence;
+use super::ticket::{Committed, IngestReply};
+use crate::event::{CommitNumber, KeySequence, Position};
 
 /// How often the free space of the disk is looked at, milliseconds of log time.
 const SPACE_EVERY_MS: u64 = 1000;
@@ -32,17 +33,41 @@ const SPACE_EVERY_MS: u64 = 1000;
 pub(super) struct Writer {
     shared: Arc<Shared>,
     segment: OpenSegment,
-    /// The open segment has no frame yet, and so no part of the index.
-    begins_segment: bool,
+    /// The open segment's part of the index has not begun: it begins with its first frame.
+    begins_index: bool,
     group: Group,
     builder: FrameBuilder,
     sequences: Vec<KeySequence>,
     space_checked_ms: Option<u64>,
     /// Threads that write index files of sealed segments.
     indexing: Vec<JoinHandle<()>>,
-    settler: Settler,
     lock: LockGuard,
 }
+
+/// Somebody who waits for the sync.
+enum Waiting {
+    Effects {
+        reply: Option<oneshot::Sender<Result<Committed, AppendError>>>,
+        commit: Encoded,
+        permit: Option<EffectsPermit>,
+        number: u64,
+        first: Position,
+    },
+    Ingest {
+        reply: oneshot::Sender<IngestReply>,
+        batch: Batch,
+        number: u64,
+        first: Position,
+    },
+    /// Nothing of it is in the group, but what the answer speaks of may be.
+    Answer {
+        reply: oneshot::Sender<IngestReply>,
+        answer: IngestReply,
+    },
+}
+
+/// That a group is durable, and its log time, milliseconds since the Unix epoch.
+type Proof = (Durable, u64);
 
 /// Why a group was not written.
 enum Stop {
@@ -71,28 +96,18 @@ impl Drop for EndGuard {
 }
 
 impl Writer {
-    /// A writer that goes on at the end of a segment.
-    ///
-    /// # Errors
-    /// The system gives no thread.
-    pub(super) fn new(
-        shared: Arc<Shared>,
-        segment: OpenSegment,
-        lock: LockGuard,
-    ) -> io::Result<Self> {
-        let settler = Settler::start(shared.clone())?;
-        Ok(Self {
+    pub(super) fn new(shared: Arc<Shared>, segment: OpenSegment, lock: LockGuard) -> Self {
+        Self {
             shared,
             segment,
-            begins_segment: false,
+            begins_index: false,
             group: Group::default(),
             builder: FrameBuilder::default(),
             sequences: Vec::new(),
             space_checked_ms: None,
             indexing: Vec::new(),
-            settler,
             lock,
-        })
+        }
     }
 
     /// Starts the thread.
@@ -120,8 +135,6 @@ impl Writer {
         if self.shared.stops_clean.load(Ordering::Acquire) && !is_failed {
             self.stop();
         }
-        // Who hears that the log has ended has all answers.
-        drop(self.settler);
         drop(self.lock);
     }
 
@@ -138,16 +151,14 @@ impl Writer {
             self.refuse(taken, stop);
             return;
         }
-        let waiting = self.gather(taken);
+        let mut waiting = self.gather(taken);
         let gathered = Instant::now();
-        let written = if self.builder.is_empty() { Ok(None) } else { self.append(time_ms) };
-        match written {
-            Ok(written) => {
-                let counters = &self.shared.counters;
-                let synced = written.as_ref().map_or(gathered, |written| written.synced);
-                counters.gather_ns.fetch_add(span_ns(started, gathered), Ordering::Relaxed);
-                counters.sync_ns.fetch_add(span_ns(gathered, synced), Ordering::Relaxed);
-                self.settler.settle(settle::Group { waiting, written, started });
+        let committed = if self.builder.is_empty() { Ok(None) } else { self.append(time_ms) };
+        match committed {
+            Ok(committed) => {
+                self.answer(&mut waiting, committed.map(|(proof, _)| proof));
+                let synced = committed.map_or(gathered, |(_, synced)| synced);
+                self.note_times(started, gathered, synced);
             }
             Err(failure) => {
                 self.shared.fail(&failure);
@@ -156,6 +167,18 @@ impl Writer {
                 }
             }
         }
+    }
+
+    fn note_times(&self, started: Instant, gathered: Instant, synced: Instant) {
+        let counters = &self.shared.counters;
+        let ended = Instant::now();
+        let span = |from: Instant, to: Instant| {
+            u64::try_from(to.saturating_duration_since(from).as_nanos()).unwrap_or(u64::MAX)
+        };
+        counters.last_append_us.store(span(started, ended) / 1000, Ordering::Relaxed);
+        counters.gather_ns.fetch_add(span(started, gathered), Ordering::Relaxed);
+        counters.sync_ns.fetch_add(span(gathered, synced), Ordering::Relaxed);
+        counters.settle_ns.fetch_add(span(synced, ended), Ordering::Relaxed);
     }
 
     /// Numbers what was taken and puts it into the frame.
@@ -191,8 +214,9 @@ impl Writer {
         waiting
     }
 
-    /// Writes the frame and syncs; the next group is numbered behind it.
-    fn append(&mut self, time_ms: u64) -> Result<Option<Written>, LogFailure> {
+    /// Writes the frame, syncs, and makes it known: tables, index, tail, durable mark. Gives the
+    /// proof, and when the sync was through.
+    fn append(&mut self, time_ms: u64) -> Result<Option<(Proof, Instant)>, LogFailure> {
         let header = self.segment.header(self.shared.epoch, time_ms);
         let appended = self.segment.append(&mut self.builder, header);
         let (frame, offset, durable) = appended.map_err(|error| LogFailure::Write {
@@ -201,9 +225,58 @@ impl Writer {
         })?;
         let synced = Instant::now();
         self.group.settle(&self.shared.dedup, &self.shared.heads, frame.time_ms());
-        self.shared.counters.open_bytes.store(self.segment.end(), Ordering::Relaxed);
-        let begins_segment = std::mem::take(&mut self.begins_segment);
-        Ok(Some(Written { frame, offset, begins_segment, durable, synced }))
+        self.index(&frame, offset)?;
+        let counters = &self.shared.counters;
+        let header = *frame.header();
+        counters.groups.fetch_add(1, Ordering::Relaxed);
+        counters.commits.fetch_add(header.commit_count.into(), Ordering::Relaxed);
+        counters.events.fetch_add(header.event_count.into(), Ordering::Relaxed);
+        counters.open_bytes.store(self.segment.end(), Ordering::Relaxed);
+        make_known(&self.shared, frame);
+        Ok(Some(((durable, header.time_ms), synced)))
+    }
+
+    fn index(&mut self, frame: &Frame, offset: u64) -> Result<(), LogFailure> {
+        if self.begins_index {
+            let base = SegmentBase::of(frame.header());
+            self.shared.index.begin(SegmentIndexBuilder::new(base));
+            self.begins_index = false;
+        }
+        let hasher = &self.shared.hasher;
+        let filled = self.shared.index.fill(|open| open.add_frame(frame, offset, hasher));
+        match filled {
+            Some(Ok(())) => Ok(()),
+            Some(Err(error)) => Err(index_failure(frame, error.to_string())),
+            None => Err(index_failure(frame, "no segment is open".to_owned())),
+        }
+    }
+
+    fn answer(&self, waiting: &mut Vec<Waiting>, committed: Option<Proof>) {
+        let mut buffers = Vec::with_capacity(waiting.len());
+        let mut room = 0;
+        for one in waiting.drain(..) {
+            match (one, committed) {
+                (Waiting::Answer { reply, answer }, _) => drop(reply.send(answer)),
+                (Waiting::Effects { reply, commit, permit, number, first }, Some(proof)) => {
+                    let answer = committed_as(proof, number, first, !commit.events.is_empty());
+                    if let Some(reply) = reply {
+                        drop(reply.send(Ok(answer)));
+                    }
+                    room += permit.map_or(0, |mut permit| permit.take_bytes());
+                    buffers.push(commit);
+                }
+                (Waiting::Ingest { reply, batch, number, first }, Some(proof)) => {
+                    let committed = committed_as(proof, number, first, true);
+                    let items: Vec<Item> = batch.items;
+                    drop(reply.send(IngestReply::Committed { committed, items }));
+                    buffers.push(batch.commit);
+                }
+                // Something taken makes the frame non-empty: there is a proof.
+                (one, None) => one.refuse(AppendError::ReadOnly(LogFailure::WriterGone)),
+            }
+        }
+        self.shared.lanes.release(room);
+        self.shared.buffers.give(buffers.into_iter());
     }
 
     fn refuse(&self, taken: Taken, stop: Stop) {
@@ -263,14 +336,12 @@ impl Writer {
         let tip = *self.segment.tip();
         let dir = &shared.folders.segments;
         self.segment = OpenSegment::begin(dir, file, shared.salt(number), tip)?;
-        self.begins_segment = true;
+        self.begins_index = true;
         Ok(())
     }
 
     /// Seals the segment; its index file is written beside the work.
     fn seal(&mut self, time_ms: u64, clean_stop: bool) -> Result<(), Stop> {
-        // The file is made of what is in the index by then.
-        self.settler.finish();
         self.segment.seal(self.shared.epoch, time_ms, clean_stop)?;
         let counters = &self.shared.counters;
         counters.segments.fetch_add(1, Ordering::Relaxed);
@@ -307,6 +378,40 @@ impl Writer {
             tracing::warn!(%error, "the next start gathers the key heads from the indexes");
         }
     }
+}
+
+impl Waiting {
+    fn refuse(self, error: AppendError) {
+        match self {
+            Self::Effects { reply, .. } => drop(reply.map(|reply| reply.send(Err(error)))),
+            Self::Ingest { reply, .. } | Self::Answer { reply, .. } => {
+                drop(reply.send(IngestReply::Refused(error)));
+            }
+        }
+    }
+}
+
+const fn committed_as(
+    (durable, recorded_ms): Proof,
+    number: u64,
+    first: Position,
+    has_events: bool,
+) -> Committed {
+    let first_position = if has_events { Some(first) } else { None };
+    Committed { commit: CommitNumber(number), first_position, recorded_ms, durable }
+}
+
+/// Shows a durable frame to everybody.
+pub(super) fn make_known(shared: &Shared, frame: Frame) {
+    let last = frame.last_commit();
+    let position = frame.header().next_position().saturating_sub(1);
+    shared.tail.push(Arc::new(frame));
+    shared.durable_position.store(position, Ordering::Release);
+    shared.durable.send_replace(last);
+}
+
+fn index_failure(frame: &Frame, why: String) -> LogFailure {
+    LogFailure::Index { commit: frame.first_commit(), why }
 }
 
 fn claim_stop(shared: &Shared, number: u32, bytes: u64, error: &io::Error) -> Stop {
