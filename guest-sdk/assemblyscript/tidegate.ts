@@ -10,8 +10,8 @@
 //       return tidegate.ok();
 //     });
 //
-// What is written, emitted and set is recorded when the function returns ok(), exactly once, and dropped
-// when it fails: reject(why) gives the event up, retry(why) asks for another attempt, abort is a trap.
+// What is written, emitted, set and sent is recorded when the function returns ok(), exactly once, and
+// dropped when it fails: reject(why) gives the event up, retry(why) asks for another attempt, abort is a trap.
 // An effect that the host refuses rejects the event at the end, unless lastError() was asked for.
 //
 // This file speaks the component model's canonical ABI with the host: texts and bytes cross as UTF-8
@@ -58,6 +58,15 @@ declare function hostTimerSet(
 // @ts-ignore: decorator
 @external("tidegate:plugin/timers@0.1.0", "cancel")
 declare function hostTimerCancel(name: usize, nameLen: usize, out: usize): void;
+// @ts-ignore: decorator
+@external("tidegate:plugin/calls@0.1.0", "send")
+declare function hostCall(
+  name: usize, nameLen: usize, method: usize, methodLen: usize, url: usize, urlLen: usize,
+  headers: usize, headersLen: usize, body: usize, bodyLen: usize, timeout: u32, out: usize,
+): void;
+// @ts-ignore: decorator
+@external("tidegate:plugin/context@0.1.0", "attributes")
+declare function hostAttributes(out: usize): void;
 // @ts-ignore: decorator
 @external("tidegate:plugin/context@0.1.0", "attribute")
 declare function hostAttribute(name: usize, nameLen: usize, out: usize): void;
@@ -144,6 +153,35 @@ class Out {
     out.ptr = take(out.len);
     memory.copy(out.ptr, value.dataStart, out.len);
     return out;
+  }
+}
+
+// Texts by name, as the host lays them out: a list of pairs.
+class Pairs {
+  ptr: usize = 0;
+  len: usize = 0;
+  static of(map: Map<string, string>): Pairs {
+    const names = map.keys(), out = new Pairs();
+    out.len = names.length;
+    out.ptr = take(out.len * 16);
+    for (let i = 0; i < names.length; i++) {
+      const at = out.ptr + i * 16;
+      const name = Out.text(names[i]), value = Out.text(map.get(names[i]));
+      store<usize>(at, name.ptr);
+      store<usize>(at, name.len, 4);
+      store<usize>(at, value.ptr, 8);
+      store<usize>(at, value.len, 12);
+    }
+    return out;
+  }
+  static at(ptr: usize, len: usize): Map<string, string> {
+    const map = new Map<string, string>();
+    for (let i: usize = 0; i < len; i++) {
+      const at = ptr + i * 16;
+      const name = textAt(load<usize>(at), load<usize>(at, 4));
+      map.set(name, textAt(load<usize>(at, 8), load<usize>(at, 12)));
+    }
+    return map;
   }
 }
 
@@ -292,11 +330,7 @@ export function requestOf(
   request.principal = textAt(principal, principalLen);
   request.contentType = textAt(media, mediaLen);
   request.data = bytesAt(data, dataLen);
-  for (let i: usize = 0; i < paramsLen; i++) {
-    const at = params + i * 16;
-    const value = textAt(load<usize>(at, 8), load<usize>(at, 12));
-    request.params.set(textAt(load<usize>(at), load<usize>(at, 4)), value);
-  }
+  request.params = Pairs.at(params, paramsLen);
   return request;
 }
 
@@ -311,13 +345,28 @@ export class Response {
   }
 }
 
+/** The next shape of an event. */
+export class Lifted {
+  /** Higher than before. */
+  version: u32 = 0;
+  /** Empty: as it was. */
+  contentType: string = "";
+  data: Uint8Array = new Uint8Array(0);
+  /** JSON, as text. */
+  json(text: string): void {
+    this.data = Uint8Array.wrap(String.UTF8.encode(text));
+  }
+}
+
 export type Handler = (event: Event) => Outcome;
 export type Answerer = (request: Request, response: Response) => Outcome;
+export type Lifter = (event: Event, version: u32, lifted: Lifted) => Outcome;
 
 const patterns: string[] = [];
 const takers: Handler[] = [];
 export const commands: Map<string, Answerer> = new Map();
 export const queries: Map<string, Answerer> = new Map();
+const lifters: Map<string, Lifter> = new Map();
 
 /** Takes events of a type, first match: `order.*` one segment, `payment.**` zero or more. Timers come
  * back as `tidegate.timer`, with the attribute `timername`. */
@@ -332,6 +381,10 @@ export function command(name: string, run: Answerer): void {
 /** Answers a question. */
 export function query(name: string, run: Answerer): void {
   queries.set(name, run);
+}
+/** Lifts events of a type to a higher version; what it returns beside ok() says why not. */
+export function upcaster(type: string, lift: Lifter): void {
+  lifters.set(type, lift);
 }
 
 function matches(wanted: string[], w: i32, given: string[], g: i32): bool {
@@ -399,6 +452,33 @@ export function read(
 export function readAfter(answer: usize): void {
   ended();
 }
+// `at`: an event, and behind it its version.
+export function upcast(at: usize): usize {
+  const event = Event.at(at), lifted = new Lifted();
+  lifted.contentType = event.contentType;
+  let outcome = lifters.has(event.type)
+    ? lifters.get(event.type)(event, load<u32>(at, 96), lifted)
+    : reject("nobody lifts `" + event.type + "`");
+  const out = take(24);
+  memory.fill(out, 0, 24);
+  if (outcome.kind != 0) {
+    const why = Out.text(outcome.reason);
+    store<u8>(out, 1);
+    store<usize>(out, why.ptr, 4);
+    store<usize>(out, why.len, 8);
+    return out;
+  }
+  const media = Out.text(lifted.contentType), data = Out.bytes(lifted.data);
+  store<u32>(out, lifted.version, 4);
+  store<usize>(out, media.ptr, 8);
+  store<usize>(out, media.len, 12);
+  store<usize>(out, data.ptr, 16);
+  store<usize>(out, data.len, 20);
+  return out;
+}
+export function upcastAfter(answer: usize): void {
+  ended();
+}
 
 // ---- Effects ----------------------------------------------------------------------------------
 
@@ -411,12 +491,41 @@ export function emit(type: string, json: string, key: string | null = null): boo
 export function emitBytes(
   type: string, contentType: string, data: Uint8Array, key: string | null = null,
 ): bool {
-  const kind = Out.text(type), media = Out.text(contentType), body = Out.bytes(data);
-  const own = Out.text(key ? key : "");
+  const draft = new Draft(type);
+  draft.contentType = contentType;
+  draft.data = data;
+  draft.key = key;
+  return emitDraft(draft);
+}
+
+/** An event to be emitted. */
+export class Draft {
+  /** Null: the key of the input. */
+  key: string | null = null;
+  /** Null: the bus of the input. */
+  bus: string | null = null;
+  contentType: string = "";
+  data: Uint8Array = new Uint8Array(0);
+  /** Further CloudEvents attributes. */
+  attributes: Map<string, string> = new Map();
+  constructor(public type: string) {}
+  /** JSON, as text. */
+  json(text: string): void {
+    this.contentType = "application/json";
+    this.data = Uint8Array.wrap(String.UTF8.encode(text));
+  }
+}
+
+/** Emits an event with everything it can have. */
+export function emitDraft(draft: Draft): bool {
+  const kind = Out.text(draft.type), media = Out.text(draft.contentType);
+  const body = Out.bytes(draft.data), attributes = Pairs.of(draft.attributes);
+  const key = draft.key, bus = draft.bus;
+  const own = Out.text(key ? key : ""), to = Out.text(bus ? bus : "");
   const out = take(20);
   hostEmit(
-    kind.ptr, kind.len, key != null ? 1 : 0, own.ptr, own.len, 0, 0, 0, media.ptr, media.len,
-    body.ptr, body.len, 0, 0, out,
+    kind.ptr, kind.len, key != null ? 1 : 0, own.ptr, own.len, bus != null ? 1 : 0, to.ptr, to.len,
+    media.ptr, media.len, body.ptr, body.len, attributes.ptr, attributes.len, out,
   );
   return done(out);
 }
@@ -506,6 +615,36 @@ export namespace timers {
   }
 }
 
+/** A request to the outside, sent once the delivery is durable. Its answer comes back as an event
+ * `tidegate.response`, with the attributes `callname` and `callstatus`. */
+export class Call {
+  method: string = "POST";
+  /** `{secret:NAME}` in a value is filled in by the host. */
+  headers: Map<string, string> = new Map();
+  body: Uint8Array = new Uint8Array(0);
+  /** For one attempt, at most 60,000. */
+  timeoutMs: u32 = 10_000;
+  /** `url` is absolute, to a host that the manifest is granted. */
+  constructor(public name: string, public url: string) {}
+  /** A body of JSON, as text. */
+  json(text: string): void {
+    this.headers.set("content-type", "application/json");
+    this.body = Uint8Array.wrap(String.UTF8.encode(text));
+  }
+}
+
+export namespace calls {
+  export function send(call: Call): bool {
+    const name = Out.text(call.name), method = Out.text(call.method), url = Out.text(call.url);
+    const headers = Pairs.of(call.headers), body = Out.bytes(call.body), out = take(20);
+    hostCall(
+      name.ptr, name.len, method.ptr, method.len, url.ptr, url.len, headers.ptr, headers.len,
+      body.ptr, body.len, call.timeoutMs, out,
+    );
+    return done(out);
+  }
+}
+
 // ---- What a delivery may know -----------------------------------------------------------------
 
 function said(value: Uint8Array | null): string | null {
@@ -517,6 +656,12 @@ export function attribute(name: string): string | null {
   const n = Out.text(name), out = take(12);
   hostAttribute(n.ptr, n.len, out);
   return said(maybe(out));
+}
+/** All of them. */
+export function attributes(): Map<string, string> {
+  const out = take(8);
+  hostAttributes(out);
+  return Pairs.at(load<usize>(out), load<usize>(out, 4));
 }
 /** A string of `[config]` in the manifest. */
 export function config(name: string): string | null {

@@ -15,13 +15,17 @@
 //		})
 //	}
 //
-// What is written and emitted is recorded when the function returns nil, exactly once, and dropped
-// otherwise. [Retry] asks for another attempt; any other error rejects the event; a panic is a trap.
-// Nothing is kept between deliveries but the state.
+// What is written, emitted, set and sent is recorded when the function returns nil, exactly once, and
+// dropped otherwise. [Retry] asks for another attempt; any other error rejects the event; a panic is a
+// trap. Nothing is kept between deliveries but the state.
+//
+// A [Plugin] takes timers, answers to calls, commands and questions too. It lifts no old events, and
+// sees the state of one key at a time.
 package tidegate
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -66,9 +70,10 @@ type Delivery struct {
 
 	config map[string]string
 	state  map[string]json.RawMessage
-	set    map[string]json.RawMessage
-	gone   map[string]bool
-	emits  []emit
+	// What is to be written where the delivery goes well, line by line.
+	lines []byte
+	out   io.Writer
+	asked *asked
 }
 
 type emit struct {
@@ -76,8 +81,6 @@ type emit struct {
 	Key         string            `json:"key,omitempty"`
 	Bus         string            `json:"bus,omitempty"`
 	ContentType string            `json:"datacontenttype,omitempty"`
-	Data        json.RawMessage   `json:"data,omitempty"`
-	DataBase64  string            `json:"data_base64,omitempty"`
 	Attributes  map[string]string `json:"attributes,omitempty"`
 }
 
@@ -87,6 +90,47 @@ type Handler func(*Delivery) error
 // Handlers are functions by event type: `order.*` takes one segment for the star, `payment.**` zero
 // or more. The pattern with the most plain segments goes first; a type nobody takes is left alone.
 type Handlers map[string]Handler
+
+// Request is a command or a question.
+type Request struct {
+	// Operation is what is asked.
+	Operation string
+	// Principal is who asks, as authenticated; empty: nobody in particular.
+	Principal string
+	// Parameters are those of the address.
+	Parameters map[string]string
+	// ContentType is the media type of Data; empty: none.
+	ContentType string
+	Data        []byte
+}
+
+// JSON reads the body.
+func (r *Request) JSON(into any) error {
+	if err := json.Unmarshal(r.Data, into); err != nil {
+		return fmt.Errorf("the body is not what it should be: %w", err)
+	}
+	return nil
+}
+
+// Answerer carries out a command, or answers a question; what it returns is the answer, as JSON. A
+// question has no effects.
+type Answerer func(*Delivery, *Request) (any, error)
+
+// Plugin is everything a plugin can take. Nil: nothing of that kind.
+type Plugin struct {
+	Events Handlers
+	// Timers and Responses are by the name of the timer or the call; "*": all others.
+	Timers, Responses map[string]Handler
+	// Commands and Queries are by name.
+	Commands, Queries map[string]Answerer
+}
+
+type asked struct {
+	Kind       string            `json:"kind"`
+	Operation  string            `json:"operation"`
+	Principal  string            `json:"principal"`
+	Parameters map[string]string `json:"parameters"`
+}
 
 type retry struct {
 	reason string
@@ -142,21 +186,119 @@ func (d *Delivery) Names(prefix string) []string {
 }
 
 // Set writes a value as JSON.
-func (d *Delivery) Set(name string, value any) error {
-	text, err := json.Marshal(value)
+func (d *Delivery) Set(name string, value any) error { return d.SetFor(name, value, 0) }
+
+// SetFor is Set for a while: the value is gone that long after Recorded. 0: for good.
+func (d *Delivery) SetFor(name string, value any, ttl time.Duration) error {
+	text, err := marshal(value)
 	if err != nil {
 		return err
 	}
-	d.state[name], d.set[name] = text, text
-	delete(d.gone, name)
-	return nil
+	set, err := marshal(map[string]json.RawMessage{name: text})
+	if err != nil {
+		return err
+	}
+	d.state[name] = text
+	change := map[string]any{}
+	if ttl > 0 {
+		change["ttl_ms"] = ttl.Milliseconds()
+	}
+	return d.want("state", change, "set", set)
 }
 
 // Delete removes a name, if there.
 func (d *Delivery) Delete(name string) {
 	delete(d.state, name)
-	delete(d.set, name)
-	d.gone[name] = true
+	_ = d.want("state", map[string]any{"delete": []string{name}}, "", nil)
+}
+
+// SetTimer sets or replaces a timer of the key; it comes back to Timers of a [Plugin] with the data as
+// JSON; nil: none.
+func (d *Delivery) SetTimer(name string, due time.Time, data any) error {
+	timer := map[string]any{"set": name, "due_ms": max(due.UnixMilli(), 0)}
+	if data != nil {
+		timer["data"] = data
+	}
+	return d.want("timer", timer, "", nil)
+}
+
+// SetTimerAfter is SetTimer, counted from Recorded.
+func (d *Delivery) SetTimerAfter(name string, after time.Duration, data any) error {
+	return d.SetTimer(name, d.Recorded.Add(after), data)
+}
+
+// CancelTimer cancels a timer, if there.
+func (d *Delivery) CancelTimer(name string) {
+	_ = d.want("timer", map[string]any{"cancel": name}, "", nil)
+}
+
+// Call is a request to the outside, sent once the delivery is durable.
+type Call struct {
+	// Name comes back with the answer.
+	Name string
+	// Method: "": POST.
+	Method string
+	// URL is absolute, to a host that the manifest is granted.
+	URL string
+	// Headers; {secret:NAME} in a value is filled in by the host.
+	Headers map[string]string
+	// Body as JSON; []byte as it is; nil: none.
+	Body any
+	// Timeout of one attempt; 0: ten seconds.
+	Timeout time.Duration
+}
+
+// Send makes a call; the answer comes back to Responses of a [Plugin].
+func (d *Delivery) Send(call Call) error {
+	line := map[string]any{"name": call.Name, "url": call.URL}
+	if call.Method != "" {
+		line["method"] = call.Method
+	}
+	if len(call.Headers) > 0 {
+		line["headers"] = call.Headers
+	}
+	if call.Timeout > 0 {
+		line["timeout_ms"] = call.Timeout.Milliseconds()
+	}
+	switch body := call.Body.(type) {
+	case nil:
+	case []byte:
+		line["data_base64"] = body
+	default:
+		line["data"] = body
+	}
+	return d.want("call", line, "", nil)
+}
+
+// want adds a line: an object of one member, whose own members are small but for one, which stands
+// in raw as the JSON it is. It fails where a value cannot be written.
+func (d *Delivery) want(member string, small any, name string, raw []byte) error {
+	text, err := marshal(small)
+	if err != nil {
+		return err
+	}
+	d.lines = append(d.lines, `{"`+member+`":`...)
+	d.lines = append(d.lines, text[:len(text)-1]...)
+	if name != "" {
+		if len(text) > 2 {
+			d.lines = append(d.lines, ',')
+		}
+		d.lines = append(d.lines, `"`+name+`":`...)
+		d.lines = append(d.lines, raw...)
+	}
+	d.lines = append(d.lines, "}}\n"...)
+	return nil
+}
+
+// marshal is json.Marshal that leaves <, > and & as they are.
+func marshal(value any) ([]byte, error) {
+	var text bytes.Buffer
+	lines := json.NewEncoder(&text)
+	lines.SetEscapeHTML(false)
+	if err := lines.Encode(value); err != nil {
+		return nil, err
+	}
+	return bytes.TrimSuffix(text.Bytes(), []byte("\n")), nil
 }
 
 // EmitOption changes one emitted event.
@@ -180,55 +322,128 @@ func WithAttribute(name, value string) EmitOption {
 
 // Emit emits JSON under the key of the input; nil: no data.
 func (d *Delivery) Emit(kind string, data any, options ...EmitOption) error {
-	emitted := emit{Type: kind}
-	if data != nil {
-		text, err := json.Marshal(data)
-		if err != nil {
-			return err
-		}
-		emitted.ContentType, emitted.Data = "application/json", text
+	if data == nil {
+		return d.emit(emit{Type: kind}, "", nil, options)
 	}
-	return d.emit(emitted, options)
+	text, err := marshal(data)
+	if err != nil {
+		return err
+	}
+	return d.emit(emit{Type: kind, ContentType: "application/json"}, "data", text, options)
 }
 
 // EmitBytes emits data as it is.
 func (d *Delivery) EmitBytes(kind, contentType string, data []byte, options ...EmitOption) error {
-	encoded := base64.StdEncoding.EncodeToString(data)
-	return d.emit(emit{Type: kind, ContentType: contentType, DataBase64: encoded}, options)
+	raw := make([]byte, base64.StdEncoding.EncodedLen(len(data))+2)
+	raw[0], raw[len(raw)-1] = '"', '"'
+	base64.StdEncoding.Encode(raw[1:], data)
+	return d.emit(emit{Type: kind, ContentType: contentType}, "data_base64", raw, options)
 }
 
-func (d *Delivery) emit(emitted emit, options []EmitOption) error {
+func (d *Delivery) emit(emitted emit, name string, raw []byte, options []EmitOption) error {
 	for _, option := range options {
 		option(&emitted)
 	}
-	d.emits = append(d.emits, emitted)
-	return nil
+	return d.want("emit", emitted, name, raw)
 }
 
-// Log writes a line to the plugin's log.
-func (d *Delivery) Log(format string, values ...any) {
-	fmt.Fprintf(os.Stderr, format+"\n", values...)
+// Log writes a line to the plugin's log, also where the delivery fails.
+func (d *Delivery) Log(format string, values ...any) { d.say("info", format, values) }
+
+// Trace, Debug, Warn and Error do the same at their level.
+func (d *Delivery) Trace(format string, values ...any) { d.say("trace", format, values) }
+
+// Debug is for whoever writes the plugin.
+func (d *Delivery) Debug(format string, values ...any) { d.say("debug", format, values) }
+
+// Warn is for what somebody should look at.
+func (d *Delivery) Warn(format string, values ...any) { d.say("warn", format, values) }
+
+// Error is for what went wrong.
+func (d *Delivery) Error(format string, values ...any) { d.say("error", format, values) }
+
+func (d *Delivery) say(level, format string, values []any) {
+	message := fmt.Sprintf(format, values...)
+	// Written at once: a delivery that is stopped has said it all the same.
+	_ = d.write(map[string]any{"log": map[string]string{"level": level, "message": message}})
 }
 
 // Run takes the one delivery of this run. It does not return where it fails.
-func Run(handlers Handlers) {
-	if err := Serve(os.Stdin, os.Stdout, handlers); err != nil {
+func Run(handlers Handlers) { Plugin{Events: handlers}.Run() }
+
+// Serve is Run on other streams: for tests.
+func Serve(in io.Reader, out io.Writer, handlers Handlers) error {
+	return Plugin{Events: handlers}.Serve(in, out)
+}
+
+// Run takes the one delivery of this run. It does not return where it fails.
+func (p Plugin) Run() {
+	if err := p.Serve(os.Stdin, os.Stdout); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
 }
 
 // Serve is Run on other streams: for tests.
-func Serve(in io.Reader, out io.Writer, handlers Handlers) error {
+func (p Plugin) Serve(in io.Reader, out io.Writer) error {
 	delivery, err := read(in)
 	if err != nil {
 		return err
 	}
+	delivery.out = out
+	if delivery.asked != nil {
+		answer, failed := p.answer(delivery)
+		if failed == nil {
+			failed = delivery.respond(answer)
+		}
+		return delivery.end(failed)
+	}
 	failed := error(nil)
-	if handler := handlers.find(delivery.Event.Type); handler != nil {
+	if handler := p.find(&delivery.Event); handler != nil {
 		failed = handler(delivery)
 	}
-	return delivery.answer(out, failed)
+	return delivery.end(failed)
+}
+
+func (p Plugin) answer(d *Delivery) (any, error) {
+	known := p.Commands
+	if d.asked.Kind == "query" {
+		known = p.Queries
+	}
+	answerer := known[d.asked.Operation]
+	if answerer == nil {
+		return nil, fmt.Errorf("no %s `%s`", d.asked.Kind, d.asked.Operation)
+	}
+	return answerer(d, &Request{
+		Operation: d.asked.Operation, Principal: d.asked.Principal, Parameters: d.asked.Parameters,
+		ContentType: d.Event.ContentType, Data: d.Event.Data,
+	})
+}
+
+func (d *Delivery) respond(answer any) error {
+	response := map[string]any{}
+	if answer != nil {
+		response["data"] = answer
+	}
+	return d.want("response", response, "", nil)
+}
+
+func (p Plugin) find(event *Event) Handler {
+	for _, back := range []struct {
+		kind, name string
+		known      map[string]Handler
+	}{{"tidegate.timer", "timername", p.Timers}, {"tidegate.response", "callname", p.Responses}} {
+		if event.Type != back.kind {
+			continue
+		}
+		if handler := back.known[event.Attributes[back.name]]; handler != nil {
+			return handler
+		}
+		if handler := back.known["*"]; handler != nil {
+			return handler
+		}
+	}
+	return p.Events.find(event.Type)
 }
 
 func (h Handlers) find(kind string) Handler {
@@ -276,6 +491,7 @@ func read(in io.Reader) (*Delivery, error) {
 		Position   uint64                     `json:"position"`
 		Sequence   uint64                     `json:"sequence"`
 		RecordedMs int64                      `json:"recorded_ms"`
+		Request    *asked                     `json:"request"`
 	}
 	if err := json.Unmarshal(second, &rest); err != nil {
 		return nil, fmt.Errorf("the second line is not what it should be: %w", err)
@@ -290,13 +506,13 @@ func read(in io.Reader) (*Delivery, error) {
 	return &Delivery{
 		Event: event, Attempt: rest.Attempt, Redriven: rest.Redriven, Position: rest.Position,
 		Sequence: rest.Sequence, Recorded: time.UnixMilli(rest.RecordedMs), config: rest.Config,
-		state: rest.State, set: map[string]json.RawMessage{}, gone: map[string]bool{},
+		state: rest.State, asked: rest.Request,
 	}, nil
 }
 
 func parse(line []byte) (Event, error) {
-	var fields map[string]json.RawMessage
-	if err := json.Unmarshal(line, &fields); err != nil {
+	fields, err := members(line)
+	if err != nil {
 		return Event{}, fmt.Errorf("the first line is no event: %w", err)
 	}
 	event := Event{Attributes: map[string]string{}}
@@ -307,21 +523,20 @@ func parse(line []byte) (Event, error) {
 	for name, raw := range fields {
 		switch into := known[name]; {
 		case into != nil:
-			if err := json.Unmarshal(raw, into); err != nil {
-				return Event{}, fmt.Errorf("attribute %s: %w", name, err)
-			}
-		case name == "data":
-			event.Data = text(raw, fields["datacontenttype"])
+			*into = plain(raw)
 		case name == "data_base64":
-			if err := json.Unmarshal(raw, &event.Data); err != nil {
+			if event.Data, err = base64.StdEncoding.DecodeString(plain(raw)); err != nil {
 				return Event{}, fmt.Errorf("data_base64: %w", err)
 			}
-		case name != "specversion":
-			var value any
-			if err := json.Unmarshal(raw, &value); err != nil {
-				return Event{}, err
-			}
-			event.Attributes[name] = fmt.Sprint(value)
+		case name != "specversion" && name != "data":
+			event.Attributes[name] = plain(raw)
+		}
+	}
+	if raw, ok := fields["data"]; ok {
+		event.Data = raw
+		// Of another media type, the data are what the string says.
+		if kind := event.ContentType; kind != "" && !strings.Contains(kind, "json") {
+			event.Data = []byte(plain(raw))
 		}
 	}
 	if event.Key == "" {
@@ -330,19 +545,111 @@ func parse(line []byte) (Event, error) {
 	return event, nil
 }
 
-// text is the data of an event: JSON as it stands; of another media type, what the string says.
-func text(raw, media json.RawMessage) []byte {
-	var kind, value string
-	_ = json.Unmarshal(media, &kind)
-	if kind != "" && !strings.Contains(kind, "json") && json.Unmarshal(raw, &value) == nil {
-		return []byte(value)
+// plain is the text of a JSON string; of anything else, the JSON.
+func plain(raw []byte) string {
+	if len(raw) < 2 || raw[0] != '"' {
+		return string(raw)
 	}
-	return raw
+	if bytes.IndexByte(raw, '\\') < 0 {
+		return string(raw[1 : len(raw)-1])
+	}
+	var text string
+	if json.Unmarshal(raw, &text) != nil {
+		return string(raw)
+	}
+	return text
 }
 
-func (d *Delivery) answer(out io.Writer, failed error) error {
-	lines := json.NewEncoder(out)
-	lines.SetEscapeHTML(false)
+var errMalformed = errors.New("not an object in JSON")
+
+// members splits an object that the host has written. encoding/json would read every payload three
+// times over.
+func members(text []byte) (map[string][]byte, error) {
+	found := map[string][]byte{}
+	i := space(text, 0)
+	if i >= len(text) || text[i] != '{' {
+		return nil, errMalformed
+	}
+	for i = space(text, i+1); i < len(text) && text[i] == '"'; i = space(text, i+1) {
+		end := stringEnd(text, i)
+		if end < 0 {
+			return nil, errMalformed
+		}
+		name := plain(text[i:end])
+		if i = space(text, end); i >= len(text) || text[i] != ':' {
+			return nil, errMalformed
+		}
+		i = space(text, i+1)
+		if end = valueEnd(text, i); end <= i {
+			return nil, errMalformed
+		}
+		found[name] = text[i:end]
+		if i = space(text, end); i >= len(text) || text[i] != ',' {
+			break
+		}
+	}
+	if i >= len(text) || text[i] != '}' {
+		return nil, errMalformed
+	}
+	return found, nil
+}
+
+func space(text []byte, i int) int {
+	for i < len(text) && (text[i] == ' ' || text[i] == '\t' || text[i] == '\r' || text[i] == '\n') {
+		i++
+	}
+	return i
+}
+
+// stringEnd is behind the string that begins at i; -1: it has no end.
+func stringEnd(text []byte, i int) int {
+	for i++; ; i++ {
+		quote := bytes.IndexByte(text[i:], '"')
+		if quote < 0 {
+			return -1
+		}
+		i += quote
+		escapes := 0
+		for text[i-1-escapes] == '\\' {
+			escapes++
+		}
+		if escapes%2 == 0 {
+			return i + 1
+		}
+	}
+}
+
+// valueEnd is behind the value that begins at i; -1: it has no end.
+func valueEnd(text []byte, i int) int {
+	depth := 0
+	for i < len(text) {
+		switch text[i] {
+		case '"':
+			if i = stringEnd(text, i); i < 0 || depth == 0 {
+				return i
+			}
+			continue
+		case '{', '[':
+			depth++
+		case '}', ']':
+			if depth == 0 {
+				return i
+			}
+			if depth--; depth == 0 {
+				return i + 1
+			}
+		case ',', ' ', '\t', '\r', '\n':
+			if depth == 0 {
+				return i
+			}
+		}
+		i++
+	}
+	return -1
+}
+
+// end writes what the delivery wants, and how it went.
+func (d *Delivery) end(failed error) error {
 	var again retry
 	switch {
 	case errors.As(failed, &again):
@@ -350,25 +657,21 @@ func (d *Delivery) answer(out io.Writer, failed error) error {
 		if again.after > 0 {
 			line["after_ms"] = again.after.Milliseconds()
 		}
-		return lines.Encode(line)
+		return d.write(line)
 	case failed != nil:
-		return lines.Encode(map[string]any{"outcome": "reject", "reason": failed.Error()})
+		return d.write(map[string]string{"outcome": "reject", "reason": failed.Error()})
 	}
-	for _, emitted := range d.emits {
-		if err := lines.Encode(map[string]any{"emit": emitted}); err != nil {
-			return err
-		}
+	if _, err := d.out.Write(d.lines); err != nil {
+		return err
 	}
-	if len(d.set) > 0 || len(d.gone) > 0 {
-		gone := []string{}
-		for name := range d.gone {
-			gone = append(gone, name)
-		}
-		sort.Strings(gone)
-		changes := map[string]any{"set": d.set, "delete": gone}
-		if err := lines.Encode(map[string]any{"state": changes}); err != nil {
-			return err
-		}
+	return d.write(map[string]string{"outcome": "ok"})
+}
+
+func (d *Delivery) write(line any) error {
+	text, err := marshal(line)
+	if err != nil {
+		return err
 	}
-	return lines.Encode(map[string]any{"outcome": "ok"})
+	_, err = d.out.Write(append(text, '\n'))
+	return err
 }

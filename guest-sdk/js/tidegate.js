@@ -15,7 +15,8 @@
 // attempt; anything else that is thrown is a trap, with its stack in the plugin's log.
 //
 // Values in the state, data of events, bodies of requests: JSON, or bytes where they are a
-// Uint8Array. There is no clock, no randomness and no network but what is here.
+// Uint8Array. `console.log` writes to the plugin's log, `Date.now()` is the time of the input; there is
+// no network. Take chance from `random`: only that is the same in a replay.
 
 import * as bus from 'tidegate:plugin/bus@0.1.0';
 import * as callsHost from 'tidegate:plugin/calls@0.1.0';
@@ -380,3 +381,6 @@ export const log = {
   warn: (...parts) => context.log('warn', words(parts)),
   error: (...parts) => context.log('error', words(parts)),
 };
+
+// What libraries expect to be there.
+globalThis.console ??= { ...log, log: log.info };

@@ -12,14 +12,14 @@ What is written, emitted, set and sent is recorded when the function returns, ex
 when it raises. `raise Reject(why)` gives an event up, `raise Retry(why)` asks for another attempt; any
 other exception is a trap, with its traceback in the plugin's log.
 
-Values in the state, data of events, bodies of requests: JSON, or bytes where they are `bytes`. There is
-no clock, no randomness and no network but what is here.
+Values in the state, data of events, bodies of requests: JSON, or bytes where they are `bytes`. `print`
+writes to the plugin's log, `time.time()` is the time of the input; there are no files and no network.
+Take chance from `random_u64`: only that is the same in a replay.
 """
 
 from __future__ import annotations
 
 import json as _json
-import traceback as _traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
@@ -85,9 +85,6 @@ def _deliver(run: Callable[..., Any], *args: Any) -> Any:
     except Retry as error:
         wish = _types.RetryRequest(str(error), error.after_ms)
         raise _Err(_types.Failure_Retry(wish)) from None
-    except Exception:
-        _context.log(_context.Level.ERROR, _traceback.format_exc().rstrip())
-        raise
 
 
 # ---- Events, requests -------------------------------------------------------------------------

@@ -3,6 +3,10 @@
 //! The modules stand in the order an event passes through them; `ARCHITECTURE.md` at the root of
 //! the repository tells the story.
 
+// First, for its macro: what a test plants can stand anywhere.
+#[macro_use]
+pub mod planted;
+
 pub mod api;
 pub mod bench;
 pub mod build;

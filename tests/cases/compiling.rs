@@ -7,11 +7,12 @@ use serde_json::{Value, json};
 
 use crate::harness::{Host, HostOptions, Place, Sources, event, put, wait_until};
 
-/// A stdio module with one function that is hard to compile: many values that are all alive at the
-/// end, over many blocks.
+/// A stdio module with more than 1 MiB of data, and one function that is hard to compile: many values
+/// that are all alive at the end, over many blocks.
 fn hard(rounds: usize) -> Vec<u8> {
-    let mut text =
-        String::from("(module (func (export \"_start\")) (func (local i64 i64 i64 i64)\n");
+    let data = "x".repeat(1 << 20);
+    let mut text = format!("(module (memory 32) (data (i32.const 0) \"{data}\")");
+    text.push_str("(func (export \"_start\")) (func (local i64 i64 i64 i64)\n");
     for n in 0..rounds {
         let (a, b) = (n % 4, (n + 1) % 4);
         writeln!(

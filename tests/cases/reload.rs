@@ -4,13 +4,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tidegate::event::Digest;
 
-use crate::harness::{Host, Place, Publisher, emitter, event, handler, wait_until};
+use crate::harness::{Host, Place, Process, Publisher, emitter, event, handler, wait_until};
 
 /// How often a module is replaced under load; `TIDEGATE_RELOADS` says another number.
 const RELOADS: usize = 10;
+/// Reloads of the storm; `TIDEGATE_STORM` says another number.
+const STORM: usize = 40;
+/// Events between two reloads of the storm, and right behind each.
+const STORM_EVENTS: usize = 10;
 const FLOWING_MAX: Duration = Duration::from_secs(60);
 const KEYS: u64 = 200;
 
@@ -150,5 +154,130 @@ fn a_component_and_text_take_the_place_of_a_core_module() {
     let (acknowledged, why) = publisher.end();
     assert_eq!(why, None);
     check_handled_once(&host, acknowledged.len());
+    host.stop();
+}
+
+/// The ways in which a module gets to stand where another one stood.
+fn change(host: &Host, file: &Path, wasm: &[u8], number: usize) {
+    let removed = || {
+        host.wait_plugin("seen", "removed", |view| view["state"] == "removed");
+    };
+    let (half, rest) = wasm.split_at(wasm.len() / 2);
+    let other = file.with_file_name("other.part");
+    match number % 10 {
+        // Copied in place, half by half.
+        1 => {
+            std::fs::write(file, half).unwrap();
+            let mut open = std::fs::OpenOptions::new().append(true).open(file).unwrap();
+            std::io::Write::write_all(&mut open, rest).unwrap();
+        }
+        // Half of it first stands there as if it were all.
+        3 => {
+            replace(file, half);
+            replace(file, wasm);
+        }
+        4 => {
+            std::fs::remove_file(file).unwrap();
+            removed();
+            std::fs::write(file, wasm).unwrap();
+        }
+        // A link to a file elsewhere is no module; one of two names of a file is.
+        6 => {
+            std::fs::write(&other, wasm).unwrap();
+            std::fs::remove_file(file).unwrap();
+            std::os::unix::fs::symlink(&other, file).unwrap();
+            removed();
+            std::fs::remove_file(file).unwrap();
+            std::fs::hard_link(&other, file).unwrap();
+            std::fs::remove_file(&other).unwrap();
+        }
+        7 => {
+            replace(file, &[0xAB; 5000]);
+            replace(file, wasm);
+        }
+        // Away under a name that is none, and back.
+        8 => {
+            std::fs::rename(file, &other).unwrap();
+            removed();
+            std::fs::write(&other, wasm).unwrap();
+            std::fs::rename(&other, file).unwrap();
+        }
+        // The text form of a module, and back.
+        9 => {
+            replace(file, b"(module)");
+            replace(file, wasm);
+        }
+        _ => replace(file, wasm),
+    }
+}
+
+/// What must not grow with the number of reloads.
+#[derive(Debug)]
+struct Held {
+    memory_kib: u64,
+    threads: u64,
+    descriptors: usize,
+    mappings: usize,
+    files: usize,
+}
+
+impl Held {
+    fn by(host: &Host, place: &Place) -> Self {
+        let process = Process::new(host.pid());
+        let files = |folder: &str| {
+            std::fs::read_dir(place.data().join(folder)).map_or(0, |entries| entries.count())
+        };
+        Self {
+            memory_kib: process.memory_bytes() >> 10,
+            threads: process.threads(),
+            descriptors: process.descriptors().len(),
+            mappings: process.mappings(),
+            files: files("cache") + files("modules"),
+        }
+    }
+}
+
+#[test]
+fn a_storm_of_reloads_loses_nothing_mixes_nothing_and_leaves_nothing_behind() {
+    let storm = std::env::var("TIDEGATE_STORM").map_or(STORM, |text| text.parse().unwrap());
+    let place = Place::new();
+    let file = place.plugins().join("seen.wasm");
+    let versions = [version(0), version(1)];
+    std::fs::write(&file, &versions[0]).unwrap();
+    let host = place.start();
+    let mut events = endless_events();
+    let mut published = 0;
+    let mut publish = || {
+        let batch: Vec<Value> = events.by_ref().take(STORM_EVENTS).collect();
+        published += host.http.publish(&batch).len();
+    };
+    let mut begun = None;
+    for number in 1..=storm {
+        publish();
+        let wasm = &versions[number % 2];
+        change(&host, &file, wasm, number);
+        publish();
+        wait_for(&host, wasm);
+        if number == storm / 4 {
+            begun = Some(Held::by(&host, &place));
+        }
+        if number % 100 == 0 {
+            println!("{number} reloads: {:?}", Held::by(&host, &place));
+        }
+    }
+    let seen = check_handled_once(&host, published);
+    assert_eq!(seen.len(), 2, "both versions served: {seen:?}");
+    let (begun, ended) = (begun.unwrap(), Held::by(&host, &place));
+    println!("{published} events, {seen:?}; at a quarter {begun:?}, at the end {ended:?}");
+    assert!(
+        host.metric("tidegate_reloads_total", &[("plugin", "seen"), ("result", "ok")])
+            >= storm as u64
+    );
+    // The log in memory and what it knows of ids grow with the events, a little.
+    assert!(ended.memory_kib <= begun.memory_kib + 40 * 1024, "memory");
+    assert!(ended.threads <= begun.threads + 16, "threads");
+    assert!(ended.descriptors <= begun.descriptors + 8, "descriptors");
+    assert!(ended.mappings <= begun.mappings + 200, "mappings");
+    assert!(ended.files <= begun.files + 4, "files of modules and of their code");
     host.stop();
 }

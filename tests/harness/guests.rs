@@ -14,7 +14,7 @@ pub(crate) fn root() -> &'static Path {
 }
 
 /// Where guests are compiled: beside the program under test, so that they are compiled once.
-pub(super) fn guest_target() -> PathBuf {
+pub(crate) fn guest_target() -> PathBuf {
     let program = Path::new(env!("CARGO_BIN_EXE_tidegate-under-test"));
     let target = program.parent().and_then(Path::parent);
     target.expect("cargo's target folder").join("guests")

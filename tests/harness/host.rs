@@ -119,8 +119,13 @@ impl Place {
     }
 
     pub(crate) fn start_with(&self, options: &HostOptions) -> Host {
+        self.start_within(options, START_MAX)
+    }
+
+    /// The same, where the start may take another time.
+    pub(crate) fn start_within(&self, options: &HostOptions, limit: Duration) -> Host {
         let mut host = self.spawn(options).unwrap_or_else(|run| panic!("no start: {run:?}"));
-        host.wait_ready();
+        host.wait_ready(limit);
         host
     }
 
@@ -247,8 +252,8 @@ impl Host {
         Cli::new(&[&["--url", self.url()], words].concat())
     }
 
-    fn wait_ready(&mut self) {
-        wait_until("/readyz is 200", START_MAX, || {
+    fn wait_ready(&mut self, limit: Duration) {
+        wait_until("/readyz is 200", limit, || {
             if let Some(status) = self.child.try_wait().unwrap() {
                 panic!("the host ended while it started: {status}\n{}", self.said());
             }

@@ -28,6 +28,11 @@ impl Process {
         self.status("Threads:")
     }
 
+    /// Mapped regions of its address space.
+    pub(crate) fn mappings(self) -> usize {
+        std::fs::read_to_string(format!("/proc/{}/maps", self.0)).unwrap().lines().count()
+    }
+
     /// What its open file descriptors are: paths, sockets, pipes.
     pub(crate) fn descriptors(self) -> Vec<String> {
         let entries = std::fs::read_dir(format!("/proc/{}/fd", self.0)).unwrap();

@@ -40,11 +40,11 @@ impl Alone {
         }
         let guest_us = median(wasm).unwrap_or_default();
         let stages = vec![
-            ("encode", often(|| alone::encode(events, TURNS))),
-            ("decode", often(|| alone::decode(events, TURNS))),
-            ("state, read and write", often(|| alone::state(events, TURNS))),
+            ("encode", often(|| alone::encode(events, TURNS, cpu::thread))),
+            ("decode", often(|| alone::decode(events, TURNS, cpu::thread))),
+            ("state, read and write", often(|| alone::state(events, TURNS, cpu::thread))),
             ("wasm", guest_us),
-            ("effects, made and encoded", often(|| alone::effects(events, TURNS))),
+            ("effects, made and encoded", often(|| alone::effects(events, TURNS, cpu::thread))),
         ];
         Ok(Self { stages, guest_us })
     }

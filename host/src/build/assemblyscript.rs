@@ -16,10 +16,11 @@ const INSTALL: &str = "npm install --global assemblyscript";
 const SCRIPTS: [&str; 2] = ["assembly/index.ts", "index.ts"];
 
 /// What is registered, what the SDK calls it, what the host calls it.
-const EXPORTS: [(&str, &str, &str); 3] = [
+const EXPORTS: [(&str, &str, &str); 4] = [
     ("on", "handle", "tidegate:plugin/handler@0.1.0#handle"),
     ("command", "execute", "tidegate:plugin/command@0.1.0#execute"),
     ("query", "read", "tidegate:plugin/query@0.1.0#read"),
+    ("upcaster", "upcast", "tidegate:plugin/upcaster@0.1.0#upcast"),
 ];
 
 /// Builds the script and returns the module.

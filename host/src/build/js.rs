@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::fresh::Inputs;
 use super::tool::find_tool;
 use super::{BuildError, Found, Progress, target, world};
 
@@ -26,9 +27,14 @@ pub(super) fn build(
     let mut command = find_tool(COMPONENTIZE, &plugin.dir, "node_modules/.bin", INSTALL)?;
     command.arg("--wit").arg(&world.wit).args(["--world", world.name]);
     command.arg("--js").arg(&script).arg("--module-root").arg(&root);
-    // Without these the component asks for asynchrony, clocks and files.
-    command.args(["--sync", "--stub-wasi"]).arg("--output").arg(&module);
-    command.run(plugin, progress)?;
+    // Asynchrony is not to be had. WASI stays in: `Date` shows the time of the input, where a stub would
+    // be a trap.
+    command.arg("--sync").arg("--output").arg(&module);
+    let inputs = Inputs::of(&command, &root, &[&world.wit]);
+    if !inputs.made(&module) {
+        command.run(plugin, progress)?;
+        inputs.keep(&module);
+    }
     Ok(module)
 }
 

@@ -6,6 +6,7 @@
 mod assemblyscript;
 mod c;
 mod find;
+mod fresh;
 mod go;
 mod js;
 mod python;
@@ -238,6 +239,7 @@ fn try_build(plugin: &Found, progress: &mut dyn FnMut(Progress<'_>)) -> Result<B
     }
     let start = Instant::now();
     let target = target::folder(&plugin.dir)?;
+    let _turn = target::turn(&target, plugin)?;
     let artifact = match plugin.language {
         Language::Rust => rust::build(plugin, &target, progress)?,
         Language::C => c::build(plugin, &target, progress)?,

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::fresh::Inputs;
 use super::tool::{Tool, find_tool};
 use super::{BuildError, Found, Progress, find, target, world};
 
@@ -39,8 +40,14 @@ pub(super) fn build(
     let mut command = tool(&plugin.dir)?;
     command.arg("--wit-path").arg(&world.wit).args(["--world", world.name, "componentize"]);
     command.arg("--python-path").arg(&plugin.dir).arg("--python-path").arg(&scratch);
-    command.args(["--stub-wasi", ENTRY, "--output"]).arg(&output);
-    command.run(plugin, progress)?;
+    // WASI stays in: with a stub, `print` and the traceback of an exception would be traps without a
+    // word.
+    command.args([ENTRY, "--output"]).arg(&output);
+    let inputs = Inputs::of(&command, &plugin.dir, &[&world.wit, &entry]);
+    if !inputs.made(&output) {
+        command.run(plugin, progress)?;
+        inputs.keep(&output);
+    }
     Ok(output)
 }
 

@@ -1,6 +1,7 @@
 //! Where compilers keep what they have compiled: one folder for all guests, so that the SDK and its
 //! dependencies are compiled once.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use super::{BuildError, Found, find};
@@ -57,6 +58,17 @@ pub(super) fn scratch(
     let folder = target.join(language).join(format!("{}-{own}", plugin.name));
     std::fs::create_dir_all(&folder).map_err(BuildError::io(&folder))?;
     Ok(folder)
+}
+
+/// Waits until no other process builds the plugin, and holds off others until it is dropped: `dev` and
+/// somebody who types `build` often build the same at once, in the same scratch folder.
+///
+/// A file system without locks holds off nobody.
+pub(super) fn turn(target: &Path, plugin: &Found) -> Result<File, BuildError> {
+    let file = scratch(target, plugin, "locks")?.join("lock");
+    let lock = File::create(&file).map_err(BuildError::io(&file))?;
+    let _ = lock.lock();
+    Ok(lock)
 }
 
 /// Sees to it that cargo does not take another package's output for this one's.

@@ -55,7 +55,11 @@ pub fn commit(by: &Deliverer, input: &Event, ended: Ended, effects: Effects) -> 
     // Few events are traced, and a span costs a hash.
     let traced = !effects.emits.is_empty() && input.attribute("traceparent").is_some();
     let span = if traced { span_of(by, input, ended.attempt) } else { String::new() };
-    let emits = effects.emits.into_iter().map(|draft| emitted(by, input, draft, &span)).collect();
+    let mut emits: Vec<_> =
+        effects.emits.into_iter().map(|draft| emitted(by, input, draft, &span)).collect();
+    if planted!(DropsAnEmit) {
+        emits.pop();
+    }
     DeliveryCommit {
         completion: Completion {
             instance: by.instance,

@@ -335,6 +335,15 @@ impl Bus {
         }
     }
 
+    /// As [`Bus::control`], for what a person asks for: refused at once where it would have to wait for
+    /// space on the disk.
+    pub fn control_asked(&self, records: &[ControlRecord]) -> Ticket {
+        match self.log().map(Log::check_room) {
+            Some(Err(full)) => Ticket::Memory(Err(full)),
+            _ => self.control(records),
+        }
+    }
+
     /// Appends events of another bus together with the mark of how far they go.
     pub fn forward(&self, events: Vec<NewEvent>, mark: &ControlRecord) -> Ticket {
         match &self.store {

@@ -151,7 +151,7 @@ async fn record(
     let actor: Arc<str> = actor.into();
     let record = |control| ControlRecord { actor: Arc::clone(&actor), control };
     let records: Vec<_> = controls.into_iter().map(record).collect();
-    let committed = bus.control(&records).done().await?;
+    let committed = bus.control_asked(&records).done().await?;
     bus.until_applied(committed.commit).await;
     Ok(())
 }

@@ -202,7 +202,8 @@ pub async fn run(bus: Arc<Bus>, stop: CancellationToken) {
 async fn until_due(bus: &Bus, stop: &CancellationToken) -> bool {
     let timers = bus.values().timers();
     loop {
-        let left_ms = timers.next_due_ms().map(|due_ms| due_ms.saturating_sub(bus.now_ms()));
+        let now_ms = if planted!(FiresEarly) { bus.now_ms() + 2000 } else { bus.now_ms() };
+        let left_ms = timers.next_due_ms().map(|due_ms| due_ms.saturating_sub(now_ms));
         let sleep = async {
             match left_ms {
                 Some(ms) => tokio::time::sleep(Duration::from_millis(ms).min(SLEEP_MAX)).await,

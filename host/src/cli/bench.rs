@@ -119,8 +119,7 @@ pub fn run(
     out: &mut Out,
 ) -> anyhow::Result<ExitCode> {
     if let BenchCommand::Stage { name, turns } = command {
-        let us = alone::run(name, *turns)?;
-        out.line(format_args!("{name}: {us:.3} us"))?;
+        alone::run(name, *turns)?;
         return Ok(ExitCode::SUCCESS);
     }
     let runtime = super::run::runtime()?;

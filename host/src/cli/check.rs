@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use super::Output;
 use super::test::manifest_path;
+use crate::build::Language;
 use crate::limits::MANIFEST_BYTES_MAX;
 use crate::plugin::Manifest;
 use crate::wasm::compile::CompileLimits;
@@ -18,11 +19,15 @@ use crate::wasm::load::Compiler;
 use crate::wasm::refusal::Refusal;
 use crate::wasm::report::{ModuleReport, inspect};
 
-/// Says what a module is, what it imports, what it would be granted and what is missing.
-#[derive(Debug, Clone, clap::Args)]
+/// Says what a module is, what it imports, what it would be granted, what is missing and what to do.
+/// Exit code 1: a host would refuse it
+#[derive(Debug, Clone, Default, clap::Args)]
 pub struct CheckArgs {
-    /// The module: a component, a core module with component types, a WASI command, or their text
+    /// The module, or the folder of a plugin that is built
     pub module: PathBuf,
+    /// Its manifest [default: `NAME.toml` or `plugin.toml` beside it]
+    #[arg(long, value_name = "FILE")]
+    pub manifest: Option<PathBuf>,
 }
 
 /// The JSON document.
@@ -55,14 +60,16 @@ pub fn check(
     out: &mut dyn Write,
 ) -> anyhow::Result<ExitCode> {
     let limits = CompileLimits::default();
-    let wasm = read_module(&args.module, limits.module_bytes_max)?;
-    let manifest = manifest_beside(&args.module)?.unwrap_or_default();
-    let report = inspect(&wasm, &manifest.grants, compiler, &limits);
+    let module = module_at(&args.module)?;
+    let wasm = read_module(&module, limits.module_bytes_max)?;
+    let named = args.manifest.clone().or_else(|| manifest_path(&module));
+    let manifest = named.as_deref().map(read_manifest).transpose()?;
+    let report = inspect(&wasm, &manifest.unwrap_or_default(), compiler, &limits);
     match output {
         Output::Text => writeln!(out, "{report}")?,
         Output::Json => {
             let would_load = report.would_load();
-            let document = Document { module: &args.module, would_load, report: &report };
+            let document = Document { module: &module, would_load, report: &report };
             serde_json::to_writer(&mut *out, &document)?;
             writeln!(out)?;
         }
@@ -70,19 +77,37 @@ pub fn check(
     Ok(if report.would_load() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Reads the manifest beside a module, `NAME.toml` or `plugin.toml`, if there is one.
+/// A module, or the one in a plugin's folder.
+fn module_at(path: &Path) -> anyhow::Result<PathBuf> {
+    if !path.is_dir() {
+        return Ok(path.to_owned());
+    }
+    let folder = path.canonicalize().with_context(|| path.display().to_string())?;
+    let name = folder.file_name().unwrap_or_default().to_string_lossy();
+    let module = path.join(crate::build::module_name(&folder, &name));
+    let is_plugin = folder.join("plugin.toml").is_file() || Language::of(&folder).is_some();
+    if !module.is_file() && !is_plugin {
+        bail!("`{}` is not the folder of a plugin: name one, or a module", path.display());
+    }
+    if !module.is_file() {
+        let (shown, module) = (path.display(), module.display());
+        bail!("there is no `{module}` yet: `tidegate build {shown}` makes it from its sources");
+    }
+    Ok(module)
+}
+
+/// Reads a manifest.
 ///
 /// # Errors
 /// It cannot be read, or is not right.
-pub(crate) fn manifest_beside(module: &Path) -> anyhow::Result<Option<Manifest>> {
-    let Some(path) = manifest_path(module) else { return Ok(None) };
+fn read_manifest(path: &Path) -> anyhow::Result<Manifest> {
     let named = || format!("cannot read manifest `{}`", path.display());
-    let meta = std::fs::metadata(&path).with_context(named)?;
+    let meta = std::fs::metadata(path).with_context(named)?;
     if meta.len() > MANIFEST_BYTES_MAX as u64 {
         bail!("manifest `{}` has more than {MANIFEST_BYTES_MAX} bytes", path.display());
     }
-    let text = std::fs::read_to_string(&path).with_context(named)?;
-    Ok(Some(Manifest::parse(&path.display().to_string(), &text)?))
+    let text = std::fs::read_to_string(path).with_context(named)?;
+    Ok(Manifest::parse(&path.display().to_string(), &text)?)
 }
 
 /// Reads a module from a file of at most `bytes_max` bytes.
@@ -117,7 +142,7 @@ mod tests {
 
     fn check_text(wasm: &str, output: Output) -> (String, bool) {
         let dir = tempfile::tempdir().unwrap();
-        let args = CheckArgs { module: dir.path().join("m.wat") };
+        let args = CheckArgs { module: dir.path().join("m.wat"), ..CheckArgs::default() };
         std::fs::write(&args.module, wasm).unwrap();
         let mut out = Vec::new();
         let code = check(&args, output, &Compiler::InProcess, &mut out).unwrap();
@@ -137,6 +162,28 @@ mod tests {
         assert!(!ok);
         assert_eq!(document["would_load"], false);
         assert!(document["problems"][0].as_str().unwrap().contains("without component types"));
+    }
+
+    #[test]
+    fn a_plugins_folder_stands_for_its_module_and_its_manifest() {
+        let dir = tempfile::tempdir().unwrap();
+        let check_folder = |manifest: Option<PathBuf>| {
+            let args = CheckArgs { module: dir.path().to_owned(), manifest };
+            let mut out = Vec::new();
+            check(&args, Output::Text, &Compiler::InProcess, &mut out)
+                .map(|_| String::from_utf8(out).unwrap())
+        };
+        let manifest = "module = \"m.wat\"\n[subscribe]\ntypes = [\"order.created\"]\n";
+        std::fs::write(dir.path().join("plugin.toml"), manifest).unwrap();
+        let error = check_folder(None).unwrap_err().to_string();
+        assert!(error.contains("`tidegate build "), "{error}");
+        std::fs::write(dir.path().join("m.wat"), STDIO).unwrap();
+        let text = check_folder(None).unwrap();
+        assert!(text.contains("\nmanifest gets `order.created` of the bus `main`\n"), "{text}");
+        let other = dir.path().join("other.toml");
+        std::fs::write(&other, "").unwrap();
+        let text = check_folder(Some(other)).unwrap();
+        assert!(text.contains("\nmanifest gets every published event"), "{text}");
     }
 
     #[test]

@@ -15,7 +15,7 @@ use super::Output;
 use super::build::{BuildBar, print};
 use super::run::{announce, log_to_stderr, runtime, stop_signal};
 use crate::build::watch::SourceWatcher;
-use crate::build::{Outcome, Report, build_all};
+use crate::build::{BuildError, Outcome, Report, build_all};
 use crate::bus::notes::Note;
 use crate::config::{Config, Flags, Granting, environment};
 use crate::effects::OutcomeKind;
@@ -56,8 +56,8 @@ pub fn run(args: &DevArgs, output: Output) -> anyhow::Result<ExitCode> {
         ..Flags::default()
     };
     let config = Config::load(args.config.as_deref(), &environment(), &flags)?;
-    // Compiles are told of: an interpreter's takes long enough to make one wonder.
-    log_to_stderr("warn,tidegate::wasm::load=info", output);
+    // Whether a change is live yet is what one waits for here.
+    log_to_stderr("warn,tidegate::wasm::load=info,tidegate::host::plugins::install=info", output);
     let plugins = config.plugins.clone();
     std::fs::create_dir_all(&plugins).with_context(|| plugins.display().to_string())?;
     // Sources are watched before they are built: what is saved meanwhile is built again.
@@ -94,7 +94,7 @@ fn build(dirs: &[PathBuf], output: Output) -> anyhow::Result<bool> {
     let bar = BuildBar::new();
     let reports = match build_all(dirs, &mut |progress| bar.show(&progress)) {
         Ok(reports) => reports,
-        Err(crate::build::BuildError::NoSources { .. }) => Vec::new(),
+        Err(BuildError::NoSources { .. }) => Vec::new(),
         Err(error) => return Err(error.into()),
     };
     bar.finish();
@@ -108,6 +108,11 @@ fn show(report: &Report, output: Output) {
     match &report.outcome {
         // Nobody reads any more where this fails.
         _ if output == Output::Json => drop(print(&mut std::io::stdout().lock(), report, output)),
+        // On one line, as at the start: whoever changes one plugin need not have the tools of others.
+        Outcome::Failed(error @ BuildError::ToolMissing { .. }) => {
+            let error = error.to_string().replace("\n    ", ": ");
+            say(&format!("{}  skipped: {error}", report.name));
+        }
         Outcome::Built(built) if !built.changed => say(&format!("{}  up to date", report.name)),
         _ => say(&report.to_string()),
     }

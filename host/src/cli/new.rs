@@ -165,17 +165,21 @@ pub fn run(args: &NewArgs, output: Output) -> anyhow::Result<ExitCode> {
     let here = args.dir.clone().unwrap_or_else(default_dir);
     let folder = create(args, &here)?;
     let mut out = std::io::stdout().lock();
-    let shown = folder.display();
+    // As people write it: `totals`, not `./totals`.
+    let folder = folder.strip_prefix(".").unwrap_or(&folder);
+    let shown = folder.display().to_string();
+    let parent = if here.as_os_str().is_empty() { Path::new(".") } else { &here };
+    let parent = parent.display().to_string();
+    let width = shown.len().max(parent.len());
     match output {
         Output::Json => writeln!(out, "{}", json!({ "name": args.name, "folder": folder }))?,
         Output::Text => writeln!(
             out,
             "made {shown}\n  \
-             tidegate build {shown}      makes {name}.wasm\n  \
-             tidegate test {shown}       runs its tests\n  \
-             tidegate dev {parent}       runs it, and builds and loads it again on every change",
+             tidegate build {shown:width$}   makes {name}.wasm\n  \
+             tidegate test {shown:width$}    runs its tests\n  \
+             tidegate dev {parent:width$}     runs it, and builds and loads it again on every change",
             name = args.name,
-            parent = here.display(),
         )?,
     }
     Ok(ExitCode::SUCCESS)
@@ -183,7 +187,7 @@ pub fn run(args: &NewArgs, output: Output) -> anyhow::Result<ExitCode> {
 
 fn default_dir() -> PathBuf {
     let plugins = PathBuf::from("plugins");
-    if plugins.is_dir() { plugins } else { PathBuf::from(".") }
+    if plugins.is_dir() { plugins } else { PathBuf::new() }
 }
 
 /// Makes the project's folder below `dir` and everything in it; returns the folder.

@@ -103,7 +103,7 @@ async fn look_up(
         let Known::New { others } = known else { continue };
         let mut found = None;
         for position in shared.dedup.lookup(*id) {
-            if others.contains(&position) {
+            if others.contains(&position) || planted!(ForgetsIdentities) {
                 continue;
             }
             let stored = shared.event(position).await;
@@ -140,6 +140,11 @@ fn new_ones<'a>(
 
 fn encode(encoded: &mut Encoded, batch: &[Publish], known: &[Known]) -> Result<(), AppendError> {
     encoded.clear();
+    if planted!(ReordersABatch) {
+        let new: Vec<_> = new_ones(batch, known).collect();
+        new.iter().rev().try_for_each(|(_, one, _)| encoded.event(&one.event))?;
+        return Ok(encoded.finish()?);
+    }
     for (_, one, _) in new_ones(batch, known) {
         encoded.event(&one.event)?;
     }

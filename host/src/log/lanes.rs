@@ -8,6 +8,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 
@@ -219,6 +220,20 @@ impl Lanes {
             state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
             state.writer_waits = false;
         }
+    }
+
+    /// What is in the ingest lane, as much as makes one group with effects of so many bytes, after
+    /// `pause` or once the lanes take no more.
+    pub(super) fn take_ingest(&self, pause: Duration, effects_bytes: usize) -> Taken {
+        let is_open = |state: &mut State| state.status == Status::Open;
+        let state = self.state();
+        let waited = self.work.wait_timeout_while(state, pause, is_open);
+        let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        let mut taken = Taken { bytes: effects_bytes, ..Taken::default() };
+        state.take_ingest_while(&mut taken, |taken, bytes| {
+            taken.ingest.is_empty() || taken.bytes + bytes <= GROUP_BYTES_MAX
+        });
+        taken
     }
 
     /// Takes no more; what is in the lanes, or has room reserved, is still written.

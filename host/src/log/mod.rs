@@ -141,6 +141,9 @@ impl Log {
         permit: EffectsPermit,
         commit: &DeliveryCommit,
     ) -> Result<(), AppendError> {
+        if planted!(CommitsTwice) {
+            drop(self.effects(None, |encoded| encoded.delivery(commit)));
+        }
         let commit = self.encode(|encoded| encoded.delivery(commit))?;
         let permit = Some(permit);
         self.shared().lanes.push_effects(EffectsEntry { commit, reply: None, permit });

@@ -73,6 +73,11 @@ pub(super) struct Counters {
 }
 
 impl Shared {
+    /// Bytes free for us on the disk. A disk that does not say is not full.
+    pub(super) fn free_bytes(&self) -> u64 {
+        self.disk.free_bytes(&self.folders.segments).unwrap_or(u64::MAX)
+    }
+
     pub(super) fn salt(&self, segment: u32) -> Salt {
         Salt::new(self.log_id, segment)
     }

@@ -201,7 +201,7 @@ fn first_claim(
     options: &LogOptions,
     number: u32,
 ) -> Result<Arc<dyn super::disk::DiskFile>, OpenError> {
-    let mut bytes = options.segment_bytes.max(SEGMENT_BYTES_MIN);
+    let mut bytes = options.segment_bytes;
     loop {
         match claim(disk, &folders.segments, number, bytes) {
             Ok(file) => return Ok(file),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::Log;
 use super::clock::ClockAlarm;
 use super::dedup::DedupWindow;
-use super::error::LogFailure;
+use super::error::{AppendError, LogFailure};
 use crate::event::{CommitNumber, Position};
 
 /// How a log is doing.
@@ -44,7 +44,7 @@ pub struct LogStats {
     pub ingest_waiting_bytes: usize,
     /// Bytes of recent frames in memory.
     pub tail_bytes: usize,
-    /// Free bytes on the disk, as of a second ago at most while there is work.
+    /// Free bytes on the disk, now.
     pub free_bytes: u64,
     /// Wall time ran away from log time.
     pub clock_alarm: Option<ClockAlarm>,
@@ -53,6 +53,16 @@ pub struct LogStats {
 }
 
 impl Log {
+    /// Whether the disk has room for effects: without it whatever goes into their lane waits.
+    ///
+    /// # Errors
+    /// [`AppendError::StorageFull`].
+    pub fn check_room(&self) -> Result<(), AppendError> {
+        let (free, needed) =
+            (self.shared().free_bytes(), self.shared().options.watermark_effects_bytes);
+        if free < needed { Err(AppendError::StorageFull { free, needed }) } else { Ok(()) }
+    }
+
     /// How the log is doing.
     #[must_use]
     pub fn stats(&self) -> LogStats {
@@ -77,7 +87,7 @@ impl Log {
             effects_waiting_bytes,
             ingest_waiting_bytes,
             tail_bytes: shared.tail.bytes(),
-            free_bytes: read(&counters.free_bytes),
+            free_bytes: shared.free_bytes(),
             clock_alarm: shared.clock.alarm(),
             failure: shared.failure.borrow().clone(),
         }

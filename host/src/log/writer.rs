@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
@@ -28,6 +28,8 @@ use crate::event::{CommitNumber, KeySequence, Position};
 
 /// How often the free space of the disk is looked at, milliseconds of log time.
 const SPACE_EVERY_MS: u64 = 1000;
+/// How long effects that the disk had no room for wait until they are tried again.
+const HELD_AGAIN: Duration = Duration::from_millis(100);
 
 /// What the writer's thread owns.
 pub(super) struct Writer {
@@ -39,6 +41,10 @@ pub(super) struct Writer {
     builder: FrameBuilder,
     sequences: Vec<KeySequence>,
     space_checked_ms: Option<u64>,
+    /// Effects that the disk has no room for: they go first once it has.
+    held: Vec<EffectsEntry>,
+    /// A stop found no room for the end of a delivery: what comes after it may rest on it.
+    gives_up: bool,
     /// Threads that write index files of sealed segments.
     indexing: Vec<JoinHandle<()>>,
     lock: LockGuard,
@@ -105,6 +111,8 @@ impl Writer {
             builder: FrameBuilder::default(),
             sequences: Vec::new(),
             space_checked_ms: None,
+            held: Vec::new(),
+            gives_up: false,
             indexing: Vec::new(),
             lock,
         }
@@ -125,7 +133,7 @@ impl Writer {
     }
 
     fn run(mut self) {
-        while let Some(taken) = self.shared.lanes.take() {
+        while let Some(taken) = self.take() {
             self.write_group(taken);
             if self.shared.failure.borrow().is_some() {
                 return;
@@ -136,6 +144,32 @@ impl Writer {
             self.stop();
         }
         drop(self.lock);
+    }
+
+    /// What the next group is made of. While effects are held they are it, but for what is published:
+    /// later effects stay in their lane, which in time makes deliveries wait.
+    fn take(&mut self) -> Option<Taken> {
+        if self.held.is_empty() {
+            return self.shared.lanes.take();
+        }
+        let effects = std::mem::take(&mut self.held);
+        let bytes = effects.iter().map(|entry| entry.commit.bytes()).sum();
+        let ingest = self.shared.lanes.take_ingest(HELD_AGAIN, bytes);
+        Some(Taken { effects, ..ingest })
+    }
+
+    /// Keeps effects until there is room: what comes after a delivery rests on its end, and was let go
+    /// on by it. A host that stops cannot wait: there all that is left is lost, and runs again.
+    fn hold(&mut self, effects: Vec<EffectsEntry>, error: &AppendError) {
+        if effects.is_empty() {
+            return;
+        }
+        if self.shared.lanes.refusal().is_none() && !planted!(DropsWhatHasNoRoom) {
+            self.held = effects;
+            return;
+        }
+        self.gives_up = !planted!(DropsWhatHasNoRoom);
+        effects.into_iter().for_each(|entry| entry.answer(Err(error.clone())));
     }
 
     /// Takes one group through: all of it, or (full, failed) none.
@@ -279,7 +313,7 @@ impl Writer {
         self.shared.buffers.give(buffers.into_iter());
     }
 
-    fn refuse(&self, taken: Taken, stop: Stop) {
+    fn refuse(&mut self, taken: Taken, stop: Stop) {
         let error = match stop {
             Stop::Full { free, needed } => AppendError::StorageFull { free, needed },
             Stop::Failed(failure) => {
@@ -287,9 +321,7 @@ impl Writer {
                 AppendError::ReadOnly(failure)
             }
         };
-        for entry in taken.effects {
-            entry.answer(Err(error.clone()));
-        }
+        self.hold(taken.effects, &error);
         for entry in taken.ingest {
             let _ = entry.reply.send(IngestReply::Refused(error.clone()));
         }
@@ -302,9 +334,7 @@ impl Writer {
         let counters = &self.shared.counters;
         if is_due {
             self.space_checked_ms = Some(time_ms);
-            // A disk that does not say is not full.
-            let free = self.shared.disk.free_bytes(&self.shared.folders.segments);
-            counters.free_bytes.store(free.unwrap_or(u64::MAX), Ordering::Relaxed);
+            counters.free_bytes.store(self.shared.free_bytes(), Ordering::Relaxed);
         }
         let free = counters.free_bytes.load(Ordering::Relaxed);
         let options = self.shared.options;
@@ -313,7 +343,7 @@ impl Writer {
             let full = Stop::Full { free, needed: options.watermark_ingest_bytes };
             self.refuse(Taken { ingest, ..Taken::default() }, full);
         }
-        if free < options.watermark_effects_bytes {
+        if free < options.watermark_effects_bytes || self.gives_up {
             let effects = std::mem::take(&mut taken.effects);
             let full = Stop::Full { free, needed: options.watermark_effects_bytes };
             self.refuse(Taken { effects, ..Taken::default() }, full);

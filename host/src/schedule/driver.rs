@@ -11,8 +11,6 @@ mod tests;
 use std::collections::VecDeque;
 use std::fmt;
 use std::future::poll_fn;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -22,6 +20,7 @@ use super::core::{
     Assignment, Bounds, Cursor, Drain, Entry, Finish, Finished, KeyScheduler, Refill,
 };
 use super::pool;
+use super::sync::{Arc, AtomicU64, Mutex, MutexGuard, Ordering, PoisonError};
 use crate::event::{Event, Position};
 
 /// Where the log clock is read, in milliseconds.

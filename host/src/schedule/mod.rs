@@ -10,3 +10,4 @@ pub mod core;
 pub mod driver;
 pub mod pool;
 pub mod retry;
+mod sync;

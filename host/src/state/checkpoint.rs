@@ -46,6 +46,7 @@ pub struct Checkpoints {
     disk: Arc<dyn Disk>,
     dir: PathBuf,
     log_id: Uuid,
+    policy: CheckpointPolicy,
     /// Known to be of no use, but still under their names: not counted as kept.
     useless: Mutex<Vec<CommitNumber>>,
 }
@@ -112,7 +113,20 @@ impl Checkpoints {
                 disk.remove(&dir.join(name))?;
             }
         }
-        Ok(Self { disk, dir: dir.to_owned(), log_id, useless: Mutex::default() })
+        let policy = CheckpointPolicy::default();
+        Ok(Self { disk, dir: dir.to_owned(), log_id, policy, useless: Mutex::default() })
+    }
+
+    /// The same, written as often as `policy` says.
+    #[must_use]
+    pub fn with_policy(self, policy: CheckpointPolicy) -> Self {
+        Self { policy, ..self }
+    }
+
+    /// When they are to be written.
+    #[must_use]
+    pub const fn policy(&self) -> CheckpointPolicy {
+        self.policy
     }
 
     /// Restores the newest good checkpoint at or below `last_commit`, the last one of the log:

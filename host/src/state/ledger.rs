@@ -318,7 +318,7 @@ impl Ledger {
             self.ignored += 1;
             return;
         };
-        if instance.generation != done.generation {
+        if instance.generation != done.generation && !planted!(AcceptsOldGeneration) {
             self.ignored += 1;
             return;
         }
@@ -329,10 +329,11 @@ impl Ledger {
         let tried = instance.attempts.remove(&done.position).map(|attempts| attempts.tried);
         instance.redriving.remove(&done.position);
         if let Some(count) = instance.outcomes.get_mut(done.outcome as usize) {
-            *count += 1;
+            *count += if planted!(AppliesTwice) { 2 } else { 1 };
         }
         match done.dead {
             None => self.dead_letters.remove(instance, done.position),
+            Some(_) if planted!(ForgetsDeadLetters) => {}
             Some(dead) => {
                 self.dead_letters.put(instance, at, done, dead, tried.unwrap_or_default());
             }

@@ -153,6 +153,7 @@ impl Pile {
                 let due = Due { due_ms, set: SetAt { commit, index } };
                 self.insert(Id::of(key, name), Entry { due, fired: Position(0) });
             }
+            TimerRef::Cancel { .. } if planted!(LosesTimerCancel) => {}
             TimerRef::Cancel { name } => self.remove(Id::of(key, name)),
         }
     }
@@ -296,6 +297,7 @@ impl Timers {
         read: impl Fn(InstanceId) -> Position,
         ahead_max: usize,
     ) -> Vec<(Holder, Due)> {
+        let now_ms = if planted!(FiresEarly) { now_ms + 2000 } else { now_ms };
         let piles = lock(&self.piles);
         let mut due = Vec::new();
         for (holder, pile) in piles.iter() {

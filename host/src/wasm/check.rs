@@ -102,12 +102,32 @@ pub(super) fn event_attributes(attributes: Vec<(Text, Text)>) -> Result<Vec<(Tex
     Ok(attributes)
 }
 
+/// Whether a name and value can stand among the attributes of an emitted event.
+pub(super) fn is_extension(name: &str, value: &str) -> bool {
+    let version = name != SCHEMA_VERSION || schema_version(value).is_some();
+    !is_reserved(name) && is_attribute_name(name) && !value.chars().any(char::is_control) && version
+}
+
+/// Whether an attribute has a field of its own, or a meaning at ingest.
+pub(super) fn is_reserved(name: &str) -> bool {
+    ATTRIBUTES_RESERVED.contains(&name)
+}
+
+/// Whether the host fills an attribute in on every emitted event.
+pub(super) fn is_of_host(name: &str) -> bool {
+    ATTRIBUTES_OF_HOST.contains(&name)
+}
+
+fn is_attribute_name(name: &str) -> bool {
+    let letters = name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
+    !name.is_empty() && name.len() <= limits::ATTRIBUTE_NAME_BYTES_MAX && letters
+}
+
 /// Checks the attributes of a response and puts them in order.
 pub(super) fn parameters(mut attributes: Vec<(Text, Text)>) -> Result<Vec<(Text, Text)>, String> {
     attribute_count(attributes.len())?;
     for (name, value) in &attributes {
-        let letters = name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
-        if name.is_empty() || name.len() > limits::ATTRIBUTE_NAME_BYTES_MAX || !letters {
+        if !is_attribute_name(name) {
             return Err(format!(
                 "attribute name `{}` must have 1 to {} characters of a-z and 0-9",
                 shown(name),

@@ -372,7 +372,10 @@ impl Seed {
                 end += 1;
             }
         }
-        let id = Uuid::new_v5(&self.log_id, name.get(..end).unwrap_or_default());
+        let mut id = Uuid::new_v5(&self.log_id, name.get(..end).unwrap_or_default());
+        if planted!(RandomEmitIds) {
+            id = Uuid::new_v4();
+        }
         Arc::from(&*id.hyphenated().encode_lower(&mut Uuid::encode_buffer()))
     }
 }

@@ -18,10 +18,11 @@ use super::bindings::exports::tidegate::plugin::{command, handler, query, upcast
 use super::bindings::tidegate::plugin::types::{self, Failure};
 use super::context::Context;
 use super::delivery::{Invocation, Lifted, Request};
+use super::drafts::messaging::exports::wasi::messaging::incoming_handler;
 use super::limits::Breach;
 use super::module::{Linked, Module, Probed};
 use super::store::{self, StoreData};
-use super::{stdio, verdict};
+use super::{messaging, stdio, verdict};
 use crate::effects::{Outcome, Response};
 use crate::event::Event;
 
@@ -97,6 +98,7 @@ struct Live {
 /// The exports of one instance.
 struct GuestExports {
     handler: Option<handler::Guest>,
+    messaging: Option<incoming_handler::Guest>,
     command: Option<command::Guest>,
     query: Option<query::Guest>,
     upcaster: Option<upcaster::Guest>,
@@ -220,6 +222,10 @@ impl Live {
                     let returned = guest.call_handle(&mut *store, lower(&event)).await?;
                     return Ok(returned.map_or_else(Returned::Failed, |()| Returned::Done));
                 }
+                if let Some(guest) = exports.and_then(|exports| exports.messaging.as_ref()) {
+                    let event = event(store)?;
+                    return messaging::handle(guest, store, &event).await;
+                }
             }
             Entry::Execute(request) => {
                 if let Some(guest) = exports.and_then(|exports| exports.command.as_ref()) {
@@ -254,9 +260,11 @@ impl GuestExports {
         instance: &Instance,
     ) -> wasmtime::Result<Self> {
         let (handler, command) = (probed.handler.as_ref(), probed.command.as_ref());
+        let messaging = probed.messaging.as_ref();
         let (query, upcaster) = (probed.query.as_ref(), probed.upcaster.as_ref());
         Ok(Self {
             handler: handler.map(|found| found.load(&mut *store, instance)).transpose()?,
+            messaging: messaging.map(|found| found.load(&mut *store, instance)).transpose()?,
             command: command.map(|found| found.load(&mut *store, instance)).transpose()?,
             query: query.map(|found| found.load(&mut *store, instance)).transpose()?,
             upcaster: upcaster.map(|found| found.load(&mut *store, instance)).transpose()?,

@@ -41,6 +41,8 @@ pub(super) struct Limiter {
     limit_bytes: usize,
     /// Linear memory and tables of the store now.
     bytes: usize,
+    /// What the host holds for the guest now.
+    held: usize,
     /// What the last permitted growth added, to be taken back if it fails after all.
     granted: usize,
 }
@@ -51,15 +53,27 @@ impl Limiter {
         self.limit_bytes = limit_bytes;
     }
 
-    /// Bytes the store holds. Memory never shrinks, so this is also the most it held.
+    /// Bytes the store holds. Memory never shrinks, so this is also the most it held, but for what
+    /// the host held for a while.
     pub(super) const fn bytes(&self) -> usize {
-        self.bytes
+        self.bytes.saturating_add(self.held)
+    }
+
+    /// Takes in bytes that the host keeps for the guest.
+    pub(super) fn hold(&mut self, bytes: usize) -> Result<(), Breach> {
+        self.held = self.held.saturating_add(bytes);
+        if self.bytes() > self.limit_bytes { Err(Breach::Memory) } else { Ok(()) }
+    }
+
+    /// Gives back bytes that the host kept for the guest.
+    pub(super) fn let_go(&mut self, bytes: usize) {
+        self.held = self.held.saturating_sub(bytes);
     }
 
     fn grow(&mut self, by: usize) -> wasmtime::Result<bool> {
         self.granted = 0;
         let bytes = self.bytes.saturating_add(by);
-        if bytes > self.limit_bytes {
+        if bytes.saturating_add(self.held) > self.limit_bytes {
             // An error, not `false`: a guest told -1 aborts in a way that looks like any trap.
             return Err(Breach::Memory.into());
         }

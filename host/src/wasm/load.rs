@@ -32,6 +32,8 @@ pub const COMPILES_MAX: usize = 2;
 pub const LARGE_COMPILES_MAX: usize = 1;
 /// Bytes from which a module is large.
 pub const LARGE_BYTES: usize = 1 << 20;
+/// How long a compile of a small module is not spoken of.
+const QUIET_MAX: Duration = Duration::from_secs(1);
 /// How often a compile that is under way is told of in the log.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -220,23 +222,13 @@ impl Loader {
         }
         let kilobytes = wasm.len().div_ceil(1000);
         let permits = self.permits(plugin, wasm.len()).await?;
-        tracing::info!(plugin, kilobytes, "compiling");
         let inner = Arc::clone(&self.0);
         let compile = on_own_thread(move || {
             let loaded = inner.load_compiled(&wasm, digest);
             drop(permits);
             loaded
         });
-        let loaded = with_progress(plugin, kilobytes, compile).await;
-        match &loaded {
-            Ok(loaded) => {
-                let ms = u64::try_from(loaded.compile.as_millis()).unwrap_or(u64::MAX);
-                tracing::info!(plugin, kilobytes, ms, "compiled; the code is kept");
-            }
-            // Whoever wanted the module says why it is refused.
-            Err(_) => tracing::info!(plugin, kilobytes, "not compiled"),
-        }
-        loaded
+        with_progress(plugin, kilobytes, compile).await
     }
 
     /// A place to compile in, kept as long as the permits are.
@@ -259,13 +251,30 @@ impl Loader {
     }
 }
 
-/// Waits for a compile, and says every few seconds that it is under way.
-async fn with_progress<T>(plugin: &str, kilobytes: usize, compile: impl Future<Output = T>) -> T {
-    let begin = Instant::now();
+/// Waits for a compile, and says in the log that it is under way and how it ended. Of a small module
+/// only where it takes long after all: most are done before anybody has read a line.
+async fn with_progress(
+    plugin: &str,
+    kilobytes: usize,
+    compile: impl Future<Output = Result<Loaded, LoadError>>,
+) -> Result<Loaded, LoadError> {
     let mut compile = std::pin::pin!(compile);
+    if kilobytes < LARGE_BYTES / 1000
+        && let Ok(done) = tokio::time::timeout(QUIET_MAX, &mut compile).await
+    {
+        return done;
+    }
+    tracing::info!(plugin, kilobytes, "compiling");
+    let begin = Instant::now();
     loop {
         match tokio::time::timeout(PROGRESS_INTERVAL, &mut compile).await {
-            Ok(done) => return done,
+            Ok(done) => {
+                let ms = u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX);
+                // Whoever wanted the module says why it is refused.
+                let how = if done.is_ok() { "compiled; the code is kept" } else { "not compiled" };
+                tracing::info!(plugin, kilobytes, ms, "{how}");
+                return done;
+            }
             Err(_) => {
                 let seconds = begin.elapsed().as_secs();
                 tracing::info!(plugin, kilobytes, seconds, "still compiling");

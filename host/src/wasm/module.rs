@@ -6,18 +6,21 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use wasmtime::Engine;
 use wasmtime::component::types::ComponentItem;
-use wasmtime::component::{ComponentNamedList, InstancePre, Lift, Lower};
+use wasmtime::component::{ComponentNamedList, InstancePre, Lift, Lower, Resource};
 
 use super::bindings::exports::tidegate::plugin::{command, handler, query, upcaster};
 use super::bindings::tidegate::plugin::types::{Event, Failure, Request as GuestRequest, Response};
 use super::context::{Access, Context};
 use super::delivery::{Delivery, Invocation, Invoker, Question, Request, Upcast};
+use super::drafts::messaging::exports::wasi::messaging::incoming_handler;
+use super::drafts::messaging::wasi::messaging::types as messaging_types;
 use super::invoke::{Entry, Slot, invoke};
 use super::load::{Code, Loaded};
+use super::messaging::Message;
 use super::recognise::ModuleKind;
 use super::refusal::Refusal;
 use super::sandbox::Linkers;
-use super::shape::{Verdict, verdict};
+use super::shape::{INCOMING_HANDLER, Verdict, verdict};
 use super::store::StoreData;
 use crate::event::Digest;
 
@@ -90,6 +93,8 @@ pub(super) enum Linked {
 #[derive(Default)]
 pub(super) struct Probed {
     pub(super) handler: Option<handler::GuestIndices>,
+    /// Of `wasi:messaging`: called where there is no `handler`.
+    pub(super) messaging: Option<incoming_handler::GuestIndices>,
     pub(super) command: Option<command::GuestIndices>,
     pub(super) query: Option<query::GuestIndices>,
     pub(super) upcaster: Option<upcaster::GuestIndices>,
@@ -230,18 +235,23 @@ impl Probed {
     /// Finds the exports that are there; one that is there with another type is refused.
     fn probe(pre: &InstancePre<StoreData>) -> Result<Self, Refusal> {
         let mut probed = Self::default();
-        if typed::<(Event<'_>,), (Result<(), Failure>,)>(pre, "handler", "handle")? {
+        if typed::<(Event<'_>,), (Result<(), Failure>,)>(pre, &own("handler"), "handle")? {
             probed.handler = Some(handler::GuestIndices::new(pre).map_err(|error| misfit(&error))?);
         }
+        type Handled = (Result<(), messaging_types::Error>,);
+        if typed::<(Resource<Message>,), Handled>(pre, INCOMING_HANDLER, "handle")? {
+            let found = incoming_handler::GuestIndices::new(pre);
+            probed.messaging = Some(found.map_err(|error| misfit(&error))?);
+        }
         type Answered = (Result<Response, Failure>,);
-        if typed::<(GuestRequest<'_>,), Answered>(pre, "command", "execute")? {
+        if typed::<(GuestRequest<'_>,), Answered>(pre, &own("command"), "execute")? {
             probed.command = Some(command::GuestIndices::new(pre).map_err(|error| misfit(&error))?);
         }
-        if typed::<(GuestRequest<'_>,), Answered>(pre, "query", "read")? {
+        if typed::<(GuestRequest<'_>,), Answered>(pre, &own("query"), "read")? {
             probed.query = Some(query::GuestIndices::new(pre).map_err(|error| misfit(&error))?);
         }
         type Upcasted = (Result<upcaster::Lifted, String>,);
-        if typed::<(Event<'_>, u32), Upcasted>(pre, "upcaster", "upcast")? {
+        if typed::<(Event<'_>, u32), Upcasted>(pre, &own("upcaster"), "upcast")? {
             probed.upcaster =
                 Some(upcaster::GuestIndices::new(pre).map_err(|error| misfit(&error))?);
         }
@@ -250,7 +260,7 @@ impl Probed {
 
     const fn exports(&self) -> Exports {
         Exports {
-            handler: self.handler.is_some(),
+            handler: self.handler.is_some() || self.messaging.is_some(),
             command: self.command.is_some(),
             query: self.query.is_some(),
             upcaster: self.upcaster.is_some(),
@@ -258,19 +268,22 @@ impl Probed {
     }
 }
 
+fn own(interface: &str) -> String {
+    format!("tidegate:plugin/{interface}@0.1.0")
+}
+
 /// Whether a component exports a function of an interface; an error where it has another type.
 fn typed<Params, Return>(
     pre: &InstancePre<StoreData>,
-    interface: &str,
+    name: &str,
     function: &str,
 ) -> Result<bool, Refusal>
 where
     Params: ComponentNamedList + Lower,
     Return: ComponentNamedList + Lift,
 {
-    let name = format!("tidegate:plugin/{interface}@0.1.0");
     let component = pre.component();
-    let Some(index) = component.get_export_index(None, &name) else { return Ok(false) };
+    let Some(index) = component.get_export_index(None, name) else { return Ok(false) };
     match component.get_export(Some(&index), function) {
         Some((ComponentItem::ComponentFunc(found), _)) => {
             found.typecheck::<Params, Return>(&pre.instance_type()).map_err(|error| {

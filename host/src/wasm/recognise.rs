@@ -174,7 +174,30 @@ fn describe_foreign(bytes: &[u8]) -> String {
     if b"\0asm".starts_with(bytes) {
         return format!("the file ends within its header ({} of 8 bytes)", bytes.len());
     }
+    if let Some(line) = first_line(bytes) {
+        return format!(
+            "it is text that begins `{line}`; where that is source code, `tidegate build DIR` makes \
+             the module"
+        );
+    }
     format!("at offset 0 it begins with {first}, a module begins with 00 61 73 6d")
+}
+
+/// The beginning of the first line of a text, with something to see in it.
+fn first_line(bytes: &[u8]) -> Option<String> {
+    const SHOWN_MAX: usize = 40;
+    let beginning = bytes.get(..bytes.len().min(4 * SHOWN_MAX))?;
+    let text = match std::str::from_utf8(beginning) {
+        Ok(text) => text,
+        // A character may be cut in two, but nothing else.
+        Err(error) if error.error_len().is_none() => {
+            std::str::from_utf8(beginning.get(..error.valid_up_to())?).ok()?
+        }
+        Err(_) => return None,
+    };
+    let line = text.trim().lines().next()?;
+    let printable = !text.contains(|c: char| c.is_control() && !c.is_whitespace());
+    (printable && !line.is_empty()).then(|| line.chars().take(SHOWN_MAX).collect())
 }
 
 #[cfg(test)]

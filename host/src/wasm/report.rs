@@ -4,7 +4,10 @@
 //! The verdict is the loader's own: the module is compiled for real, by the same child under the
 //! same limits, and the code thrown away.
 
-use std::fmt;
+mod fit;
+mod look;
+mod words;
+
 use std::io::{Read, Seek, SeekFrom};
 use std::time::{Duration, Instant};
 
@@ -18,12 +21,10 @@ use super::module::Module;
 use super::recognise::ModuleKind;
 use super::refusal::Refusal;
 use super::sandbox::Linkers;
-use super::shape::{MemoryShape, Shape, Verdict, verdict};
+use super::shape::{INCOMING_HANDLER, MemoryShape, Shape, Verdict, verdict};
 use crate::event::Digest;
-use crate::plugin::Grants;
-
-/// `limits.memory` where the manifest says nothing, in bytes.
-const MEMORY_BYTES_DEFAULT: u64 = 64 * 1024 * 1024;
+use crate::plugin::{Grants, Manifest};
+use look::{Look, look};
 
 /// What is known of a module, and whether it would be loaded.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -34,18 +35,28 @@ pub struct ModuleReport {
     pub size_bytes: usize,
     /// What it is; none: not understood.
     pub kind: Option<ModuleKind>,
+    /// What it is all the same, in words, where it is not understood; none: no WebAssembly.
+    pub what: Option<&'static str>,
+    /// Tools that made it, as far as it says.
+    pub made_by: Vec<String>,
     /// Whether the file is text (`.wat`).
     pub text: bool,
     /// Which of `handler`, `command`, `query`, `upcaster` it exports; for a stdio module, all it may be asked.
     pub exports: Vec<&'static str>,
+    /// What else it exports, where this host calls nothing of it.
+    pub other_exports: Vec<String>,
     /// What it imports, and what it would get.
     pub imports: Vec<ImportReport>,
     /// Its largest linear memory, if any.
     pub memory: Option<MemoryShape>,
     /// Milliseconds it took to compile; none: it was not.
     pub compile_ms: Option<u64>,
+    /// What its manifest makes of it.
+    pub manifest: Vec<String>,
     /// Why it would be refused, one sentence each; empty: it would be loaded.
     pub problems: Vec<String>,
+    /// What its author could do about that.
+    pub advice: Vec<String>,
     /// What its author may want to know.
     pub notes: Vec<String>,
 }
@@ -64,21 +75,21 @@ pub struct ImportReport {
 /// somebody vouches for. Blocks for as long as it compiles.
 #[must_use]
 pub fn report(wasm: &[u8]) -> ModuleReport {
-    inspect(wasm, &Grants::default(), &Compiler::InProcess, &CompileLimits::default())
+    inspect(wasm, &Manifest::default(), &Compiler::InProcess, &CompileLimits::default())
 }
 
-/// Reports on a module that `compiler` compiles under `limits`, whose manifest asks for `asked`.
-/// Blocks for as long as that takes.
+/// Reports on a module with this manifest, that `compiler` compiles under `limits`. Blocks for as long
+/// as that takes.
 #[must_use]
 pub fn inspect(
     wasm: &[u8],
-    asked: &Grants,
+    manifest: &Manifest,
     compiler: &Compiler,
     limits: &CompileLimits,
 ) -> ModuleReport {
     let mut description = None;
     let compiled = try_load(wasm, compiler, limits, &mut description);
-    ModuleReport::new(wasm, asked, description.as_ref(), compiled)
+    ModuleReport::new(wasm, manifest, description.as_ref(), compiled)
 }
 
 /// Compiles, loads and links a module, and throws it away: how long compiling took.
@@ -127,7 +138,7 @@ impl ModuleReport {
 
     fn new(
         wasm: &[u8],
-        asked: &Grants,
+        manifest: &Manifest,
         description: Option<&Description>,
         compiled: Result<Duration, LoadError>,
     ) -> Self {
@@ -135,28 +146,53 @@ impl ModuleReport {
             digest: Digest::of(wasm),
             size_bytes: wasm.len(),
             kind: description.map(|known| known.kind),
+            what: None,
+            made_by: Vec::new(),
             text: description.is_some_and(|known| known.text),
             exports: Vec::new(),
+            other_exports: Vec::new(),
             imports: Vec::new(),
             memory: None,
             compile_ms: None,
+            manifest: Vec::new(),
             problems: Vec::new(),
+            advice: Vec::new(),
             notes: Vec::new(),
         };
-        if let Some(known) = description {
-            report.describe(known.kind, &known.shape, asked);
+        let seen = look(wasm);
+        report.made_by.clone_from(&seen.made_by);
+        match description {
+            Some(known) => {
+                report.describe(known.kind, &known.shape, manifest);
+                report.fit(manifest);
+            }
+            None => report.describe_unknown(seen, &compiled),
         }
         match compiled {
             Ok(took) => report.compile_ms = u64::try_from(took.as_millis()).ok(),
             // Said already, and in more words: the loader stops at the first of them.
-            Err(LoadError::Refused(Refusal::Import { .. } | Refusal::Unsupported { .. }))
-                if !report.problems.is_empty() => {}
+            Err(LoadError::Refused(
+                Refusal::Import { .. } | Refusal::Unsupported { .. } | Refusal::NoExport { .. },
+            )) if !report.problems.is_empty() => {}
             Err(error) => report.problems.push(error.to_string()),
         }
         report
     }
 
-    fn describe(&mut self, kind: ModuleKind, shape: &Shape, asked: &Grants) {
+    /// Of what the loader did not get to understand.
+    fn describe_unknown(&mut self, seen: Look, compiled: &Result<Duration, LoadError>) {
+        self.what = seen.what;
+        if let Err(LoadError::Refused(Refusal::Untyped { .. })) = compiled {
+            self.advice.push(seen.advice());
+            for name in seen.imports {
+                let verdict = verdict(ModuleKind::Stdio, &name);
+                self.imports.push(ImportReport { name, verdict });
+            }
+        }
+        self.other_exports = seen.exports;
+    }
+
+    fn describe(&mut self, kind: ModuleKind, shape: &Shape, manifest: &Manifest) {
         self.exports = match kind {
             ModuleKind::Stdio => vec!["handler", "command", "query"],
             ModuleKind::Component | ModuleKind::Core => shape.called(),
@@ -168,17 +204,22 @@ impl ModuleReport {
                 Verdict::Refused { why } => {
                     self.problems.push(format!("imports `{name}`: {why}"));
                 }
-                Verdict::NeedsGrant { grant, why } => self.judge_grant(name, (grant, why), asked),
+                Verdict::NeedsGrant { grant, why } => {
+                    self.judge_grant(name, (grant, why), &manifest.grants);
+                }
             }
             self.imports.push(ImportReport { name: name.clone(), verdict });
+        }
+        if self.exports.is_empty() {
+            self.other_exports.clone_from(&shape.exports);
+            // What it lacks is said beside what it wants and does not get.
+            let offers = Shape { exports: shape.exports.clone(), ..Shape::default() };
+            self.problems.extend(offers.check(kind).err().map(|refusal| refusal.to_string()));
         }
         self.memory = shape.memory;
         self.notes.extend(note_on_wasi(&self.imports));
         self.notes.extend(note_on_kind(kind));
-        self.notes.extend(note_on_upcaster(&self.exports));
-        if let Some(memory) = shape.memory {
-            self.judge_memory(memory);
-        }
+        self.notes.extend(note_on_messaging(shape));
     }
 
     /// Once for each grant: several imports are behind one.
@@ -196,17 +237,6 @@ impl ModuleReport {
                  some of the hosts that its manifest asks for, as in `[plugins.NAME] \
                  allow.http = [{}]`",
                 hosts.join(", ")
-            ));
-        }
-    }
-
-    fn judge_memory(&mut self, memory: MemoryShape) {
-        if memory.minimum_bytes > MEMORY_BYTES_DEFAULT {
-            self.notes.push(format!(
-                "its memory starts at {}, above the default of `limits.memory` ({}): raise that in \
-                 its manifest, or every delivery ends as `memory`",
-                bytes_in_words(memory.minimum_bytes),
-                bytes_in_words(MEMORY_BYTES_DEFAULT)
             ));
         }
     }
@@ -229,10 +259,11 @@ fn note_on_kind(kind: ModuleKind) -> Option<String> {
     })
 }
 
-fn note_on_upcaster(exports: &[&'static str]) -> Option<String> {
-    exports.contains(&"upcaster").then(|| {
-        "lifts old events for every plugin of its bus: `[upcast]` of its manifest must list the \
-         types and the versions they are lifted from, as in `\"order.created\" = [1]`"
+fn note_on_messaging(shape: &Shape) -> Option<String> {
+    shape.exports.iter().any(|export| export == INCOMING_HANDLER).then(|| {
+        "a handler for `wasi:messaging`: events come as messages, an error is a retry, what it sends \
+         is emitted with the delivery, and its buckets are the state of the event's key \
+         (`wit/MESSAGING.md` says what differs from other hosts)"
             .to_owned()
     })
 }
@@ -252,52 +283,6 @@ fn bytes_in_words(bytes: u64) -> String {
         }
     }
     format!("{bytes} bytes")
-}
-
-impl fmt::Display for ModuleReport {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kind = self.kind.map_or("not a module this host knows", ModuleKind::in_words);
-        let text = if self.text { ", as text" } else { "" };
-        writeln!(f, "kind     {kind}{text}")?;
-        writeln!(f, "digest   {}", self.digest)?;
-        writeln!(f, "size     {}", bytes_in_words(self.size_bytes as u64))?;
-        if self.kind.is_some() {
-            let exports =
-                if self.exports.is_empty() { "none".to_owned() } else { self.exports.join(", ") };
-            writeln!(f, "exports  {exports}")?;
-        }
-        if let Some(memory) = self.memory {
-            let most = memory.maximum_bytes.map(bytes_in_words);
-            let most = most.unwrap_or_else(|| "`limits.memory`".to_owned());
-            let least = bytes_in_words(memory.minimum_bytes);
-            writeln!(f, "memory   from {least}, up to {most}")?;
-        }
-        if let Some(compile_ms) = self.compile_ms {
-            writeln!(f, "compile  {compile_ms} ms")?;
-        }
-        let width = self.imports.iter().map(|import| import.name.len()).max().unwrap_or(0);
-        for (n, import) in self.imports.iter().enumerate() {
-            let head = if n == 0 { "imports" } else { "" };
-            writeln!(f, "{head:<8} {:<width$}  {}", import.name, short(&import.verdict))?;
-        }
-        for note in &self.notes {
-            writeln!(f, "note     {note}")?;
-        }
-        for problem in &self.problems {
-            writeln!(f, "problem  {problem}")?;
-        }
-        f.write_str(if self.would_load() { "would be loaded" } else { "would be refused" })
-    }
-}
-
-/// The verdict in a column; why stands under `problem`.
-fn short(verdict: &Verdict) -> String {
-    match verdict {
-        Verdict::Granted => "granted".to_owned(),
-        Verdict::Empty => "linked, nothing behind it".to_owned(),
-        Verdict::NeedsGrant { grant, .. } => format!("needs `{grant}`"),
-        Verdict::Refused { .. } => "refused".to_owned(),
-    }
 }
 
 #[cfg(test)]

@@ -8,10 +8,10 @@ use wasmtime::{Engine, EngineWeak};
 
 use super::cache::CacheError;
 use super::engine::{HostEngineOptions, host_config};
-use super::imports;
 use super::load::{LoadError, Loader, LoaderOptions};
 use super::module::Module;
 use super::store::StoreData;
+use super::{imports, keyvalue, messaging, small};
 
 /// Time between two ticks of the epoch: how long a guest computes before it yields, and how far
 /// past its timeout it can get.
@@ -96,6 +96,9 @@ impl Linkers {
     pub(super) fn new(engine: &Engine) -> wasmtime::Result<Self> {
         let mut component = wasmtime::component::Linker::new(engine);
         imports::add_to_linker(&mut component)?;
+        messaging::add_to_linker(&mut component)?;
+        keyvalue::add_to_linker(&mut component)?;
+        small::add_to_linker(&mut component)?;
         wasmtime_wasi::p2::add_to_linker_async(&mut component)?;
         // Who may use it is decided before a module serves (`Module::needed`), and again by every
         // delivery, which has somebody who sends or has not.

@@ -12,6 +12,7 @@ use wasmparser::{ComponentTypeRef, ExternalKind, MemoryType, Parser, Payload, Ty
 use super::encode::foreign_import;
 use super::recognise::ModuleKind;
 use super::refusal::Refusal;
+use super::small;
 
 /// Bytes of a page of linear memory.
 const PAGE_BYTES: u64 = 64 * 1024;
@@ -21,6 +22,13 @@ const PACKAGE: &str = "tidegate:plugin";
 const PACKAGE_VERSION: (u64, u64) = (0, 1);
 /// Interfaces of [`PACKAGE`] that a guest may import.
 const OFFERED: [&str; 7] = ["types", "bus", "state", "keys", "timers", "calls", "context"];
+/// What a component for `wasi:messaging` exports.
+pub(super) const INCOMING_HANDLER: &str = "wasi:messaging/incoming-handler@0.2.0-draft";
+/// Drafts of WASI that are served: package, versions, interfaces.
+const DRAFTS: [(&str, &[&str], &[&str]); 2] = [
+    ("wasi:messaging", &["0.2.0-draft"], &["types", "producer", "request-reply"]),
+    ("wasi:keyvalue", &["0.2.0-draft", "0.2.0-draft2"], &["store", "atomics", "batch"]),
+];
 /// Interfaces of [`PACKAGE`] that a guest may export.
 pub(super) const CALLED: [&str; 4] = ["handler", "command", "query", "upcaster"];
 /// WASI 0.2 packages that are linked, with nothing behind them.
@@ -191,7 +199,8 @@ impl Shape {
 
 fn is_called(export: &str, name: &str) -> bool {
     let (package, interface, version) = split(export);
-    package == PACKAGE && interface == name && speaks(version)
+    let is_own = package == PACKAGE && interface == name && speaks(version);
+    is_own || (name == "handler" && export == INCOMING_HANDLER)
 }
 
 /// What this host says to one import of a module of this kind.
@@ -212,7 +221,7 @@ pub fn verdict(kind: ModuleKind, import: &str) -> Verdict {
         return verdict_own(interface, version);
     }
     if package == "wasi:http" {
-        return verdict_http(version);
+        return verdict_http(interface, version);
     }
     if WASI_EMPTY.contains(&package) {
         if version.is_some_and(|version| version.starts_with("0.2.")) {
@@ -220,6 +229,12 @@ pub fn verdict(kind: ModuleKind, import: &str) -> Verdict {
         }
         let why = "this host has WASI 0.2; build with a toolchain for that version";
         return Verdict::Refused { why: why.to_owned() };
+    }
+    if let Some(draft) = DRAFTS.iter().find(|(name, ..)| *name == package) {
+        return verdict_draft(draft, interface, version);
+    }
+    if small::LOGGING.contains(&import) || small::CONFIG.contains(&import) {
+        return Verdict::Granted;
     }
     let why = if package.starts_with("wasi:") {
         "this host does not provide that WASI interface; events, state, timers and calls come \
@@ -231,15 +246,36 @@ pub fn verdict(kind: ModuleKind, import: &str) -> Verdict {
     Verdict::Refused { why: why.to_owned() }
 }
 
-fn verdict_http(version: Option<&str>) -> Verdict {
+fn verdict_http(interface: &str, version: Option<&str>) -> Verdict {
     if !version.is_some_and(|version| version.starts_with("0.2.")) {
         let why = "this host has WASI 0.2; build with a toolchain for that version";
         return Verdict::Refused { why: why.to_owned() };
+    }
+    // Who serves HTTP elsewhere has the types too, and can send nothing with them.
+    if interface == "types" {
+        return Verdict::Empty;
     }
     let why = "name the hosts it asks in `[grants] http = [\"api.example.com\"]` of its manifest, and \
                let the operator allow them in `[plugins.NAME] allow.http` of `tidegate.toml` \
                (JavaScript that asks nobody: build with `--disable http`)";
     Verdict::NeedsGrant { grant: "grants.http", why: why.to_owned() }
+}
+
+fn verdict_draft(
+    (package, versions, interfaces): &(&str, &[&str], &[&str]),
+    interface: &str,
+    version: Option<&str>,
+) -> Verdict {
+    let is_served = version.is_some_and(|version| versions.contains(&version));
+    if is_served && interfaces.contains(&interface) {
+        return Verdict::Granted;
+    }
+    let why = format!(
+        "this host has {} of {package} {}; build against one of these",
+        interfaces.join(", "),
+        versions.join(" and ")
+    );
+    Verdict::Refused { why }
 }
 
 fn verdict_own(interface: &str, version: Option<&str>) -> Verdict {
@@ -281,6 +317,9 @@ fn describe_exports(exports: &[String]) -> String {
     let (major, minor) = PACKAGE_VERSION;
     if let Some(other) = exports.iter().find(|export| split(export).0 == PACKAGE) {
         return format!("`{other}` is not of {PACKAGE} {major}.{minor}, which this host speaks");
+    }
+    if let Some(other) = exports.iter().find(|export| split(export).0 == "wasi:messaging") {
+        return format!("`{other}` is not `{INCOMING_HANDLER}`, which this host calls");
     }
     if exports.iter().any(|export| split(export).0 == "wasi:cli") {
         return "it is a WASI 0.2 command; build for wasm32-wasip1 to use it as a stdio module"

@@ -11,6 +11,7 @@ use super::context::Context;
 use super::http::Http;
 use super::limits::{Breach, HANDLES_MAX, Limiter};
 use super::session::{Record, Session};
+use super::shelf::Shelf;
 use super::stdio::Stdio;
 use super::wasi::Wasi;
 
@@ -23,7 +24,9 @@ const HOST_CALL_SLACK_BYTES: usize = 64 * 1024;
 /// What every host function can reach.
 pub(super) struct StoreData {
     session: Option<Session>,
-    limiter: Limiter,
+    pub(super) limiter: Limiter,
+    /// What the guest has handles to, beside WASI.
+    pub(super) shelf: Shelf,
     deadline: Instant,
     /// Made when the guest first asks WASI for anything.
     wasi: Option<Box<Wasi>>,
@@ -34,6 +37,27 @@ pub(super) struct StoreData {
 }
 
 impl StoreData {
+    fn new() -> Self {
+        Self {
+            session: None,
+            limiter: Limiter::default(),
+            shelf: Shelf::default(),
+            deadline: now(),
+            wasi: None,
+            http: None,
+            stdio: None,
+        }
+    }
+
+    /// What stands behind a guest in a delivery, without the guest.
+    #[cfg(test)]
+    pub(super) fn within(context: Context) -> Self {
+        let mut data = Self::new();
+        data.limiter.arm(context.limits.memory_bytes);
+        data.session = Some(Session::new(context));
+        data
+    }
+
     /// The running delivery.
     pub(super) fn session(&self) -> Result<&Session, Breach> {
         self.session.as_ref().ok_or(Breach::Idle)
@@ -44,7 +68,12 @@ impl StoreData {
         self.session.as_mut().ok_or(Breach::Idle)
     }
 
-    /// Bytes of linear memory and tables.
+    /// Counts a call into the host. The first thing that every function here does.
+    pub(super) fn called(&mut self) -> Result<(), Breach> {
+        self.session_mut()?.host_call()
+    }
+
+    /// Bytes of linear memory and tables, and of what the host holds.
     pub(super) const fn memory_bytes(&self) -> usize {
         self.limiter.bytes()
     }
@@ -102,15 +131,7 @@ impl WasiHttpView for StoreData {
 
 /// A store for one instance.
 pub(super) fn new_store(engine: &Engine) -> Store<StoreData> {
-    let data = StoreData {
-        session: None,
-        limiter: Limiter::default(),
-        deadline: now(),
-        wasi: None,
-        http: None,
-        stdio: None,
-    };
-    let mut store = Store::new(engine, data);
+    let mut store = Store::new(engine, StoreData::new());
     store.limiter(|data| &mut data.limiter);
     store.epoch_deadline_callback(|context| {
         if now() >= context.data().deadline {

@@ -66,7 +66,12 @@ impl Runner {
     /// The events among `events` that are this plugin's and still to be delivered.
     pub(super) fn judge(&self, events: &[Arc<Event>]) -> VecDeque<Entry<Arc<Event>>> {
         let subscriptions = self.subscriptions.load();
-        events.iter().filter_map(|event| self.entry(&subscriptions, event)).collect()
+        let mut entries: VecDeque<_> =
+            events.iter().filter_map(|event| self.entry(&subscriptions, event)).collect();
+        if planted!(ReordersAKey) {
+            entries.make_contiguous().reverse();
+        }
+        entries
     }
 
     fn entry(

@@ -395,7 +395,8 @@ impl Runner {
         self.progress.submit();
         self.note_timers(event, &commit);
         self.metrics.lag(attempt.ended_ms.saturating_sub(event.recorded_ms));
-        let finish = if park { Finish::Park } else { Finish::Done };
+        let parks = park && !planted!(ForgetsToPark);
+        let finish = if parks { Finish::Park } else { Finish::Done };
         let Some(effects) = shown else {
             self.bus.commit_untold(permit, commit);
             return Ending { finish, told: None };

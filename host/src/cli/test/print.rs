@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::super::Output;
 use super::super::table::span;
 use super::cases::Tally;
-use super::deliver::Delivered;
+use super::deliver::{Delivered, QUERY};
 use super::memory::Pending;
 use crate::api::view::Timestamp;
 use crate::effects::{Effects, TimerChange};
@@ -24,10 +24,11 @@ pub(super) fn text(delivered: &Delivered, out: &mut dyn Write) -> std::io::Resul
     let outcome = invocation.outcome.kind().name();
     let reason = invocation.outcome.reason();
     let reason = if reason.is_empty() { reason } else { format!("   {}", clean(&reason)) };
+    // A question has no place in the log.
+    let place = if &*event.kind == QUERY { String::new() } else { format!("#{} ", event.position) };
     writeln!(
         out,
-        "#{} {} {} {outcome}  {} us  {} fuel  {} KiB{reason}",
-        event.position,
+        "{place}{} {} {outcome}  {} us  {} fuel  {} KiB{reason}",
         clean(&delivered.title()),
         clean(key),
         invocation.wall.as_micros(),

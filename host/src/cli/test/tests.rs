@@ -1,4 +1,5 @@
 use super::*;
+use crate::wasm::fixtures::typed_core;
 
 /// A stdio module that sets a state value and emits an event.
 const EMITS: &str = r#"(module
@@ -179,6 +180,7 @@ async fn what_cannot_happen_fails_the_test_in_words() {
     let (text, ok) = run_case(&case, Output::Text).await.unwrap();
     assert!(!ok && text.contains("no timer `remind` of `k` is pending; pending: none"), "{text}");
     let case = folder("[[step]]\ncommand = { name = \"close\", key = \"k\" }");
+    std::fs::write(case.args.path.join("counts.wat"), typed_core("")).unwrap();
     let (text, _) = run_case(&case, Output::Text).await.unwrap();
     assert!(text.contains("step 1: the module does not export `command`"), "{text}");
     let case = folder("[[step]]\nevnt = { type = \"a\" }");

@@ -329,7 +329,8 @@ impl Plugins {
                 (instance, vec![record(register), activate(instance, Generation(0), after)])
             }
         };
-        let committed = bus.control(&records).done().await.map_err(|error| error.to_string())?;
+        let committed =
+            bus.control_asked(&records).done().await.map_err(|error| error.to_string())?;
         bus.until_applied(committed.commit).await;
         Ok(instance)
     }

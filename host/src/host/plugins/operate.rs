@@ -44,7 +44,7 @@ impl Plugins {
         control: Control,
     ) -> Result<(), HostError> {
         let record = ControlRecord { actor: actor.into(), control };
-        let committed = bus.control(&[record]).done().await.map_err(append_error)?;
+        let committed = bus.control_asked(&[record]).done().await.map_err(append_error)?;
         bus.until_applied(committed.commit).await;
         Ok(())
     }

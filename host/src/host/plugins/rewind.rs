@@ -132,7 +132,7 @@ impl Plugins {
                 after,
             }),
         ];
-        let committed = bus.control(&records).done().await.map_err(append_error)?;
+        let committed = bus.control_asked(&records).done().await.map_err(append_error)?;
         bus.until_applied(committed.commit).await;
         let name = &candidate.name;
         tracing::info!(plugin = name, %after, %until, "rewound: its state is being rebuilt");

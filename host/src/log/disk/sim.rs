@@ -34,6 +34,8 @@ pub enum Fault {
     FailsAt(u64),
     /// This operation and all after it fail: the power is off.
     PowerOffAt(u64),
+    /// From this operation on there is no space left.
+    FullFrom(u64),
 }
 
 /// The simulated disk; clones share it.
@@ -62,8 +64,8 @@ struct State {
 struct Content {
     now: Vec<u8>,
     durable: Vec<u8>,
-    /// Byte ranges written since the last sync.
-    dirty: Vec<(usize, usize)>,
+    /// What was written since the last sync, and where: any of it may be what a crash leaves.
+    dirty: Vec<(usize, Vec<u8>)>,
 }
 
 struct SimFile {
@@ -225,13 +227,14 @@ impl Content {
         if self.now.len() != bytes.len() && survives() {
             bytes.resize(self.now.len(), 0);
         }
-        for (start, end) in &self.dirty {
+        for (start, written) in &self.dirty {
+            let end = start + written.len();
             let mut at = *start;
-            while at < *end {
-                let next = ((at / SECTOR_BYTES + 1) * SECTOR_BYTES).min(*end);
+            while at < end {
+                let next = ((at / SECTOR_BYTES + 1) * SECTOR_BYTES).min(end);
+                let new = written.get(at - start..next - start);
                 if survives()
-                    && let (Some(new), Some(old)) =
-                        (self.now.get(at..next), bytes.get_mut(at..next))
+                    && let (Some(new), Some(old)) = (new, bytes.get_mut(at..next))
                 {
                     old.copy_from_slice(new);
                 }
@@ -250,8 +253,21 @@ impl State {
         let fails = self.faults.iter().any(|fault| match fault {
             Fault::FailsAt(at) => *at == now,
             Fault::PowerOffAt(at) => now >= *at,
+            Fault::FullFrom(_) => false,
         });
         if fails { Err(io::Error::other("simulated fault")) } else { Ok(()) }
+    }
+
+    fn is_full(&self) -> bool {
+        let now = self.operations;
+        self.faults.iter().any(|fault| matches!(fault, Fault::FullFrom(at) if now >= *at))
+    }
+
+    fn free(&self) -> u64 {
+        if self.is_full() {
+            return 0;
+        }
+        self.capacity.map_or(u64::MAX, |capacity| capacity.saturating_sub(self.used()))
     }
 
     fn used(&self) -> u64 {
@@ -269,8 +285,7 @@ impl State {
         if len <= now {
             return Ok(());
         }
-        let wanted = self.used().saturating_add((len - now) as u64);
-        if self.capacity.is_some_and(|capacity| wanted > capacity) {
+        if self.free() < (len - now) as u64 {
             return Err(io::ErrorKind::StorageFull.into());
         }
         self.file(number)?.now.resize(len, 0);
@@ -304,7 +319,7 @@ impl DiskFile for SimFile {
         let file = state.file(self.number)?;
         if let (Some(to), Some(from)) = (file.now.get_mut(start..start + kept), bytes.get(..kept)) {
             to.copy_from_slice(from);
-            file.dirty.push((start, start + kept));
+            file.dirty.push((start, from.to_vec()));
         }
         step
     }
@@ -322,8 +337,8 @@ impl DiskFile for SimFile {
         let dirty = std::mem::take(&mut file.dirty);
         if step.is_ok() {
             file.durable.resize(file.now.len(), 0);
-            for (start, end) in dirty {
-                let end = end.min(file.now.len());
+            for (start, written) in dirty {
+                let end = (start + written.len()).min(file.now.len());
                 if let (Some(new), Some(old)) =
                     (file.now.get(start..end), file.durable.get_mut(start..end))
                 {
@@ -418,8 +433,7 @@ impl Disk for SimDisk {
     }
 
     fn free_bytes(&self, _: &Path) -> io::Result<u64> {
-        let state = self.state();
-        Ok(state.capacity.map_or(u64::MAX, |capacity| capacity.saturating_sub(state.used())))
+        Ok(self.state().free())
     }
 
     fn lock(&self, dir: &Path) -> Result<LockGuard, LockError> {

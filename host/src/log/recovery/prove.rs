@@ -305,7 +305,14 @@ fn walk(
             walked.stop = rest.map_or(ScanEnd::Blank, |_| ScanEnd::Broken(DecodeError::Magic));
             return Ok(walked);
         }
-        match scan.next_after(&mut walked.tip).map_err(WalkError::Io)? {
+        let before = walked.tip;
+        let next = scan.next_after(&mut walked.tip).map_err(WalkError::Io)?;
+        if planted!(CutsTooMuch) && is_last(&next, &scan, file, salt).map_err(WalkError::Io)? {
+            walked.tip = before;
+            walked.stop = ScanEnd::Broken(DecodeError::Checksum { part: "payload" });
+            return Ok(walked);
+        }
+        match next {
             Scan::Frame { frame, offset } => {
                 match visit(&frame, offset) {
                     Ok(()) => {}
@@ -328,6 +335,19 @@ fn walk(
             }
         }
     }
+}
+
+/// Whether a frame of a planted defect's interest is the last one: not the first of a log.
+fn is_last(
+    next: &Scan,
+    scan: &SegmentScan,
+    file: &Arc<dyn DiskFile>,
+    salt: Salt,
+) -> io::Result<bool> {
+    let Scan::Frame { frame, .. } = next else { return Ok(false) };
+    let mut after = SegmentScan::new(file.clone(), salt, scan.offset());
+    let is_last = matches!(after.advance()?, Scan::End(ScanEnd::Blank));
+    Ok(is_last && !frame.header().is_seal() && frame.first_commit().0 > 2)
 }
 
 /// Reads a sealed segment from end to end.

@@ -71,7 +71,8 @@ pub(in crate::log) fn claim(
     };
     let bytes = bytes.next_multiple_of(CLAIM_ALIGN);
     let claimed = file.allocate(bytes).and_then(|()| file.sync_data());
-    if let Err(error) = claimed.and_then(|()| disk.sync_dir(dir)) {
+    let named = |()| if planted!(SkipsDirectorySync) { Ok(()) } else { disk.sync_dir(dir) };
+    if let Err(error) = claimed.and_then(named) {
         // Best effort: a blank file at the end of the log is harmless.
         let _ = disk.remove(&path);
         return Err(error);
@@ -184,9 +185,26 @@ impl OpenSegment {
 
     fn write(&mut self, frame: &Frame) -> io::Result<Durable> {
         self.zero_ahead(frame.bytes().len() as u64)?;
+        if planted!(AcknowledgesBeforeSync) {
+            self.file.sync_data()?;
+        }
         self.file.write_at(frame.bytes(), self.end)?;
-        self.file.sync_data()?;
+        self.sync(frame.header().is_seal())?;
         Ok(Durable(()))
+    }
+
+    fn sync(&self, seals: bool) -> io::Result<()> {
+        let left_out = match seals {
+            true => planted!(AcknowledgesBeforeSync | NeverSyncs | SkipsSealSync),
+            false => planted!(AcknowledgesBeforeSync | NeverSyncs),
+        };
+        if left_out {
+            return Ok(());
+        }
+        if planted!(RetriesFailedSync) && self.file.sync_data().is_ok() {
+            return Ok(());
+        }
+        self.file.sync_data()
     }
 
     /// Writes zeros where the next frames go, so that syncing them changes no metadata of the file
@@ -238,7 +256,7 @@ impl OpenSegment {
         builder.push(&encoded, std::iter::empty());
         let header = Header { flags: FLAG_SEAL, ..self.header(epoch, time_ms) };
         let (frame, ..) = self.append(&mut builder, header)?;
-        let cut = self.file.set_len(sealed_len(self.end)).and_then(|()| self.file.sync_data());
+        let cut = self.file.set_len(sealed_len(self.end)).and_then(|()| self.sync(true));
         cut.map_err(|source| self.failed(source))?;
         Ok(frame)
     }

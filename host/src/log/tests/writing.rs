@@ -179,8 +179,50 @@ async fn ingest_stops_at_a_higher_watermark_than_effects() {
     commit(&log, 1).await.await.unwrap();
     free(500);
     clock.pass(1000);
-    let error = commit(&log, 2).await.await.unwrap_err();
-    assert_eq!(error, AppendError::StorageFull { free: 500, needed: 1000 });
+    let mut waiting = Vec::new();
+    for position in 2..5 {
+        waiting.push(commit(&log, position).await);
+    }
+    // Told at once, however long effects wait.
+    let error = log.ingest(vec![publish("1", "a")]).await.unwrap_err();
+    assert_eq!(error, AppendError::StorageFull { free: 500, needed: 2000 });
+    assert_eq!(log.check_room(), Err(AppendError::StorageFull { free: 500, needed: 1000 }));
+    disk.set_capacity(None);
+    clock.pass(1000);
+    let mut commits = Vec::new();
+    for ticket in waiting {
+        commits.push(ticket.await.unwrap().commit.0);
+    }
+    assert!(commits.is_sorted(), "{commits:?}");
+    log.ingest(vec![publish("1", "a")]).await.unwrap();
+}
+
+/// The end of a delivery was once refused for want of space: its key had gone on, and what came after
+/// it was recorded.
+#[tokio::test]
+async fn a_stop_without_space_records_nothing_past_what_it_could_not() {
+    let disk = SimDisk::new();
+    let log = open(&disk).log;
+    let used = |disk: &SimDisk| {
+        use crate::log::disk::Disk;
+        disk.set_capacity(Some(1 << 20));
+        (1 << 20) - disk.free_bytes(&bus()).unwrap()
+    };
+    disk.set_capacity(Some(used(&disk) + 1_000_000));
+    let large = DeliveryCommit {
+        emits: vec![event("e", "a", &format!("\"{}\"", "x".repeat(80_000)))],
+        ..delivery(1)
+    };
+    let full = used(&disk);
+    disk.set_capacity(Some(full + 10_000));
+    let permit = log.reserve(InstanceId(1), 100_000).await.unwrap();
+    let first = log.commit(permit, &large);
+    let second = commit(&log, 2).await;
+    log.close().await.unwrap();
+    assert!(matches!(first.await, Err(AppendError::StorageFull { .. })));
+    assert!(matches!(second.await, Err(AppendError::StorageFull { .. })));
+    let opened = open(&disk.crash(Crash::LosesAll));
+    assert_eq!(opened.last_commit, CommitNumber(2), "the two starts");
 }
 
 #[tokio::test]

@@ -76,7 +76,9 @@ async fn an_import_that_is_not_granted_is_named() {
     for (name, words) in [
         ("acme:db/store@1.0.0", "nothing on this host answers it"),
         ("wasi:http/types@0.3.0", "this host has WASI 0.2"),
-        ("wasi:keyvalue/store@0.2.0", "does not provide that WASI interface"),
+        ("wasi:keyvalue/store@0.2.0", "store, atomics, batch of wasi:keyvalue 0.2.0-draft and"),
+        ("wasi:messaging/consumer@0.2.0-draft", "types, producer, request-reply of"),
+        ("wasi:blobstore/types@0.2.0", "does not provide that WASI interface"),
         ("wasi:io/streams@0.3.0", "this host has WASI 0.2"),
         ("tidegate:plugin/bus@0.2.0", "this host speaks tidegate:plugin 0.1"),
         ("tidegate:plugin/files@0.1.0", "offers types, bus, state"),

@@ -51,7 +51,8 @@ fn other_files_are_refused_in_words() {
     refused(b"\x7fELF\x02\x01\x01", "an ELF program");
     refused(b"\x1f\x8b\x08", "gzip");
     refused(b"PK\x03\x04", "zip");
-    refused(b"hello", "at offset 0 it begins with 68 65 6c 6c 6f");
+    refused(b"hello", "it is text that begins `hello`");
+    refused(b"\xffello", "at offset 0 it begins with ff 65 6c 6c 6f");
     refused(b"\0as", "ends within its header (3 of 8 bytes)");
     refused(b"\0asm\x63\0\0\0", "the version in its header is unknown");
     refused(b"(module (func)", "not valid WebAssembly text");

@@ -36,13 +36,16 @@ fn a_handler_of_another_type_is_a_problem() {
 #[test]
 fn every_import_that_is_not_granted_is_a_problem() {
     let wasm = importing("acme:db/store@1.0.0");
-    let wasm =
-        wasm.replacen("(component", r#"(component (import "wasi:http/types@0.2.3" (instance))"#, 1);
+    let wasm = wasm.replacen(
+        "(component",
+        r#"(component (import "wasi:http/handler@0.2.3" (instance))"#,
+        1,
+    );
     let report = report(wasm.as_bytes());
     assert!(!report.would_load());
     assert_eq!(report.problems.len(), 2, "{report}");
     let text = report.to_string();
-    assert!(text.contains("wasi:http/types@0.2.3          needs `grants.http`"), "{text}");
+    assert!(text.contains("wasi:http/handler@0.2.3        needs `grants.http`"), "{text}");
     assert!(text.contains("acme:db/store@1.0.0            refused"), "{text}");
     assert!(text.ends_with("would be refused"), "{text}");
 }
@@ -67,9 +70,11 @@ fn report_of(wasm: &[u8], host: &str) -> ModuleReport {
     let kind = ModuleKind::Component;
     let imports = ["wasi:http/outgoing-handler@0.2.3", "wasi:http/types@0.2.3"];
     let imports = imports.map(str::to_owned).to_vec();
-    let shape = Shape { imports, ..Shape::default() };
+    let exports = vec!["tidegate:plugin/handler@0.1.0".to_owned()];
+    let shape = Shape { imports, exports, ..Shape::default() };
     let description = Description { kind, text: false, shape };
-    ModuleReport::new(wasm, &asked, Some(&description), Ok(Duration::ZERO))
+    let manifest = Manifest { grants: asked, ..Manifest::default() };
+    ModuleReport::new(wasm, &manifest, Some(&description), Ok(Duration::ZERO))
 }
 
 #[test]
@@ -106,4 +111,73 @@ fn the_document_has_stable_names() {
     assert_eq!(document["imports"][0]["verdict"], "granted");
     assert_eq!(document["memory"]["minimum_bytes"], 64 * 1024);
     assert_eq!(document["digest"], Digest::of(STDIO.as_bytes()).to_string());
+}
+
+fn fitting(wasm: &[u8], manifest: &str) -> ModuleReport {
+    let manifest = Manifest::parse("m.toml", manifest).unwrap();
+    inspect(wasm, &manifest, &Compiler::InProcess, &CompileLimits::default())
+}
+
+#[test]
+fn the_manifest_is_held_against_the_module() {
+    let report = fitting(&typed_core(""), "[subscribe]\ntypes = [\"order.*\"]");
+    assert_eq!(report.manifest, ["gets `order.*` of the bus `main`"]);
+    let large = STDIO.replace("\"memory\") 1", "\"memory\") 2000");
+    let report = fitting(large.as_bytes(), "[limits]\nmemory = \"100MiB\"");
+    assert!(report.notes.iter().any(|note| note.contains("`memory = \"128MiB\"`")), "{report}");
+    let report = fitting(large.as_bytes(), "[limits]\nmemory = \"128MiB\"");
+    assert!(!report.notes.iter().any(|note| note.contains("memory")), "{report}");
+    let grants = "[subscribe]\nstart = \"latest\"\n[grants]\nsecrets = [\"TOKEN\"]";
+    let report = fitting(&typed_core(""), grants);
+    assert!(report.notes[0].contains("`allow.secrets = [\"TOKEN\"]`"), "{report}");
+    let report = fitting(&typed_core(""), "[upcast]\n\"order.created\" = [1]");
+    assert!(report.notes[0].contains("exports no `upcaster`"), "{report}");
+}
+
+#[test]
+fn what_cannot_be_called_is_described_with_what_to_do() {
+    let core = wat::parse_str(
+        r#"(module (import "env" "db" (func)) (memory (export "memory") 1) (func (export "go")))"#,
+    );
+    let text = report(&core.unwrap()).to_string();
+    for words in [
+        "kind     a core module (plain WebAssembly)\n",
+        "exports  go: nothing that this host calls\n",
+        "imports  env.db  refused\n",
+        "to do    `tidegate new NAME --lang ",
+        "would be refused",
+    ] {
+        assert!(text.contains(words), "no `{words}` in:\n{text}");
+    }
+}
+
+#[test]
+fn a_component_of_another_world_is_told_what_it_lacks_beside_what_it_wants() {
+    let component = r#"(component
+        (import "acme:db/query@1.0.0" (instance (export "run" (func))))
+        (core module $m (func (export "f"))) (core instance $i (instantiate $m))
+        (func $h (canon lift (core func $i "f"))) (export "go" (func $h)))"#;
+    let report = report(component.as_bytes());
+    assert_eq!(report.problems.len(), 2, "{report}");
+    assert!(
+        report.problems[1].contains("exports `go`; a plugin exports at least one of"),
+        "{report}"
+    );
+    assert!(report.to_string().contains("exports  go: nothing that this host calls"), "{report}");
+}
+
+#[test]
+fn text_that_is_no_module_is_shown() {
+    let report = report("export const handler = {\n".as_bytes());
+    assert!(report.problems[0].contains("text that begins `export const handler = {`"), "{report}");
+    assert!(report.problems[0].contains("`tidegate build DIR`"), "{report}");
+}
+
+#[test]
+fn what_ends_too_early_is_described_as_far_as_it_goes() {
+    let whole = typed_core("");
+    let text = report(&whole[..whole.len() - 10]).to_string();
+    assert!(text.contains("kind     a core module"), "{text}");
+    assert!(text.contains("exports  ") && !text.contains("nothing that this host calls"), "{text}");
+    assert!(text.contains("the file ends too early"), "{text}");
 }

@@ -1,0 +1,1 @@
+../../../../host/src/schedule/driver.rs
