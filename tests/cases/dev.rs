@@ -9,6 +9,8 @@ use crate::harness::{
 };
 
 const BUILT_MAX: std::time::Duration = std::time::Duration::from_secs(120);
+/// How long an interpreter may be compiled, in dev profile on a busy machine.
+const COMPILED_MAX: std::time::Duration = std::time::Duration::from_secs(300);
 
 fn dev(place: &Place) -> Host {
     place.start_with(&HostOptions { dev: true, ..Default::default() })
@@ -87,7 +89,7 @@ fn check_new(lang: &str) {
     let sample = folder.join("events/sample.json");
     let tested = Cli::new(&["test"]).arg(&module).arg("--event").arg(sample).run().expect_done();
     assert!(tested.contains("ok") && tested.contains("totals.updated"), "{tested}");
-    let host = place.start();
+    let host = place.start_within(&HostOptions::default(), COMPILED_MAX);
     for n in 0..2 {
         let words = ["publish", "order.created", "--key", "o-1", "--data", r#"{"amount":40}"#];
         let line = host.cli(&words).run().expect_done();

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Guest, Host, Place, Sources, event, put, seed, wait_until};
+use crate::harness::{Cli, Guest, Host, Place, Sources, event, put, root, seed, wait_until};
 use plain::{Exceeded, Fraud, Suspected};
 
 /// Midnight of the day that the generated events happen on.
@@ -279,4 +279,23 @@ fn who_did_what_is_found_by_key_and_by_who() {
     let keys: Vec<_> = touched.as_array().unwrap().iter().map(|touch| &touch["key"]).collect();
     assert_eq!(keys, ["d-1", "d-2"]);
     host.stop();
+}
+
+/// Examples in other languages than Rust, with their tests beside them.
+#[test]
+fn examples_in_other_languages_pass_their_tests_or_say_what_to_install() {
+    for name in ["geo-fence", "github-digest"] {
+        let folder = root().join("plugins").join(name);
+        let built = Cli::new(&["build"]).arg(&folder).run();
+        if built.code != 0 {
+            assert!(built.stdout.contains("is missing; install it with: "), "{}", built.stdout);
+            println!("{name}: {}", built.stdout.trim());
+            continue;
+        }
+        let tested = Cli::new(&["test"]).arg(&folder).run().expect_done();
+        assert!(tested.contains("1 test, 0 failed"), "{tested}");
+    }
+    let sdk = std::fs::read(root().join("guest-sdk/js/tidegate.js")).unwrap();
+    let copy = std::fs::read(root().join("plugins/github-digest/tidegate.js")).unwrap();
+    assert!(sdk == copy, "plugins/github-digest/tidegate.js is an old copy of the SDK");
 }

@@ -1,0 +1,386 @@
+// tidegate.js - write tidegate plugins in JavaScript or TypeScript.
+//
+//     import { emit, handlers, state } from './tidegate.js';
+//
+//     export const handler = handlers({
+//       'order.created'(event) {
+//         const sum = (state.get('sum') ?? 0) + event.json().amount;
+//         state.set('sum', sum);
+//         emit('order.totalled', { sum });
+//       },
+//     });
+//
+// What is written, emitted, set and sent is recorded when the function returns, exactly once, and
+// dropped when it throws. `throw reject(why)` gives an event up, `throw retry(why)` asks for another
+// attempt; anything else that is thrown is a trap, with its stack in the plugin's log.
+//
+// Values in the state, data of events, bodies of requests: JSON, or bytes where they are a
+// Uint8Array. `console.log` writes to the plugin's log, `Date.now()` is the time of the input; there is
+// no network. Take chance from `random`: only that is the same in a replay.
+
+import * as bus from 'tidegate:plugin/bus@0.1.0';
+import * as callsHost from 'tidegate:plugin/calls@0.1.0';
+import * as context from 'tidegate:plugin/context@0.1.0';
+import * as keysHost from 'tidegate:plugin/keys@0.1.0';
+import * as stateHost from 'tidegate:plugin/state@0.1.0';
+import * as timersHost from 'tidegate:plugin/timers@0.1.0';
+
+const JSON_TYPE = 'application/json';
+
+// ---- Text and bytes ---------------------------------------------------------------------------
+
+/** UTF-8 of a text. A lone surrogate becomes U+FFFD. */
+export function encode(text) {
+  const bytes = new Uint8Array(text.length * 3);
+  let at = 0;
+  for (let i = 0; i < text.length; i++) {
+    let code = text.charCodeAt(i);
+    if (code >= 0xd800 && code < 0xe000) {
+      const low = text.charCodeAt(i + 1);
+      if (code < 0xdc00 && low >= 0xdc00 && low < 0xe000) {
+        code = 0x10000 + ((code - 0xd800) << 10) + (low - 0xdc00);
+        i++;
+      } else {
+        code = 0xfffd;
+      }
+    }
+    if (code < 0x80) {
+      bytes[at++] = code;
+    } else if (code < 0x800) {
+      bytes[at++] = 0xc0 | (code >> 6);
+      bytes[at++] = 0x80 | (code & 63);
+    } else if (code < 0x10000) {
+      bytes[at++] = 0xe0 | (code >> 12);
+      bytes[at++] = 0x80 | ((code >> 6) & 63);
+      bytes[at++] = 0x80 | (code & 63);
+    } else {
+      bytes[at++] = 0xf0 | (code >> 18);
+      bytes[at++] = 0x80 | ((code >> 12) & 63);
+      bytes[at++] = 0x80 | ((code >> 6) & 63);
+      bytes[at++] = 0x80 | (code & 63);
+    }
+  }
+  return bytes.subarray(0, at);
+}
+
+/** Text of UTF-8. What is malformed becomes U+FFFD. */
+export function decode(bytes) {
+  const parts = [];
+  let units = [];
+  for (let i = 0; i < bytes.length; ) {
+    const [code, length] = codePoint(bytes, i);
+    i += length;
+    if (code < 0x10000) units.push(code);
+    else units.push(0xd800 + ((code - 0x10000) >> 10), 0xdc00 + ((code - 0x10000) & 0x3ff));
+    // In pieces: the arguments of one call are bounded.
+    if (units.length >= 4096) {
+      parts.push(String.fromCharCode.apply(null, units));
+      units = [];
+    }
+  }
+  parts.push(String.fromCharCode.apply(null, units));
+  return parts.join('');
+}
+
+function codePoint(bytes, i) {
+  const first = bytes[i];
+  if (first < 0x80) return [first, 1];
+  const length = first >= 0xf0 ? 4 : first >= 0xe0 ? 3 : first >= 0xc2 ? 2 : 0;
+  if (length === 0 || first > 0xf4) return [0xfffd, 1];
+  let code = first & (0xff >> (length + 1));
+  for (let n = 1; n < length; n++) {
+    const next = bytes[i + n];
+    if (next === undefined || (next & 0xc0) !== 0x80) return [0xfffd, n];
+    code = (code << 6) | (next & 63);
+  }
+  const least = [0, 0, 0x80, 0x800, 0x10000][length];
+  const valid = code >= least && code <= 0x10ffff && !(code >= 0xd800 && code < 0xe000);
+  return [valid ? code : 0xfffd, length];
+}
+
+const asBytes = (value) => (value instanceof Uint8Array ? value : encode(JSON.stringify(value)));
+
+function parse(bytes, what) {
+  const text = decode(bytes);
+  try {
+    return JSON.parse(text);
+  } catch (error) {
+    throw reject(`${what} is not JSON: ${error.message}`);
+  }
+}
+
+// ---- Verdicts ---------------------------------------------------------------------------------
+
+/** A verdict: thrown, never returned. */
+export class Failure extends Error {
+  constructor(tag, reason, afterMs) {
+    super(reason);
+    this.name = tag === 'retry' ? 'Retry' : 'Rejection';
+    this.tag = tag;
+    this.afterMs = afterMs;
+  }
+}
+
+/** Never going to work: `throw reject('no such order')`. */
+export const reject = (reason) => new Failure('reject', String(reason));
+
+/** The cause may go away: `throw retry('not yet', 5_000)`. Without `afterMs`: the manifest's backoff. */
+export const retry = (reason, afterMs) => new Failure('retry', String(reason), afterMs);
+
+/** An effect that the host refused; `code`: exceeded, invalid, unkeyed, denied, read-only, other. */
+export class EffectError extends Error {
+  constructor(code, detail) {
+    super(detail ? `${code}: ${detail}` : code);
+    this.name = 'EffectError';
+    this.code = code;
+    this.detail = detail;
+  }
+}
+
+function effect(run) {
+  try {
+    return run();
+  } catch (error) {
+    const refusal = error?.payload ?? error;
+    if (typeof refusal?.tag === 'string') throw new EffectError(refusal.tag, refusal.val);
+    throw error;
+  }
+}
+
+/** Runs a handler; turns what it throws into what the host understands. */
+function deliver(run) {
+  try {
+    return run();
+  } catch (error) {
+    if (error instanceof Failure) {
+      if (error.tag === 'reject') throw { tag: 'reject', val: error.message };
+      throw { tag: 'retry', val: { reason: error.message, afterMs: error.afterMs ?? null } };
+    }
+    if (error instanceof EffectError) throw { tag: 'reject', val: error.message };
+    const stack = String(error?.stack ?? '').trimEnd();
+    context.log('error', stack ? `${error}\n${stack}` : String(error));
+    throw error;
+  }
+}
+
+// ---- Events, requests -------------------------------------------------------------------------
+
+class Body {
+  constructor(raw) {
+    Object.assign(this, raw);
+  }
+  /** The data as JSON. Data that is none rejects the delivery. */
+  json() {
+    return parse(this.data, 'the data');
+  }
+  text() {
+    return decode(this.data);
+  }
+}
+
+/** `order.*` takes one segment for the star, `payment.**` zero or more. */
+export function matches(pattern, type) {
+  const step = (p, t) => {
+    if (p === wanted.length) return t === given.length;
+    if (wanted[p] === '**') return step(p + 1, t) || (t < given.length && step(p, t + 1));
+    return t < given.length && (wanted[p] === '*' || wanted[p] === given[t]) && step(p + 1, t + 1);
+  };
+  const [wanted, given] = [pattern.split('.'), type.split('.')];
+  return step(0, 0);
+}
+
+/**
+ * The `handler` of a plugin: functions by event type, first match; a type nobody takes is left alone.
+ * `timer` and `response` take what comes back of timers and calls, by name.
+ */
+export function handlers(byType, { timers: byTimer = {}, responses: byCall = {} } = {}) {
+  const entries = Object.entries(byType);
+  const find = (event) => {
+    if (event.type === 'tidegate.timer') {
+      const name = context.attribute('timername');
+      return byTimer[name] ?? byTimer['*'];
+    }
+    if (event.type === 'tidegate.response') {
+      const name = context.attribute('callname');
+      return byCall[name] ?? byCall['*'];
+    }
+    return undefined;
+  };
+  return {
+    handle: (raw) =>
+      deliver(() => {
+        const event = new Body(raw);
+        const other = entries.find(([pattern]) => matches(pattern, event.type))?.[1];
+        (find(event) ?? other)?.(event);
+      }),
+  };
+}
+
+function answered(byName, kind, raw) {
+  return deliver(() => {
+    const run = Object.hasOwn(byName, raw.operation) ? byName[raw.operation] : undefined;
+    if (!run) {
+      throw reject(`no ${kind} \`${raw.operation}\`; there is ${Object.keys(byName).join(', ')}`);
+    }
+    const request = new Body(raw);
+    request.params = Object.fromEntries(raw.attributes);
+    const answer = run(request);
+    if (answer === undefined) return { contentType: '', data: new Uint8Array(), attributes: [] };
+    const contentType = answer instanceof Uint8Array ? 'application/octet-stream' : JSON_TYPE;
+    return { contentType, data: asBytes(answer), attributes: [] };
+  });
+}
+
+/** The `command` of a plugin: functions by name; what they return is the answer, as JSON. */
+export const commands = (byName) => ({ execute: (raw) => answered(byName, 'command', raw) });
+
+/** The `query` of a plugin: functions by name. State is there to read; effects are refused. */
+export const queries = (byName) => ({ read: (raw) => answered(byName, 'query', raw) });
+
+/**
+ * The `upcaster` of a plugin: functions by type, each taking `(data, version, event)` and returning
+ * `{ version, data }`, the version higher than before. What it throws says why not.
+ */
+export const upcasters = (byType) => ({
+  upcast(raw, version) {
+    try {
+      const lift = Object.hasOwn(byType, raw.type) ? byType[raw.type] : undefined;
+      if (!lift) throw new Error(`no upcaster for \`${raw.type}\``);
+      const event = new Body(raw);
+      const lifted = lift(event.json(), version, event);
+      return {
+        version: lifted.version,
+        contentType: lifted.contentType ?? raw.contentType,
+        data: asBytes(lifted.data),
+      };
+    } catch (error) {
+      throw String(error?.message ?? error);
+    }
+  },
+});
+
+// ---- Effects ----------------------------------------------------------------------------------
+
+/** Emits an event under the key of the input, or `options.key`; returns its id. */
+export function emit(type, data, options = {}) {
+  const none = data === undefined;
+  const contentType =
+    options.contentType ??
+    (none ? '' : data instanceof Uint8Array ? 'application/octet-stream' : JSON_TYPE);
+  const attributes = Object.entries(options.attributes ?? {}).map(([n, v]) => [n, String(v)]);
+  attributes.sort(([a], [b]) => (a < b ? -1 : a > b ? 1 : 0));
+  const draft = {
+    type,
+    key: options.key ?? null,
+    bus: options.bus ?? null,
+    contentType,
+    data: none ? new Uint8Array() : asBytes(data),
+    attributes,
+  };
+  return effect(() => bus.emit(draft));
+}
+
+/** State of this plugin and key. */
+export const state = {
+  /** The value of a name as JSON; undefined: none. */
+  get(name) {
+    const bytes = stateHost.get(name);
+    return bytes == null ? undefined : parse(bytes, `the state \`${name}\``);
+  },
+  bytes(name) {
+    return stateHost.get(name) ?? undefined;
+  },
+  /** `ttlMs`: gone that long after the input was recorded. */
+  set(name, value, { ttlMs } = {}) {
+    effect(() => stateHost.set(name, asBytes(value), ttlMs ?? null));
+  },
+  delete(name) {
+    effect(() => stateHost.delete(name));
+  },
+  /** Every name with a prefix, ascending. */
+  *list(prefix = '') {
+    yield* paged((after) => stateHost.list(prefix, after, 1000));
+  },
+};
+
+/** State across keys: answers in queries only. */
+export const keys = {
+  *list(prefix = '') {
+    yield* paged((after) => keysHost.list(prefix, after, 1000));
+  },
+  get(key, name) {
+    const bytes = keysHost.get(key, name);
+    return bytes == null ? undefined : parse(bytes, `the state \`${name}\` of \`${key}\``);
+  },
+};
+
+function* paged(page) {
+  for (let after = null; ; ) {
+    const names = page(after);
+    yield* names;
+    if (names.length < 1000) return;
+    after = names[names.length - 1];
+  }
+}
+
+/** Durable timers of this plugin and key; they come back through `handlers(…, { timers })`. */
+export const timers = {
+  /** Sets or replaces. `dueMs` is absolute. */
+  set(name, dueMs, data) {
+    const bytes = data === undefined ? new Uint8Array() : asBytes(data);
+    effect(() => timersHost.set(name, Math.ceil(dueMs), bytes));
+  },
+  /** The same, counted from the input. */
+  after(name, ms, data) {
+    timers.set(name, nowMs() + ms, data);
+  },
+  cancel(name) {
+    effect(() => timersHost.cancel(name));
+  },
+};
+
+/** Requests to the outside; answers come back through `handlers(…, { responses })`. */
+export const calls = {
+  /** `{ name, method, url, headers, body, timeoutMs }`; returns the idempotency key. */
+  send({ name, method = 'POST', url, headers = {}, body, timeoutMs = 10_000 }) {
+    const all = Object.entries(headers).map(([n, v]) => [n.toLowerCase(), String(v)]);
+    const json = body !== undefined && !(body instanceof Uint8Array);
+    if (json && !all.some(([n]) => n === 'content-type')) all.push(['content-type', JSON_TYPE]);
+    all.sort(([a], [b]) => (a < b ? -1 : a > b ? 1 : 0));
+    const bytes = body === undefined ? new Uint8Array() : asBytes(body);
+    const request = { name, method, url, headers: all, body: bytes, timeoutMs };
+    return effect(() => callsHost.send(request));
+  },
+};
+
+// ---- What a delivery may know -----------------------------------------------------------------
+
+/** A further CloudEvents attribute of the input; undefined: none. */
+export const attribute = (name) => context.attribute(name) ?? undefined;
+/** All of them. */
+export const attributes = () => Object.fromEntries(context.attributes());
+/** A string of `[config]` in the manifest; undefined: none. */
+export const config = (name) => context.config(name) ?? undefined;
+/** When the log took the input; stands still during a delivery. */
+export const nowMs = () => context.nowMs();
+/** From 1. */
+export const attempt = () => context.attempt();
+/** Whether the input comes from a redriven dead letter. */
+export const redriven = () => context.redriven();
+/** In [0, 1), the same in a replay. Not for secrets. */
+export const random = () => (Number(context.randomU64()) % 2 ** 32) / 2 ** 32;
+
+const words = (parts) =>
+  parts.map((part) => (typeof part === 'string' ? part : JSON.stringify(part))).join(' ');
+
+/** The plugin's log. */
+export const log = {
+  trace: (...parts) => context.log('trace', words(parts)),
+  debug: (...parts) => context.log('debug', words(parts)),
+  info: (...parts) => context.log('info', words(parts)),
+  warn: (...parts) => context.log('warn', words(parts)),
+  error: (...parts) => context.log('error', words(parts)),
+};
+
+// What libraries expect to be there.
+globalThis.console ??= { ...log, log: log.info };
