@@ -1,13 +1,18 @@
 //! Guests that ask servers with `wasi:http` and wait for the answers.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Cli, Flaky, Host, HostOptions, Place, Reply, event, fixture, wait_until};
+use crate::harness::{
+    Cli, Flaky, Host, HostOptions, Place, Reply, event, fixture, seed, wait_until,
+};
 
 const ENDED_MAX: Duration = Duration::from_secs(60);
+const ASKED: usize = 60;
+const KILLS: usize = 3;
 
 /// What stands in the manifest of a plugin that may ask `host`.
 fn manifest(host: &str, timeout: &str) -> String {
@@ -121,6 +126,41 @@ fn what_is_run_again_asks_nobody(host: &Host, server: &Flaky, place: &Place) {
     assert!(tested.contains("ErrorCode::HttpRequestDenied"), "{tested}");
     assert!(tested.contains("nothing is asked outside here"), "{tested}");
     assert_eq!(server.count(), before);
+}
+
+#[test]
+fn a_killed_host_asks_again_with_the_same_key_and_records_each_answer_once() {
+    let mut rng = seed("a_killed_host_asks_again_with_the_same_key_and_records_each_answer_once");
+    let server = Flaky::start(|_| Reply::Slow(Duration::from_millis(30)));
+    let place = Place::new();
+    let granted = format!("127.0.0.1:{}", server.port);
+    put(&place, "asking", &manifest(&granted, "20s"));
+    let options = options(&format!("[plugins.asking]\nallow.http = [\"{granted}\"]\n"));
+    let host = place.start_with(&options);
+    let asks = |n: usize| ask(&format!("e-{n}"), &format!("POST http://{granted}/ order-{n}"));
+    host.http.publish(&(0..ASKED).map(asks).collect::<Vec<_>>());
+    let mut host = host;
+    for kill in 1..=KILLS {
+        let enough = rng.usize(ASKED * (kill - 1) / (KILLS + 1)..ASKED * kill / (KILLS + 1)) + 1;
+        wait_until("some are asked", ENDED_MAX, || {
+            let count = server.count();
+            if count >= enough { Ok(()) } else { Err(count) }
+        });
+        host.kill();
+        host = place.start_with(&options);
+    }
+    host.wait_rest("asking", 0);
+    assert_eq!(said(&host), vec!["200 ok"; ASKED]);
+    let mut keys: BTreeMap<Vec<u8>, BTreeSet<String>> = BTreeMap::new();
+    for asked in server.asked() {
+        let key = asked.headers["idempotency-key"].clone();
+        keys.entry(asked.body).or_default().insert(key);
+    }
+    assert_eq!(keys.len(), ASKED, "every order was asked for");
+    assert!(keys.values().all(|keys| keys.len() == 1), "one order, two keys: {keys:?}");
+    let all: BTreeSet<&String> = keys.values().flatten().collect();
+    assert_eq!(all.len(), ASKED, "two orders, one key");
+    host.stop();
 }
 
 #[test]

@@ -56,6 +56,15 @@ pub(super) struct Answer {
     pub(super) truncated: bool,
 }
 
+/// Where the system is asked for the address of a host, which may take it a while.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Resolving {
+    /// On a thread of its own, which nobody waits for once the time is over.
+    InTime,
+    /// On the thread that sends, however long it takes: there are no others to count.
+    InPlace,
+}
+
 /// How long the parts of a request may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Waits {
@@ -94,7 +103,7 @@ pub(super) fn ended(result: &Result<Answer, Failure>) -> Ended {
 
 impl Client {
     /// For a plugin with these grants, as both sides agree on them.
-    pub(super) fn new(grants: Grants) -> Self {
+    pub(super) fn new(grants: Grants, resolving: Resolving) -> Self {
         let config = Agent::config_builder()
             .max_redirects(0)
             .max_redirects_will_error(false)
@@ -104,8 +113,11 @@ impl Client {
             .user_agent(concat!("tidegate/", env!("CARGO_PKG_VERSION")))
             .max_response_header_size(CALL_ANSWER_HEADERS_BYTES_MAX)
             .build();
-        let resolver =
-            CheckedResolver { grants: grants.clone(), inner: DefaultResolver::default() };
+        let resolver = CheckedResolver {
+            grants: grants.clone(),
+            resolving,
+            inner: DefaultResolver::default(),
+        };
         let agent = Agent::with_parts(config, DefaultConnector::default(), resolver);
         Self { agent, grants }
     }
@@ -282,6 +294,7 @@ struct Refused {
 #[derive(Debug)]
 struct CheckedResolver {
     grants: Grants,
+    resolving: Resolving,
     inner: DefaultResolver,
 }
 
@@ -293,6 +306,10 @@ impl Resolver for CheckedResolver {
         timeout: NextTimeout,
     ) -> Result<ResolvedSocketAddrs, ureq::Error> {
         let url = Url::parse(&uri.to_string()).map_err(|_| ureq::Error::HostNotFound)?;
+        let timeout = match self.resolving {
+            Resolving::InTime => timeout,
+            Resolving::InPlace => NextTimeout::default(),
+        };
         let found = self.inner.resolve(uri, config, timeout).map_err(|error| match error {
             ureq::Error::Io(_) => ureq::Error::HostNotFound,
             other => other,

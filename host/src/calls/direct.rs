@@ -1,8 +1,9 @@
 //! Direct requests: a guest waits for the answer, under the same checks as calls and outside of the
 //! log.
 //!
-//! Rule: a thread that sends one ends by the deadline of its delivery, whoever still waits; and
-//! there are never more of them for a plugin than [`DIRECT_SENDING_MAX`].
+//! Rule: there are never more threads that send for a plugin than [`DIRECT_SENDING_MAX`], whoever still
+//! waits for them; and each ends by the deadline of its delivery, unless the system takes longer to find
+//! the address of the host.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,7 +11,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::BoxFuture;
 use tokio::sync::{Semaphore, oneshot};
 
-use super::client::{Client, Waits};
+use super::client::{Client, Resolving, Waits};
 use crate::config::Secrets;
 use crate::limits::{CALL_CONNECT_MS_MAX, CALL_TIMEOUT_MS_MAX, DIRECT_SENDING_MAX};
 use crate::plugin::Grants;
@@ -28,7 +29,11 @@ impl Direct {
     #[must_use]
     pub fn new(grants: Grants, secrets: Secrets) -> Self {
         let places = Arc::new(Semaphore::new(DIRECT_SENDING_MAX));
-        Self { client: Arc::new(Client::new(grants)), secrets: Arc::new(secrets), places }
+        Self {
+            client: Arc::new(Client::new(grants, Resolving::InPlace)),
+            secrets: Arc::new(secrets),
+            places,
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::answer;
-use super::client::{Answer, Client, Failure, ended};
+use super::client::{Answer, Client, Failure, Resolving, ended};
 use super::plan::{Due, End, Plan};
 use super::policy::{self, Fault, Step};
 use crate::bus::Bus;
@@ -191,7 +191,8 @@ impl Shared {
         match clients.get(&instance) {
             Some((of, client)) if *of == environment => Arc::clone(client),
             _ => {
-                let client = Arc::new(Client::new(version.manifest.grants.clone()));
+                let client =
+                    Arc::new(Client::new(version.manifest.grants.clone(), Resolving::InTime));
                 clients.insert(instance, (environment, Arc::clone(&client)));
                 client
             }

@@ -28,12 +28,13 @@ fn server(answers: Vec<Vec<u8>>) -> (u16, Receiver<String>) {
 
 fn client(http: &[&str], private: &[&str], secrets: &[&str]) -> Client {
     let hosts = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
-    Client::new(Grants {
+    let grants = Grants {
         http: hosts(http),
         private: hosts(private),
         secrets: secrets.iter().map(|name| name.parse().unwrap()).collect(),
         env: Vec::new(),
-    })
+    };
+    Client::new(grants, Resolving::InTime)
 }
 
 fn call(url: &str) -> OutgoingCall {

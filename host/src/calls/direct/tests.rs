@@ -5,6 +5,8 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 
 use super::*;
+use crate::config::SecretSource;
+use crate::plugin::grants::GrantName;
 
 fn request(url: &str, deadline: Instant) -> DirectRequest {
     DirectRequest {
@@ -73,6 +75,33 @@ async fn hosts_and_addresses_are_those_of_calls() {
     assert_eq!(ungranted.why, "`127.0.0.1` is not in `grants.http`");
     let private = direct("*:*", "10.0.0.1").ask(request(&url, soon())).await.unwrap_err();
     assert_eq!(private.fault, DirectFault::Address, "{}", private.why);
+}
+
+#[tokio::test]
+async fn a_secret_goes_out_and_does_not_come_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("token");
+    std::fs::write(&file, "tok-9f3a").unwrap();
+    let name: GrantName = "TOKEN".parse().unwrap();
+    let mut secrets = Secrets::default();
+    secrets.insert(&name, SecretSource::File(file));
+    let hosts = || "127.0.0.1:*".parse().into_iter().collect();
+    let grants = |secrets| Grants { http: hosts(), private: hosts(), secrets, ..Grants::default() };
+    let port = server(
+        b"HTTP/1.1 200 OK\r\nx-seen: tok-9f3a\r\ncontent-length: 8\r\nconnection: close\r\n\r\ntok-9f3a",
+    );
+    let request = || DirectRequest {
+        headers: vec![("authorization".to_owned(), Bytes::from_static(b"{secret:TOKEN}"))],
+        answer_bytes_max: 100,
+        ..request(&format!("http://127.0.0.1:{port}/"), soon())
+    };
+    let asking = Direct::new(grants(vec![name]), secrets.clone());
+    let answer = asking.ask(request()).await.unwrap();
+    assert_eq!(answer.body, "{secret:TOKEN}");
+    assert!(answer.headers.contains(&("x-seen".to_owned(), Bytes::from_static(b"{secret:TOKEN}"))));
+    assert!(answer.headers.iter().all(|(name, _)| name != "content-length"), "{answer:?}");
+    let refused = Direct::new(grants(Vec::new()), secrets).ask(request()).await.unwrap_err();
+    assert_eq!(refused.fault, DirectFault::Denied, "{}", refused.why);
 }
 
 #[tokio::test]
