@@ -4,4 +4,8 @@
 //! down every process it started, by its id, even where it fails.
 
 mod cases;
+#[allow(dead_code, reason = "every test binary uses a part of it")]
+mod crashes;
 mod harness;
+#[allow(dead_code, reason = "every test binary uses a part of it")]
+mod oracle;

@@ -10,7 +10,7 @@ mod simulation;
 
 use oracle::{Rule, Verdict};
 use simulation::trace::{Step, trace};
-use simulation::{Plan, operations, run, run_full};
+use simulation::{Plan, operations, run, run_full, runtime};
 use tidegate::log::disk::sim::{Crash, Fault};
 use tidegate::planted::{Bug, hits, plant};
 
@@ -75,43 +75,45 @@ async fn verdict(steps: &[Step], shows: Shows, at: u64) -> Verdict {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn every_planted_bug_is_caught_and_nothing_else() {
-    let steps = trace(7, 70);
-    plant(None);
-    let operations = operations(&steps).await;
-    let places = || (1..PLACES).map(|place| 10 + place * 37 % (operations - 10));
-    for shows in [Shows::Always, Shows::FailedSync, Shows::StartAndCut, Shows::FullDisk] {
-        for at in places().take(3) {
-            let verdict = verdict(&steps, shows, at).await;
-            assert!(verdict.is_sound(), "no bug, {shows:?} at {at}:\n{verdict}");
-        }
-    }
-    for bug in Bug::ALL {
-        assert!(TRIALS.iter().any(|(tried, ..)| tried == bug), "{bug:?} is not tried");
-    }
-    let mut missed = Vec::new();
-    for (bug, shows, rules) in TRIALS {
-        let mut tried = 0;
-        let mut caught = None;
-        for at in places() {
-            tried += 1;
-            plant(Some(*bug));
-            let verdict = verdict(&steps, *shows, at).await;
-            let found = verdict.rules();
-            if hits() > 0 && rules.iter().any(|rule| found.contains(rule)) {
-                caught = Some(verdict);
-                break;
+#[test]
+fn every_planted_bug_is_caught_and_nothing_else() {
+    runtime().block_on(async {
+        let steps = trace(7, 70);
+        plant(None);
+        let operations = operations(&steps).await;
+        let places = || (1..PLACES).map(|place| 10 + place * 37 % (operations - 10));
+        for shows in [Shows::Always, Shows::FailedSync, Shows::StartAndCut, Shows::FullDisk] {
+            for at in places().take(3) {
+                let verdict = verdict(&steps, shows, at).await;
+                assert!(verdict.is_sound(), "no bug, {shows:?} at {at}:\n{verdict}");
             }
         }
-        match caught {
-            Some(verdict) => {
-                let rules = verdict.rules();
-                println!("{:<24} caught at place {tried}: {rules:?}", bug.name());
-            }
-            None => missed.push(bug),
+        for bug in Bug::ALL {
+            assert!(TRIALS.iter().any(|(tried, ..)| tried == bug), "{bug:?} is not tried");
         }
-    }
-    plant(None);
-    assert!(missed.is_empty(), "not caught: {missed:?}");
+        let mut missed = Vec::new();
+        for (bug, shows, rules) in TRIALS {
+            let mut tried = 0;
+            let mut caught = None;
+            for at in places() {
+                tried += 1;
+                plant(Some(*bug));
+                let verdict = verdict(&steps, *shows, at).await;
+                let found = verdict.rules();
+                if hits() > 0 && rules.iter().any(|rule| found.contains(rule)) {
+                    caught = Some(verdict);
+                    break;
+                }
+            }
+            match caught {
+                Some(verdict) => {
+                    let rules = verdict.rules();
+                    println!("{:<24} caught at place {tried}: {rules:?}", bug.name());
+                }
+                None => missed.push(bug),
+            }
+        }
+        plant(None);
+        assert!(missed.is_empty(), "not caught: {missed:?}");
+    });
 }

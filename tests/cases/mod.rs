@@ -9,6 +9,7 @@ mod cloudevents;
 mod commands;
 mod compiling;
 mod conformance;
+mod crashes;
 mod damage;
 mod dev;
 mod examples;

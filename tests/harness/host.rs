@@ -270,9 +270,20 @@ impl Host {
         self.child.try_wait().unwrap().is_none()
     }
 
+    /// Waits until it ends by itself: its exit code, and what it said.
+    #[allow(dead_code, reason = "only a host whose disk fails ends so")]
+    pub(crate) fn wait_end(&mut self) -> (Option<i32>, String) {
+        let status = wait_until("the host ends", STOP_MAX, || {
+            self.child.try_wait().unwrap().ok_or("still there")
+        });
+        self.stderr.join();
+        (status.code(), self.said())
+    }
+
     /// `kill -9`.
     pub(crate) fn kill(mut self) {
-        self.child.kill().unwrap();
+        // Gone already, perhaps.
+        let _ = self.child.kill();
         self.child.wait().unwrap();
     }
 

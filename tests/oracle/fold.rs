@@ -172,10 +172,11 @@ impl Fold {
     }
 
     /// What the host says of itself is what its log says.
-    pub(super) fn compare(&self, shown: &Shown, verdict: &mut Verdict) {
+    pub(super) fn compare(&self, shown: &Shown, counting: &[Counting], verdict: &mut Verdict) {
         let mut state = BTreeMap::new();
         let mut dead = BTreeSet::new();
-        for (instance, plugin) in &self.plugins {
+        let judged = |instance: &u32| counting.iter().any(|of| of.instance == *instance);
+        for (instance, plugin) in self.plugins.iter().filter(|(instance, _)| judged(instance)) {
             for ((generation, key, name), value) in &plugin.state {
                 if *generation == plugin.serving {
                     state.insert((*instance, key.clone(), name.clone()), value.clone());

@@ -161,7 +161,7 @@ impl Case<'_> {
         for counting in self.counting {
             self.delivered(*counting, &fold, &mut verdict);
         }
-        fold.compare(shown, &mut verdict);
+        fold.compare(shown, self.counting, &mut verdict);
         fold.overdue(shown.log_time_ms, &mut verdict);
         verdict
     }

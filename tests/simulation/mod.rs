@@ -8,11 +8,12 @@ pub(crate) mod trace;
 pub(crate) mod witness;
 pub(crate) mod world;
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tidegate::log::disk::sim::{Crash, Fault, SimDisk};
+use tokio::runtime::Runtime;
 
 use crate::oracle::{Case, History, Journal, Rule, Verdict};
 use trace::Step;
@@ -20,6 +21,12 @@ use world::{COUNTING, Gone, Place, World};
 
 /// The writer looks at the free space no more often, in log time.
 const SPACE_LOOK_MS: u64 = 1100;
+
+/// The runtime of all hosts, whichever test they are of: what they share lives as long as it does.
+pub(crate) fn runtime() -> &'static Runtime {
+    static RUNTIME: OnceLock<Runtime> = OnceLock::new();
+    RUNTIME.get_or_init(|| Runtime::new().unwrap())
+}
 
 /// How long a disk stays full that a step waits for.
 const FULL_MAX: Duration = Duration::from_millis(500);

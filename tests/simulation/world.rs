@@ -42,7 +42,7 @@ pub(crate) const COUNTING: [Counting; 1] = [Counting { instance: PLUGIN.0, kinds
 const DATA: &str = "data";
 const BUS: &str = "data/buses/main";
 /// How long anything may take that is no more than some deliveries.
-const PATIENCE: Duration = Duration::from_secs(15);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How often it is looked whether a host has come to rest.
 const LOOK_EVERY: Duration = Duration::from_micros(300);
@@ -142,7 +142,7 @@ pub(crate) struct World {
 
 fn pool() -> &'static GuestPool {
     static POOL: OnceLock<GuestPool> = OnceLock::new();
-    POOL.get_or_init(|| GuestPool::new(2, &tokio::runtime::Handle::current()).unwrap())
+    POOL.get_or_init(|| GuestPool::new(2, super::runtime().handle()).unwrap())
 }
 
 fn event(event: &Value) -> NewEvent {

@@ -1,0 +1,292 @@
+//! Real hosts that end badly, again and again, on one data folder, judged by the oracle after each
+//! end and at rest: what SIGKILL and power cuts have in common.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::harness::{Cli, Host, HostOptions, Http, Place, fixture, wait_until};
+use crate::oracle::{Case, Counting, History, Journal, Rule, Shown, Verdict};
+
+const PLUGIN: &str = "witness";
+const KEYS: usize = 12;
+/// The smallest there are: they are rolled under load.
+const CONFIG: &str = "[buses.main]\nkind = \"durable\"\nsegment = \"4MiB\"\n";
+/// Timers are due after so long at most.
+const TIMER_MS_MAX: u64 = 1500;
+const REST_MAX: Duration = Duration::from_secs(120);
+
+/// What is the same for all hosts of a run.
+pub(crate) struct Series {
+    pub(crate) place: Place,
+    pub(crate) rng: fastrand::Rng,
+    pub(crate) environment: Vec<(&'static str, String)>,
+    client: Arc<Mutex<Client>>,
+    /// The log as it was found the last time.
+    seen: Option<History>,
+    pub(crate) ended: u64,
+}
+
+/// The one client: every key has one writer that way.
+struct Client {
+    rng: fastrand::Rng,
+    numbers: Vec<usize>,
+    /// What was sent and not acknowledged yet: to be sent again before anything else.
+    open: Vec<Value>,
+    journal: Journal,
+}
+
+impl Client {
+    fn batch(&mut self) -> Vec<Value> {
+        let count = self.rng.usize(1..8);
+        (0..count)
+            .map(|_| {
+                let key = self.rng.usize(..KEYS);
+                self.numbers[key] += 1;
+                let number = self.numbers[key];
+                json!({
+                    "specversion": "1.0",
+                    "id": format!("k{key}/{number}"),
+                    "source": crate::oracle::CLIENT,
+                    "type": "step.taken",
+                    "datacontenttype": "application/json",
+                    "partitionkey": format!("k{key}"),
+                    "data": self.data(number),
+                })
+            })
+            .collect()
+    }
+
+    fn data(&mut self, number: usize) -> Value {
+        let text = "x".repeat(match self.rng.u8(..50) {
+            0 => 100_000,
+            _ => self.rng.usize(..800),
+        });
+        let mut data = json!({ "n": number, "text": text });
+        match self.rng.u8(..40) {
+            0 => data["fail"] = "once".into(),
+            1 => data["fail"] = "broken".into(),
+            2 => data["fail"] = "reject".into(),
+            3..=12 => {
+                let name = format!("t{}", self.rng.u8(..3));
+                let after_ms = self.rng.u64(..TIMER_MS_MAX);
+                data["set"] = json!([{ "name": name, "after_ms": after_ms }]);
+            }
+            13..=16 => data["cancel"] = json!(["t0", "t1"]),
+            _ => {}
+        }
+        data
+    }
+
+    /// Sends what is open, or something new. False: the host took nothing.
+    fn send(this: &Mutex<Self>, http: &Http) -> bool {
+        let batch = {
+            let mut client = this.lock().unwrap();
+            if client.open.is_empty() {
+                client.open = client.batch();
+            }
+            let batch = client.open.clone();
+            batch.iter().for_each(|event| client.journal.sends(event));
+            batch
+        };
+        let Ok(answers) = http.try_publish("main", &batch.iter().collect::<Vec<_>>()) else {
+            return false;
+        };
+        let mut client = this.lock().unwrap();
+        for answer in answers {
+            let (id, position) = (answer["id"].as_str(), answer["position"].as_u64());
+            client.journal.acknowledged(id.unwrap_or_default(), position.unwrap_or_default());
+        }
+        client.open.clear();
+        true
+    }
+}
+
+/// A client at work until the host is gone.
+pub(crate) struct Load(Option<std::thread::JoinHandle<()>>);
+
+impl Load {
+    fn has_ended(&self) -> bool {
+        self.0.as_ref().is_none_or(std::thread::JoinHandle::is_finished)
+    }
+
+    pub(crate) fn join(mut self) {
+        if let Some(thread) = self.0.take() {
+            thread.join().unwrap();
+        }
+    }
+}
+
+impl Series {
+    pub(crate) fn new(place: Place, mut rng: fastrand::Rng) -> Self {
+        std::fs::write(place.plugins().join("witness.wasm"), fixture("witness-guest")).unwrap();
+        let client = Client {
+            rng: rng.fork(),
+            numbers: vec![0; KEYS],
+            open: Vec::new(),
+            journal: Journal::default(),
+        };
+        let client = Arc::new(Mutex::new(client));
+        let series = Self { place, rng, environment: Vec::new(), client, seen: None, ended: 0 };
+        series.mend(false);
+        series
+    }
+
+    /// Whether what fails works; a reload.
+    pub(crate) fn mend(&self, works: bool) {
+        let fixed = if works { "fixed = \"yes\"\n" } else { "" };
+        let workers = 1 + self.ended % 3;
+        let manifest = format!(
+            "[subscribe]\ntypes = [\"step.*\"]\n[run]\nworkers = {workers}\n[retry]\n\
+             backoff = \"10ms\"\n[config]\n{fixed}"
+        );
+        let path = self.place.plugins().join("witness.toml");
+        std::fs::write(path, manifest).unwrap();
+    }
+
+    pub(crate) fn options(&self) -> HostOptions {
+        HostOptions {
+            config: Some(CONFIG.to_owned()),
+            environment: self.environment.clone(),
+            ..HostOptions::default()
+        }
+    }
+
+    /// Lets dead letters run again, as far as the host is there.
+    pub(crate) fn redrive(&self, host: &Host) {
+        host.cli(&["dead-letters", "redrive", "--all"]).run();
+    }
+
+    /// Events acknowledged so far.
+    pub(crate) fn acknowledged(&self) -> usize {
+        let client = self.client.lock().unwrap();
+        client.journal.entries().iter().filter(|entry| entry.acknowledged.is_some()).count()
+    }
+
+    /// Waits until so many more events are acknowledged, or the client has stopped.
+    pub(crate) fn wait_acknowledged(&self, load: &Load, more: usize) {
+        let until = self.acknowledged() + more;
+        wait_until("enough is acknowledged", REST_MAX, || {
+            let count = self.acknowledged();
+            if count >= until || load.has_ended() { Ok(()) } else { Err(count) }
+        });
+    }
+
+    pub(crate) fn start(&self) -> Host {
+        self.place.start_with(&self.options())
+    }
+
+    pub(crate) fn load(&self, host: &Host) -> Load {
+        let (client, http) = (Arc::clone(&self.client), host.http.clone());
+        Load(Some(std::thread::spawn(move || while Client::send(&client, &http) {})))
+    }
+
+    /// The log as it lies there, no host being on it.
+    pub(crate) fn history(&self) -> History {
+        let dump = Cli::new(&["log", "dump"]).arg(self.place.data()).run();
+        assert!(dump.code <= 1, "{}", dump.stderr);
+        History::read(&dump.stdout)
+    }
+
+    fn log_id(&self) -> Uuid {
+        let id = self.place.data().join("buses/main/log/id");
+        std::fs::read_to_string(id).map_or(Uuid::nil(), |text| text.trim().parse().unwrap())
+    }
+
+    fn counting(history: &History) -> Vec<Counting> {
+        let controls = history.commits().iter().flat_map(|commit| &commit.controls);
+        let named = controls.filter(|(kind, of)| kind == "Register" && of["name"] == PLUGIN);
+        let instances = named.filter_map(|(_, of)| of["instance"].as_u64()?.try_into().ok());
+        instances.map(|instance| Counting { instance, kinds: "step." }).collect()
+    }
+
+    /// After an end without order, before anybody starts: what is durable is there.
+    pub(crate) fn judge(&mut self) -> Verdict {
+        self.ended += 1;
+        let history = self.history();
+        let client = self.client.lock().unwrap();
+        let counting = Self::counting(&history);
+        let case = Case {
+            journal: &client.journal,
+            history: &history,
+            log_id: self.log_id(),
+            counting: &counting,
+        };
+        let verdict = case.after_recovery(self.seen.as_ref());
+        drop(client);
+        self.seen = Some(history);
+        verdict
+    }
+
+    /// Everything that can come to an end does, and is judged as a whole.
+    pub(crate) fn finish(&mut self) -> Verdict {
+        self.mend(true);
+        let host = self.start();
+        while !self.client.lock().unwrap().open.is_empty() {
+            assert!(Client::send(&self.client, &host.http), "the host does not take events");
+        }
+        wait_until("nothing is given up, no timer is pending", REST_MAX, || {
+            let view = host.plugin(PLUGIN);
+            let letters = host.dead_letters(PLUGIN).len();
+            if letters > 0 {
+                self.redrive(&host);
+            }
+            let idle = ["lag_events", "in_flight", "timers"].iter().all(|of| view[of] == 0);
+            if idle && letters == 0 { Ok(()) } else { Err(view.to_string()) }
+        });
+        host.wait_rest(PLUGIN, 0);
+        let shown = self.shown(&host);
+        host.stop();
+        let history = self.history();
+        let client = self.client.lock().unwrap();
+        let counting = Self::counting(&history);
+        let shown = Shown {
+            state: shown
+                .iter()
+                .map(|(key, name, value)| {
+                    let instance = counting.first().map_or(0, |of| of.instance);
+                    ((instance, key.clone(), name.clone()), value.clone())
+                })
+                .collect(),
+            ..Shown::default()
+        };
+        let case = Case {
+            journal: &client.journal,
+            history: &history,
+            log_id: self.log_id(),
+            counting: &counting,
+        };
+        case.at_rest(self.seen.as_ref(), &shown)
+    }
+
+    fn shown(&self, host: &Host) -> BTreeSet<(String, String, String)> {
+        let mut shown = BTreeSet::new();
+        for key in (0..KEYS).map(|key| format!("k{key}")) {
+            for name in ["count", "fired"] {
+                if let Some(value) = host.state(PLUGIN, &key, name) {
+                    shown.insert((key.clone(), name.to_owned(), value));
+                }
+            }
+        }
+        shown
+    }
+
+    /// How much there is: events acknowledged, commits.
+    pub(crate) fn size(&self) -> (usize, usize) {
+        (self.acknowledged(), self.seen.as_ref().map_or(0, |seen| seen.commits().len()))
+    }
+}
+
+/// Panics with what is wrong.
+pub(crate) fn must_be_sound(verdict: &Verdict, what: &str) {
+    assert!(verdict.is_sound(), "{what}: {:?}\n{verdict}", verdict.rules());
+}
+
+/// Whether a promise of durability is broken.
+pub(crate) fn has_lost(verdict: &Verdict) -> bool {
+    let rules = verdict.rules();
+    [Rule::Acknowledged, Rule::Shown, Rule::Starts].iter().any(|rule| rules.contains(rule))
+}
