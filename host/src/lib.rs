@@ -18,6 +18,8 @@ pub mod command;
 pub mod config;
 pub mod effects;
 pub mod event;
+#[cfg(test)]
+pub mod fuzz;
 pub mod host;
 pub mod limits;
 pub mod log;

@@ -3,6 +3,7 @@
 //! Rule: what is measured is the code that serves, called as `serve` calls it, never a copy; and
 //! every figure stands beside the limit that was measured in the same run, in turns with it.
 
+pub mod alone;
 pub mod append;
 pub mod http;
 pub mod invoke;
@@ -91,6 +92,12 @@ pub enum BenchError {
         limit: u64,
         /// Of what.
         what: &'static str,
+    },
+    /// There is no such stage.
+    #[error("there is no stage `{name}`; there are {}", alone::STAGES.map(|(name, _)| name).join(", "))]
+    Stage {
+        /// What was asked for.
+        name: String,
     },
     /// The host did not start or stop.
     #[error(transparent)]

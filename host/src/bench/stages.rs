@@ -6,20 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::api::host::HostApi;
-use crate::bus::deliver::{self, Deliverer, Ended};
-use crate::effects::{Draft, Effects, OutcomeKind, StateWrite};
-use crate::event::{Digest, Event, Generation, InstanceId, KeySequence, Position};
 use crate::log::LogStats;
-use crate::log::codec::{Encoded, Header, Salt};
-use crate::log::frame::FrameBuilder;
-use crate::log::record::Mode;
-use crate::state::{Owner, Values};
 
 use super::events::Events;
-use super::invoke::{Hosted, event};
+use super::invoke::Hosted;
 use super::place::{BenchHost, Place};
 use super::report::{Figure, Measure, Stage, median};
-use super::{BenchError, cpu};
+use super::{BenchError, alone, cpu};
 
 /// Turns of each stage alone.
 const TURNS: u64 = 5000;
@@ -47,11 +40,11 @@ impl Alone {
         }
         let guest_us = median(wasm).unwrap_or_default();
         let stages = vec![
-            ("encode", often(|| encode(events))),
-            ("decode", often(|| decode(events))),
-            ("state, read and write", often(|| state(events))),
+            ("encode", often(|| alone::encode(events, TURNS, cpu::thread))),
+            ("decode", often(|| alone::decode(events, TURNS, cpu::thread))),
+            ("state, read and write", often(|| alone::state(events, TURNS, cpu::thread))),
             ("wasm", guest_us),
-            ("effects, made and encoded", often(|| effects(events))),
+            ("effects, made and encoded", often(|| alone::effects(events, TURNS, cpu::thread))),
         ];
         Ok(Self { stages, guest_us })
     }
@@ -76,107 +69,6 @@ fn often(measure: impl Fn() -> Duration) -> f64 {
     #[allow(clippy::cast_precision_loss, reason = "a mean needs no more digits")]
     let us = |spent: Duration| spent.as_secs_f64() * 1e6 / TURNS as f64;
     median((0..ROUNDS).map(|_| us(measure()))).unwrap_or_default()
-}
-
-fn encode(events: &Events) -> Duration {
-    let made: Vec<_> = (0..TURNS).map(|number| events.event(number)).collect();
-    let mut encoded = Encoded::default();
-    let begun = cpu::thread();
-    for event in &made {
-        encoded.clear();
-        // Such an event has been taken by a log before.
-        let _ = encoded.event(event).and_then(|()| encoded.finish());
-        std::hint::black_box(&encoded);
-    }
-    cpu::thread().saturating_sub(begun)
-}
-
-fn decode(events: &Events) -> Duration {
-    let salt = Salt::new([7; 16], 1);
-    let mut builder = FrameBuilder::default();
-    let mut encoded = Encoded::default();
-    let frames: Vec<_> = (0..TURNS)
-        .map(|number| {
-            encoded.clear();
-            let _ = encoded.event(&events.event(number)).and_then(|()| encoded.finish());
-            builder.push(&encoded, std::iter::once(KeySequence(1)));
-            builder.build(Header::default(), salt)
-        })
-        .collect();
-    let begun = cpu::thread();
-    for frame in &frames {
-        std::hint::black_box(frame.events().map(<[_]>::len).unwrap_or_default());
-    }
-    cpu::thread().saturating_sub(begun)
-}
-
-fn state(events: &Events) -> Duration {
-    let values = Arc::new(Values::default());
-    let owners: Vec<_> = (0..TURNS)
-        .filter_map(|number| {
-            let key = events.key(number)?.clone();
-            Some(Owner { instance: InstanceId(1), generation: Generation(0), key })
-        })
-        .collect();
-    let begun = cpu::thread();
-    for (owner, position) in owners.into_iter().zip(1..) {
-        let (position, key) = (Position(position), owner.key.clone());
-        let Ok(view) = values.view(owner, 1) else { continue };
-        std::hint::black_box(view.get("n"));
-        let writes = written(events);
-        view.push_pending(position, writes.as_slice().into());
-        let owner = (InstanceId(1), Generation(0), key.as_str());
-        // Without a cold store nothing fails.
-        let _ = values.apply(owner, position, writes);
-    }
-    cpu::thread().saturating_sub(begun)
-}
-
-fn written(events: &Events) -> Vec<StateWrite> {
-    let value = events.data().slice(..events.data().len().min(8));
-    vec![StateWrite { name: "n".into(), value: Some(value), expires_ms: None }]
-}
-
-fn effects(events: &Events) -> Duration {
-    let by = Deliverer {
-        instance: InstanceId(1),
-        generation: Generation(0),
-        environment: Digest::default(),
-        bus: "main".into(),
-        source: deliver::source("main", "bench"),
-    };
-    let input: Event = event(events);
-    let made: Vec<_> = (0..TURNS).map(|number| asked_for(events, number)).collect();
-    let mut encoded = Encoded::default();
-    let begun = cpu::thread();
-    for effects in made {
-        let ended = Ended {
-            attempt: 1,
-            outcome: OutcomeKind::Ok,
-            fuel: 1000,
-            mode: Mode::Live,
-            dead_letter: None,
-            park: false,
-        };
-        let commit = deliver::commit(&by, &input, ended, effects);
-        encoded.clear();
-        let _ = encoded.delivery(&commit).and_then(|()| encoded.finish());
-        std::hint::black_box(&encoded);
-    }
-    cpu::thread().saturating_sub(begun)
-}
-
-fn asked_for(events: &Events, number: u64) -> Effects {
-    let draft = Draft {
-        id: Events::id(number).into(),
-        kind: "bench.counted".into(),
-        key: events.key(number).cloned(),
-        bus: None,
-        content_type: "application/json".into(),
-        data: events.data().clone(),
-        attributes: Vec::new(),
-    };
-    Effects { emits: vec![draft], state: written(events), ..Effects::default() }
 }
 
 /// Sums over the runs.
@@ -283,19 +175,4 @@ fn guest_wall_s(host: &BenchHost) -> f64 {
     let line =
         metrics.lines().find(|line| line.starts_with("tidegate_delivery_duration_seconds_sum"));
     line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or_default()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::bench::Settings;
-
-    #[test]
-    fn every_stage_alone_does_something() {
-        let settings = Settings { size: 256, keys: 10, ..Settings::default() };
-        let events = Events::new(&settings);
-        for stage in [encode, decode, state, effects] {
-            assert!(stage(&events) > Duration::from_nanos(TURNS * 10));
-        }
-    }
 }

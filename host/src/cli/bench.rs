@@ -12,7 +12,7 @@ use super::client::{self, ConnectArgs};
 use super::out::Out;
 use super::table::Table;
 use crate::bench::report::{Measure, Percentiles, RawFigures, Report};
-use crate::bench::{Settings, Ticker, append, http, invoke, pipeline, replay, ticker};
+use crate::bench::{Settings, Ticker, alone, append, http, invoke, pipeline, replay, ticker};
 
 /// What to measure. Every figure stands beside the limit of the disk, measured in the same run.
 #[derive(Debug, Clone, Subcommand)]
@@ -60,6 +60,15 @@ pub enum BenchCommand {
         /// The module [default: a built-in one, which does nothing]
         #[arg(long, value_name = "F")]
         module: Option<PathBuf>,
+    },
+    /// The code of one stage alone, so many turns: for who counts instructions
+    #[command(hide = true)]
+    Stage {
+        /// Its name
+        name: String,
+        /// How often
+        #[arg(long, value_name = "N", default_value_t = 1000)]
+        turns: u64,
     },
     /// Keeps the processors awake until standard input ends
     #[command(name = ticker::SUBCOMMAND, hide = true)]
@@ -109,6 +118,10 @@ pub fn run(
     output: Output,
     out: &mut Out,
 ) -> anyhow::Result<ExitCode> {
+    if let BenchCommand::Stage { name, turns } = command {
+        alone::run(name, *turns)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let runtime = super::run::runtime()?;
     super::run::log_to_stderr("error", output);
     if matches!(command, BenchCommand::Tick) {
@@ -152,7 +165,7 @@ async fn measure(command: &BenchCommand, connect: &ConnectArgs) -> anyhow::Resul
             let options = replay::ReplayOptions { module: module.clone() };
             replay::run(&common.settings(200_000)?, &options).await?
         }
-        BenchCommand::Tick => Report::default(),
+        BenchCommand::Stage { .. } | BenchCommand::Tick => Report::default(),
     })
 }
 

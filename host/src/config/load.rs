@@ -136,7 +136,24 @@ impl Config {
         environment: &BTreeMap<String, String>,
         flags: &Flags,
     ) -> Result<Self, ConfigError> {
-        let FileText { path, label, text } = read_file(folder, file, environment)?;
+        let file = read_file(folder, file, environment)?;
+        Self::from_file(folder, file, environment, flags)
+    }
+
+    /// [`Config::load`] of a text, without an environment.
+    #[cfg(test)]
+    pub(crate) fn from_text(text: &str, flags: &Flags) -> Result<Self, ConfigError> {
+        let text =
+            FileText { path: None, label: "configuration".to_owned(), text: text.to_owned() };
+        Self::from_file(Path::new("/"), text, &BTreeMap::new(), flags)
+    }
+
+    fn from_file(
+        folder: &Path,
+        FileText { path, label, text }: FileText,
+        environment: &BTreeMap<String, String>,
+        flags: &Flags,
+    ) -> Result<Self, ConfigError> {
         let (text, plugins) = split_plugins_folder(&text);
         let mut table = parse(&label, &text)?;
         let mut document = Document::new(&label);

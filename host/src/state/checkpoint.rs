@@ -21,10 +21,14 @@ use super::values::Values;
 use crate::event::CommitNumber;
 use crate::log::disk::{Disk, DiskFile};
 use format::Header;
+#[cfg(test)]
+pub(crate) use fuzz::fuzz;
 use read::{Expected, Refused};
 use write::Writer;
 
 mod format;
+#[cfg(test)]
+mod fuzz;
 mod read;
 #[cfg(test)]
 mod tests;

@@ -35,6 +35,9 @@ mod verdict;
 mod wasi;
 
 #[cfg(test)]
+pub(crate) use stdio::fuzz::fuzz_printed;
+
+#[cfg(test)]
 pub(crate) mod fixtures;
 #[cfg(test)]
 mod tests;

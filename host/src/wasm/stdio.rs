@@ -2,6 +2,8 @@
 //! what it wants to its standard output, one JSON object a line. Each delivery is one run.
 //! `wit/STDIO.md` is the contract; a change of what stands there is a change of it.
 
+#[cfg(test)]
+pub(super) mod fuzz;
 mod input;
 mod output;
 

@@ -1,0 +1,34 @@
+//! tidegate beside other systems, and tidegate as what it holds grows. Two programs over one library:
+//! `peers` and `growth`.
+
+pub mod host;
+pub mod lines;
+pub mod nats;
+pub mod plot;
+pub mod redis;
+pub mod side;
+pub mod table;
+pub mod tidegate;
+#[cfg(feature = "extism")]
+pub mod with_extism;
+
+use std::path::PathBuf;
+
+/// What is measured, and how often.
+pub struct Plan {
+    /// The `tidegate` program.
+    pub tidegate: PathBuf,
+    /// Events of one run.
+    pub events: u64,
+    /// Events that are under way at once.
+    pub in_flight: u64,
+    /// Events a second where latency is measured.
+    pub rate: u64,
+    /// Rounds.
+    pub rounds: usize,
+    /// Keys that events are spread over.
+    pub keys: u64,
+}
+
+/// Bytes of an event: 256 of payload, and what `tidegate bench` adds to tell one from another.
+pub const EVENT_BYTES: usize = 378;
