@@ -145,10 +145,11 @@ pub(super) fn build(language: &'static Language) -> Result<Built, String> {
     }
     let run = Cli::new(&["--output", "json", "build"]).arg(&folder).run();
     if run.code != 0 {
-        let install = run.stdout.split_once("is missing; install it with: ");
-        let Some((_, install)) = install else { panic!("{}\n{}", run.stdout, run.stderr) };
-        let install = install.split('"').next().unwrap_or_default();
-        return Err(install.split("  ").next().unwrap_or_default().to_owned());
+        let said: Value = serde_json::from_str(&run.stdout).unwrap();
+        let why = said["error"].as_str().unwrap_or_default();
+        let install = why.split_once("is missing; install it with");
+        let Some((_, install)) = install else { panic!("{why}\n{}", run.stderr) };
+        return Err(install.trim().to_owned());
     }
     let built: Value = serde_json::from_str(&run.stdout).unwrap();
     let module = PathBuf::from(built["module"].as_str().unwrap());
