@@ -132,7 +132,8 @@ pub fn http(bytes: &[u8]) {
         };
         // What is taken can be given back, and is the same event then.
         let written = cloudevents::write_json(&event);
-        let parsed: Result<serde_json::Value, _> = serde_json::from_slice(&written);
+        // Data may hold numbers that no `Value` has room for, and be JSON all the same.
+        let parsed: Result<serde::de::IgnoredAny, _> = serde_json::from_slice(&written);
         assert!(parsed.is_ok(), "an event is given back as no JSON");
         let _ = cloudevents::to_binary(&event);
     }

@@ -81,7 +81,10 @@ fn change(disk: &SimDisk, path: &Path, log_id: [u8; 16], how: &[u8; 12]) {
     let [at0, at1, at2, at3, ..] = at;
     let (at, value) = (u32::from_le_bytes([at0, at1, at2, at3]), u32::from_le_bytes([a, b, c, d]));
     disk.damage(path, |bytes| {
-        let len = bytes.len().max(1);
+        let len = bytes.len();
+        if len == 0 {
+            return;
+        }
         let at = at as usize % len;
         let count = (value as usize % 4096).min(len - at);
         match what % 7 {
