@@ -1,9 +1,9 @@
 //! What decides on bytes that somebody else wrote, as functions of bytes: each must come to an end, in a
 //! value or an error, and never panic.
 //!
-//! The tests beside this file feed them the corpora in `fuzz/corpus` and random changes of those, a little on
-//! every build, and for as long as one says with `TIDEGATE_FUZZ_SECONDS`. They have the form that a fuzzer
-//! guided by coverage wants.
+//! The tests beside this file feed them the corpora in `tests/fuzz/corpus` and random changes of
+//! those, a little on every build, and for as long as one says with `TIDEGATE_FUZZ_SECONDS`. They
+//! have the form that a fuzzer guided by coverage wants.
 
 mod recovery;
 mod tests;

@@ -72,9 +72,9 @@ fn corpus(target: &str) -> Vec<Vec<u8>> {
             include_str!("../../../plugins/order-saga/plugin.toml"),
             include_str!("../../../plugins/notify/plugin.toml"),
             include_str!("../../../plugins/bank-account/plugin.toml"),
-            include_str!("../../../fuzz/corpus/manifest/all.toml"),
+            include_str!("../../../tests/fuzz/corpus/manifest/all.toml"),
         ]),
-        "config" => texts(&[include_str!("../../../fuzz/corpus/config/all.toml")]),
+        "config" => texts(&[include_str!("../../../tests/fuzz/corpus/config/all.toml")]),
         "http" => {
             let lines = include_str!("../api/tests/samples.ndjson").lines();
             let mut all: Vec<Vec<u8>> = lines.map(|line| line.as_bytes().to_vec()).collect();
@@ -83,14 +83,14 @@ fn corpus(target: &str) -> Vec<Vec<u8>> {
         }
         "module" => modules(),
         _ => {
-            texts(&[include_str!("../../../fuzz/corpus/stdio/all.ndjson"), "{\"outcome\":\"ok\"}"])
+            texts(&[include_str!("../../../tests/fuzz/corpus/stdio/all.ndjson"), "{\"outcome\":\"ok\"}"])
         }
     }
 }
 
 fn texts_of_http() -> Vec<Vec<u8>> {
-    let batch = include_bytes!("../../../fuzz/corpus/http/batch.http");
-    let binary = include_bytes!("../../../fuzz/corpus/http/binary.http");
+    let batch = include_bytes!("../../../tests/fuzz/corpus/http/batch.http");
+    let binary = include_bytes!("../../../tests/fuzz/corpus/http/binary.http");
     vec![batch.to_vec(), binary.to_vec()]
 }
 
