@@ -1,6 +1,7 @@
 //! The table of hostile guests: what each does, and what it comes to.
 
 use super::guest::{Guest, at, command, emit, expect, forever, repeat};
+use crate::harness::fixture;
 
 /// Bytes of linear memory that a row may use, where it does not say otherwise.
 const MEMORY_MIB: u64 = 16;
@@ -355,7 +356,7 @@ pub(super) fn denied() -> Vec<Row> {
         Row::new("files-sockets-environment", command(&nothing, ""), Ends::Done),
         Row::new("clocks", command(&clocks, ""), Ends::Done),
         Row::new("log-of-the-host", command(&accepts, ""), Ends::Done).endless(),
-        Row::new("wasi-http", WASI_HTTP.to_vec(), Ends::Refused(&["grants.http"])),
+        Row::new("wasi-http", fixture("asking-guest"), Ends::Refused(&["grants.http"])),
         Row::new("no-such-import", NO_SUCH_IMPORT.to_vec(), Ends::Refused(&["launch_missiles"])),
     ]
 }
@@ -416,8 +417,6 @@ pub(super) fn stdio() -> Vec<Row> {
 
 const OPEN: &str = "(call $open (i32.const 3) (i32.const 0) (i32.const 1024) (i32.const 4)
     (i32.const 0) (i64.const 0) (i64.const 0) (i32.const 0) (i32.const 64))";
-const WASI_HTTP: &[u8] = br#"(component
-    (import "wasi:http/outgoing-handler@0.2.0" (instance)))"#;
 const NO_SUCH_IMPORT: &[u8] = br#"(module
     (import "wasi_snapshot_preview1" "launch_missiles" (func))
     (memory (export "memory") 1) (func (export "_start")))"#;
