@@ -82,9 +82,10 @@ fn corpus(target: &str) -> Vec<Vec<u8>> {
             all
         }
         "module" => modules(),
-        _ => {
-            texts(&[include_str!("../../../tests/fuzz/corpus/stdio/all.ndjson"), "{\"outcome\":\"ok\"}"])
-        }
+        _ => texts(&[
+            include_str!("../../../tests/fuzz/corpus/stdio/all.ndjson"),
+            "{\"outcome\":\"ok\"}",
+        ]),
     }
 }
 
