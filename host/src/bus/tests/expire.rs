@@ -1,7 +1,7 @@
 //! Values with an end: removed once nobody can see them, the same live and at a restart.
 
 use super::world::{From, PLUGIN, World};
-use crate::event::Generation;
+use crate::event::{Generation, Position};
 use crate::log::disk::sim::Crash;
 use crate::state::Usage;
 
@@ -9,8 +9,11 @@ fn usage(world: &World) -> Usage {
     world.bus.values().usage(PLUGIN, Generation(0))
 }
 
-/// Lets the plugin come past the end of what `key` lists, until that is removed.
-async fn until_removed(world: &World, key: &str) {
+/// Lets the plugin come past the end of what the event at `position` left under `key`, until that is
+/// removed.
+async fn until_removed(world: &World, key: &str, position: u64) {
+    let delivered = |world: &World| world.plugin().is_completed(Position(position));
+    world.until("it was there", delivered).await;
     for n in 0.. {
         if world.ids(key).is_empty() {
             return;
@@ -26,7 +29,7 @@ async fn what_ended_is_removed_live_and_by_a_fold_of_the_log_alike() {
     let world = World::new().await;
     world.publish(&["t.ttl1", "u.ttl1", "u2", "b1"]).await;
     world.until_listed(&[("b", "b1"), ("u", "u.ttl1 u2")]).await;
-    until_removed(&world, "t").await;
+    until_removed(&world, "t", 1).await;
     let emitted = world.emitted().await;
     assert_eq!(emitted.get("t.ttl1"), Some(&1), "it was there");
     assert_eq!(world.ids("u"), "u.ttl1 u2", "it was set again, without an end");
@@ -47,7 +50,7 @@ async fn a_parked_key_keeps_what_its_dead_letter_saw() {
     world.script.breaks(&["p2"]);
     world.publish(&["p.ttl1", "p2", "t.ttl1"]).await;
     world.until("p is parked", |world| world.is_parked("p")).await;
-    until_removed(&world, "t").await;
+    until_removed(&world, "t", 3).await;
     assert_eq!(world.ids("p"), "p.ttl1");
     world.script.breaks(&[]);
     assert_eq!(world.redrive_all().await.count, 1);
