@@ -278,11 +278,9 @@ fn serve(
 ) {
     let (Some(key), Some(hash)) = (done.key, done.key_hash) else { return };
     let CompletionRef { instance, generation, position, .. } = *done;
-    values.timers().settle(instance, hash, position);
-    if ledger.instance(instance).is_some_and(|of| of.generation == generation) {
-        let served = Served { holder: (instance, generation), key, position, commit, dead };
-        values.timers().apply(&served, changes);
-    }
+    let holds = ledger.instance(instance).is_some_and(|of| of.generation == generation);
+    let served = Served { holder: (instance, generation), key, position, commit, dead };
+    values.timers().end(&served, hash, holds.then_some(changes));
 }
 
 /// What a control record means for keyed state.

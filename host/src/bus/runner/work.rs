@@ -10,7 +10,7 @@ use crate::bus::notes::{Line, Note};
 use crate::bus::timers::Serves;
 use crate::bus::{Permit, Ticket};
 use crate::command;
-use crate::effects::{Effects, OutcomeKind, StateWrite};
+use crate::effects::{Effects, Outcome, OutcomeKind, StateWrite};
 use crate::event::Event;
 use crate::log::record::{AttemptRecord, Control, ControlRecord, DeadLetterRecord, Mode};
 use crate::log::{AppendError, ReadError};
@@ -173,7 +173,7 @@ impl Runner {
         }
         self.bus.values().room().await;
         let view = self.view(&version, &event)?;
-        let invocation = match (refused, shape) {
+        let mut invocation = match (refused, shape) {
             (Some(refused), _) => refused,
             (None, Ok(shape)) => {
                 let delivery = self.delivery(&version, &shape, (number, redriven), view.as_ref());
@@ -184,6 +184,10 @@ impl Runner {
         // It did not kill the host. A note that stayed until the next one would say so after a crash.
         if let Some(notes) = notes {
             notes.clear();
+        }
+        if !deliver::fits(&version.deliverer, &event, &invocation.effects) {
+            invocation.effects = Effects::default();
+            invocation.outcome = Outcome::Output { budget: deliver::COMMIT_BUDGET.to_owned() };
         }
         lease.spent(invocation.fuel);
         self.keep_logs(&event, number, &invocation);
