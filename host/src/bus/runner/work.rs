@@ -173,7 +173,7 @@ impl Runner {
         }
         self.bus.values().room().await;
         let view = self.view(&version, &event)?;
-        let mut invocation = match (refused, shape) {
+        let invocation = match (refused, shape) {
             (Some(refused), _) => refused,
             (None, Ok(shape)) => {
                 let delivery = self.delivery(&version, &shape, (number, redriven), view.as_ref());
@@ -185,10 +185,7 @@ impl Runner {
         if let Some(notes) = notes {
             notes.clear();
         }
-        if !deliver::fits(&version.deliverer, &event, &invocation.effects) {
-            invocation.effects = Effects::default();
-            invocation.outcome = Outcome::Output { budget: deliver::COMMIT_BUDGET.to_owned() };
-        }
+        let invocation = recordable(&version, &event, invocation);
         lease.spent(invocation.fuel);
         self.keep_logs(&event, number, &invocation);
         let ended_ms = self.bus.now_ms();
@@ -461,6 +458,15 @@ impl Runner {
             notes.tell(note);
         });
     }
+}
+
+/// What a commit cannot hold is an exceeded budget like any other.
+fn recordable(version: &Version, event: &Event, invocation: Invocation) -> Invocation {
+    if deliver::fits(&version.deliverer, event, &invocation.effects) {
+        return invocation;
+    }
+    let outcome = Outcome::Output { budget: deliver::COMMIT_BUDGET.to_owned() };
+    Invocation { outcome, effects: Effects::default(), ..invocation }
 }
 
 /// Why a worker ends.
