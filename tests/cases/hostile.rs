@@ -5,6 +5,7 @@
 //! meanwhile is measured.
 
 mod abi;
+mod drafts;
 mod guest;
 mod modules;
 mod rows;
@@ -181,6 +182,10 @@ fn hostile_guests_come_to_their_ends_within_bounds_and_disturb_nobody() {
     table.extend(abi::deliveries());
     table.extend(rows::denied());
     table.extend(rows::stdio());
+    table.extend(drafts::stores());
+    table.extend(drafts::messages());
+    table.extend(drafts::uncounted());
+    table.extend(drafts::requests());
     table.extend(abi::answers());
     table.extend(modules::truncated());
     table.extend(modules::bombs());

@@ -186,7 +186,7 @@ impl Series {
         let body = serde_json::to_vec(&one).unwrap();
         let headers = [("content-type", "application/cloudevents+json")];
         let answer = http.send("POST", "/v1/events", &headers, &body).ok();
-        if !answer.as_ref().is_some_and(|answer| answer.status == 200) {
+        if answer.as_ref().is_none_or(|answer| answer.status != 200) {
             client.one = Some(one);
             return answer.map(|answer| (answer.status, answer.code()));
         }
