@@ -1,7 +1,7 @@
-//! What follows the writer at its own pace: the index of what was written, and the index files of
-//! segments that were sealed.
+//! What follows the writer at its own pace: the index of what was written, frames that leave memory,
+//! and the index files of segments that were sealed.
 //!
-//! Rule: all of it is derived. The writer is never behind it, but where too much waits.
+//! Rule: all of it is derived, or room. The writer waits for it only where too much is left undone.
 
 use std::io;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ pub(super) struct Followers {
 }
 
 impl Followers {
-    /// Starts the thread that enters frames into the index.
+    /// Starts the thread that enters frames into the index and trims the tail.
     ///
     /// # Errors
     /// The system gives no thread.
@@ -38,12 +38,13 @@ impl Followers {
                 if let Err(error) = shared.index.follow() {
                     return shared.fail(&failure(&error));
                 }
+                shared.tail.trim();
             }
         })?;
         Ok(Self { indexer: Some(indexer), stops, sealing: Vec::new() })
     }
 
-    /// Says that there are frames to enter.
+    /// Says that there is something to do.
     pub(super) fn wake(&self) {
         if let Some(indexer) = &self.indexer {
             indexer.thread().unpark();

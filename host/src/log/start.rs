@@ -89,7 +89,7 @@ pub(super) fn open(
     let shared = share(disk, folders, options, clock, epoch, &begun, index)?;
     let last_commit = begun.frame.last_commit();
     let last_position = Position(begun.frame.header().next_position().saturating_sub(1));
-    make_known(&shared, Arc::new(begun.frame));
+    let _ = make_known(&shared, Arc::new(begun.frame));
     let thread = |source| OpenError::Io { path: shared.folders.bus.clone(), source };
     check_rest(&shared, begun.sealed.into_iter().take(begun.unchecked).collect())
         .map_err(thread)?;

@@ -259,30 +259,27 @@ impl Writer {
         let synced = Instant::now();
         self.group.settle(&self.shared.dedup, &self.shared.heads, frame.time_ms());
         let frame = Arc::new(frame);
-        self.index(&frame, offset)?;
+        let index_is_behind = self.index(&frame, offset)?;
         let counters = &self.shared.counters;
         let header = *frame.header();
         counters.groups.fetch_add(1, Ordering::Relaxed);
         counters.commits.fetch_add(header.commit_count.into(), Ordering::Relaxed);
         counters.events.fetch_add(header.event_count.into(), Ordering::Relaxed);
         counters.open_bytes.store(self.segment.end(), Ordering::Relaxed);
-        make_known(&self.shared, frame);
+        if make_known(&self.shared, frame) || index_is_behind {
+            self.followers.wake();
+        }
         Ok(Some(((durable, header.time_ms), synced)))
     }
 
-    fn index(&mut self, frame: &Arc<Frame>, offset: u64) -> Result<(), LogFailure> {
+    fn index(&mut self, frame: &Arc<Frame>, offset: u64) -> Result<bool, LogFailure> {
         if self.begins_index {
             let base = SegmentBase::of(frame.header());
             self.shared.index.begin(SegmentIndexBuilder::new(base));
             self.begins_index = false;
         }
         let handed_over = self.shared.index.add(Arc::clone(frame), offset);
-        match handed_over {
-            Ok(true) => self.followers.wake(),
-            Ok(false) => {}
-            Err(error) => return Err(follow::failure(&error)),
-        }
-        Ok(())
+        handed_over.map_err(|error| follow::failure(&error))
     }
 
     fn answer(&self, waiting: &mut Vec<Waiting>, committed: Option<Proof>) {
@@ -420,13 +417,14 @@ const fn committed_as(
     Committed { commit: CommitNumber(number), first_position, recorded_ms, durable }
 }
 
-/// Shows a durable frame to everybody.
-pub(super) fn make_known(shared: &Shared, frame: Arc<Frame>) {
+/// Shows a durable frame to everybody. Says whether it is time to trim the tail.
+pub(super) fn make_known(shared: &Shared, frame: Arc<Frame>) -> bool {
     let last = frame.last_commit();
     let position = frame.header().next_position().saturating_sub(1);
-    shared.tail.push(frame);
+    let is_long = shared.tail.push(frame);
     shared.durable_position.store(position, Ordering::Release);
     shared.durable.send_replace(last);
+    is_long
 }
 
 fn claim_stop(shared: &Shared, number: u32, bytes: u64, error: &io::Error) -> Stop {
