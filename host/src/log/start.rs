@@ -201,7 +201,8 @@ fn first_claim(
     options: &LogOptions,
     number: u32,
 ) -> Result<Arc<dyn super::disk::DiskFile>, OpenError> {
-    let mut bytes = options.segment_bytes;
+    let free_bytes = disk.free_bytes(&folders.segments).unwrap_or(u64::MAX);
+    let mut bytes = options.segment_bytes_on(free_bytes);
     loop {
         match claim(disk, &folders.segments, number, bytes) {
             Ok(file) => return Ok(file),

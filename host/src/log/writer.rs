@@ -356,7 +356,7 @@ impl Writer {
         }
         let shared = self.shared.clone();
         let number = self.segment.number() + 1;
-        let bytes = shared.options.segment_bytes.max(OpenSegment::bytes_for(frame_bytes));
+        let bytes = shared.segment_bytes().max(OpenSegment::bytes_for(frame_bytes));
         let file = claim(&*shared.disk, &shared.folders.segments, number, bytes);
         let file = file.map_err(|error| claim_stop(&shared, number, bytes, &error))?;
         self.seal(time_ms, false)?;
