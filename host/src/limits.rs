@@ -182,6 +182,10 @@ pub const SEGMENT_ZEROED_STEP_BYTES: u64 = 512 * 1024;
 pub const SEGMENT_FREE_SHARE: u64 = 4;
 /// Bytes of recent frames kept in memory for consumers that keep up.
 pub const TAIL_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Bytes of written frames that may wait for the index until a thread is woken that enters them.
+pub const INDEX_BEHIND_BYTES: usize = 256 * 1024;
+/// Bytes of written frames that wait for the index at most: beyond it the writer waits for that.
+pub const INDEX_BEHIND_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Bytes of events that one plugin has in memory.
 pub const IN_FLIGHT_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Bytes waiting in the ingest lane before publishers get `queue_full`.

@@ -14,11 +14,13 @@ mod file;
 mod fill;
 mod filter;
 mod groups;
+mod open;
 mod page;
 mod row;
 mod sections;
 mod set;
 mod snapshot;
+mod whole;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -28,6 +30,7 @@ pub use file::IndexFile;
 pub use fill::{FillError, dedup_id};
 pub use set::{FramePlace, LogIndex};
 pub use snapshot::{HeadsFile, HeadsMark};
+pub use whole::{IndexedCompletion, IndexedEvent};
 
 use super::dedup::IdHash;
 use crate::event::{CommitNumber, Generation, InstanceId, KeyHash, KeySequence, Position};
@@ -198,6 +201,16 @@ pub enum IndexError {
         found: u16,
         /// The newest version this host reads.
         supported: u16,
+    },
+    /// What was written does not decode, or does not fit: a defect of this host.
+    #[error("a frame of segment {segment}, from commit {commit} on, cannot be indexed: {why}")]
+    Frame {
+        /// Number of the segment.
+        segment: u32,
+        /// First commit of the frame.
+        commit: CommitNumber,
+        /// What is wrong.
+        why: String,
     },
     /// A position, commit or count is too far from the start of its segment.
     #[error("segment {segment} has a {what} out of the range an index can hold")]

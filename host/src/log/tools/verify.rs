@@ -148,6 +148,7 @@ impl Verifier<'_> {
                 }
                 self.frame(file, offset, frame);
             }
+            Met::Broken { .. } => {}
             Met::Damage(damage) => {
                 self.content.doubt();
                 self.damage(damage);
@@ -275,7 +276,9 @@ impl Verifier<'_> {
             IndexError::Damaged { offset, .. } => {
                 self.index_damage(path, offset, error.to_string());
             }
-            IndexError::Version { .. } | IndexError::OutOfRange { .. } => {
+            IndexError::Version { .. }
+            | IndexError::Frame { .. }
+            | IndexError::OutOfRange { .. } => {
                 self.index_damage(path, 0, error.to_string());
             }
         }
