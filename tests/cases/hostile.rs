@@ -9,6 +9,7 @@ mod drafts;
 mod guest;
 mod modules;
 mod rows;
+mod servers;
 
 use std::time::{Duration, Instant};
 
