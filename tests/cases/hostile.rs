@@ -175,8 +175,7 @@ impl Failed {
     }
 }
 
-#[test]
-fn hostile_guests_come_to_their_ends_within_bounds_and_disturb_nobody() {
+fn table() -> Vec<Row> {
     let mut table = rows::time();
     table.extend(rows::memory());
     table.extend(rows::floods());
@@ -184,12 +183,19 @@ fn hostile_guests_come_to_their_ends_within_bounds_and_disturb_nobody() {
     table.extend(rows::denied());
     table.extend(rows::stdio());
     table.extend(drafts::stores());
+    table.extend(drafts::misuse());
     table.extend(drafts::messages());
     table.extend(drafts::uncounted());
     table.extend(drafts::requests());
     table.extend(abi::answers());
     table.extend(modules::truncated());
     table.extend(modules::bombs());
+    table
+}
+
+#[test]
+fn hostile_guests_come_to_their_ends_within_bounds_and_disturb_nobody() {
+    let mut table = table();
     if let Ok(only) = std::env::var("TIDEGATE_HOSTILE") {
         table.retain(|row| row.name.contains(&only));
     }

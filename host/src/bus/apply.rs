@@ -101,11 +101,28 @@ pub enum FoldError {
     #[error("reading the log: {0}")]
     Read(#[from] ReadError),
     /// A record cannot be decoded though its frame is whole: a defect, or a newer format.
-    #[error("a record of the log: {0}")]
-    Decode(#[from] DecodeError),
+    ///
+    /// It ends the host, and does not only stop the plugin it is about: what is passed over here is
+    /// missing from the fold for good (an event from its key, a completion from what is over), and
+    /// whatever is delivered then is recorded on top of it. The log stays as it is, and a version that
+    /// can read the record goes on from there. What may be passed over says so itself.
+    #[error(
+        "commit {commit} has a record that this version cannot read, though its checksum is right: \
+         {source}; `tidegate log dump` shows it, and the version that wrote it can go on"
+    )]
+    Decode {
+        /// The commit, or the first of its frame.
+        commit: CommitNumber,
+        /// What is wrong with it.
+        source: DecodeError,
+    },
     /// The working state cannot be read or written.
     #[error(transparent)]
     Cold(#[from] ColdError),
+}
+
+fn unreadable(commit: CommitNumber) -> impl Fn(DecodeError) -> FoldError {
+    move |source| FoldError::Decode { commit, source }
 }
 
 /// Folds the commits of one frame that come after `applied`.
@@ -120,7 +137,7 @@ pub fn fold(
 ) -> Result<Folded, FoldError> {
     let mut folded = Folded::default();
     for commit in frame.commits() {
-        let commit = commit?;
+        let commit = commit.map_err(unreadable(frame.first_commit()))?;
         if commit.number > applied {
             fold_commit(ledger, values, &commit, &mut folded)?;
         }
@@ -179,7 +196,7 @@ fn fold_commit(
     let mut controls = Vec::new();
     let mut calls = Vec::new();
     for record in commit.records() {
-        match record? {
+        match record.map_err(unreadable(commit.number))? {
             RecordRef::Event(event) => {
                 match event.addressee {
                     None => {

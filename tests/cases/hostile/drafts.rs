@@ -72,7 +72,6 @@ pub(super) fn stores() -> Vec<Row> {
     let set = |key: &str, value: &str| {
         format!("(call $kv_set (local.get $n) {key} {value} (i32.const 2300))")
     };
-    let get = |key: &str| format!("(call $kv_get (local.get $n) {key} (i32.const 2300))");
     let many = |call: &str, count: u32| {
         format!(
             "(call {call} (local.get $n) (i32.const 65536) (i32.const {count}) (i32.const 2300))"
@@ -115,6 +114,18 @@ pub(super) fn stores() -> Vec<Row> {
             trap,
         ),
         row("kv-batch-beyond", &format!("{OPEN} {}", many("$get_many", 0x0fff_ffff)), trap),
+    ]
+}
+
+/// Key-value stores that are used as they should not be.
+pub(super) fn misuse() -> Vec<Row> {
+    let trap = Ends::Dead("trap", "");
+    let name = at(3040, 4);
+    let set = |key: &str, value: &str| {
+        format!("(call $kv_set (local.get $n) {key} {value} (i32.const 2300))")
+    };
+    let get = |key: &str| format!("(call $kv_get (local.get $n) {key} (i32.const 2300))");
+    vec![
         row("kv-no-such-handle", &format!("(local.set $n (i32.const 77)) {}", get(&name)), trap),
         row(
             "kv-dropped-twice",
@@ -144,7 +155,7 @@ pub(super) fn stores() -> Vec<Row> {
                 "{OPEN} {}",
                 repeat(20_000, &format!("{NAMED} {}", set(&at(2400, 3), &at(0, 1))))
             ),
-            output,
+            Ends::Dead("output", ""),
         ),
         row(
             "kv-cursor-beyond",
