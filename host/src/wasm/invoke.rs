@@ -106,6 +106,10 @@ impl Slot {
         self.live.is_none()
     }
 
+    pub(super) const fn yielding(&self) -> u32 {
+        self.yielding
+    }
+
     pub(super) fn served(&self) -> u32 {
         self.live.as_ref().map_or(0, |live| live.served)
     }
