@@ -242,7 +242,7 @@ fn deliver(values: &Arc<Values>, worker: u64, seed: u64, commits: &SyncSender<Co
         let writes = [write(name, Some(&value).filter(|_| random.u8(..4) > 0).map(|v| &v[..]))];
         change(&mut seen, &key, &writes);
         let (writes, position) = (Arc::<[StateWrite]>::from(writes), Position(step + 1));
-        view.push_pending(position, Arc::clone(&writes));
+        view.push_pending(position, writes.to_vec());
         commits.send((key, position, writes)).unwrap();
     }
 }
