@@ -5,7 +5,7 @@
 //!
 //!     cargo test -p tidegate-tests --features power-loss --test power_loss -- --nocapture
 
-#![allow(dead_code, reason = "the harness has more in it than this needs")]
+#![allow(dead_code, unused_imports, reason = "the harness has more in it than this needs")]
 
 mod crashes;
 mod harness;
@@ -13,9 +13,8 @@ mod oracle;
 
 use std::fs::File;
 use std::path::PathBuf;
-use std::process::Command;
 
-use crashes::{Series, has_lost, must_be_sound};
+use crashes::{Mount, Series, has_lost, must_be_sound};
 use harness::{Place, seed};
 
 /// Power cuts; `TIDEGATE_CYCLES` says another number.
@@ -26,36 +25,21 @@ const CONTROL_CYCLES: u64 = 20;
 /// A file system in a file, mounted on the data folder of a place.
 struct Disk {
     image: PathBuf,
-    mount: PathBuf,
-}
-
-fn system(program: &str, arguments: &[&std::ffi::OsStr]) {
-    let output = Command::new(program).args(arguments).output();
-    let output = output.unwrap_or_else(|error| panic!("{program}: {error}"));
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{program}: {} {said}", output.status);
+    at: PathBuf,
+    mount: Option<Mount>,
 }
 
 impl Disk {
     fn new(place: &Place) -> Self {
-        let disk = Self { image: place.path().join("disk.img"), mount: place.data() };
-        let image = File::create(&disk.image).unwrap();
-        image.set_len(2 << 30).unwrap();
-        system("mkfs.ext4", &["-q".as_ref(), "-F".as_ref(), disk.image.as_ref()]);
-        std::fs::create_dir(&disk.mount).unwrap();
-        disk.mount();
-        disk
+        let (image, at) = (place.path().join("disk.img"), place.data());
+        let mount = Some(Mount::ext4(&image, 2 << 30, &at));
+        Self { image, at, mount }
     }
 
-    fn mount(&self) {
-        system(
-            "mount",
-            &["-o".as_ref(), "loop".as_ref(), self.image.as_ref(), self.mount.as_ref()],
-        );
-    }
-
-    fn unmount(&self) {
-        system("umount", &[self.mount.as_ref()]);
+    fn mount_again(&mut self) {
+        // One after the other.
+        self.mount = None;
+        self.mount = Some(Mount::ext4(&self.image, 2 << 30, &self.at));
     }
 
     /// From now on nothing reaches the disk, and what is in the cache never will.
@@ -64,21 +48,15 @@ impl Disk {
         /// `EXT4_IOC_SHUTDOWN`, and `EXT4_GOING_FLAGS_NOLOGFLUSH`.
         const SHUTDOWN: rustix::ioctl::Opcode = opcode::read::<u32>(b'X', 125);
         const WITHOUT_LOG_FLUSH: u32 = 2;
-        let folder = File::open(&self.mount).unwrap();
+        let folder = File::open(&self.at).unwrap();
         #[allow(unsafe_code, reason = "the system call takes a pointer to that one number")]
         let done = unsafe { ioctl(&folder, Setter::<SHUTDOWN, u32>::new(WITHOUT_LOG_FLUSH)) };
         done.unwrap();
     }
 }
 
-impl Drop for Disk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg(&self.mount).status();
-    }
-}
-
 /// One life of a host that ends in a power cut.
-fn cycle(series: &mut Series, disk: &Disk) {
+fn cycle(series: &mut Series, disk: &mut Disk) {
     let mut host = series.start();
     let load = series.load(&host);
     let more = series.rng.usize(..80);
@@ -92,8 +70,7 @@ fn cycle(series: &mut Series, disk: &Disk) {
         assert!(said.contains("start it again to recover"), "{said}");
     }
     host.kill();
-    disk.unmount();
-    disk.mount();
+    disk.mount_again();
 }
 
 #[test]
@@ -101,10 +78,10 @@ fn power_cuts_lose_nothing_that_was_acknowledged() {
     let cycles = std::env::var("TIDEGATE_CYCLES").map_or(CYCLES, |text| text.parse().unwrap());
     let rng = seed("power_cuts_lose_nothing_that_was_acknowledged");
     let place = Place::new();
-    let disk = Disk::new(&place);
+    let mut disk = Disk::new(&place);
     let mut series = Series::new(place, rng);
     for number in 0..cycles {
-        cycle(&mut series, &disk);
+        cycle(&mut series, &mut disk);
         must_be_sound(&series.judge(), &format!("power cut {number}"));
     }
     must_be_sound(&series.finish(), "at rest");
@@ -117,11 +94,11 @@ fn a_missing_sync_is_found_out_by_power_cuts() {
     for bug in ["NeverSyncs", "AcknowledgesBeforeSync"] {
         let rng = seed("a_missing_sync_is_found_out_by_power_cuts");
         let place = Place::new();
-        let disk = Disk::new(&place);
+        let mut disk = Disk::new(&place);
         let mut series = Series::new(place, rng);
         series.environment = vec![("TIDEGATE_PLANTED_BUG", bug.to_owned())];
         let found = (1..=CONTROL_CYCLES).find(|_| {
-            cycle(&mut series, &disk);
+            cycle(&mut series, &mut disk);
             has_lost(&series.judge())
         });
         let found = found.unwrap_or_else(|| panic!("{bug} was not found out"));

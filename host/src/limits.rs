@@ -131,6 +131,10 @@ pub const MODULE_MAX: ByteSize = ByteSize::gib(1);
 pub const BUSES_MAX: usize = 64;
 /// What `dedup-max` of a durable bus may be.
 pub const DEDUP_IDS_MAX: u64 = 1_000_000_000;
+/// What `keep-free` of a durable bus may be.
+pub const KEEP_FREE_MAX: ByteSize = ByteSize::gib(1024 * 1024);
+/// Least `checkpoint-every` of a durable bus: one costs two syncs and a rename.
+pub const CHECKPOINT_EVERY_MIN: ByteSize = ByteSize::kib(64);
 /// What `capacity` of a memory bus may be.
 pub const BUS_CAPACITY_MAX: u32 = 16 * 1024 * 1024;
 /// Changes of the plugins folder that wait to be taken.
@@ -173,8 +177,15 @@ pub const GROUP_BYTES_MAX: usize = 4 * 1024 * 1024;
 pub const SEGMENT_ZEROED_AHEAD_BYTES: u64 = 8 * 1024 * 1024;
 /// Bytes that are zeroed at a time: one sync carries them along, and everybody in the group waits.
 pub const SEGMENT_ZEROED_STEP_BYTES: u64 = 512 * 1024;
+/// A new segment claims no more than one in so many bytes that are free: a whole one could leave a
+/// small disk with less than what stops publishers.
+pub const SEGMENT_FREE_SHARE: u64 = 4;
 /// Bytes of recent frames kept in memory for consumers that keep up.
 pub const TAIL_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Bytes of written frames that may wait for the index until a thread is woken that enters them.
+pub const INDEX_BEHIND_BYTES: usize = 256 * 1024;
+/// Bytes of written frames that wait for the index at most: beyond it the writer waits for that.
+pub const INDEX_BEHIND_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Bytes of events that one plugin has in memory.
 pub const IN_FLIGHT_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Bytes waiting in the ingest lane before publishers get `queue_full`.

@@ -31,7 +31,7 @@ use crate::log::{Log, LogFailure, LogOptions, OpenError, Opened};
 use crate::metrics::Metrics;
 use crate::plugin::{WatchOptions, Watcher};
 use crate::schedule::pool::GuestPool;
-use crate::state::checkpoint::{CheckpointError, Checkpoints};
+use crate::state::checkpoint::{CheckpointError, CheckpointPolicy, Checkpoints};
 use crate::state::cold::{Cold, ColdError};
 use crate::state::evict::Evictor;
 use crate::state::{Ledger, Values};
@@ -44,6 +44,9 @@ use crate::wasm::{Sandbox, SandboxError, SandboxOptions};
 const DELIVERIES_END_MAX: Duration = Duration::from_secs(10);
 /// How long open HTTP requests may take to end at a stop.
 const REQUESTS_END_MAX: Duration = Duration::from_secs(5);
+
+/// Deliveries go on until one in so many bytes is free of those that stop publishers.
+const EFFECTS_SHARE_OF_FREE: u64 = 4;
 
 /// Warm instances of each plugin that the pool has room for, at least.
 const WARM_INSTANCES_MIN: usize = 8;
@@ -347,7 +350,7 @@ fn open_buses(
 fn open_durable(
     config: &Config,
     name: &str,
-    options: &config::DurableBus,
+    bus: &config::DurableBus,
     disk: &Arc<dyn Disk>,
     clock: &Arc<dyn Clock>,
 ) -> Result<OpenBus, ServeError> {
@@ -355,9 +358,11 @@ fn open_durable(
     let state = dir.join("state");
     create_dir(&state)?;
     let options = LogOptions {
-        segment_bytes: options.segment.bytes(),
-        dedup_window_ms: options.dedup.ms(),
-        dedup_max: usize::try_from(options.dedup_max).unwrap_or(usize::MAX),
+        segment_bytes: bus.segment.bytes(),
+        dedup_window_ms: bus.dedup.ms(),
+        dedup_max: usize::try_from(bus.dedup_max).unwrap_or(usize::MAX),
+        watermark_ingest_bytes: bus.keep_free.bytes(),
+        watermark_effects_bytes: bus.keep_free.bytes() / EFFECTS_SHARE_OF_FREE,
         ..LogOptions::default()
     };
     let opened = open_log(disk, &dir, options, clock)?;
@@ -371,7 +376,11 @@ fn open_durable(
         Arc::new(Values::new(Some(Cold::create(&state.join("sled"))?), STATE_HOT_BYTES_MAX));
     let checkpoints = dir.join("checkpoints");
     let checkpoints = Checkpoints::open(Arc::clone(disk), &checkpoints, opened.log.id())
-        .map_err(at(&checkpoints))?;
+        .map_err(at(&checkpoints))?
+        .with_policy(CheckpointPolicy {
+            every_bytes: bus.checkpoint_every.bytes(),
+            ..CheckpointPolicy::default()
+        });
     let (ledger, applied) = match checkpoints.newest(&values, opened.last_commit)? {
         Some((ledger, at)) => (ledger, at.commit),
         None => (Ledger::default(), CommitNumber(0)),

@@ -13,6 +13,7 @@ mod crashes;
 mod damage;
 mod dev;
 mod examples;
+mod full;
 mod hostile;
 mod kill;
 mod messaging;

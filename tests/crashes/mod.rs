@@ -1,14 +1,18 @@
 //! Real hosts that end badly, again and again, on one data folder, judged by the oracle after each
 //! end and at rest: what SIGKILL and power cuts have in common.
 
+mod mount;
+
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+#[allow(unused_imports, reason = "only what runs as root mounts anything")]
+pub(crate) use mount::Mount;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::harness::{Cli, Host, HostOptions, Http, Place, fixture, wait_until};
+use crate::harness::{Cli, Host, HostOptions, Http, Place, event, fixture, wait_until};
 use crate::oracle::{Case, Counting, History, Journal, Rule, Shown, Verdict};
 
 const PLUGIN: &str = "witness";
@@ -24,6 +28,8 @@ pub(crate) struct Series {
     pub(crate) place: Place,
     pub(crate) rng: fastrand::Rng,
     pub(crate) environment: Vec<(&'static str, String)>,
+    /// Text of `tidegate.toml`.
+    pub(crate) config: String,
     client: Arc<Mutex<Client>>,
     /// The log as it was found the last time.
     seen: Option<History>,
@@ -36,6 +42,8 @@ struct Client {
     numbers: Vec<usize>,
     /// What was sent and not acknowledged yet: to be sent again before anything else.
     open: Vec<Value>,
+    /// How many of another kind were taken.
+    ones: usize,
     journal: Journal,
 }
 
@@ -127,10 +135,12 @@ impl Series {
             rng: rng.fork(),
             numbers: vec![0; KEYS],
             open: Vec::new(),
+            ones: 0,
             journal: Journal::default(),
         };
         let client = Arc::new(Mutex::new(client));
-        let series = Self { place, rng, environment: Vec::new(), client, seen: None, ended: 0 };
+        let (environment, config) = (Vec::new(), CONFIG.to_owned());
+        let series = Self { place, rng, environment, config, client, seen: None, ended: 0 };
         series.mend(false);
         series
     }
@@ -149,7 +159,7 @@ impl Series {
 
     pub(crate) fn options(&self) -> HostOptions {
         HostOptions {
-            config: Some(CONFIG.to_owned()),
+            config: Some(self.config.clone()),
             environment: self.environment.clone(),
             ..HostOptions::default()
         }
@@ -158,6 +168,24 @@ impl Series {
     /// Lets dead letters run again, as far as the host is there.
     pub(crate) fn redrive(&self, host: &Host) {
         host.cli(&["dead-letters", "redrive", "--all"]).run();
+    }
+
+    /// Publishes one event of another kind, with so many bytes: status and code of the answer. One
+    /// that is refused is tried again the next time.
+    pub(crate) fn try_one(&self, host: &Host, bytes: usize) -> (u16, String) {
+        let mut client = self.client.lock().unwrap();
+        let id = format!("one/{}", client.ones);
+        let mut one = event("other.thing", &id, Some(&id), json!("x".repeat(bytes)));
+        one["source"] = crate::oracle::CLIENT.into();
+        client.journal.sends(&one);
+        let body = serde_json::to_vec(&one).unwrap();
+        let answer = host.http.post("/v1/events", "application/cloudevents+json", &body);
+        if answer.status == 200 {
+            let position = answer.json()[0]["position"].as_u64();
+            client.journal.acknowledged(&id, position.unwrap_or_default());
+            client.ones += 1;
+        }
+        (answer.status, answer.code())
     }
 
     /// Events acknowledged so far.

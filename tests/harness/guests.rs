@@ -121,12 +121,17 @@ const PRELUDE: &str = r#"
 
 /// Wraps a core module's text into component type information of a world, as a compiler would.
 fn encode(text: &str, world: &str) -> Vec<u8> {
+    encode_with(text, "", world)
+}
+
+/// The same, with `more` worlds and packages behind the plugin's own.
+pub(crate) fn encode_with(text: &str, more: &str, world: &str) -> Vec<u8> {
     let mut resolve = Resolve::default();
-    let wit = include_str!("../../wit/plugin.wit");
-    let group = UnresolvedPackageGroup::parse("plugin.wit", wit).unwrap();
+    let wit = format!("{}{more}", include_str!("../../wit/plugin.wit"));
+    let group = UnresolvedPackageGroup::parse("plugin.wit", &wit).unwrap();
     let package = resolve.push_group(group).unwrap();
     let world = resolve.select_world(&[package], Some(world)).unwrap();
-    let mut module = wat::parse_str(text).unwrap();
+    let mut module = wat::parse_str(text).unwrap_or_else(|error| panic!("{error}"));
     embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8).unwrap();
     module
 }

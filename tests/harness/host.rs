@@ -343,6 +343,15 @@ impl Host {
         })
     }
 
+    /// Waits until a plugin has handled everything there is, whatever came of it and whatever its
+    /// timers do next.
+    #[allow(dead_code, reason = "not every test binary has deliveries that fail")]
+    pub(crate) fn wait_rest_but_timers(&self, name: &str) -> Value {
+        self.wait_plugin(name, "nothing in progress", |view| {
+            view["lag_events"] == 0 && view["in_flight"] == 0
+        })
+    }
+
     fn last_position(&self, subscription: &Value) -> Value {
         let buses = self.http.get("/v1/buses").expect_ok();
         let mut buses = buses["buses"].as_array().cloned().unwrap_or_default().into_iter();

@@ -16,8 +16,8 @@ pub(crate) use cli::{Cli, Run, program};
 pub(crate) use events::{batch_file, event, generated, read_ndjson};
 pub(crate) use flaky::{Flaky, Reply};
 pub(crate) use guests::{
-    Guest, Sources, bare_guest, caller, copy_folder, echo, emitter, fixture, guest_target, handler,
-    put, root, upcaster,
+    Guest, Sources, bare_guest, caller, copy_folder, echo, emitter, encode_with, fixture,
+    guest_target, handler, put, root, upcaster,
 };
 pub(crate) use host::{Host, HostOptions, Place};
 pub(crate) use http::{Answer, Http};

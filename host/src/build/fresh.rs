@@ -6,6 +6,8 @@
 
 use std::path::{Path, PathBuf};
 
+use super::tool::Tool;
+use super::{BuildError, Found, Progress};
 use crate::event::Digest;
 
 /// The file beside a module that says what it was made of.
@@ -15,12 +17,29 @@ const READ_BYTES_MAX: u64 = 1024 * 1024;
 /// A folder with more is never taken for unchanged.
 const FILES_MAX: usize = 50_000;
 
+/// Runs a tool that makes `module` of the folder `dir` and of the files that were `written` for it,
+/// unless the module is there as that would make it.
+pub(super) fn make(
+    module: &Path,
+    tool: Tool,
+    (dir, written): (&Path, &[&Path]),
+    plugin: &Found,
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<(), BuildError> {
+    let inputs = Inputs::of(&tool, dir, written);
+    if !inputs.made(module) {
+        tool.run(plugin, progress)?;
+        inputs.keep(module);
+    }
+    Ok(())
+}
+
 /// Everything that goes into a module, as one digest; none: too much to tell.
-pub(super) struct Inputs(Option<Digest>);
+struct Inputs(Option<Digest>);
 
 impl Inputs {
     /// Of a tool, its arguments, the plugin's folder and the files that were written for the tool.
-    pub(super) fn of(tool: &std::process::Command, dir: &Path, written: &[&Path]) -> Self {
+    fn of(tool: &std::process::Command, dir: &Path, written: &[&Path]) -> Self {
         let mut seen = Seen { hasher: blake3::Hasher::new(), files: 0 };
         seen.text(env!("CARGO_PKG_VERSION"));
         seen.tool(Path::new(tool.get_program()));
@@ -32,14 +51,14 @@ impl Inputs {
     }
 
     /// Whether `module` is there as it was made of just these.
-    pub(super) fn made(&self, module: &Path) -> bool {
+    fn made(&self, module: &Path) -> bool {
         let note = std::fs::read_to_string(note(module)).ok();
         note.is_some() && note == self.note_on(module)
     }
 
     /// Notes that `module` was made of these. Without a note it is made again, so that nothing is
     /// lost where the disk is full.
-    pub(super) fn keep(&self, module: &Path) {
+    fn keep(&self, module: &Path) {
         let written = self.note_on(module).map(|text| std::fs::write(note(module), text));
         if !matches!(written, Some(Ok(()))) {
             let _ = std::fs::remove_file(note(module));

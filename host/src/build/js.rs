@@ -2,9 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use super::fresh::Inputs;
 use super::tool::find_tool;
-use super::{BuildError, Found, Progress, target, world};
+use super::{BuildError, Found, Progress, fresh, target, world};
 
 const COMPONENTIZE: &str = "componentize-qjs";
 /// What this command is tested with.
@@ -30,11 +29,7 @@ pub(super) fn build(
     // Asynchrony is not to be had. WASI stays in: `Date` shows the time of the input, where a stub would
     // be a trap.
     command.arg("--sync").arg("--output").arg(&module);
-    let inputs = Inputs::of(&command, &root, &[&world.wit]);
-    if !inputs.made(&module) {
-        command.run(plugin, progress)?;
-        inputs.keep(&module);
-    }
+    fresh::make(&module, command, (&root, &[&world.wit]), plugin, progress)?;
     Ok(module)
 }
 

@@ -2,9 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use super::fresh::Inputs;
 use super::tool::{Tool, find_tool};
-use super::{BuildError, Found, Progress, find, target, world};
+use super::{BuildError, Found, Progress, find, fresh, target, world};
 
 const INSTALL: &str = "python3 -m pip install componentize-py";
 /// The module that is built where `pyproject.toml` names none.
@@ -43,11 +42,8 @@ pub(super) fn build(
     // WASI stays in: with a stub, `print` and the traceback of an exception would be traps without a
     // word.
     command.args([ENTRY, "--output"]).arg(&output);
-    let inputs = Inputs::of(&command, &plugin.dir, &[&world.wit, &entry]);
-    if !inputs.made(&output) {
-        command.run(plugin, progress)?;
-        inputs.keep(&output);
-    }
+    let made_of: [&Path; 2] = [&world.wit, &entry];
+    fresh::make(&output, command, (&plugin.dir, &made_of), plugin, progress)?;
     Ok(output)
 }
 

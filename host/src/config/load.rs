@@ -384,7 +384,7 @@ fn read_bus(mut section: Section<'_>) -> Bus {
     let kind = section.choice("kind", &kinds).unwrap_or(Kind::Durable);
     let foreign: &[&str] = match kind {
         Kind::Durable => &["capacity", "overflow", "order"],
-        Kind::Memory => &["segment", "dedup", "dedup-max"],
+        Kind::Memory => &["segment", "dedup", "dedup-max", "keep-free", "checkpoint-every"],
     };
     for name in foreign {
         if section.take(name).is_some() {
@@ -403,10 +403,18 @@ fn read_durable(section: &mut Section<'_>) -> DurableBus {
     let default = DurableBus::default();
     let segment = crate::limits::SEGMENT_MIN..=ByteSize::gib(16);
     let dedup = TimeSpan::from_secs(1)..=TimeSpan::from_days(365);
+    let keep_free = ByteSize::mib(0)..=limits::KEEP_FREE_MAX;
+    let checkpoint = limits::CHECKPOINT_EVERY_MIN..=ByteSize::gib(1024);
     DurableBus {
         segment: section.byte_size("segment", default.segment, segment),
         dedup: section.time_span("dedup", default.dedup, dedup),
         dedup_max: section.integer("dedup-max", default.dedup_max, 1..=limits::DEDUP_IDS_MAX),
+        keep_free: section.byte_size("keep-free", default.keep_free, keep_free),
+        checkpoint_every: section.byte_size(
+            "checkpoint-every",
+            default.checkpoint_every,
+            checkpoint,
+        ),
     }
 }
 

@@ -123,6 +123,11 @@ pub struct DurableBus {
     pub dedup: TimeSpan,
     /// How many ids are remembered.
     pub dedup_max: u64,
+    /// Free space of the disk below which nothing is published; below a quarter of it deliveries
+    /// wait, too.
+    pub keep_free: ByteSize,
+    /// Bytes of log after which the fold writes a checkpoint.
+    pub checkpoint_every: ByteSize,
 }
 
 /// Options of a memory bus.
@@ -210,7 +215,13 @@ impl Default for Compile {
 
 impl Default for DurableBus {
     fn default() -> Self {
-        Self { segment: ByteSize::mib(256), dedup: TimeSpan::from_hours(24), dedup_max: 10_000_000 }
+        Self {
+            segment: ByteSize::mib(256),
+            dedup: TimeSpan::from_hours(24),
+            dedup_max: 10_000_000,
+            keep_free: ByteSize::mib(64),
+            checkpoint_every: ByteSize::mib(256),
+        }
     }
 }
 

@@ -72,6 +72,8 @@ kind = "durable"
 segment = "64MiB"
 dedup = "1h"
 dedup-max = 1_000
+keep-free = "1GiB"
+checkpoint-every = "1MiB"
 [buses.live]
 kind = "memory"
 capacity = 10
@@ -93,8 +95,13 @@ config.currency = "USD"
     assert_eq!(config.compile.time, TimeSpan::from_secs(10));
     let live = MemoryBus { capacity: 10, overflow: Overflow::DropOldest, order: Order::None };
     assert_eq!(config.buses["live"], Bus::Memory(live));
-    let main =
-        DurableBus { segment: ByteSize::mib(64), dedup: TimeSpan::from_hours(1), dedup_max: 1000 };
+    let main = DurableBus {
+        segment: ByteSize::mib(64),
+        dedup: TimeSpan::from_hours(1),
+        dedup_max: 1000,
+        keep_free: ByteSize::gib(1),
+        checkpoint_every: ByteSize::mib(1),
+    };
     assert_eq!(config.buses["main"], Bus::Durable(main));
     assert_eq!(config.words["notify"].config["currency"], "USD");
 }

@@ -9,7 +9,7 @@ use crate::bus::runner::Runner;
 use crate::command::Verdict;
 use crate::event::Key;
 use crate::limits::{COMMAND_KEY_LAG_MAX, COMMAND_KEY_WAIT_MS_MAX, COMMAND_LAG_EVENTS_MAX};
-use crate::log::{AppendError, LogOptions};
+use crate::log::{AppendError, LogStats};
 use crate::schedule::core::Until;
 
 /// Has a command run, and says what came of it.
@@ -27,10 +27,9 @@ pub(super) async fn run(
 
 /// Whether a command would be delivered soon.
 fn may_run(bus: &Bus, runner: &Runner, key: &Key) -> Result<(), CommandError> {
-    let free_bytes = bus.log().map(|log| log.stats().free_bytes);
-    let limit_bytes = LogOptions::default().watermark_ingest_bytes;
-    if let Some(free_bytes) = free_bytes.filter(|free| *free < limit_bytes) {
-        return Err(AppendError::StorageFull { free: free_bytes, needed: limit_bytes }.into());
+    if let Some(stats) = bus.log().map(crate::log::Log::stats).filter(LogStats::is_full) {
+        let (free, needed) = (stats.free_bytes, stats.keep_free_bytes);
+        return Err(AppendError::StorageFull { free, needed }.into());
     }
     let standing = runner.standing(key);
     if standing.paused {

@@ -20,9 +20,9 @@ use crate::limits::{
     LIST_MAX, QUERIES_RUNNING_MAX, QUERIES_WAITING_MAX, QUERY_KEYS_KEPT_MAX, QUERY_WAIT_MS_MAX,
 };
 use crate::schedule::pool::Tenant;
-use crate::state::Owner;
 use crate::state::across::Wanted;
 use crate::state::cold::KeyValues;
+use crate::state::{Owner, page};
 use crate::wasm::{Invocation, KeysView, Module, Question, Request, Seed, Slot, StateView};
 
 /// Warm instances kept of one plugin for its queries.
@@ -153,10 +153,7 @@ impl StateView for OfKey {
     }
 
     fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Vec<String> {
-        let names = self.0.iter().map(|(name, _)| &**name);
-        let wanted = names
-            .filter(|name| name.starts_with(prefix) && after.is_none_or(|after| *name > after));
-        wanted.take(limit).map(str::to_owned).collect()
+        page(self.0.iter().map(|(name, _)| &**name), prefix, after, limit)
     }
 }
 

@@ -12,7 +12,7 @@ use crate::bus::Bus;
 use crate::bus::notes::Line;
 use crate::event::{Digest, Event};
 use crate::log::record::DeadLetterRecord;
-use crate::log::{Log, LogOptions, LogStats, ReadError, RecordRef};
+use crate::log::{Log, LogStats, ReadError, RecordRef};
 use crate::state::{DeadLetter, Ledger};
 
 pub(super) fn log_line(line: &Arc<Line>) -> LogLineView {
@@ -35,9 +35,7 @@ pub(super) fn bus(bus: &Bus, default: bool, draining: bool, plugins: Vec<String>
     let state = match &stats {
         _ if draining => BusState::Draining,
         Some(stats) if stats.failure.is_some() => BusState::ReadOnly,
-        Some(stats) if stats.free_bytes < LogOptions::default().watermark_ingest_bytes => {
-            BusState::StorageFull
-        }
+        Some(stats) if stats.is_full() => BusState::StorageFull,
         Some(_) | None => BusState::Open,
     };
     let appended = stats.as_ref().map_or(bus.last_position().0, |stats| stats.appended_events);

@@ -104,6 +104,20 @@ pub enum OpenError {
         /// Bytes wanted.
         bytes: u64,
     },
+    /// A torn tail is kept aside before it is cut off, and there is no room for that.
+    #[error(
+        "`{}`: the torn tail at offset {offset} is to be kept aside before it is cut off, and the \
+         disk has no room for its {bytes} bytes; free some space and start again",
+        path.display()
+    )]
+    NoRoomToCut {
+        /// The segment's file.
+        path: PathBuf,
+        /// Where the tail starts.
+        offset: u64,
+        /// Its bytes.
+        bytes: u64,
+    },
     /// The first commit could not be made.
     #[error("the start could not be recorded: {0}")]
     Append(#[from] AppendError),

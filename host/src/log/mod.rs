@@ -23,6 +23,7 @@ pub mod tools;
 mod assign;
 mod commits;
 mod derived;
+mod follow;
 mod identity;
 mod ingest;
 mod lanes;

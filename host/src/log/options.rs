@@ -23,6 +23,16 @@ pub struct LogOptions {
     pub clock_gap: ClockGap,
 }
 
+impl LogOptions {
+    /// Bytes that a segment claims where so many are free: fewer on a small disk, so that claiming
+    /// does not stop publishers long before the disk is full.
+    #[must_use]
+    pub(super) fn segment_bytes_on(&self, free_bytes: u64) -> u64 {
+        let share = free_bytes / limits::SEGMENT_FREE_SHARE;
+        self.segment_bytes.min(share.max(limits::SEGMENT_MIN.bytes()))
+    }
+}
+
 /// What to do at start if the wall clock is further behind the last log time than
 /// [`limits::CLOCK_GAP_MS_MAX`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -46,5 +56,20 @@ impl Default for LogOptions {
             check_first_bytes: 256 << 20,
             clock_gap: ClockGap::Refuse,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_segment_leaves_most_of_a_small_disk_free() {
+        let options = LogOptions::default();
+        for (free_mib, claimed_mib) in [(1 << 20, 256), (1024, 256), (400, 100), (80, 20), (3, 4)] {
+            assert_eq!(options.segment_bytes_on(free_mib << 20), claimed_mib << 20, "{free_mib}");
+        }
+        let small = LogOptions { segment_bytes: 1000, ..options };
+        assert_eq!(small.segment_bytes_on(0), 1000);
     }
 }

@@ -78,6 +78,11 @@ impl Shared {
         self.disk.free_bytes(&self.folders.segments).unwrap_or(u64::MAX)
     }
 
+    /// Bytes that the next segment claims.
+    pub(super) fn segment_bytes(&self) -> u64 {
+        self.options.segment_bytes_on(self.free_bytes())
+    }
+
     pub(super) fn salt(&self, segment: u32) -> Salt {
         Salt::new(self.log_id, segment)
     }

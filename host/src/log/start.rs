@@ -89,11 +89,11 @@ pub(super) fn open(
     let shared = share(disk, folders, options, clock, epoch, &begun, index)?;
     let last_commit = begun.frame.last_commit();
     let last_position = Position(begun.frame.header().next_position().saturating_sub(1));
-    make_known(&shared, begun.frame);
+    let _ = make_known(&shared, Arc::new(begun.frame));
     let thread = |source| OpenError::Io { path: shared.folders.bus.clone(), source };
     check_rest(&shared, begun.sealed.into_iter().take(begun.unchecked).collect())
         .map_err(thread)?;
-    Writer::new(shared.clone(), begun.segment, lock).start().map_err(thread)?;
+    Writer::start(shared.clone(), begun.segment, lock).map_err(thread)?;
     Ok(Opened {
         log: Log::new(shared),
         log_id: uuid::Uuid::from_bytes(log_id),
@@ -201,7 +201,8 @@ fn first_claim(
     options: &LogOptions,
     number: u32,
 ) -> Result<Arc<dyn super::disk::DiskFile>, OpenError> {
-    let mut bytes = options.segment_bytes;
+    let free_bytes = disk.free_bytes(&folders.segments).unwrap_or(u64::MAX);
+    let mut bytes = options.segment_bytes_on(free_bytes);
     loop {
         match claim(disk, &folders.segments, number, bytes) {
             Ok(file) => return Ok(file),

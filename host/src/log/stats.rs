@@ -46,10 +46,20 @@ pub struct LogStats {
     pub tail_bytes: usize,
     /// Free bytes on the disk, now.
     pub free_bytes: u64,
+    /// Free bytes on the disk below which nothing is published.
+    pub keep_free_bytes: u64,
     /// Wall time ran away from log time.
     pub clock_alarm: Option<ClockAlarm>,
     /// Why the log takes no more.
     pub failure: Option<LogFailure>,
+}
+
+impl LogStats {
+    /// Whether too little is free for anything to be published.
+    #[must_use]
+    pub const fn is_full(&self) -> bool {
+        self.free_bytes < self.keep_free_bytes
+    }
 }
 
 impl Log {
@@ -88,6 +98,7 @@ impl Log {
             ingest_waiting_bytes,
             tail_bytes: shared.tail.bytes(),
             free_bytes: shared.free_bytes(),
+            keep_free_bytes: shared.options.watermark_ingest_bytes,
             clock_alarm: shared.clock.alarm(),
             failure: shared.failure.borrow().clone(),
         }

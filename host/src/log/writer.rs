@@ -5,19 +5,18 @@
 //! sync that fails ends it.
 
 use std::io;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
 use super::assign::{Batch, Group, Item, Verdict};
 use super::codec::Encoded;
-use super::derived::{publish_heads, publish_index};
+use super::derived::publish_heads;
 use super::disk::LockGuard;
 use super::error::{AppendError, LogFailure};
+use super::follow::{self, Followers};
 use super::frame::{Frame, FrameBuilder};
 use super::index::{SegmentBase, SegmentIndexBuilder, SegmentSeal};
 use super::lanes::{EffectsEntry, EffectsPermit, IngestEntry, Taken};
@@ -45,8 +44,7 @@ pub(super) struct Writer {
     held: Vec<EffectsEntry>,
     /// A stop found no room for the end of a delivery: what comes after it may rest on it.
     gives_up: bool,
-    /// Threads that write index files of sealed segments.
-    indexing: Vec<JoinHandle<()>>,
+    followers: Followers,
     lock: LockGuard,
 }
 
@@ -102,8 +100,17 @@ impl Drop for EndGuard {
 }
 
 impl Writer {
-    pub(super) fn new(shared: Arc<Shared>, segment: OpenSegment, lock: LockGuard) -> Self {
-        Self {
+    /// Starts the thread, and those that follow it.
+    ///
+    /// # Errors
+    /// The system gives no thread.
+    pub(super) fn start(
+        shared: Arc<Shared>,
+        segment: OpenSegment,
+        lock: LockGuard,
+    ) -> io::Result<()> {
+        let writer = Self {
+            followers: Followers::start(&shared)?,
             shared,
             segment,
             begins_index: false,
@@ -113,20 +120,12 @@ impl Writer {
             space_checked_ms: None,
             held: Vec::new(),
             gives_up: false,
-            indexing: Vec::new(),
             lock,
-        }
-    }
-
-    /// Starts the thread.
-    ///
-    /// # Errors
-    /// The system gives no thread.
-    pub(super) fn start(self) -> io::Result<()> {
+        };
         let thread = std::thread::Builder::new().name("log-writer".to_owned());
         thread.spawn(move || {
-            let guard = EndGuard(self.shared.clone());
-            self.run();
+            let guard = EndGuard(writer.shared.clone());
+            writer.run();
             drop(guard);
         })?;
         Ok(())
@@ -259,30 +258,28 @@ impl Writer {
         })?;
         let synced = Instant::now();
         self.group.settle(&self.shared.dedup, &self.shared.heads, frame.time_ms());
-        self.index(&frame, offset)?;
+        let frame = Arc::new(frame);
+        let index_is_behind = self.index(&frame, offset)?;
         let counters = &self.shared.counters;
         let header = *frame.header();
         counters.groups.fetch_add(1, Ordering::Relaxed);
         counters.commits.fetch_add(header.commit_count.into(), Ordering::Relaxed);
         counters.events.fetch_add(header.event_count.into(), Ordering::Relaxed);
         counters.open_bytes.store(self.segment.end(), Ordering::Relaxed);
-        make_known(&self.shared, frame);
+        if make_known(&self.shared, frame) || index_is_behind {
+            self.followers.wake();
+        }
         Ok(Some(((durable, header.time_ms), synced)))
     }
 
-    fn index(&mut self, frame: &Frame, offset: u64) -> Result<(), LogFailure> {
+    fn index(&mut self, frame: &Arc<Frame>, offset: u64) -> Result<bool, LogFailure> {
         if self.begins_index {
             let base = SegmentBase::of(frame.header());
             self.shared.index.begin(SegmentIndexBuilder::new(base));
             self.begins_index = false;
         }
-        let hasher = &self.shared.hasher;
-        let filled = self.shared.index.fill(|open| open.add_frame(frame, offset, hasher));
-        match filled {
-            Some(Ok(())) => Ok(()),
-            Some(Err(error)) => Err(index_failure(frame, error.to_string())),
-            None => Err(index_failure(frame, "no segment is open".to_owned())),
-        }
+        let handed_over = self.shared.index.add(Arc::clone(frame), offset);
+        handed_over.map_err(|error| follow::failure(&error))
     }
 
     fn answer(&self, waiting: &mut Vec<Waiting>, committed: Option<Proof>) {
@@ -359,7 +356,7 @@ impl Writer {
         }
         let shared = self.shared.clone();
         let number = self.segment.number() + 1;
-        let bytes = shared.options.segment_bytes.max(OpenSegment::bytes_for(frame_bytes));
+        let bytes = shared.segment_bytes().max(OpenSegment::bytes_for(frame_bytes));
         let file = claim(&*shared.disk, &shared.folders.segments, number, bytes);
         let file = file.map_err(|error| claim_stop(&shared, number, bytes, &error))?;
         self.seal(time_ms, false)?;
@@ -378,15 +375,7 @@ impl Writer {
         counters.sealed_bytes.fetch_add(self.segment.end(), Ordering::Relaxed);
         counters.open_bytes.store(0, Ordering::Relaxed);
         let seal = SegmentSeal { bytes: self.segment.end(), chain: self.segment.tip().chain };
-        let (shared, number) = (self.shared.clone(), self.segment.number());
-        self.indexing.retain(|thread| !thread.is_finished());
-        let thread = std::thread::Builder::new().name("log-index".to_owned());
-        let spawned = thread.spawn(move || write_index(&shared, number, seal));
-        match spawned {
-            Ok(thread) => self.indexing.push(thread),
-            // It stays in memory, and is written at the next start.
-            Err(error) => tracing::warn!(%error, segment = number, "no thread to write an index"),
-        }
+        self.followers.seal(&self.shared, self.segment.number(), seal);
         Ok(())
     }
 
@@ -397,10 +386,7 @@ impl Writer {
             self.shared.fail(&failure);
             return;
         }
-        for thread in self.indexing.drain(..) {
-            // What it had to say, it has logged.
-            let _ = thread.join();
-        }
+        self.followers.until_sealed();
         let shared = &self.shared;
         let tip = self.segment.tip();
         let kept = publish_heads(&*shared.disk, &shared.folders, shared.log_id, tip, &shared.heads);
@@ -431,17 +417,14 @@ const fn committed_as(
     Committed { commit: CommitNumber(number), first_position, recorded_ms, durable }
 }
 
-/// Shows a durable frame to everybody.
-pub(super) fn make_known(shared: &Shared, frame: Frame) {
+/// Shows a durable frame to everybody. Says whether it is time to trim the tail.
+pub(super) fn make_known(shared: &Shared, frame: Arc<Frame>) -> bool {
     let last = frame.last_commit();
     let position = frame.header().next_position().saturating_sub(1);
-    shared.tail.push(Arc::new(frame));
+    let is_long = shared.tail.push(frame);
     shared.durable_position.store(position, Ordering::Release);
     shared.durable.send_replace(last);
-}
-
-fn index_failure(frame: &Frame, why: String) -> LogFailure {
-    LogFailure::Index { commit: frame.first_commit(), why }
+    is_long
 }
 
 fn claim_stop(shared: &Shared, number: u32, bytes: u64, error: &io::Error) -> Stop {
@@ -456,21 +439,4 @@ fn claim_stop(shared: &Shared, number: u32, bytes: u64, error: &io::Error) -> St
 /// Whether an error says that there is no space.
 pub(super) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
-}
-
-/// Writes the index file of a sealed segment and puts it in the place of the part in memory. Derived:
-/// a failure costs memory now and time at the next start.
-fn write_index(shared: &Shared, number: u32, seal: SegmentSeal) {
-    let Some(encoded) = shared.index.with_memory(number, |open| open.encode(seal)) else { return };
-    let disk = &*shared.disk;
-    let path: &Path = &shared.folders.index;
-    let published = encoded
-        .map_err(Into::into)
-        .and_then(|bytes| publish_index(disk, &shared.folders, &shared.log_id, number, &bytes));
-    match published {
-        Ok(file) => shared.index.sealed(file),
-        Err(error) => {
-            tracing::warn!(%error, segment = number, folder = %path.display(), "index not written");
-        }
-    }
 }

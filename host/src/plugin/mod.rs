@@ -12,7 +12,7 @@ pub mod subscription;
 mod tracker;
 pub mod watch;
 
-pub use grants::{Grants, HostPattern};
+pub use grants::{GrantName, Grants, HostPattern};
 pub use manifest::{Instance, Limits, Manifest, OnFailure, OnReject, PrefixLimit, Retry, Run};
 pub use pattern::{SourcePattern, TypePattern};
 pub use source::Source;

@@ -5,8 +5,8 @@
 //! nothing.) It is a place for what does not fit into memory while the host runs.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use serde_bytes::Bytes as SerdeBytes;
@@ -48,7 +48,10 @@ pub type KeyValues = Vec<(Arc<str>, Value)>;
 /// The tree of one bus.
 #[derive(Debug)]
 pub struct Cold {
-    tree: sled::Db,
+    /// Opened by the first key that moves here: few hosts have as much state, and a start must not
+    /// need space that a full disk has not.
+    tree: OnceLock<sled::Db>,
+    opens: Mutex<()>,
     path: PathBuf,
     keys: AtomicU64,
     /// Makes writes fail from now on.
@@ -64,24 +67,30 @@ impl Cold {
     /// An empty tree; one that an earlier run left there is removed.
     ///
     /// # Errors
-    /// The folder cannot be removed or opened.
+    /// The folder cannot be removed.
     pub fn create(path: &Path) -> Result<Self, ColdError> {
         if path.exists() {
             std::fs::remove_dir_all(path)
                 .map_err(|source| ColdError::Folder { path: path.to_owned(), source })?;
         }
-        let tree = sled::Config::new()
-            .path(path)
-            .cache_capacity(CACHE_BYTES_MAX)
-            .open()
-            .map_err(|source| ColdError::Store { path: path.to_owned(), source })?;
         Ok(Self {
-            tree,
+            tree: OnceLock::new(),
+            opens: Mutex::default(),
             path: path.to_owned(),
             keys: AtomicU64::new(0),
             #[cfg(test)]
             fails: std::sync::atomic::AtomicBool::new(false),
         })
+    }
+
+    fn open(&self) -> Result<&sled::Db, ColdError> {
+        let _alone = self.opens.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(tree) = self.tree.get() {
+            return Ok(tree);
+        }
+        let config = sled::Config::new().path(&self.path).cache_capacity(CACHE_BYTES_MAX);
+        let tree = config.open().map_err(self.failed())?;
+        Ok(self.tree.get_or_init(|| tree))
     }
 
     fn failed(&self) -> impl FnOnce(sled::Error) -> ColdError {
@@ -97,19 +106,16 @@ impl Cold {
 
     /// Takes keys that it does not hold, all or none.
     pub(super) fn put(&self, entries: &[(Owner, KeyValues)]) -> Result<(), ColdError> {
+        let tree = self.open()?;
         let mut batch = sled::Batch::default();
         for (owner, values) in entries {
             let key = tree_key(owner.instance, owner.generation, owner.key.as_str());
             batch.insert(key, encode(values));
         }
-        if let Err(error) = self.apply(batch) {
+        if let Err(error) = self.apply(tree, batch) {
             for (owner, _) in entries {
                 // As far as possible nothing of it stays, to be taken for the truth later.
-                let _ = self.tree.remove(tree_key(
-                    owner.instance,
-                    owner.generation,
-                    owner.key.as_str(),
-                ));
+                let _ = tree.remove(tree_key(owner.instance, owner.generation, owner.key.as_str()));
             }
             return Err(error);
         }
@@ -117,12 +123,12 @@ impl Cold {
         Ok(())
     }
 
-    fn apply(&self, batch: sled::Batch) -> Result<(), ColdError> {
+    fn apply(&self, tree: &sled::Db, batch: sled::Batch) -> Result<(), ColdError> {
         #[cfg(test)]
         if self.fails.load(Ordering::Relaxed) {
             return Err(self.failed()(sled::Error::Unsupported("it was told to fail".to_owned())));
         }
-        self.tree.apply_batch(batch).map_err(self.failed())
+        tree.apply_batch(batch).map_err(self.failed())
     }
 
     /// Moves the values of a key out.
@@ -132,11 +138,9 @@ impl Cold {
         generation: Generation,
         key: &str,
     ) -> Result<Option<KeyValues>, ColdError> {
-        if self.keys() == 0 {
-            return Ok(None);
-        }
+        let Some(tree) = self.tree.get().filter(|_| self.keys() > 0) else { return Ok(None) };
         let Some(bytes) =
-            self.tree.remove(tree_key(instance, generation, key)).map_err(self.failed())?
+            tree.remove(tree_key(instance, generation, key)).map_err(self.failed())?
         else {
             return Ok(None);
         };
@@ -151,10 +155,8 @@ impl Cold {
         generation: Generation,
         key: &str,
     ) -> Result<Option<KeyValues>, ColdError> {
-        if self.keys() == 0 {
-            return Ok(None);
-        }
-        let found = self.tree.get(tree_key(instance, generation, key)).map_err(self.failed())?;
+        let Some(tree) = self.tree.get().filter(|_| self.keys() > 0) else { return Ok(None) };
+        let found = tree.get(tree_key(instance, generation, key)).map_err(self.failed())?;
         found.map(|bytes| decode(&bytes)).transpose()
     }
 
@@ -164,10 +166,11 @@ impl Cold {
         wanted: &Wanted<'_>,
         mut take: impl FnMut(Key),
     ) -> Result<(), ColdError> {
+        let Some(tree) = self.tree.get() else { return Ok(()) };
         let start = wanted.after.filter(|after| *after >= wanted.prefix).unwrap_or(wanted.prefix);
         let prefix = tree_key(wanted.instance, wanted.generation, wanted.prefix);
         let mut found = 0;
-        for entry in self.tree.range(tree_key(wanted.instance, wanted.generation, start)..) {
+        for entry in tree.range(tree_key(wanted.instance, wanted.generation, start)..) {
             let (key, values) = entry.map_err(self.failed())?;
             if found == wanted.limit || !key.starts_with(&prefix) {
                 break;
@@ -187,7 +190,8 @@ impl Cold {
         &self,
         mut visit: impl FnMut(Owner, KeyValues) -> Result<(), E>,
     ) -> Result<(), E> {
-        for entry in self.tree.iter() {
+        let Some(tree) = self.tree.get() else { return Ok(()) };
+        for entry in tree.iter() {
             let (key, values) = entry.map_err(self.failed())?;
             visit(split(&key).ok_or(ColdError::Damaged)?, decode(&values)?)?;
         }
@@ -195,15 +199,17 @@ impl Cold {
     }
 
     pub(super) fn clear(&self) -> Result<(), ColdError> {
-        self.tree.clear().map_err(self.failed())?;
+        let Some(tree) = self.tree.get() else { return Ok(()) };
+        tree.clear().map_err(self.failed())?;
         self.keys.store(0, Ordering::Relaxed);
         Ok(())
     }
 
     pub(super) fn forget(&self, instance: InstanceId) -> Result<(), ColdError> {
-        for entry in self.tree.scan_prefix(instance.0.to_be_bytes()) {
+        let Some(tree) = self.tree.get() else { return Ok(()) };
+        for entry in tree.scan_prefix(instance.0.to_be_bytes()) {
             let (key, _) = entry.map_err(self.failed())?;
-            if self.tree.remove(key).map_err(self.failed())?.is_some() {
+            if tree.remove(key).map_err(self.failed())?.is_some() {
                 self.keys.fetch_sub(1, Ordering::Relaxed);
             }
         }
@@ -218,10 +224,11 @@ impl Cold {
         instance: InstanceId,
         generation: Generation,
     ) -> Result<(), ColdError> {
-        for entry in self.tree.scan_prefix(instance.0.to_be_bytes()) {
+        let Some(tree) = self.tree.get() else { return Ok(()) };
+        for entry in tree.scan_prefix(instance.0.to_be_bytes()) {
             let (key, _) = entry.map_err(self.failed())?;
             let other = split(&key).is_none_or(|owner| owner.generation != generation);
-            if other && self.tree.remove(key).map_err(self.failed())?.is_some() {
+            if other && tree.remove(key).map_err(self.failed())?.is_some() {
                 self.keys.fetch_sub(1, Ordering::Relaxed);
             }
         }

@@ -28,3 +28,17 @@ pub use keys::KeyState;
 pub use ledger::{Activation, At, AttemptState, Instance, Ledger};
 pub use letters::DeadLetter;
 pub use values::{KeyView, Owner, Value, Values};
+
+/// A page of names or keys, which ascend: those with `prefix` after `after`, at most `limit`.
+pub(crate) fn page<'a>(
+    names: impl Iterator<Item = &'a str>,
+    prefix: &str,
+    after: Option<&str>,
+    limit: usize,
+) -> Vec<String> {
+    names
+        .filter(|name| name.starts_with(prefix) && after.is_none_or(|after| *name > after))
+        .take(limit)
+        .map(str::to_owned)
+        .collect()
+}

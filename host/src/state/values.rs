@@ -20,6 +20,7 @@ use super::account::{Accounts, Measure, Usage};
 use super::claim::Claim;
 use super::cold::{Cold, ColdError, KeyValues};
 use super::evict::Budget;
+use super::page;
 use super::timers::Timers;
 use crate::effects::StateWrite;
 use crate::event::{Generation, InstanceId, Key, Position};
@@ -469,12 +470,7 @@ impl KeyView {
                 names.remove(&*write.name);
             }
         }
-        names
-            .into_iter()
-            .filter(|name| name.starts_with(prefix) && after.is_none_or(|after| *name > after))
-            .take(limit)
-            .map(str::to_owned)
-            .collect()
+        page(names.into_iter(), prefix, after, limit)
     }
 
     /// Puts the writes of a delivery into the pending layer, until [`Values::apply`] takes them.

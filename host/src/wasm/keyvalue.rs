@@ -109,6 +109,23 @@ impl StoreData {
         self.put(&name, value)
     }
 
+    /// One after the other, up to the first that is refused.
+    fn put_all(
+        &mut self,
+        bucket: &Resource<Bucket>,
+        pairs: impl ExactSizeIterator<Item = (String, Option<Vec<u8>>)>,
+    ) -> Answer<()> {
+        if let Err(refused) = check_count(pairs.len()) {
+            return Ok(Err(refused));
+        }
+        for (key, value) in pairs {
+            if let Err(refused) = self.put_in(bucket, &key, value.as_deref())? {
+                return Ok(Err(refused));
+            }
+        }
+        Ok(Ok(()))
+    }
+
     /// One page of keys after `after`, and the last of them where there may be more.
     fn page(
         &mut self,
@@ -294,15 +311,8 @@ macro_rules! serve {
                 }
 
                 fn set_many(&mut self, bucket: Resource<Bucket>, pairs: Vec<Pair>) -> Given<()> {
-                    if let Err(refused) = check_count(pairs.len()) {
-                        return Ok(Err(refused.into()));
-                    }
-                    for (key, value) in pairs {
-                        if let Err(refused) = self.put_in(&bucket, &key, Some(&value))? {
-                            return Ok(Err(refused.into()));
-                        }
-                    }
-                    Ok(Ok(()))
+                    let pairs = pairs.into_iter().map(|(key, value)| (key, Some(value)));
+                    given(self.put_all(&bucket, pairs))
                 }
 
                 fn delete_many(
@@ -310,15 +320,7 @@ macro_rules! serve {
                     bucket: Resource<Bucket>,
                     keys: Vec<String>,
                 ) -> Given<()> {
-                    if let Err(refused) = check_count(keys.len()) {
-                        return Ok(Err(refused.into()));
-                    }
-                    for key in keys {
-                        if let Err(refused) = self.put_in(&bucket, &key, None)? {
-                            return Ok(Err(refused.into()));
-                        }
-                    }
-                    Ok(Ok(()))
+                    given(self.put_all(&bucket, keys.into_iter().map(|key| (key, None))))
                 }
             }
         }

@@ -17,7 +17,7 @@ use wasmtime::Engine;
 use super::compile::{CompileLimits, Description};
 use super::engine::{HostEngineOptions, host_config};
 use super::load::{Compiler, LoadError, Loaded, compile, deserialize, outcome};
-use super::module::Module;
+use super::module::{Module, Needed};
 use super::recognise::ModuleKind;
 use super::refusal::Refusal;
 use super::sandbox::Linkers;
@@ -229,7 +229,8 @@ impl ModuleReport {
             return;
         }
         if asked.http.is_empty() {
-            self.problems.push(format!("imports `{import}`, which needs `{grant}`: {why}"));
+            let needed = Needed { import: import.to_owned(), grant, why: why.to_owned() };
+            self.problems.push(needed.to_string());
         } else {
             let hosts: Vec<String> = asked.http.iter().map(|host| format!("\"{host}\"")).collect();
             self.notes.push(format!(
@@ -245,8 +246,8 @@ impl ModuleReport {
 fn note_on_wasi(imports: &[ImportReport]) -> Option<String> {
     let any = imports.iter().any(|import| import.verdict == Verdict::Empty);
     any.then(|| {
-        "WASI is there so that it links: no files, sockets or environment, the clock stands at \
-         the event's time, randomness is seeded by the delivery"
+        "WASI is there so that it links: no files or sockets, no environment that is not granted, \
+         the clock stands at the event's time, randomness is seeded by the delivery"
             .to_owned()
     })
 }

@@ -1,8 +1,7 @@
 //! Guests as text: core modules that speak the canonical ABI by hand, because hostile guests do what
 //! no compiler would write.
 
-use wit_component::{StringEncoding, embed_component_metadata};
-use wit_parser::{Resolve, UnresolvedPackageGroup};
+use crate::harness::encode_with;
 
 /// All that a guest may import.
 const IMPORTS: &str = r#"
@@ -111,7 +110,7 @@ impl Guest<'_> {
             (func (export "cabi_post_tidegate:plugin/{export}") (param i32)
               (global.set $top (i32.const 65536)) {after}))"#
         );
-        encode(&text, world)
+        encode_with(&text, WASI, world)
     }
 }
 
@@ -160,18 +159,6 @@ package wasi:sockets@0.2.0 {
   }
 }
 ";
-
-/// Wraps a core module's text into the types of a world, as a compiler would.
-fn encode(text: &str, world: &str) -> Vec<u8> {
-    let mut resolve = Resolve::default();
-    let wit = format!("{}{WASI}", include_str!("../../../wit/plugin.wit"));
-    let group = UnresolvedPackageGroup::parse("plugin.wit", &wit).unwrap();
-    let package = resolve.push_group(group).unwrap();
-    let world = resolve.select_world(&[package], Some(world)).unwrap();
-    let mut module = wat::parse_str(text).unwrap_or_else(|error| panic!("{error}"));
-    embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8).unwrap();
-    module
-}
 
 /// A WASI command that runs `body`; `more` are further fields. `$print` writes memory to a file.
 pub(super) fn command(body: &str, more: &str) -> Vec<u8> {

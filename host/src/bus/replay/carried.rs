@@ -14,7 +14,7 @@ use crate::effects::StateWrite;
 use crate::event::{CommitNumber, Position};
 use crate::limits::REPLAY_STATE_BYTES_MAX;
 use crate::state::cold::{Cold, ColdError};
-use crate::state::{Evictor, Owner, Value, Values};
+use crate::state::{Evictor, Owner, Value, Values, page};
 use crate::wasm::StateView;
 
 /// A name that no guest can write: it marks a key whose state was looked up.
@@ -118,11 +118,6 @@ impl StateView for Seen {
     }
 
     fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Vec<String> {
-        let names = self.0.iter().map(|(name, _)| &**name);
-        names
-            .filter(|name| name.starts_with(prefix) && after.is_none_or(|after| *name > after))
-            .take(limit)
-            .map(str::to_owned)
-            .collect()
+        page(self.0.iter().map(|(name, _)| &**name), prefix, after, limit)
     }
 }

@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use crate::effects::{StateWrite, TimerChange};
 use crate::event::{CommitNumber, Key};
+use crate::state::page;
 use crate::state::timers::SetAt;
 use crate::wasm::{KeysView, StateView};
 
@@ -69,22 +70,15 @@ impl StateView for View {
     }
 
     fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Vec<String> {
-        let names = self.values.at(self.now_ms).map(|(name, _)| name);
-        let names =
-            names.filter(|name| name.starts_with(prefix) && after.is_none_or(|a| ***name > *a));
-        names.take(limit).map(|name| name.to_string()).collect()
+        page(self.values.at(self.now_ms).map(|(name, _)| &**name), prefix, after, limit)
     }
 }
 
 impl KeysView for Across {
     fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Vec<String> {
         let has_state = |values: &Values| values.at(self.now_ms).next().is_some();
-        let keys =
-            self.keys.iter().filter(|(_, values)| has_state(values)).map(|(key, _)| key.as_str());
-        keys.filter(|key| key.starts_with(prefix) && after.is_none_or(|after| *key > after))
-            .take(limit)
-            .map(ToOwned::to_owned)
-            .collect()
+        let keys = self.keys.iter().filter(|(_, values)| has_state(values));
+        page(keys.map(|(key, _)| key.as_str()), prefix, after, limit)
     }
 
     fn get(&self, key: &str, name: &str) -> Option<Bytes> {
@@ -159,8 +153,8 @@ impl Memory {
 
     /// Takes out the first timer that is due by then.
     pub(super) fn take_due(&mut self, by_ms: u64) -> Option<Pending> {
-        let first =
-            self.timers().first().filter(|timer| timer.due_ms <= by_ms).copied().cloned()?;
+        let first = self.timers.iter().min_by_key(|timer| (timer.due_ms, timer.set));
+        let first = first.filter(|timer| timer.due_ms <= by_ms).cloned()?;
         self.timers.retain(|timer| *timer != first);
         Some(first)
     }

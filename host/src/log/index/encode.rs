@@ -1,7 +1,7 @@
 //! Turns a builder into the bytes of an index file.
 
 use super::builder::SegmentIndexBuilder;
-use super::groups::Group;
+use super::groups::Sorted;
 use super::page::PageSalt;
 use super::row::{EventRow, GroupRow, MarkRow, Row, TypeRow};
 use super::{IndexError, SegmentBase, SegmentSeal, SegmentSpan, filter};
@@ -135,7 +135,7 @@ pub(super) fn encode(
     };
     let keys = builder.keys.sorted();
     let completions = builder.completion_groups.sorted();
-    let hashes: Vec<u128> = keys.iter().chain(&completions).map(|group| group.hash).collect();
+    let hashes: Vec<u128> = keys.iter().chain(completions.iter()).map(|(hash, _)| hash).collect();
     content.section(Section::Filter, |out| out.extend_from_slice(&filter::build(&hashes)));
 
     let order = type_order(builder);
@@ -143,7 +143,7 @@ pub(super) fn encode(
         builder.head(members).copied()
     })?;
     content.section(Section::KeyEvents, |out| {
-        let members = keys.iter().flat_map(|group| group.members());
+        let members = keys.members().iter();
         for row in members.filter_map(|number| builder.events.get(*number as usize)) {
             let kind = order.numbers.get(row.kind as usize).copied().unwrap_or_default();
             EventRow { kind, ..*row }.write(out);
@@ -152,7 +152,7 @@ pub(super) fn encode(
     let (prefixes, groups) = (Section::CompletionPrefixes, Section::CompletionGroups);
     content.groups(prefixes, groups, &completions, |_| None)?;
     content.section(Section::Completions, |out| {
-        let members = completions.iter().flat_map(|group| group.members());
+        let members = completions.members().iter();
         let rows = members.filter_map(|number| builder.completions.get(*number as usize));
         rows.for_each(|row| row.write(out));
     });
@@ -203,31 +203,30 @@ impl Content {
         &mut self,
         prefixes: Section,
         rows: Section,
-        groups: &[&Group],
+        groups: &Sorted,
         head: impl Fn(&[u32]) -> Option<EventRow>,
     ) -> Result<(), IndexError> {
         self.number(groups.len())?;
         let bits = prefix_bits(groups.len());
         self.section(prefixes, |out| {
             for prefix in 0..=(1_u64 << bits) {
-                let first = groups.partition_point(|g| prefix_of(g.hash, bits) < prefix);
+                let first = groups.count_before(|hash| prefix_of(hash, bits) < prefix);
                 u32::try_from(first).unwrap_or(u32::MAX).write(out);
             }
         });
-        let total: usize = groups.iter().map(|group| group.members().len()).sum();
-        let end = self.number(total)?;
+        let end = self.number(groups.members().len())?;
         self.section(rows, |out| {
             let mut first = 0_u32;
-            for group in groups {
-                let head = head(group.members());
+            for (hash, members) in groups.iter() {
+                let head = head(members);
                 GroupRow {
-                    hash: group.hash,
+                    hash,
                     first,
                     head_position: head.map_or(0, |row| row.position),
                     head_sequence: head.map_or(0, |row| row.sequence),
                 }
                 .write(out);
-                first += u32::try_from(group.members().len()).unwrap_or(u32::MAX);
+                first += u32::try_from(members.len()).unwrap_or(u32::MAX);
             }
             let past = GroupRow { hash: u128::MAX, first: end, head_position: 0, head_sequence: 0 };
             past.write(out);

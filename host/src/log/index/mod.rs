@@ -14,6 +14,7 @@ mod file;
 mod fill;
 mod filter;
 mod groups;
+mod open;
 mod page;
 mod row;
 mod sections;
@@ -198,6 +199,16 @@ pub enum IndexError {
         found: u16,
         /// The newest version this host reads.
         supported: u16,
+    },
+    /// What was written does not decode, or does not fit: a defect of this host.
+    #[error("a frame of segment {segment}, from commit {commit} on, cannot be indexed: {why}")]
+    Frame {
+        /// Number of the segment.
+        segment: u32,
+        /// First commit of the frame.
+        commit: CommitNumber,
+        /// What is wrong.
+        why: String,
     },
     /// A position, commit or count is too far from the start of its segment.
     #[error("segment {segment} has a {what} out of the range an index can hold")]

@@ -4,16 +4,19 @@
 //! an event while segments are sealed.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 
+use super::open::OpenIndex;
 use super::{
     CompletionEntry, FrameMark, IndexEntry, IndexError, IndexFile, SegmentIndexBuilder,
     SegmentSpan, TypeStat,
 };
 use crate::event::{CommitNumber, InstanceId, KeyHash, Position};
+use crate::limits::{INDEX_BEHIND_BYTES, INDEX_BEHIND_BYTES_MAX};
 use crate::log::dedup::Dedup;
+use crate::log::frame::Frame;
 use crate::log::heads::Heads;
 
 /// The indexes of all segments of a log, oldest first, the last one open. One writer fills it, any
@@ -31,7 +34,7 @@ enum Part {
     /// Of a sealed segment.
     File(Arc<IndexFile>),
     /// Of the open segment, or of a sealed one whose file is being written.
-    Memory(Arc<RwLock<SegmentIndexBuilder>>),
+    Memory(Arc<OpenIndex>),
 }
 
 /// A frame to start reading at, and the segment it is in.
@@ -49,35 +52,58 @@ impl LogIndex {
     pub fn new(sealed: Vec<IndexFile>, open: SegmentIndexBuilder) -> Self {
         let mut parts: Vec<Part> =
             sealed.into_iter().map(|file| Part::File(Arc::new(file))).collect();
-        parts.push(Part::Memory(Arc::new(RwLock::new(open))));
+        parts.push(Part::Memory(Arc::new(OpenIndex::new(open))));
         Self { parts: ArcSwap::from_pointee(parts), changing: Mutex::new(()) }
     }
 
-    /// Fills the open segment's part; lookups wait meanwhile, so a group of frames at a time.
-    pub fn fill<T>(&self, fill: impl FnOnce(&mut SegmentIndexBuilder) -> T) -> Option<T> {
+    /// Hands over the next frame of the open segment, which starts at `offset` of its file. Whoever
+    /// asks from now on finds what it has. Says whether it is time to [`LogIndex::follow`].
+    ///
+    /// # Errors
+    /// A frame cannot be entered; where too much waits, they are entered here.
+    pub fn add(&self, frame: Arc<Frame>, offset: u64) -> Result<bool, IndexError> {
         let parts = self.parts.load();
-        let Some(Part::Memory(open)) = parts.last() else { return None };
-        Some(fill(&mut open.write().unwrap_or_else(PoisonError::into_inner)))
+        let Some(Part::Memory(open)) = parts.last() else { return Ok(false) };
+        open.add(frame, offset);
+        let behind_bytes = open.behind_bytes();
+        if behind_bytes > INDEX_BEHIND_BYTES_MAX {
+            open.catch_up()?;
+        }
+        Ok(behind_bytes > INDEX_BEHIND_BYTES)
+    }
+
+    /// Enters the frames that were handed over, so that who asks need not.
+    ///
+    /// # Errors
+    /// A frame cannot be entered.
+    pub fn follow(&self) -> Result<(), IndexError> {
+        self.parts.load_full().iter().try_for_each(|part| match part {
+            Part::File(_) => Ok(()),
+            Part::Memory(open) => open.catch_up(),
+        })
     }
 
     /// Begins the next segment. The part of the one before stays in memory until
     /// [`LogIndex::sealed`] brings its file.
     pub fn begin(&self, next: SegmentIndexBuilder) {
-        self.change(|parts| parts.push(Part::Memory(Arc::new(RwLock::new(next)))));
+        self.change(|parts| parts.push(Part::Memory(Arc::new(OpenIndex::new(next)))));
     }
 
     /// Runs `encode` on a segment's part while it is in memory: to write its file.
+    ///
+    /// # Errors
+    /// A frame of it cannot be entered.
     pub fn with_memory<T>(
         &self,
         segment: u32,
         encode: impl FnOnce(&SegmentIndexBuilder) -> T,
-    ) -> Option<T> {
+    ) -> Option<Result<T, IndexError>> {
         let parts = self.parts.load_full();
         let memory = parts.iter().find_map(|part| match part {
-            Part::Memory(memory) if part.span().base.segment == segment => Some(memory),
+            Part::Memory(memory) if memory.segment() == segment => Some(memory),
             _ => None,
         })?;
-        Some(encode(&memory.read().unwrap_or_else(PoisonError::into_inner)))
+        Some(memory.ask(encode))
     }
 
     /// Puts the file of a sealed segment in the place of its part in memory.
@@ -85,7 +111,7 @@ impl LogIndex {
         let segment = file.span().base.segment;
         let file = Part::File(Arc::new(file));
         self.change(|parts| {
-            if let Some(part) = parts.iter_mut().find(|part| part.span().base.segment == segment) {
+            if let Some(part) = parts.iter_mut().find(|part| part.segment() == segment) {
                 *part = file.clone();
             }
         });
@@ -96,12 +122,6 @@ impl LogIndex {
         let mut parts = self.parts.load().as_ref().clone();
         change(&mut parts);
         self.parts.store(Arc::new(parts));
-    }
-
-    /// What each segment spans, oldest first.
-    #[must_use]
-    pub fn spans(&self) -> Vec<SegmentSpan> {
-        self.parts.load().iter().map(Part::span).collect()
     }
 
     /// Events of a key with `after < position <= until`, ascending, at most `limit`; private ones
@@ -122,7 +142,7 @@ impl LogIndex {
             |part, left| match part {
                 Part::File(file) => file.key_entries(key, after, until, left),
                 Part::Memory(open) => {
-                    Ok(read(open, |open| open.key_entries(key, after, until, left)))
+                    open.ask_by_key(|open| open.key_entries(key, after, until, left))
                 }
             },
         )
@@ -146,7 +166,7 @@ impl LogIndex {
             |part, left| match part {
                 Part::File(file) => file.type_positions(kind, after, until, left),
                 Part::Memory(open) => {
-                    Ok(read(open, |open| open.type_positions(kind, after, until, left)))
+                    open.ask(|open| open.type_positions(kind, after, until, left))
                 }
             },
         )
@@ -169,7 +189,7 @@ impl LogIndex {
         self.gather(limit, overlaps, |part, left| match part {
             Part::File(file) => file.completions(instance, key, after, until, left),
             Part::Memory(open) => {
-                Ok(read(open, |open| open.completions(instance, key, after, until, left)))
+                open.ask_by_key(|open| open.completions(instance, key, after, until, left))
             }
         })
     }
@@ -182,9 +202,12 @@ impl LogIndex {
     ) -> Result<Vec<T>, IndexError> {
         let parts = self.parts.load_full();
         let mut found = Vec::new();
-        for part in parts.iter().filter(|part| concerns(&part.span())) {
+        for part in parts.iter() {
             if found.len() >= limit {
                 break;
+            }
+            if !concerns(&part.span()?) {
+                continue;
             }
             found.append(&mut ask(part, limit - found.len())?);
         }
@@ -200,7 +223,7 @@ impl LogIndex {
         for part in self.parts.load_full().iter() {
             let stats = match part {
                 Part::File(file) => file.types()?,
-                Part::Memory(open) => read(open, SegmentIndexBuilder::types),
+                Part::Memory(open) => open.ask(SegmentIndexBuilder::types)?,
             };
             for stat in stats {
                 let Some(known) = all.get_mut(&stat.kind) else {
@@ -262,13 +285,13 @@ impl LogIndex {
         in_memory: impl Fn(&SegmentIndexBuilder) -> Option<FrameMark>,
     ) -> Result<Option<FramePlace>, IndexError> {
         for part in self.parts.load_full().iter().rev() {
-            let span = part.span();
+            let span = part.span()?;
             if !starts_before(&span) {
                 continue;
             }
             let mark = match part {
                 Part::File(file) => in_file(file)?,
-                Part::Memory(open) => read(open, &in_memory),
+                Part::Memory(open) => open.ask(&in_memory)?,
             };
             if let Some(mark) = mark {
                 return Ok(Some(FramePlace { segment: span.base.segment, mark }));
@@ -282,13 +305,13 @@ impl LogIndex {
     /// # Errors
     /// An index file cannot be read or is damaged; heads may be missing then.
     pub fn refill_heads(&self, heads: &Heads, after: CommitNumber) -> Result<(), IndexError> {
-        for part in self.parts.load_full().iter().filter(|part| part.span().last_commit > after) {
+        for part in self.parts.load_full().iter() {
+            if part.span()?.last_commit <= after {
+                continue;
+            }
             heads.refill(|take| match part {
                 Part::File(file) => file.for_each_head(take),
-                Part::Memory(open) => {
-                    read(open, |open| open.for_each_head(take));
-                    Ok(())
-                }
+                Part::Memory(open) => open.ask(|open| open.for_each_head(take)),
             })?;
         }
         Ok(())
@@ -304,19 +327,16 @@ impl LogIndex {
         // One identity more than the table holds: so it knows that there were older ones.
         while first > 0 && ids <= dedup.count_max() as u64 {
             let Some(part) = parts.get(first - 1) else { break };
-            if part.span().last_ms.saturating_add(dedup.window_ms()) < now_ms {
+            if part.span()?.last_ms.saturating_add(dedup.window_ms()) < now_ms {
                 break;
             }
-            ids += part.ids();
+            ids += part.ids()?;
             first -= 1;
         }
         dedup.refill(|take| {
             parts.iter().skip(first).try_for_each(|part| match part {
                 Part::File(file) => file.for_each_id(&mut *take),
-                Part::Memory(open) => {
-                    read(open, |open| open.for_each_id(&mut *take));
-                    Ok(())
-                }
+                Part::Memory(open) => open.ask(|open| open.for_each_id(&mut *take)),
             })
         })?;
         dedup.expire(now_ms);
@@ -325,17 +345,24 @@ impl LogIndex {
 }
 
 impl Part {
-    fn span(&self) -> SegmentSpan {
+    fn segment(&self) -> u32 {
         match self {
-            Self::File(file) => *file.span(),
-            Self::Memory(open) => read(open, SegmentIndexBuilder::span),
+            Self::File(file) => file.span().base.segment,
+            Self::Memory(open) => open.segment(),
         }
     }
 
-    fn ids(&self) -> u64 {
+    fn span(&self) -> Result<SegmentSpan, IndexError> {
         match self {
-            Self::File(file) => file.ids(),
-            Self::Memory(open) => read(open, SegmentIndexBuilder::ids),
+            Self::File(file) => Ok(*file.span()),
+            Self::Memory(open) => open.ask(SegmentIndexBuilder::span),
+        }
+    }
+
+    fn ids(&self) -> Result<u64, IndexError> {
+        match self {
+            Self::File(file) => Ok(file.ids()),
+            Self::Memory(open) => open.ask(SegmentIndexBuilder::ids),
         }
     }
 }
@@ -346,10 +373,6 @@ impl SegmentSpan {
     pub fn overlaps(&self, after: Position, until: Position) -> bool {
         self.events > 0 && self.base.first_position <= until && self.last_position > after
     }
-}
-
-fn read<T>(open: &RwLock<SegmentIndexBuilder>, ask: impl FnOnce(&SegmentIndexBuilder) -> T) -> T {
-    ask(&open.read().unwrap_or_else(PoisonError::into_inner))
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use crate::log::codec::{DecodeError, FRAME_ALIGN, HEADER_BYTES, Header, Salt};
 use crate::log::disk::{Disk, DiskFile, publish_file, read_up_to};
 use crate::log::error::OpenError;
 use crate::log::segment::nonzero_end;
+use crate::log::writer::is_full;
 
 const WINDOW_BYTES: usize = 1 << 20;
 
@@ -71,7 +72,10 @@ pub(super) fn cut(
     let len = usize::try_from(bytes).unwrap_or(usize::MAX);
     let torn = read_up_to(&**file, offset, len).map_err(Folders::io(path))?;
     let kept = free_name(disk, path, offset);
-    publish_file(disk, &kept, &torn).map_err(Folders::io(&kept))?;
+    publish_file(disk, &kept, &torn).map_err(|source| match is_full(&source) {
+        true => OpenError::NoRoomToCut { path: path.to_owned(), offset, bytes },
+        false => Folders::io(&kept)(source),
+    })?;
     let zeros = vec![0; len];
     let zeroed = file.write_at(&zeros, offset).and_then(|()| file.sync_data());
     zeroed.map_err(Folders::io(path))?;

@@ -275,7 +275,9 @@ impl Verifier<'_> {
             IndexError::Damaged { offset, .. } => {
                 self.index_damage(path, offset, error.to_string());
             }
-            IndexError::Version { .. } | IndexError::OutOfRange { .. } => {
+            IndexError::Version { .. }
+            | IndexError::Frame { .. }
+            | IndexError::OutOfRange { .. } => {
                 self.index_damage(path, 0, error.to_string());
             }
         }

@@ -1,7 +1,7 @@
 //! Whether a module and its manifest go together: what loads, and still does not do what was meant.
 
 use super::{ModuleReport, bytes_in_words};
-use crate::plugin::Manifest;
+use crate::plugin::{GrantName, Manifest};
 use crate::wasm::shape::Verdict;
 
 /// Steps in which a larger `limits.memory` is proposed.
@@ -65,12 +65,14 @@ fn events(manifest: &Manifest) -> String {
 
 /// What the operator has to allow.
 fn asks(manifest: &Manifest) -> Vec<String> {
+    let grants = &manifest.grants;
+    let names = |names: &[GrantName]| {
+        names.iter().map(|name| format!("{:?}", name.as_str())).collect::<Vec<_>>()
+    };
     let lists = [
-        ("http", manifest.grants.http.iter().map(|host| format!("\"{host}\"")).collect::<Vec<_>>()),
-        (
-            "secrets",
-            manifest.grants.secrets.iter().map(|name| format!("{:?}", name.as_str())).collect(),
-        ),
+        ("http", grants.http.iter().map(|host| format!("\"{host}\"")).collect()),
+        ("env", names(&grants.env)),
+        ("secrets", names(&grants.secrets)),
     ];
     let asked = lists.into_iter().filter(|(_, names)| !names.is_empty());
     asked

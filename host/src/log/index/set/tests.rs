@@ -2,10 +2,12 @@ use std::path::Path;
 
 use super::super::{EventToIndex, IndexedAddressee, SegmentBase, SegmentSeal};
 use super::*;
-use crate::event::KeySequence;
+use crate::event::{Key, KeySequence, NewEvent};
+use crate::log::codec::{Encoded, Header, Salt, kind};
 use crate::log::dedup::IdHasher;
 use crate::log::disk::Disk;
 use crate::log::disk::sim::SimDisk;
+use crate::log::frame::FrameBuilder;
 
 const LOG_ID: [u8; 16] = [9; 16];
 
@@ -70,7 +72,7 @@ fn a_lookup_goes_across_segments_and_sealing_changes_no_answer() {
     let index = log();
     for sealed in [None, Some(2)] {
         if let Some(number) = sealed {
-            let file = index.with_memory(number, file).unwrap();
+            let file = index.with_memory(number, file).unwrap().unwrap();
             index.sealed(file);
             assert!(index.with_memory(number, |_| ()).is_none());
         }
@@ -126,4 +128,93 @@ fn a_refill_keeps_to_the_window_and_the_count() {
         let reach_ms = by_count.window(40_000).ms;
         assert!(reach_ms < count as u64 * 1000, "{reach_ms}");
     }
+}
+
+/// A frame of one commit: an event of a key, or one whose body makes no sense.
+fn frame(position: u64, key: Option<&str>) -> Arc<Frame> {
+    let mut commit = Encoded::default();
+    match key {
+        Some(key) => {
+            let (key, id) = (Some(Key::new(key).unwrap()), position.to_string().into());
+            let event = NewEvent { id, key, source: "shop".into(), ..NewEvent::default() };
+            commit.event(&event).unwrap();
+        }
+        None => commit.foreign(kind::EVENT, 0, b"\xc1"),
+    }
+    commit.finish().unwrap();
+    let mut builder = FrameBuilder::default();
+    builder.push(&commit, std::iter::once(KeySequence(position)));
+    let header = Header {
+        log_id: LOG_ID,
+        segment: 1,
+        first_commit: position,
+        first_position: position,
+        ..Header::default()
+    };
+    Arc::new(builder.build(header, Salt::new(LOG_ID, 1)))
+}
+
+fn empty() -> LogIndex {
+    let base = SegmentBase {
+        log_id: LOG_ID,
+        segment: 1,
+        first_commit: CommitNumber(1),
+        first_position: Position(1),
+        first_ms: 0,
+    };
+    LogIndex::new(Vec::new(), SegmentIndexBuilder::new(base))
+}
+
+#[test]
+fn who_asks_finds_what_was_handed_over_before() {
+    let index = empty();
+    for position in 1..=2000 {
+        let key = if position % 2 == 0 { "a" } else { "b" };
+        index.add(frame(position, Some(key)), position * 1000).unwrap();
+        let place = index.frame_of_position(Position(position)).unwrap().unwrap();
+        assert!(place.mark.first_position.0 + 20 > position);
+        if position % 500 == 0 {
+            let until = Position(u64::MAX);
+            assert_eq!(positions(&index, 0, u64::MAX, 9999).len() as u64, position / 2);
+            let found = index.key_entries(KeyHash::of("b"), Position(0), until, 9999).unwrap();
+            assert_eq!(found.last().unwrap().position, Position(position - 1));
+        }
+    }
+    index.begin(segment(7));
+    assert_eq!(positions(&index, 1990, 2000, 99), [1992, 1994, 1996, 1998, 2000]);
+    let sealed = index.with_memory(1, file).unwrap().unwrap();
+    index.sealed(sealed);
+    assert_eq!(positions(&index, 1990, 2000, 99), [1992, 1994, 1996, 1998, 2000]);
+}
+
+#[test]
+fn what_waits_is_bounded_and_a_thread_is_asked_for_before() {
+    let index = empty();
+    let at = |position: usize| frame(position as u64, Some("a"));
+    let bytes = at(1).bytes().len();
+    let (mut position, mut wanted) = (0_usize, 0);
+    while wanted < 3 * INDEX_BEHIND_BYTES_MAX / bytes {
+        position += 1;
+        wanted += usize::from(index.add(at(position), 1000 * position as u64).unwrap());
+        let Some(Part::Memory(open)) = index.parts.load_full().last().cloned() else { panic!() };
+        assert!(open.behind_bytes() <= INDEX_BEHIND_BYTES_MAX);
+    }
+    assert!(position - wanted >= INDEX_BEHIND_BYTES / bytes);
+    index.follow().unwrap();
+    assert!(!index.add(at(position + 1), 0).unwrap());
+}
+
+#[test]
+fn a_frame_that_cannot_be_indexed_is_named_and_nothing_after_it_is_found() {
+    let index = empty();
+    index.add(frame(1, Some("a")), 0).unwrap();
+    index.add(frame(2, None), 1000).unwrap();
+    index.add(frame(3, Some("a")), 2000).unwrap();
+    for _ in 0..2 {
+        let error = index.follow().unwrap_err();
+        assert!(matches!(error, IndexError::Frame { commit: CommitNumber(2), .. }), "{error}");
+        let asked = index.key_entries(KeyHash::of("a"), Position(0), Position(9), 9);
+        assert!(matches!(asked, Err(IndexError::Frame { segment: 1, .. })));
+    }
+    assert!(index.with_memory(1, |_| ()).unwrap().is_err());
 }

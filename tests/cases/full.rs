@@ -1,0 +1,49 @@
+//! A disk without room, as far as that can be had without one: the host is to keep more free than
+//! there is. `full_disk.rs` fills real ones.
+
+use serde_json::json;
+
+use crate::harness::{HostOptions, Place, emitter, event, handler};
+
+const NO_ROOM: &str = "[buses.main]\nkeep-free = \"1000000GiB\"\n";
+
+#[test]
+fn without_room_publishers_and_commands_are_refused_and_reads_go_on() {
+    let place = Place::new();
+    let done = handler("thing.done", &emitter("thing.done"), "");
+    std::fs::write(place.plugins().join("done.wasm"), done).unwrap();
+    let manifest = "[subscribe]\ntypes = [\"thing.begun\"]\n";
+    std::fs::write(place.plugins().join("done.toml"), manifest).unwrap();
+    let one = |id: &str| event("thing.begun", id, Some("k"), json!(1));
+    let host = place.start();
+    host.http.publish(&[one("1"), one("2")]);
+    host.wait_rest("done", 0);
+    host.stop();
+
+    let config = Some(NO_ROOM.to_owned());
+    let host = place.start_with(&HostOptions { config, ..HostOptions::default() });
+    let body = serde_json::to_vec(&one("3")).unwrap();
+    for _ in 0..3 {
+        let refused = host.http.post("/v1/events", "application/cloudevents+json", &body);
+        assert_eq!((refused.status, &*refused.code()), (507, "storage_full"), "{refused:?}");
+    }
+    let said = host.cli(&["publish", "thing.begun", "--key", "k"]).run();
+    assert_eq!(said.code, 1, "{said:?}");
+    assert!(said.stderr.contains("storage_full") || said.stderr.contains("disk"), "{said:?}");
+    assert_eq!(host.http.get("/v1/buses").expect_ok()["buses"][0]["state"], "storage_full");
+    assert_eq!(host.http.events("type=thing.done").len(), 2);
+    assert_eq!(host.http.get("/readyz").status, 200);
+    assert_eq!(host.plugin("done")["state"], "live");
+    assert_eq!(host.metric("tidegate_dead_letters", &[("plugin", "done")]), 0);
+    // Who reads is not cut off by an operator's word that cannot be written down either.
+    let paused = host.http.post("/v1/plugins/done/pause", "application/json", b"");
+    assert_eq!((paused.status, &*paused.code()), (507, "storage_full"), "{paused:?}");
+    host.stop();
+
+    let config = Some(String::new());
+    let host = place.start_with(&HostOptions { config, ..HostOptions::default() });
+    host.http.publish(&[one("3")]);
+    host.wait_rest("done", 0);
+    assert_eq!(host.http.events("type=thing.done").len(), 3);
+    host.stop();
+}
