@@ -11,6 +11,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::limits;
 
+/// `type` of what stands at the position of an event that was damaged beyond reading when its log was
+/// repaired: private, for no plugin.
+pub const LOST_EVENT: &str = "tidegate.lost";
+
 /// Number of an event in its bus: increasing from 1. Dense in the file log, but never to be used in
 /// arithmetic by clients.
 #[derive(

@@ -374,7 +374,7 @@ fn open_durable(
     }
     let values =
         Arc::new(Values::new(Some(Cold::create(&state.join("sled"))?), STATE_HOT_BYTES_MAX));
-    let checkpoints = dir.join("checkpoints");
+    let checkpoints = dir.join(crate::state::checkpoint::DIR);
     let checkpoints = Checkpoints::open(Arc::clone(disk), &checkpoints, opened.log.id())
         .map_err(at(&checkpoints))?
         .with_policy(CheckpointPolicy {

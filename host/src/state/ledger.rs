@@ -200,6 +200,19 @@ impl Ledger {
         self.names.get(name).and_then(|id| self.instances.get(id))
     }
 
+    pub(super) fn instance_mut(&mut self, id: InstanceId) -> Option<&mut Instance> {
+        self.instances.get_mut(&id)
+    }
+
+    /// Gives no identity up to this one again.
+    pub(super) fn keep_identities(&mut self, last: InstanceId) {
+        self.last_instance = self.last_instance.max(last.0);
+    }
+
+    pub(super) const fn ignore(&mut self, records: u64) {
+        self.ignored += records;
+    }
+
     /// All plugins that were registered and not forgotten, by identity.
     pub fn instances(&self) -> impl Iterator<Item = &Instance> {
         self.instances.values()
@@ -349,6 +362,7 @@ impl Ledger {
             Control::Forwarded { bus, position } => {
                 self.forwarded.insert(bus.clone(), *position);
             }
+            Control::Lost { instances, over, .. } => self.lose(*instances, over),
             Control::Epoch { .. }
             | Control::Checkpoint { .. }
             | Control::Erase { .. }

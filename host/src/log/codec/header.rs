@@ -10,14 +10,19 @@ pub const FRAME_ALIGN: usize = 8;
 pub const FRAME_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// The frame holds a seal and no commit.
 pub const FLAG_SEAL: u16 = 0x0100;
+/// The frame was written by a repair, in the place of others: what the next frame has as its chain is
+/// in its last record, since that frame was chained to what is lost.
+pub const FLAG_MENDED: u16 = 0x0200;
 
 const MAGIC: [u8; 4] = *b"TDGF";
 const VERSION: u8 = 1;
 const MINOR: u8 = 0;
-const FLAGS_KNOWN: u16 = FLAG_SEAL;
+const FLAGS_KNOWN: u16 = FLAG_SEAL | FLAG_MENDED;
 /// Everything before this is covered by the next frame's chain.
 const CHAINED_BYTES: usize = 112;
 const HEADER_CRC_AT: usize = 124;
+const FLAGS_AT: usize = 6;
+const METADATA_CRC_AT: usize = 112;
 
 const _: () = assert!(HEADER_BYTES.is_multiple_of(FRAME_ALIGN));
 const _: () = assert!(FRAME_BYTES_MAX < u32::MAX as usize);
@@ -176,7 +181,7 @@ impl Header {
         let u32_at = |at| number(bytes, at).map(u32::from_le_bytes);
         let u64_at = |at| number(bytes, at).map(u64::from_le_bytes);
         Some(Self {
-            flags: u16::from_le_bytes(number(bytes, 6)?),
+            flags: u16::from_le_bytes(number(bytes, FLAGS_AT)?),
             log_id: number(bytes, 8)?,
             epoch: u32_at(24)?,
             writer_term: u32_at(28)?,
@@ -212,6 +217,16 @@ impl Header {
         Ok(())
     }
 
+    /// Whether the metadata section of `frame`, which starts with the header's bytes, is what was
+    /// written.
+    #[must_use]
+    pub fn holds_metadata(&self, frame: &[u8], salt: Salt) -> bool {
+        let body = frame.get(HEADER_BYTES..).unwrap_or_default();
+        let metadata = body.get(..self.metadata_bytes as usize);
+        let stored = number(frame, METADATA_CRC_AT).map(u32::from_le_bytes);
+        metadata.is_some_and(|metadata| stored == Some(salt.crc(metadata)))
+    }
+
     /// Checks the sections that belong to the header in `frame`, which starts with its bytes.
     /// Gives (metadata, payload without padding).
     ///
@@ -230,7 +245,7 @@ impl Header {
         let (metadata, padded) =
             body.split_at_checked(self.metadata_bytes as usize).ok_or_else(|| short.clone())?;
         let stored = |at| number(header, at).map(u32::from_le_bytes);
-        if stored(112) != Some(salt.crc(metadata)) {
+        if stored(METADATA_CRC_AT) != Some(salt.crc(metadata)) {
             return Err(DecodeError::Checksum { part: "metadata" });
         }
         if stored(116) != Some(salt.crc(padded)) {
@@ -244,6 +259,10 @@ impl Header {
 /// What the frame after one with these header bytes and metadata must have as its `chain`.
 #[must_use]
 pub fn chain(header: &[u8], metadata: &[u8]) -> [u8; 32] {
+    let flags = number(header, FLAGS_AT).map_or(0, u16::from_le_bytes);
+    if let (true, Some(said)) = (flags & FLAG_MENDED != 0, metadata.last_chunk()) {
+        return *said;
+    }
     let mut hasher = blake3::Hasher::new();
     hasher.update(header.get(..CHAINED_BYTES).unwrap_or(header));
     hasher.update(metadata);

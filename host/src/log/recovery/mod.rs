@@ -11,7 +11,7 @@ mod torn;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-pub(super) use prove::prove_sealed;
+pub(super) use prove::{prove_sealed, seal_of};
 pub use torn::CutReport;
 
 use super::codec::{Header, Salt, Seal};
@@ -23,6 +23,9 @@ use super::index::{SegmentBase, SegmentIndexBuilder};
 use super::options::LogOptions;
 use super::segment::{INDEX_DIR, SEGMENTS_DIR, Tip, sealed_len, segment_path};
 use prove::{LastEnd, prove_last, seals};
+
+/// Stands in the folder of a log while it is being repaired: no host opens it.
+pub const UNFINISHED: &str = "repairing";
 
 /// The folders of one bus.
 #[derive(Debug, Clone)]
@@ -136,6 +139,7 @@ pub fn recover(
     folders: &Folders,
     options: &LogOptions,
 ) -> Result<Found, OpenError> {
+    prove::not_in_repair(disk, folders)?;
     let numbers = prove::segment_numbers(disk, folders)?;
     let Some(log_id) = prove::log_id(disk, folders, &numbers)? else {
         prove::never_begun(disk, folders)?;
@@ -143,6 +147,7 @@ pub fn recover(
         return Ok(Found::Nothing { cut });
     };
     let (sealed, last, before) = seals(disk, folders, log_id, &numbers)?;
+    prove::never_sealed(disk, folders, log_id, sealed.len(), &numbers, &before)?;
     let unchecked = unchecked(&sealed, options.check_first_bytes);
     for segment in sealed.iter().skip(unchecked) {
         prove_sealed(disk, folders, log_id, segment, || false)?;

@@ -7,13 +7,13 @@ use bytes::Bytes;
 
 use super::torn::next_valid;
 use super::{Folders, SealedSegment, damage};
-use crate::event::CommitNumber;
+use crate::event::{CommitNumber, Position};
 use crate::log::codec::{DecodeError, FRAME_ALIGN, FRAME_BYTES_MAX, HEADER_BYTES, Header};
 use crate::log::codec::{RecordRef, Salt, Seal};
 use crate::log::disk::{Disk, DiskFile, read_up_to};
 use crate::log::error::OpenError;
 use crate::log::frame::Frame;
-use crate::log::index::{FillError, IndexError};
+use crate::log::index::{FillError, IndexError, IndexFile, SegmentSpan};
 use crate::log::segment::{
     CLAIM_ALIGN, SEAL_BYTES_MAX, Scan, ScanEnd, SegmentScan, Tip, count_frame, first_nonzero,
     sealed_len, segment_number,
@@ -41,6 +41,19 @@ pub(super) fn missing(folders: &Folders, segment: u32, first_commit: u64) -> Ope
         segment,
         first_commit: CommitNumber(first_commit),
         data_dir: folders.data_dir(),
+    }
+}
+
+/// A repair that was interrupted is to be finished first.
+pub(super) fn not_in_repair(disk: &dyn Disk, folders: &Folders) -> Result<(), OpenError> {
+    let path = folders.segments.join(super::UNFINISHED);
+    match disk.open_read(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(Folders::io(&path)(error)),
+        Ok(_) => {
+            let dir = folders.segments.clone();
+            Err(OpenError::InRepair { dir, data_dir: folders.data_dir() })
+        }
     }
 }
 
@@ -110,6 +123,40 @@ pub(super) fn never_begun(disk: &dyn Disk, folders: &Folders) -> Result<(), Open
     }
 }
 
+/// A segment has an index once it was sealed: one that has an index and no seal lost its end.
+pub(super) fn never_sealed(
+    disk: &dyn Disk,
+    folders: &Folders,
+    log_id: [u8; 16],
+    sealed: usize,
+    numbers: &[u32],
+    before: &Tip,
+) -> Result<(), OpenError> {
+    for number in numbers.iter().skip(sealed) {
+        let path = folders.segment(*number);
+        let file = disk.open_read(&path).map_err(Folders::io(&path))?;
+        if any_seal(&file).map_err(Folders::io(&path))?.is_some() {
+            continue;
+        }
+        let index = IndexFile::open(disk, &folders.index_file(*number), &log_id, *number);
+        // One that cannot be read tells nothing; it is made anew.
+        if let Ok(Some(index)) = index {
+            let walked = walk(&file, Salt::new(log_id, *number), *before, |_, _| Ok(()), || false)
+                .map_err(|error| error.at(folders, *number))?;
+            let offset = walked.end;
+            let mut error =
+                damage(folders, *number, offset, DecodeError::Unsealed, &walked.tip, None);
+            if let OpenError::Damaged(damage) = &mut error {
+                let SegmentSpan { last_commit, last_position, .. } = *index.span();
+                let next = (CommitNumber(last_commit.0 + 1), Position(last_position.0 + 1));
+                damage.next_whole = Some(next);
+            }
+            return Err(error);
+        }
+    }
+    Ok(())
+}
+
 /// Where the seal in a file of this length ends, if the file is sealed.
 fn seal_end(file: &Arc<dyn DiskFile>) -> io::Result<u64> {
     let len = file.len()?;
@@ -135,7 +182,7 @@ fn any_seal(file: &Arc<dyn DiskFile>) -> io::Result<Option<Frame>> {
 }
 
 /// What the seal in a frame says.
-pub(super) fn seal_of(frame: &Frame) -> Option<Seal> {
+pub(in crate::log) fn seal_of(frame: &Frame) -> Option<Seal> {
     let record = frame.commits().next()?.ok()?.records().next()?.ok()?;
     match record {
         RecordRef::Seal(seal) => Some(seal),
@@ -157,7 +204,10 @@ pub(super) fn seals(
         let path = folders.segment(*number);
         let file = disk.open_read(&path).map_err(Folders::io(&path))?;
         let is_last = numbers.last() == Some(number);
-        let is_blank = |file: &Arc<dyn DiskFile>| Ok(first_nonzero(&**file, 0)?.is_none());
+        // A sealed file whose bytes have become zeros is as long as before.
+        let is_blank = |file: &Arc<dyn DiskFile>| {
+            Ok(file.len()?.is_multiple_of(CLAIM_ALIGN) && first_nonzero(&**file, 0)?.is_none())
+        };
         if is_last && !is_blank(&file).map_err(Folders::io(&path))? {
             return Ok((sealed, Some(*number), tip));
         }
