@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::fires::timers_set;
 use super::shadow::Beside;
-use super::worker::{Counted, Worker};
+use super::worker::Worker;
 use super::{Runner, Version, breaker};
 use crate::bus::deliver::{self, Ended};
 use crate::bus::notes::{Line, Note};
@@ -71,6 +71,12 @@ impl StateView for KeyView {
 pub(super) struct Ending {
     finish: Finish,
     told: Option<Told>,
+}
+
+impl Ending {
+    const fn is_over(&self) -> bool {
+        !matches!(self.finish, Finish::RetryAt { .. })
+    }
 }
 
 /// What people are told of a delivery.
@@ -164,20 +170,13 @@ impl Runner {
         };
         let first_ms = assignment.first_ms.unwrap_or_else(began_ms);
         let beside = self.beside(&event, view.as_deref());
-        let counted = Counted {
-            outcome: invocation.outcome.kind(),
-            wall: invocation.wall,
-            fuel: invocation.fuel,
-            lag_ms: None,
-        };
         let mut attempt =
             Attempt { number, first_ms, redriven, again, ended_ms, invocation, beside };
         // No `await` from here to `finish`: a delivery that is committed must be over, and one that
         // is over must be committed.
         let ending = self.end(version, &event, &mut attempt, view, permit);
-        let is_over = !matches!(ending.finish, Finish::RetryAt { .. });
-        let lag_ms = is_over.then(|| ended_ms.saturating_sub(event.recorded_ms));
-        tally.add(Counted { lag_ms, ..counted });
+        let lag_ms = ended_ms.saturating_sub(event.recorded_ms);
+        tally.add(&attempt.invocation, ending.is_over().then_some(lag_ms));
         if let Some(told) = ending.told {
             self.tell(&event, &attempt, told);
         }

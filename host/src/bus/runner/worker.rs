@@ -14,7 +14,7 @@ use super::{Runner, Version};
 use crate::effects::OutcomeKind;
 use crate::schedule::core::Finished;
 use crate::state::slots::{Slot as NoteSlot, Slots};
-use crate::wasm::{GuestLimits, Slot};
+use crate::wasm::{GuestLimits, Invocation, Slot};
 
 /// Attempts after which the counters are told at the latest.
 const TOLD_AFTER: usize = 256;
@@ -42,12 +42,11 @@ pub(super) struct Tally<'a> {
 }
 
 /// One attempt, as it is counted.
-pub(super) struct Counted {
-    pub(super) outcome: OutcomeKind,
-    pub(super) wall: Duration,
-    pub(super) fuel: u64,
-    /// Milliseconds from the append of the event to its completion; none: it is not over.
-    pub(super) lag_ms: Option<u64>,
+struct Counted {
+    outcome: OutcomeKind,
+    wall: Duration,
+    fuel: u64,
+    lag_ms: Option<u64>,
 }
 
 impl Runner {
@@ -108,8 +107,10 @@ impl Pinned {
 }
 
 impl Tally<'_> {
-    pub(super) fn add(&mut self, attempt: Counted) {
-        self.attempts.push(attempt);
+    /// Counts an attempt; with the milliseconds from the append of its event, if it was the last.
+    pub(super) fn add(&mut self, attempt: &Invocation, lag_ms: Option<u64>) {
+        let Invocation { ref outcome, wall, fuel, .. } = *attempt;
+        self.attempts.push(Counted { outcome: outcome.kind(), wall, fuel, lag_ms });
         if self.attempts.len() >= TOLD_AFTER {
             self.tell();
         }
