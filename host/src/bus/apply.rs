@@ -210,7 +210,7 @@ fn fold_commit(
                 };
             }
             RecordRef::Completion(record) => completion = Some(record),
-            RecordRef::State(write) => writes.push(write.to_owned()),
+            RecordRef::State(write) => writes.push(write),
             RecordRef::Call(call) => calls.push(call.idempotency_key),
             RecordRef::Timer(change) => timers.push(change),
             RecordRef::DeadLetter(record) => dead = Some(record),
@@ -235,8 +235,9 @@ fn fold_commit(
     // What comes late of a generation that is over would bring its state back.
     let present = planted!(AcceptsOldGeneration)
         || ledger.instance(done.instance).is_some_and(|i| i.generation == done.generation);
-    if let (Some(key), true) = (done.key, present) {
-        apply_writes(values, (done.instance, done.generation, key), done.position, writes)?;
+    if let (Some(key), true, false) = (done.key, present, writes.is_empty()) {
+        let owner = (done.instance, done.generation, key);
+        values.apply_logged(owner, done.position, &writes)?;
     }
     // Nothing ran where a rewind carries state over.
     if done.attempt > 0 {

@@ -152,8 +152,9 @@ pub(super) const HOST_ATTRIBUTES: [&str; 4] =
 fn emitted(by: &Deliverer, input: &Event, draft: Draft, span: &str) -> NewEvent {
     let mut attributes = draft.attributes;
     attributes.retain(|(name, _)| !HOST_ATTRIBUTES.contains(&&**name));
-    let correlation = input.attribute("correlationid").unwrap_or(&input.id);
-    attributes.push(("correlationid".into(), correlation.into()));
+    let said = input.attribute("correlationid").map(Arc::from);
+    let correlation = said.unwrap_or_else(|| Arc::clone(&input.id));
+    attributes.push(("correlationid".into(), correlation));
     attributes.push(("causationid".into(), Arc::clone(&input.id)));
     if let Some(parent) = input.attribute("traceparent").and_then(|parent| child(parent, span)) {
         attributes.push(("traceparent".into(), parent));
