@@ -161,7 +161,7 @@ impl Runner {
         if let Some(notes) = notes {
             notes.clear();
         }
-        let invocation = recordable(&version, &event, invocation);
+        let invocation = recordable(version, &event, invocation);
         lease.spent(invocation.fuel);
         self.keep_logs(&event, number, &invocation);
         let ended_ms = self.bus.now_ms();
