@@ -8,7 +8,9 @@ use super::engine::TABLE_ELEMENTS_MAX;
 pub(super) const HANDLES_MAX: usize = 1000;
 /// Core instances, tables or memories of one store: far above what adapters and shims need.
 const PARTS_MAX: usize = 100;
-/// Calls into the host by one delivery: beyond it a guest is only there to keep the host busy.
+/// Calls into the host by one delivery: beyond it a guest is only there to keep the host busy. Those of
+/// WASI that wasmtime serves (clocks, chance, streams) are not among them: none takes long or holds
+/// more than a bounded part of memory, the guest yields between two of them, and its clock ends it.
 pub(super) const HOST_CALLS_MAX: u32 = 1_000_000;
 /// Bytes that one element of a table costs the host.
 const TABLE_ELEMENT_BYTES: usize = 8;
