@@ -25,7 +25,6 @@ mod quickstart;
 mod quotas;
 mod refusals;
 mod reload;
-mod repair;
 mod rewind;
 mod saga;
 mod stop;

@@ -292,8 +292,12 @@ impl SegmentWalk<'_, '_> {
             positions: lost(self.expected.position, header.map(|header| header.first_position)),
         })?;
         self.expected.chain = None;
-        self.expected.commit = header.map(|header| header.first_commit);
-        self.expected.position = header.map(|header| header.first_position);
+        // One that has been there already says nothing about what is lost.
+        let is_again = |header: &Header| self.expected.commit > Some(header.first_commit);
+        if !header.as_ref().is_some_and(is_again) {
+            self.expected.commit = header.map(|header| header.first_commit);
+            self.expected.position = header.map(|header| header.first_position);
+        }
         Ok((reached, None))
     }
 
