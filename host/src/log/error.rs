@@ -105,7 +105,7 @@ pub enum OpenError {
     Index(#[from] IndexError),
     /// The wall clock is far behind the log.
     #[error(
-        "the clock says {wall_ms} ms, which is {behind_ms} ms before the last commit; set the clock, or accept the gap"
+        "the clock says {wall_ms} ms, which is {behind_ms} ms before the last commit; set the clock, or start with `--accept-clock`"
     )]
     Clock {
         /// Wall time, milliseconds since the Unix epoch.

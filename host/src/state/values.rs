@@ -24,6 +24,7 @@ use super::page;
 use super::timers::Timers;
 use crate::effects::StateWrite;
 use crate::event::{Generation, InstanceId, Key, Position};
+use crate::log::codec::StateRef;
 
 /// Whose state it is.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -74,7 +75,7 @@ pub(super) struct Layers {
     /// Ascending by name.
     pub(super) durable: KeyValues,
     /// Oldest first; each with the position of the delivery that wrote it, and what that claimed.
-    pub(super) pending: VecDeque<(Position, Arc<[StateWrite]>, Usage)>,
+    pub(super) pending: VecDeque<(Position, Vec<StateWrite>, Usage)>,
     /// Whether it was used since the last sweep.
     pub(super) touched: bool,
     /// Whether the cold store has the durable layer too: it was asked for during a walk.
@@ -241,12 +242,30 @@ impl Values {
         writes: impl IntoIterator<Item = StateWrite>,
     ) -> Result<(), ColdError> {
         self.change(OwnerRef { instance, generation, key }, |layers| {
-            for write in writes {
-                layers.write(write);
+            writes.into_iter().for_each(|write| layers.write(write));
+            layers.settle(position).1
+        })
+    }
+
+    /// As [`Values::apply`], of writes as they stand in the log. What the pending layer has of them
+    /// byte for byte is taken over from there, not copied.
+    ///
+    /// # Errors
+    /// The cold store cannot be read.
+    pub fn apply_logged(
+        &self,
+        (instance, generation, key): (InstanceId, Generation, &str),
+        position: Position,
+        writes: &[StateRef<'_>],
+    ) -> Result<(), ColdError> {
+        self.change(OwnerRef { instance, generation, key }, |layers| {
+            let (pending, claimed) = layers.settle(position);
+            if writes.iter().copied().eq(pending.iter().map(StateRef::of)) {
+                pending.into_iter().for_each(|write| layers.write(write));
+            } else {
+                writes.iter().for_each(|write| layers.write(write.to_owned()));
             }
-            let own = layers.pending.front().is_some_and(|(writer, ..)| *writer == position);
-            let applied = if own { layers.pending.pop_front() } else { None };
-            applied.map(|(_, _, claimed)| claimed).unwrap_or_default()
+            claimed
         })
     }
 
@@ -378,6 +397,13 @@ impl Layers {
         self.durable.get(found).map(|(_, value)| value)
     }
 
+    /// Takes the pending writes of a delivery away, with what they claimed.
+    fn settle(&mut self, position: Position) -> (Vec<StateWrite>, Usage) {
+        let own = self.pending.front().is_some_and(|(writer, ..)| *writer == position);
+        let settled = if own { self.pending.pop_front() } else { None };
+        settled.map(|(_, writes, claimed)| (writes, claimed)).unwrap_or_default()
+    }
+
     fn write(&mut self, write: StateWrite) {
         let found = self.durable.binary_search_by(|(n, _)| (**n).cmp(&write.name));
         match (found, write.value) {
@@ -448,7 +474,7 @@ impl KeyView {
     }
 
     /// Puts the writes of a delivery into the pending layer, until [`Values::apply`] takes them.
-    pub fn push_pending(self, position: Position, writes: Arc<[StateWrite]>) {
+    pub fn push_pending(&self, position: Position, writes: Vec<StateWrite>) {
         if writes.is_empty() {
             return;
         }
