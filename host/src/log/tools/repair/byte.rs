@@ -66,7 +66,7 @@ mod tests {
 
     #[test]
     fn every_single_wrong_byte_is_found() {
-        let bytes: Vec<u8> = (0..300_u16).map(|n| (n * 7) as u8).collect();
+        let bytes: Vec<u8> = (0..=250).chain(0..50).collect();
         let right = crc32c::crc32c_append(77, &bytes);
         for at in 0..bytes.len() {
             for error in [0x01, 0x40, 0xff] {

@@ -100,13 +100,13 @@ impl Identities {
         if let Some((ledger, At { commit, .. })) = newest
             && commit.0 >= from
         {
-            self.from_ledger(&ledger, &mut restored);
+            self.by_ledger(&ledger, &mut restored);
         }
-        self.from_traces(&mut restored);
+        self.by_traces(&mut restored);
         restored
     }
 
-    fn from_ledger(&mut self, ledger: &Ledger, restored: &mut Restored) {
+    fn by_ledger(&mut self, ledger: &Ledger, restored: &mut Restored) {
         self.last = self.last.max(InstanceId(ledger.next_instance().0.saturating_sub(1)));
         for plugin in ledger.instances() {
             if !self.registered.contains(&plugin.id) && self.is_free(plugin.id, &plugin.name) {
@@ -159,7 +159,7 @@ impl Identities {
     }
 
     /// Without a checkpoint: what plugins emitted has their names.
-    fn from_traces(&mut self, restored: &mut Restored) {
+    fn by_traces(&mut self, restored: &mut Restored) {
         let seen: BTreeSet<InstanceId> =
             self.first.keys().chain(self.named.keys()).copied().collect();
         for instance in seen {
