@@ -23,12 +23,14 @@ use crate::log::disk::{Disk, DiskFile};
 use format::Header;
 #[cfg(test)]
 pub(crate) use fuzz::fuzz;
+pub use ledger::newest_ledger;
 use read::{Expected, Refused};
 use write::Writer;
 
 mod format;
 #[cfg(test)]
 mod fuzz;
+mod ledger;
 mod read;
 #[cfg(test)]
 mod tests;
@@ -309,7 +311,7 @@ impl Checkpoints {
     }
 
     fn path(&self, commit: CommitNumber) -> PathBuf {
-        self.dir.join(format!("{}{SUFFIX}", digits(commit)))
+        path_in(&self.dir, commit)
     }
 }
 
@@ -322,6 +324,10 @@ pub fn commits_in(disk: &dyn Disk, dir: &Path) -> io::Result<Vec<CommitNumber>> 
     let mut commits: Vec<_> = names.iter().filter_map(|name| commit_of(name)).collect();
     commits.sort_unstable();
     Ok(commits)
+}
+
+fn path_in(dir: &Path, commit: CommitNumber) -> PathBuf {
+    dir.join(format!("{}{SUFFIX}", digits(commit)))
 }
 
 /// Whether a file is named as checkpoints are.

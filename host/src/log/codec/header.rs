@@ -23,6 +23,7 @@ const CHAINED_BYTES: usize = 112;
 const HEADER_CRC_AT: usize = 124;
 const FLAGS_AT: usize = 6;
 const METADATA_CRC_AT: usize = 112;
+const PAYLOAD_CRC_AT: usize = 116;
 
 const _: () = assert!(HEADER_BYTES.is_multiple_of(FRAME_ALIGN));
 const _: () = assert!(FRAME_BYTES_MAX < u32::MAX as usize);
@@ -48,6 +49,15 @@ impl Salt {
     fn crc(self, bytes: &[u8]) -> u32 {
         crc32c::crc32c_append(self.seed, bytes)
     }
+}
+
+/// The parts of a frame behind its header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Section {
+    /// The records.
+    Metadata,
+    /// Their payloads, and padding.
+    Payload,
 }
 
 /// A frame header, less its checksums.
@@ -217,14 +227,32 @@ impl Header {
         Ok(())
     }
 
-    /// Whether the metadata section of `frame`, which starts with the header's bytes, is what was
-    /// written.
+    /// What the checksum of a section of `frame`, which starts with the header's bytes, differs by; 0: it
+    /// is right. None: the frame is cut short.
     #[must_use]
-    pub fn holds_metadata(&self, frame: &[u8], salt: Salt) -> bool {
-        let body = frame.get(HEADER_BYTES..).unwrap_or_default();
-        let metadata = body.get(..self.metadata_bytes as usize);
-        let stored = number(frame, METADATA_CRC_AT).map(u32::from_le_bytes);
-        metadata.is_some_and(|metadata| stored == Some(salt.crc(metadata)))
+    pub fn difference(&self, frame: &[u8], salt: Salt, section: Section) -> Option<u32> {
+        let bytes = frame.get(self.range(section))?;
+        let at = if section == Section::Metadata { METADATA_CRC_AT } else { PAYLOAD_CRC_AT };
+        Some(number(frame, at).map(u32::from_le_bytes)? ^ salt.crc(bytes))
+    }
+
+    /// Where in the frame a section stands; that of the payload goes on to the end of the padding.
+    #[must_use]
+    pub fn range(&self, section: Section) -> std::ops::Range<usize> {
+        let metadata_end = HEADER_BYTES + self.metadata_bytes as usize;
+        match section {
+            Section::Metadata => HEADER_BYTES..metadata_end,
+            Section::Payload => {
+                metadata_end..usize::try_from(self.frame_bytes()).unwrap_or(usize::MAX)
+            }
+        }
+    }
+
+    /// What the checksum of a header's bytes differs by.
+    #[must_use]
+    pub fn header_difference(bytes: &[u8; HEADER_BYTES], salt: Salt) -> u32 {
+        let (covered, stored) = bytes.split_at(HEADER_CRC_AT);
+        number(stored, 0).map_or(0, u32::from_le_bytes) ^ salt.crc(covered)
     }
 
     /// Checks the sections that belong to the header in `frame`, which starts with its bytes.
@@ -248,7 +276,7 @@ impl Header {
         if stored(METADATA_CRC_AT) != Some(salt.crc(metadata)) {
             return Err(DecodeError::Checksum { part: "metadata" });
         }
-        if stored(116) != Some(salt.crc(padded)) {
+        if stored(PAYLOAD_CRC_AT) != Some(salt.crc(padded)) {
             return Err(DecodeError::Checksum { part: "payload" });
         }
         let payload = padded.get(..self.payload_bytes as usize).ok_or(short)?;

@@ -20,7 +20,8 @@ pub use effect::{CallRef, CommitMeta, CompletionRef, ResponseRef, StateRef, Time
 pub use encode::{Encoded, EventSlot};
 pub use event::{AddresseeRef, EventRef, OriginRef, Pairs};
 pub use header::{
-    FLAG_MENDED, FLAG_SEAL, FRAME_ALIGN, FRAME_BYTES_MAX, HEADER_BYTES, Header, Salt, chain,
+    FLAG_MENDED, FLAG_SEAL, FRAME_ALIGN, FRAME_BYTES_MAX, HEADER_BYTES, Header, Salt, Section,
+    chain,
 };
 pub use share::Texts;
 

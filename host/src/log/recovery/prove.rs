@@ -7,13 +7,13 @@ use bytes::Bytes;
 
 use super::torn::next_valid;
 use super::{Folders, SealedSegment, damage};
-use crate::event::{CommitNumber, Position};
+use crate::event::CommitNumber;
 use crate::log::codec::{DecodeError, FRAME_ALIGN, FRAME_BYTES_MAX, HEADER_BYTES, Header};
 use crate::log::codec::{RecordRef, Salt, Seal};
 use crate::log::disk::{Disk, DiskFile, read_up_to};
 use crate::log::error::OpenError;
 use crate::log::frame::Frame;
-use crate::log::index::{FillError, IndexError, IndexFile, SegmentSpan};
+use crate::log::index::{FillError, IndexError};
 use crate::log::segment::{
     CLAIM_ALIGN, SEAL_BYTES_MAX, Scan, ScanEnd, SegmentScan, Tip, count_frame, first_nonzero,
     sealed_len, segment_number,
@@ -41,19 +41,6 @@ pub(super) fn missing(folders: &Folders, segment: u32, first_commit: u64) -> Ope
         segment,
         first_commit: CommitNumber(first_commit),
         data_dir: folders.data_dir(),
-    }
-}
-
-/// A repair that was interrupted is to be finished first.
-pub(super) fn not_in_repair(disk: &dyn Disk, folders: &Folders) -> Result<(), OpenError> {
-    let path = folders.segments.join(super::UNFINISHED);
-    match disk.open_read(&path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(Folders::io(&path)(error)),
-        Ok(_) => {
-            let dir = folders.segments.clone();
-            Err(OpenError::InRepair { dir, data_dir: folders.data_dir() })
-        }
     }
 }
 
@@ -105,58 +92,6 @@ pub(super) fn log_id(
     Ok(None)
 }
 
-/// A log that has begun has a frame.
-pub(super) fn never_begun(disk: &dyn Disk, folders: &Folders) -> Result<(), OpenError> {
-    let path = folders.id_file();
-    match disk.open_read(&path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(Folders::io(&path)(error)),
-        Ok(_) => {
-            let first = folders.segment(1);
-            match disk.open_read(&first) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    Err(missing(folders, 1, 1))
-                }
-                _ => Err(damage(folders, 1, 0, DecodeError::Magic, &Tip::START, None)),
-            }
-        }
-    }
-}
-
-/// A segment has an index once it was sealed: one that has an index and no seal lost its end.
-pub(super) fn never_sealed(
-    disk: &dyn Disk,
-    folders: &Folders,
-    log_id: [u8; 16],
-    sealed: usize,
-    numbers: &[u32],
-    before: &Tip,
-) -> Result<(), OpenError> {
-    for number in numbers.iter().skip(sealed) {
-        let path = folders.segment(*number);
-        let file = disk.open_read(&path).map_err(Folders::io(&path))?;
-        if any_seal(&file).map_err(Folders::io(&path))?.is_some() {
-            continue;
-        }
-        let index = IndexFile::open(disk, &folders.index_file(*number), &log_id, *number);
-        // One that cannot be read tells nothing; it is made anew.
-        if let Ok(Some(index)) = index {
-            let walked = walk(&file, Salt::new(log_id, *number), *before, |_, _| Ok(()), || false)
-                .map_err(|error| error.at(folders, *number))?;
-            let offset = walked.end;
-            let mut error =
-                damage(folders, *number, offset, DecodeError::Unsealed, &walked.tip, None);
-            if let OpenError::Damaged(damage) = &mut error {
-                let SegmentSpan { last_commit, last_position, .. } = *index.span();
-                let next = (CommitNumber(last_commit.0 + 1), Position(last_position.0 + 1));
-                damage.next_whole = Some(next);
-            }
-            return Err(error);
-        }
-    }
-    Ok(())
-}
-
 /// Where the seal in a file of this length ends, if the file is sealed.
 fn seal_end(file: &Arc<dyn DiskFile>) -> io::Result<u64> {
     let len = file.len()?;
@@ -167,7 +102,7 @@ fn seal_end(file: &Arc<dyn DiskFile>) -> io::Result<u64> {
 }
 
 /// Reads the seal at the end of a file, of whatever log and segment it names.
-fn any_seal(file: &Arc<dyn DiskFile>) -> io::Result<Option<Frame>> {
+pub(super) fn any_seal(file: &Arc<dyn DiskFile>) -> io::Result<Option<Frame>> {
     let end = seal_end(file)?;
     let from = end.saturating_sub(SEAL_BYTES_MAX).next_multiple_of(FRAME_ALIGN as u64);
     let len = usize::try_from(end.saturating_sub(from)).unwrap_or_default();
@@ -292,13 +227,13 @@ fn find_damage(
 }
 
 /// Why a walk over a segment ended before the segment.
-enum WalkError {
+pub(super) enum WalkError {
     Io(io::Error),
     Index(IndexError),
 }
 
 impl WalkError {
-    fn at(self, folders: &Folders, number: u32) -> OpenError {
+    pub(super) fn at(self, folders: &Folders, number: u32) -> OpenError {
         match self {
             Self::Io(source) => OpenError::Io { path: folders.segment(number), source },
             Self::Index(error) => OpenError::Index(error),
@@ -307,10 +242,10 @@ impl WalkError {
 }
 
 /// How far a segment is right.
-struct Walked {
-    tip: Tip,
+pub(super) struct Walked {
+    pub(super) tip: Tip,
     /// Behind the last right frame.
-    end: u64,
+    pub(super) end: u64,
     counts: Seal,
     /// The seal, where the last right frame was one.
     seal: Option<Seal>,
@@ -331,7 +266,7 @@ impl Walked {
 }
 
 /// Walks the frames of a segment as long as they are right.
-fn walk(
+pub(super) fn walk(
     file: &Arc<dyn DiskFile>,
     salt: Salt,
     before: Tip,

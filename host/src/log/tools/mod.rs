@@ -7,6 +7,7 @@ mod content;
 mod damage;
 mod dump;
 mod files;
+mod missing;
 mod narrow;
 mod reindex;
 mod repair;

@@ -3,19 +3,18 @@
 //! Rule: nothing is skipped in silence. Every byte of every segment file is part of a frame whose
 //! checksums hold, a zero behind the end, or named in a [`Damage`].
 
-use std::path::Path;
-
 use bytes::Bytes;
 
 use super::ToolError;
 use super::damage::{Damage, DamageKind, LogEnd, Span};
 use super::files::{SegmentFile, SegmentReader};
+use super::missing::{missing, missing_last};
 use super::narrow::narrow;
 use crate::log::codec::{
     DecodeError, FRAME_ALIGN, HEADER_BYTES, Header, RecordRef, Salt, Seal, chain,
 };
 use crate::log::frame::Frame;
-use crate::log::segment::{CLAIM_ALIGN, SEAL_BYTES_MAX, segment_path};
+use crate::log::segment::{CLAIM_ALIGN, SEAL_BYTES_MAX};
 
 /// What a walk meets, in the order of the log.
 pub(super) enum Met<'a> {
@@ -25,7 +24,7 @@ pub(super) enum Met<'a> {
     Frame { file: &'a SegmentFile, offset: u64, frame: &'a Frame, follows: bool },
     /// A frame whose header holds and whose sections do not; its damage follows. The bytes end where
     /// the file does.
-    Broken { header: &'a Header, bytes: &'a Bytes },
+    Broken { offset: u64, header: &'a Header, bytes: &'a Bytes },
     /// Something is wrong.
     Damage(Damage),
     /// The segment is over.
@@ -80,7 +79,7 @@ pub(super) fn walk(
     let mut ends_claimed = None;
     for (index, file) in segments.iter().enumerate() {
         if file.number != next {
-            visit(Met::Damage(missing(file, next, expected)))?;
+            visit(Met::Damage(missing(file, next, (expected.commit, expected.position))))?;
             expected = Expected { epoch: expected.epoch, ..Expected::default() };
         }
         next = file.number.saturating_add(1);
@@ -107,7 +106,7 @@ pub(super) fn walk(
         ends_claimed = (is_sealed && index + 1 == segments.len()).then_some(file);
     }
     match ends_claimed {
-        Some(file) => visit(Met::Damage(missing_last(file, expected))),
+        Some(file) => visit(Met::Damage(missing_last(file, (expected.commit, expected.position)))),
         None => Ok(()),
     }
 }
@@ -121,36 +120,6 @@ fn last_used(segments: &[SegmentFile]) -> Result<Option<usize>, ToolError> {
         }
     }
     Ok(None)
-}
-
-fn missing(file: &SegmentFile, next: u32, expected: Expected) -> Damage {
-    let last = file.number.saturating_sub(1);
-    let what = match file.number.saturating_sub(next) {
-        1 => format!("segment {next} before this one is missing"),
-        _ => format!("segments {next} to {last} before this one are missing"),
-    };
-    Damage {
-        kind: DamageKind::MissingSegment,
-        file: file.path.clone(),
-        offset: 0,
-        bytes: None,
-        what,
-        commits: expected.commit.map(|first| Span { first, last: None }),
-        positions: expected.position.map(|first| Span { first, last: None }),
-    }
-}
-
-fn missing_last(before: &SegmentFile, expected: Expected) -> Damage {
-    let number = before.number.saturating_add(1);
-    Damage {
-        kind: DamageKind::MissingSegment,
-        file: segment_path(before.path.parent().unwrap_or(Path::new("")), number),
-        offset: 0,
-        bytes: None,
-        what: format!("segment {number} is missing: the one before it was sealed to go on in it"),
-        commits: expected.commit.map(|first| Span { first, last: None }),
-        positions: expected.position.map(|first| Span { first, last: None }),
-    }
 }
 
 struct SegmentWalk<'w, 'v> {
@@ -280,7 +249,7 @@ impl SegmentWalk<'_, '_> {
                 }
             }
         }
-        (self.visit)(Met::Broken { header, bytes })?;
+        (self.visit)(Met::Broken { offset, header, bytes })?;
         self.damage(damage)?;
         self.advance(header, chained);
         self.count(header);
@@ -323,8 +292,12 @@ impl SegmentWalk<'_, '_> {
             positions: lost(self.expected.position, header.map(|header| header.first_position)),
         })?;
         self.expected.chain = None;
-        self.expected.commit = header.map(|header| header.first_commit);
-        self.expected.position = header.map(|header| header.first_position);
+        // One that has been there already says nothing about what is lost.
+        let is_again = |header: &Header| self.expected.commit > Some(header.first_commit);
+        if !header.as_ref().is_some_and(is_again) {
+            self.expected.commit = header.map(|header| header.first_commit);
+            self.expected.position = header.map(|header| header.first_position);
+        }
         Ok((reached, None))
     }
 

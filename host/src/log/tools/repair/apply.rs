@@ -58,7 +58,13 @@ pub(super) fn repair_bus(files: &BusFiles<'_>, mode: RepairMode) -> Result<BusRe
     let known = Known::gather(files, &log_id, &survey)?;
     let planned = plan(survey, &known);
     let mut holes = holes(&planned, &known)?;
-    let deliveries = decide(log_id, &segments, &mut holes)?;
+    let mut deliveries = decide(log_id, &segments, &mut holes)?;
+    if let Some(hole) = holes.first_mut() {
+        let from = hole.commits.start;
+        let restored = deliveries.identities.restore(files.disk, files.dir(), log_id, from);
+        hole.controls = restored.controls;
+        (report.restored, report.unknown) = (restored.plugins, restored.unknown);
+    }
     let damaged: Vec<u32> = planned
         .iter()
         .filter(|planned| planned.segment.is_damaged)
@@ -215,7 +221,7 @@ impl Repair<'_, '_> {
                 log_id: self.log_id,
                 before: tip,
                 next_chain: following.iter().find_map(Planned::chained_to).flatten(),
-                instances: self.deliveries.instances,
+                instances: self.deliveries.identities.last,
             };
             tip = write_segment(disk, &beside, planned, &mut holes, &around)?;
             disk.rename(&beside, &path)

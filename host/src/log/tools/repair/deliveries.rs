@@ -11,6 +11,7 @@ use roaring::RoaringTreemap;
 use super::super::ToolError;
 use super::super::files::SegmentFile;
 use super::super::walk::{Met, walk};
+use super::identities::Identities;
 use super::lost::{Hole, LostCompletion};
 use crate::event::{Generation, InstanceId, KeyHash, Position};
 use crate::log::codec::{AddresseeRef, CommitRef, CompletionRef, EventRef, RecordRef, kind};
@@ -21,8 +22,8 @@ type Plugin = (InstanceId, Generation);
 /// What was found.
 #[derive(Debug, Default)]
 pub(super) struct Deliveries {
-    /// The highest identity a plugin has.
-    pub(super) instances: InstanceId,
+    /// Who the plugins are.
+    pub(super) identities: Identities,
     /// Deliveries that are known to be made again.
     pub(super) again: BTreeSet<(InstanceId, Position)>,
     /// Deliveries that had ended, by plugin.
@@ -85,7 +86,7 @@ impl Deliveries {
         let mut plugins: BTreeSet<Plugin> = self.completed.keys().copied().collect();
         // A plugin all of whose completions are lost has none to tell it by.
         let known: BTreeSet<InstanceId> = plugins.iter().map(|(instance, _)| *instance).collect();
-        let others = (1..=self.instances.0.min(INSTANCES_MAX)).map(InstanceId);
+        let others = (1..=self.identities.last.0.min(INSTANCES_MAX)).map(InstanceId);
         plugins.extend(others.filter(|id| !known.contains(id)).map(|id| (id, Generation(0))));
         plugins.into_iter().collect()
     }
@@ -98,17 +99,8 @@ impl Deliveries {
             }
             match records.read(&raw, position) {
                 Ok(RecordRef::Completion(done)) => self.completion(&done, is_later),
-                Ok(RecordRef::Event(event)) => {
-                    self.instances = self.instances.max(event.emitter.unwrap_or_default());
-                }
-                Ok(RecordRef::Control(record)) => {
-                    use crate::log::record::Control::{Lost, Register};
-                    if let Register { instance, .. } | Lost { instances: instance, .. } =
-                        record.control
-                    {
-                        self.instances = self.instances.max(instance);
-                    }
-                }
+                Ok(RecordRef::Event(event)) => self.identities.event(&event),
+                Ok(RecordRef::Control(record)) => self.identities.control(&record.control),
                 _ => {}
             }
         }
@@ -116,7 +108,7 @@ impl Deliveries {
 
     fn completion(&mut self, done: &CompletionRef<'_>, is_later: bool) {
         let plugin = (done.instance, done.generation);
-        self.instances = self.instances.max(done.instance);
+        self.identities.completion(done);
         self.completed.entry(plugin).or_default().insert(done.position.0);
         if let (true, Some(key)) = (is_later, done.key_hash) {
             let last = self.later.entry((plugin, key)).or_default();

@@ -9,7 +9,9 @@
 //! [`UNFINISHED`] stands in the log's folder, and no host opens it.
 
 mod apply;
+mod byte;
 mod deliveries;
+mod identities;
 mod known;
 mod lost;
 mod plan;

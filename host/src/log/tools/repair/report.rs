@@ -41,6 +41,11 @@ pub struct BusRepair {
     pub over: u64,
     /// Deliveries whose end is lost and that are known to be made again.
     pub again: Vec<(InstanceId, Position)>,
+    /// Plugins whose registration was lost, and which are registered again as who they were.
+    pub restored: Vec<(InstanceId, String)>,
+    /// Plugins whose registration was lost and of which nothing tells the name: a file of it is a new
+    /// plugin to the log, which begins where its manifest says.
+    pub unknown: Vec<InstanceId>,
     /// Commits behind the first damage that are kept.
     pub kept_behind_commits: u64,
     /// Events behind the first damage that are kept.
@@ -288,8 +293,20 @@ impl BusRepair {
             self.over
         )?;
         writeln!(f, "  {} deliveries lost their end and are made again", self.again.len())?;
-        self.again.iter().take(EVENTS_LISTED_MAX).try_for_each(|(instance, position)| {
-            writeln!(f, "    position {position} to plugin instance {}", instance.0)
-        })
+        for (instance, position) in self.again.iter().take(EVENTS_LISTED_MAX) {
+            writeln!(f, "    position {position} to plugin instance {}", instance.0)?;
+        }
+        for (instance, name) in &self.restored {
+            writeln!(f, "  plugin `{name}` is registered again as instance {}", instance.0)?;
+        }
+        for instance in &self.unknown {
+            writeln!(
+                f,
+                "  plugin instance {} lost its registration, and nothing tells its name: its file \
+                 will be a new plugin, and begin where its manifest says",
+                instance.0
+            )?;
+        }
+        Ok(())
     }
 }

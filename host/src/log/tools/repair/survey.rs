@@ -4,13 +4,15 @@ use bytes::Bytes;
 
 use super::super::ToolError;
 use super::super::damage::{Damage, DamageKind, LogEnd};
-use super::super::files::{BusFiles, SegmentFile};
+use super::super::files::{BusFiles, SegmentFile, SegmentReader};
 use super::super::walk::{Met, walk};
-use super::restore::restored;
-use crate::log::codec::{Header, Salt, Seal};
+use super::restore::{restored, with_header};
+use crate::log::codec::{FRAME_ALIGN, FRAME_BYTES_MAX, HEADER_BYTES, Header, Salt, Seal};
 use crate::log::frame::Frame;
 use crate::log::index::IndexFile;
 use crate::log::segment::Tip;
+
+const ALIGN: u64 = FRAME_ALIGN as u64;
 
 /// Frames that follow on each other, end to end in their file.
 #[derive(Debug, Clone)]
@@ -66,6 +68,8 @@ pub(super) struct Segment {
 pub(super) struct Survey {
     pub(super) segments: Vec<Segment>,
     pub(super) damages: Vec<Damage>,
+    /// What comes next follows on, where that is proven.
+    tip: Option<Tip>,
 }
 
 impl Item {
@@ -133,6 +137,16 @@ impl Run {
 }
 
 impl Segment {
+    fn read(&self, offset: u64, len: u64) -> Option<Bytes> {
+        SegmentReader::new(self.file.as_ref()?).read(offset, len).ok()
+    }
+
+    /// What the frame at an offset is chained to.
+    fn next_header(&self, offset: u64, salt: Salt) -> Option<[u8; 32]> {
+        let head = self.read(offset, HEADER_BYTES as u64)?;
+        Header::decode(&head, salt).ok().map(|header| header.chain)
+    }
+
     fn missing(number: u32) -> Self {
         Self { is_damaged: true, ..Self::new(number, None) }
     }
@@ -145,7 +159,7 @@ impl Segment {
 
 /// Reads all segments.
 pub(super) fn survey(log_id: [u8; 16], files: &[SegmentFile]) -> Result<Survey, ToolError> {
-    let mut survey = Survey::default();
+    let mut survey = Survey { tip: Some(Tip::START), ..Survey::default() };
     // Damage is told before the segment it is found at begins.
     let mut is_begun = false;
     walk(log_id, files, &mut |met| {
@@ -156,10 +170,11 @@ pub(super) fn survey(log_id: [u8; 16], files: &[SegmentFile]) -> Result<Survey, 
                 is_begun = true;
             }
             Met::Frame { offset, frame, follows, .. } => survey.frame(offset, frame, follows),
-            Met::Broken { header, bytes } => survey.broken(log_id, header, bytes),
+            Met::Broken { offset, header, bytes } => survey.broken(log_id, offset, header, bytes),
             Met::Damage(damage) => {
                 if is_begun && damage.kind != DamageKind::MissingSegment {
                     survey.last_is_damaged();
+                    survey.headless(log_id, &damage);
                 }
                 survey.damages.push(damage);
             }
@@ -225,6 +240,7 @@ impl Survey {
     }
 
     fn frame(&mut self, offset: u64, frame: &Frame, follows: bool) {
+        self.tip = Some(Tip::after(frame));
         let Some(segment) = self.segments.last_mut() else { return };
         if frame.header().is_seal() {
             let seal = crate::log::recovery::seal_of(frame).unwrap_or_default();
@@ -237,13 +253,35 @@ impl Survey {
         }
     }
 
-    fn broken(&mut self, log_id: [u8; 16], header: &Header, bytes: &Bytes) {
+    fn broken(&mut self, log_id: [u8; 16], offset: u64, header: &Header, bytes: &Bytes) {
+        self.tip = None;
         let Some(segment) = self.segments.last_mut() else { return };
         // A seal says only what its segment does: it is made anew.
         if header.is_seal() {
             return;
         }
         let salt = Salt::new(log_id, segment.number);
-        segment.items.extend(restored(header, bytes, salt));
+        let next_chain = segment.next_header(offset + header.frame_bytes(), salt);
+        let item = restored(header, bytes, salt, next_chain);
+        if let Some(Item::Restored { after, .. }) = &item {
+            self.tip = Some(*after);
+        }
+        segment.items.extend(item);
+    }
+
+    /// A frame may stand where only its header cannot be read.
+    fn headless(&mut self, log_id: [u8; 16], damage: &Damage) {
+        let is_headless = matches!(damage.kind, DamageKind::Checksum | DamageKind::NotAFrame);
+        let tip = self.tip.filter(|_| is_headless && damage.offset.is_multiple_of(ALIGN));
+        let (Some(segment), Some(tip)) = (self.segments.last_mut(), tip) else { return };
+        let salt = Salt::new(log_id, segment.number);
+        let len = damage.bytes.unwrap_or_default().min(FRAME_BYTES_MAX as u64);
+        let Some(bytes) = segment.read(damage.offset, len) else { return };
+        if let Some(item) = with_header(&bytes, salt, &tip) {
+            if let Item::Restored { after, .. } = &item {
+                self.tip = Some(*after);
+            }
+            segment.items.push(item);
+        }
     }
 }
