@@ -170,11 +170,11 @@ pub(super) fn state(events: &Events, turns: u64, clock: Clock) -> Duration {
         let Ok(view) = values.view(owner, 1) else { continue };
         std::hint::black_box(view.get("n"));
         view.push_pending(position, written(events));
-        let owner = (InstanceId(1), Generation(0), key.as_str());
+        let owner = (InstanceId(1), Generation(0));
         let logged = written(events);
         let logged: Vec<_> = logged.iter().map(StateRef::of).collect();
         // Without a cold store nothing fails.
-        let _ = values.apply_logged(owner, position, &logged);
+        let _ = values.apply_logged(owner, (key.as_str(), key.hash128()), (position, &logged));
     }
     clock().saturating_sub(begun)
 }

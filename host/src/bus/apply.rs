@@ -235,9 +235,9 @@ fn fold_commit(
     // What comes late of a generation that is over would bring its state back.
     let present = planted!(AcceptsOldGeneration)
         || ledger.instance(done.instance).is_some_and(|i| i.generation == done.generation);
-    if let (Some(key), true, false) = (done.key, present, writes.is_empty()) {
-        let owner = (done.instance, done.generation, key);
-        values.apply_logged(owner, done.position, &writes)?;
+    if let (Some(key), true, false) = (done.key.zip(done.key_hash), present, writes.is_empty()) {
+        let whose = (done.instance, done.generation);
+        values.apply_logged(whose, key, (done.position, &writes))?;
     }
     // Nothing ran where a rewind carries state over.
     if done.attempt > 0 {

@@ -304,16 +304,16 @@ impl Ledger {
 
     /// Takes a public event.
     pub fn apply_event(&mut self, kind: &str, from: Origin, recorded_ms: u64) {
-        if !self.types.contains_key(kind) {
-            if self.types.len() >= TYPES_MAX {
-                return;
-            }
-            self.types.insert(kind.to_owned(), TypeCount::default());
+        let count = |seen: &mut TypeCount| {
+            seen.count += 1;
+            seen.ingested += u64::from(from == Origin::Outside);
+            seen.last_ms = recorded_ms;
+        };
+        if let Some(seen) = self.types.get_mut(kind) {
+            count(seen);
+        } else if self.types.len() < TYPES_MAX {
+            count(self.types.entry(kind.to_owned()).or_default());
         }
-        let Some(seen) = self.types.get_mut(kind) else { return };
-        seen.count += 1;
-        seen.ingested += u64::from(from == Origin::Outside);
-        seen.last_ms = recorded_ms;
     }
 
     /// Takes an event that is on its way to another bus.

@@ -360,9 +360,10 @@ impl Seed {
     fn uuid(&self, position: Position, index: u32, suffix: &[u8]) -> Arc<str> {
         // As `Uuid::new_v5`, with a hash that uses what the processor has for it.
         let mut hasher = Sha1::new_with_prefix(self.log_id.as_bytes());
-        hasher.update(self.instance.0.to_le_bytes());
-        hasher.update(self.generation.0.to_le_bytes());
-        hasher.update(position.0.to_le_bytes());
+        let place = u128::from(self.instance.0)
+            | u128::from(self.generation.0) << 32
+            | u128::from(position.0) << 64;
+        hasher.update(place.to_le_bytes());
         hasher.update(index.to_le_bytes());
         hasher.update(suffix);
         let digest: [u8; 20] = hasher.finalize().into();

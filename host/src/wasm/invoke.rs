@@ -18,7 +18,7 @@ use super::bindings::direct::exports::tidegate::plugin::handler as direct_handle
 use super::bindings::exports::tidegate::plugin::{command, handler, query, upcaster};
 use super::bindings::tidegate::plugin::types::{self, Failure};
 use super::context::Context;
-use super::delivery::{Invocation, Lifted, Request};
+use super::delivery::{GuestLimits, Invocation, Lifted, Request};
 use super::drafts::messaging::exports::wasi::messaging::incoming_handler;
 use super::limits::Breach;
 use super::module::{Linked, Module, Probed};
@@ -145,17 +145,19 @@ pub(super) async fn invoke(
     entry: Entry,
 ) -> Finished {
     let started = store::now();
-    let limits = context.limits.clone();
+    let GuestLimits { fuel: fuel_max, reuse, recycle_after, .. } = *context.limits;
+    // What most calls do not need is boxed below: their own future then fits where the allocator has
+    // memory at hand.
     let mut live = match slot.live.take() {
         Some(live) if live.fits(module, &context) => live,
         _ => Box::new(Live::new(module, &context)),
     };
     let ended = match slot.pace(&live, &entry) {
-        Pace::Yielding => live.run(module, context, (started, &entry)).await,
+        Pace::Yielding => Box::pin(live.run(module, context, (started, &entry))).await,
         Pace::Through => match live.run_through(context, started) {
             Err(error) if is_long(&error) => {
                 slot.yielding = YIELDING_AFTER_LONG;
-                live.run_again(module, &entry).await
+                Box::pin(live.run_again(module, &entry)).await
             }
             ended => ended,
         },
@@ -171,10 +173,10 @@ pub(super) async fn invoke(
     let verdict = verdict::of(ended, record.exceeded);
     // The count in the store is not right where the clock stopped the guest.
     let timed_out = verdict.outcome == Outcome::Timeout;
-    let fuel = if timed_out { limits.fuel } else { limits.fuel.saturating_sub(fuel_left) };
+    let fuel = if timed_out { fuel_max } else { fuel_max.saturating_sub(fuel_left) };
     let effects = if verdict.outcome == Outcome::Ok { record.effects } else { Default::default() };
-    let is_fresh = !is_spent && live.served < limits.recycle_after;
-    if in_order && module.keeps_instances() && limits.reuse && is_fresh {
+    let is_fresh = !is_spent && live.served < recycle_after;
+    if in_order && module.keeps_instances() && reuse && is_fresh {
         slot.live = Some(live);
     }
     Finished {

@@ -223,13 +223,9 @@ impl<'a> EventRef<'a> {
     /// # Errors
     /// The stored key is none.
     pub fn to_event_with(&self, data: Bytes, texts: &mut Texts) -> Result<Event, DecodeError> {
-        let key = match self.key {
-            None => None,
-            Some(text) => Some(
-                Key::new(text)
-                    .map_err(|_| DecodeError::Field { kind: kind::EVENT, field: "key" })?,
-            ),
-        };
+        let invalid = |_| DecodeError::Field { kind: kind::EVENT, field: "key" };
+        let key = self.key.zip(self.key_hash).map(|(text, hash)| Key::hashed(text, hash));
+        let key = key.transpose().map_err(invalid)?;
         let body = NewEvent {
             id: self.id.into(),
             source: texts.share(self.source),

@@ -86,8 +86,10 @@ fn what_the_log_says_counts_whatever_is_pending() {
     for (number, pending, logged) in [(1, "1", "1"), (2, "2", "other")] {
         let position = Position(number);
         values.view(owner("k"), 0).unwrap().push_pending(position, vec![set("n", pending)]);
-        let (whose, written) = ((InstanceId(1), Generation(0), "k"), set("n", logged));
-        values.apply_logged(whose, position, &[StateRef::of(&written)]).unwrap();
+        let (whose, written) = ((InstanceId(1), Generation(0)), set("n", logged));
+        let logged_writes = [StateRef::of(&written)];
+        let key = ("k", KeyHash::of("k"));
+        values.apply_logged(whose, key, (position, &logged_writes)).unwrap();
         assert_eq!(text(&values, 0).as_deref(), Some(logged.as_bytes()));
         let seen = values.view(owner("k"), 0).unwrap().get("n");
         assert_eq!(seen.as_deref(), Some(logged.as_bytes()), "nothing is pending any more");
