@@ -7,7 +7,7 @@
 use hashbrown::HashMap;
 
 use super::codec::Encoded;
-use super::dedup::{Dedup, DedupEntry, DedupView, IdHash};
+use super::dedup::{Dedup, DedupEntry, IdHash};
 use super::error::AppendError;
 use super::heads::{Head, Heads};
 use crate::event::{KeyHash, KeySequence, Position};
@@ -95,12 +95,7 @@ impl Group {
     }
 
     /// Decides a batch, duplicates first, and numbers it if it is taken.
-    pub(super) fn ingest(
-        &mut self,
-        dedup: &DedupView<'_>,
-        heads: &Heads,
-        batch: &mut Batch,
-    ) -> Verdict {
+    pub(super) fn ingest(&mut self, dedup: &Dedup, heads: &Heads, batch: &mut Batch) -> Verdict {
         let is_known = |item: &Item| {
             self.ids.contains_key(&item.id)
                 || dedup.lookup(item.id).iter().any(|position| !item.others.contains(position))

@@ -95,19 +95,6 @@ pub struct Dedup {
     inner: RwLock<Inner>,
 }
 
-/// The table as it is at one moment: whoever asks much takes its lock once. The writer of the table
-/// must not hold one while it changes it.
-#[derive(Debug)]
-pub struct DedupView<'a>(RwLockReadGuard<'a, Inner>);
-
-impl DedupView<'_> {
-    /// As [`Dedup::lookup`].
-    #[must_use]
-    pub fn lookup(&self, hash: IdHash) -> Vec<Position> {
-        self.0.lookup(hash)
-    }
-}
-
 /// Entries from `serial` on were taken at `ms`, until the next mark.
 #[derive(Debug, Clone, Copy)]
 struct Mark {
@@ -146,12 +133,6 @@ impl Dedup {
     #[must_use]
     pub fn lookup(&self, hash: IdHash) -> Vec<Position> {
         self.read().lookup(hash)
-    }
-
-    /// The table as it is now; it does not change while the view is held.
-    #[must_use]
-    pub fn view(&self) -> DedupView<'_> {
-        DedupView(self.read())
     }
 
     /// Looks up many hashes under one lock; calls `found` with the index of the hash and the

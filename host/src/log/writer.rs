@@ -228,10 +228,8 @@ impl Writer {
             self.builder.push(&commit, self.sequences.iter().copied());
             waiting.push(Waiting::Effects { reply, commit, permit, number, first });
         }
-        // Only this thread changes the table, once the group is durable.
-        let dedup = shared.dedup.view();
         for IngestEntry { mut batch, reply } in taken.ingest {
-            match self.group.ingest(&dedup, &shared.heads, &mut batch) {
+            match self.group.ingest(&shared.dedup, &shared.heads, &mut batch) {
                 Verdict::Taken(first) => {
                     let number = first_commit + u64::from(self.builder.commits());
                     self.builder.push(&batch.commit, batch.items.iter().map(|item| item.sequence));
