@@ -50,15 +50,15 @@ fn reads_go_on(host: &Host) {
 
 /// Publishers hear that the disk is full, each one, and at once. What is claimed may be used first.
 fn refuses(series: &Series, host: &Host) {
-    wait_until("publishers are refused", SOON, || match series.try_one(host, LARGE) {
-        (507, code) if code == "storage_full" => Ok(()),
+    wait_until("publishers are refused", SOON, || match series.try_one(&host.http, LARGE) {
+        Some((507, code)) if code == "storage_full" => Ok(()),
         other => Err(format!("{other:?}")),
     });
 }
 
 fn takes(series: &Series, host: &Host) {
-    wait_until("publishers are served again", SOON, || match series.try_one(host, LARGE) {
-        (200, _) => Ok(()),
+    wait_until("publishers are served again", SOON, || match series.try_one(&host.http, LARGE) {
+        Some((200, _)) => Ok(()),
         other => Err(format!("{other:?}")),
     });
     assert_eq!(bus_state(host), "open");

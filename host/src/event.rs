@@ -11,6 +11,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::limits;
 
+/// `type` of what stands at the position of an event that was damaged beyond reading when its log was
+/// repaired: private, for no plugin.
+pub const LOST_EVENT: &str = "tidegate.lost";
+
 /// Number of an event in its bus: increasing from 1. Dense in the file log, but never to be used in
 /// arithmetic by clients.
 #[derive(
@@ -78,9 +82,13 @@ impl fmt::Display for InstanceId {
 }
 
 /// What orders events: 1 to 1024 bytes of UTF-8 without control characters. Cheap to clone.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct Key(Arc<str>);
+pub struct Key {
+    text: Arc<str>,
+    /// Of the text: looked up by several times for each event, so that it is made once.
+    hash: KeyHash,
+}
 
 /// First 16 bytes of the BLAKE3 of a key: what the log and the memory tables look keys up by.
 /// Collisions are as hard to make as for the hash itself.
@@ -122,14 +130,22 @@ impl Key {
     /// # Errors
     /// [`InvalidEvent::Key`] where it is empty, over 1 KiB or has control characters.
     pub fn new(text: &str) -> Result<Self, InvalidEvent> {
+        Self::hashed(text, KeyHash::of(text))
+    }
+
+    /// As [`Key::new`], where the hash of the text is known: it stands in the log beside it.
+    ///
+    /// # Errors
+    /// As [`Key::new`].
+    pub fn hashed(text: &str, hash: KeyHash) -> Result<Self, InvalidEvent> {
         let why = if text.is_empty() {
             "none".to_owned()
         } else if text.len() > limits::KEY_BYTES_MAX {
             format!("{} bytes", text.len())
-        } else if text.chars().any(char::is_control) {
+        } else if has_control(text) {
             "a control character".to_owned()
         } else {
-            return Ok(Self(text.into()));
+            return Ok(Self { text: text.into(), hash });
         };
         Err(InvalidEvent::Key { why })
     }
@@ -137,13 +153,13 @@ impl Key {
     /// The key as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.text
     }
 
     /// The hash that the log and its tables use.
     #[must_use]
-    pub fn hash128(&self) -> KeyHash {
-        KeyHash::of(&self.0)
+    pub const fn hash128(&self) -> KeyHash {
+        self.hash
     }
 }
 
@@ -158,21 +174,64 @@ impl KeyHash {
     }
 }
 
+/// Whether a text has control characters.
+#[must_use]
+pub fn has_control(text: &str) -> bool {
+    // Those beyond ASCII are U+0080 to U+009F, which begin with the byte 0xc2: without one of these
+    // bytes nothing has to be decoded.
+    let suspect = |byte: u8| byte < 0x20 || byte == 0x7f || byte == 0xc2;
+    text.bytes().fold(false, |found, byte| found | suspect(byte))
+        && text.chars().any(char::is_control)
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Key").field(&self.text).finish()
+    }
+}
+
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.text)
+    }
+}
+
+impl PartialEq for Key {
+    fn eq(&self, other: &Self) -> bool {
+        self.hash == other.hash && self.text == other.text
+    }
+}
+
+impl Eq for Key {}
+
+impl PartialOrd for Key {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Key {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.text.cmp(&other.text)
+    }
+}
+
+/// As its text, which it can be borrowed as.
+impl std::hash::Hash for Key {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.text.hash(state);
     }
 }
 
 impl AsRef<str> for Key {
     fn as_ref(&self) -> &str {
-        &self.0
+        &self.text
     }
 }
 
 impl std::borrow::Borrow<str> for Key {
     fn borrow(&self) -> &str {
-        &self.0
+        &self.text
     }
 }
 
@@ -185,7 +244,7 @@ impl TryFrom<String> for Key {
 
 impl From<Key> for String {
     fn from(key: Key) -> Self {
-        key.0.as_ref().to_owned()
+        key.text.as_ref().to_owned()
     }
 }
 

@@ -27,7 +27,7 @@ use crate::host::plugins::{Means, Plugins};
 use crate::host::{About, Host, ModuleStore};
 use crate::limits::STATE_HOT_BYTES_MAX;
 use crate::log::disk::{Disk, LockError, OsDisk};
-use crate::log::{Log, LogFailure, LogOptions, OpenError, Opened};
+use crate::log::{ClockGap, Log, LogFailure, LogOptions, OpenError, Opened};
 use crate::metrics::Metrics;
 use crate::plugin::{WatchOptions, Watcher};
 use crate::schedule::pool::GuestPool;
@@ -361,6 +361,7 @@ fn open_durable(
         segment_bytes: bus.segment.bytes(),
         dedup_window_ms: bus.dedup.ms(),
         dedup_max: usize::try_from(bus.dedup_max).unwrap_or(usize::MAX),
+        clock_gap: if config.accept_clock { ClockGap::Accept } else { ClockGap::Refuse },
         watermark_ingest_bytes: bus.keep_free.bytes(),
         watermark_effects_bytes: bus.keep_free.bytes() / EFFECTS_SHARE_OF_FREE,
         ..LogOptions::default()
@@ -374,7 +375,7 @@ fn open_durable(
     }
     let values =
         Arc::new(Values::new(Some(Cold::create(&state.join("sled"))?), STATE_HOT_BYTES_MAX));
-    let checkpoints = dir.join("checkpoints");
+    let checkpoints = dir.join(crate::state::checkpoint::DIR);
     let checkpoints = Checkpoints::open(Arc::clone(disk), &checkpoints, opened.log.id())
         .map_err(at(&checkpoints))?
         .with_policy(CheckpointPolicy {

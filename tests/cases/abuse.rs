@@ -353,3 +353,40 @@ fn streams_that_are_not_read_hold_nothing_up() {
     assert!(held < 2 * HELD_BYTES_MAX + STREAMS as u64 * 2 * page, "{held} bytes");
     host.stop();
 }
+
+/// Bodies that are announced and do not come were once given the memory for bodies at once: a few
+/// dozen clients kept all others out.
+#[test]
+fn bodies_that_come_a_byte_a_second_keep_nobody_out_and_are_given_up() {
+    const CLIENTS: usize = 100;
+    let place = Place::new();
+    let host = place.start();
+    let process = Process::new(host.pid());
+    let before = process.memory_bytes();
+    let head = "POST /v1/events HTTP/1.1\r\nhost: localhost\r\n\
+                content-type: application/cloudevents+json\r\ncontent-length: 8000000\r\n\r\n";
+    let mut clients: Vec<Raw> = (0..CLIENTS).map(|_| Raw::connect(&host)).collect();
+    for client in &mut clients {
+        client.write(head.as_bytes());
+    }
+    let begun = std::time::Instant::now();
+    let mut published = 0;
+    while begun.elapsed() < Duration::from_secs(8) {
+        for client in &mut clients {
+            assert!(client.write(b" "), "nobody is given up at once");
+        }
+        host.http.publish(&[event("a.b", &published.to_string(), Some("k"), json!(1))]);
+        published += 1;
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    let held = process.memory_bytes().saturating_sub(before);
+    assert!(held < HELD_BYTES_MAX, "{held} bytes");
+    for client in &mut clients {
+        let said = client.read_to_end();
+        let told = said.is_empty() || said.starts_with("HTTP/1.1 408");
+        assert!(told, "{said}");
+    }
+    assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
+    assert_eq!(host.http.events("type=a.b").len(), published);
+    host.stop();
+}

@@ -5,9 +5,11 @@
 //! meanwhile is measured.
 
 mod abi;
+mod drafts;
 mod guest;
 mod modules;
 mod rows;
+mod servers;
 
 use std::time::{Duration, Instant};
 
@@ -173,17 +175,27 @@ impl Failed {
     }
 }
 
-#[test]
-fn hostile_guests_come_to_their_ends_within_bounds_and_disturb_nobody() {
+fn table() -> Vec<Row> {
     let mut table = rows::time();
     table.extend(rows::memory());
     table.extend(rows::floods());
     table.extend(abi::deliveries());
     table.extend(rows::denied());
     table.extend(rows::stdio());
+    table.extend(drafts::stores());
+    table.extend(drafts::misuse());
+    table.extend(drafts::messages());
+    table.extend(drafts::uncounted());
+    table.extend(drafts::requests());
     table.extend(abi::answers());
     table.extend(modules::truncated());
     table.extend(modules::bombs());
+    table
+}
+
+#[test]
+fn hostile_guests_come_to_their_ends_within_bounds_and_disturb_nobody() {
+    let mut table = table();
     if let Ok(only) = std::env::var("TIDEGATE_HOSTILE") {
         table.retain(|row| row.name.contains(&only));
     }

@@ -4,8 +4,9 @@
 mod mount;
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 #[allow(unused_imports, reason = "only what runs as root mounts anything")]
 pub(crate) use mount::Mount;
@@ -17,8 +18,9 @@ use crate::oracle::{Case, Counting, History, Journal, Rule, Shown, Verdict};
 
 const PLUGIN: &str = "witness";
 const KEYS: usize = 12;
-/// The smallest there are: they are rolled under load.
-const CONFIG: &str = "[buses.main]\nkind = \"durable\"\nsegment = \"4MiB\"\n";
+/// The smallest segments there are, and checkpoints as often as they can be: both happen under load.
+const CONFIG: &str = "[buses.main]\nkind = \"durable\"\nsegment = \"4MiB\"\n\
+                      checkpoint-every = \"64KiB\"\n";
 /// Timers are due after so long at most.
 const TIMER_MS_MAX: u64 = 1500;
 const REST_MAX: Duration = Duration::from_secs(120);
@@ -42,8 +44,8 @@ struct Client {
     numbers: Vec<usize>,
     /// What was sent and not acknowledged yet: to be sent again before anything else.
     open: Vec<Value>,
-    /// How many of another kind were taken.
-    ones: usize,
+    /// The same, of another kind.
+    one: Option<Value>,
     journal: Journal,
 }
 
@@ -135,7 +137,7 @@ impl Series {
             rng: rng.fork(),
             numbers: vec![0; KEYS],
             open: Vec::new(),
-            ones: 0,
+            one: None,
             journal: Journal::default(),
         };
         let client = Arc::new(Mutex::new(client));
@@ -171,21 +173,61 @@ impl Series {
     }
 
     /// Publishes one event of another kind, with so many bytes: status and code of the answer. One
-    /// that is refused is tried again the next time.
-    pub(crate) fn try_one(&self, host: &Host, bytes: usize) -> (u16, String) {
+    /// that is refused is tried again the next time. None: the host gave no answer.
+    pub(crate) fn try_one(&self, http: &Http, bytes: usize) -> Option<(u16, String)> {
         let mut client = self.client.lock().unwrap();
-        let id = format!("one/{}", client.ones);
-        let mut one = event("other.thing", &id, Some(&id), json!("x".repeat(bytes)));
-        one["source"] = crate::oracle::CLIENT.into();
+        let one = client.one.take().unwrap_or_else(|| {
+            let id = format!("one/{}", client.journal.entries().len());
+            let mut one = event("other.thing", &id, Some(&id), json!("x".repeat(bytes)));
+            one["source"] = crate::oracle::CLIENT.into();
+            one
+        });
         client.journal.sends(&one);
         let body = serde_json::to_vec(&one).unwrap();
-        let answer = host.http.post("/v1/events", "application/cloudevents+json", &body);
-        if answer.status == 200 {
-            let position = answer.json()[0]["position"].as_u64();
-            client.journal.acknowledged(&id, position.unwrap_or_default());
-            client.ones += 1;
+        let headers = [("content-type", "application/cloudevents+json")];
+        let answer = http.send("POST", "/v1/events", &headers, &body).ok();
+        if answer.as_ref().is_none_or(|answer| answer.status != 200) {
+            client.one = Some(one);
+            return answer.map(|answer| (answer.status, answer.code()));
         }
-        (answer.status, answer.code())
+        let answer = answer?;
+        let position = answer.json()[0]["position"].as_u64();
+        let id = one["id"].as_str().unwrap_or_default();
+        client.journal.acknowledged(id, position.unwrap_or_default());
+        Some((answer.status, answer.code()))
+    }
+
+    /// Waits until a folder of the bus holds another file than before, with large events on the way:
+    /// the moment in which a segment is rolled, or a checkpoint is written.
+    pub(crate) fn wait_for_file(&self, host: &Host, folder: &str) {
+        let folder = self.place.data().join("buses/main").join(folder);
+        let files = || -> BTreeSet<_> {
+            let entries = std::fs::read_dir(&folder).into_iter().flatten();
+            entries.filter_map(|entry| Some(entry.ok()?.file_name())).collect()
+        };
+        let before = files();
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    self.try_one(&host.http, 200_000);
+                }
+            });
+            let until = Instant::now() + REST_MAX;
+            while files() == before && Instant::now() < until {
+                std::thread::yield_now();
+            }
+            done.store(true, Ordering::Relaxed);
+            // Without waiting for the client: the host is to be killed now.
+            host.signal(rustix::process::Signal::KILL);
+        });
+        assert_ne!(files(), before, "no file came into {folder:?}");
+    }
+
+    /// Rebuilds the state from the first event. False: not now.
+    pub(crate) fn rewind(&self, host: &Host) -> bool {
+        let path = format!("/v1/plugins/{PLUGIN}/rewind");
+        host.http.send("POST", &path, &[], &[]).is_ok_and(|answer| answer.status == 200)
     }
 
     /// Events acknowledged so far.
@@ -255,6 +297,9 @@ impl Series {
         let host = self.start();
         while !self.client.lock().unwrap().open.is_empty() {
             assert!(Client::send(&self.client, &host.http), "the host does not take events");
+        }
+        while self.client.lock().unwrap().one.is_some() {
+            self.try_one(&host.http, 0);
         }
         wait_until("nothing is given up, no timer is pending", REST_MAX, || {
             let view = host.plugin(PLUGIN);

@@ -28,6 +28,12 @@ pub(crate) enum Reply {
     Slow(Duration),
     /// Answers with success and a body of this many bytes.
     Large(usize),
+    /// Answers with success and a body without end.
+    Endless,
+    /// The same, a byte at a time.
+    Drip(Duration),
+    /// Answers with headers of this many bytes.
+    Headers(usize),
 }
 
 /// A running server; ends with the test.
@@ -83,6 +89,16 @@ fn serve(
                 stream.write_all(&vec![b'x'; bytes])?;
                 continue;
             }
+            Reply::Endless => return without_end(stream, &[b'x'; 16 * 1024], Duration::ZERO),
+            Reply::Drip(pause) => return without_end(stream, b"x", pause),
+            Reply::Headers(bytes) => {
+                stream.write_all(b"HTTP/1.1 200 Said\r\ncontent-length: 0\r\n")?;
+                for n in 0..bytes / 1024 {
+                    write!(stream, "x-{n}: {}\r\n", "y".repeat(1024))?;
+                }
+                stream.write_all(b"\r\n")?;
+                continue;
+            }
             Reply::Slow(pause) => {
                 std::thread::sleep(pause);
                 (200, "")
@@ -91,6 +107,17 @@ fn serve(
         write!(stream, "HTTP/1.1 {status} Said\r\ncontent-length: 2\r\n{more}\r\nok")?;
     }
     Ok(())
+}
+
+/// A body in parts, until the other end has enough.
+fn without_end(mut stream: TcpStream, part: &[u8], pause: Duration) -> std::io::Result<()> {
+    stream.write_all(b"HTTP/1.1 200 Said\r\ntransfer-encoding: chunked\r\n\r\n")?;
+    loop {
+        write!(stream, "{:x}\r\n", part.len())?;
+        stream.write_all(part)?;
+        stream.write_all(b"\r\n")?;
+        std::thread::sleep(pause);
+    }
 }
 
 fn read(reader: &mut BufReader<TcpStream>) -> std::io::Result<Option<Asked>> {

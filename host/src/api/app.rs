@@ -4,12 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use axum::Router;
-use axum::body::Body;
 use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::Response;
-use bytes::{Bytes, BytesMut};
-use http_body_util::BodyExt;
+use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
@@ -22,11 +20,6 @@ use super::server::ServerOptions;
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Characters of a request id that a client may choose.
 const REQUEST_ID_BYTES_MAX: usize = 128;
-/// Share of the memory for bodies that even an empty one takes: it bounds how many there are.
-const BODY_SHARE_BYTES_MIN: usize = 4 * 1024;
-/// A refused body is read on for this many times its limit, so that the client sees the answer.
-const REFUSED_BODY_FACTOR: usize = 4;
-
 /// What the handlers share.
 pub(super) struct App {
     pub(super) host: Arc<dyn HostApi>,
@@ -38,7 +31,7 @@ pub(super) struct App {
     pub(super) streams: Arc<Semaphore>,
     pub(super) openapi: Bytes,
     loopback: bool,
-    bodies: Arc<Semaphore>,
+    pub(super) bodies: Arc<Semaphore>,
     requests: Semaphore,
     request_id_prefix: String,
     requests_seen: AtomicU64,
@@ -160,68 +153,6 @@ impl App {
             }
         }
     }
-
-    /// The whole body of a request, and its share of the memory for bodies, to be held as long as
-    /// the events in it are.
-    pub(super) async fn body(
-        &self,
-        headers: &HeaderMap,
-        body: Body,
-    ) -> Result<(Bytes, OwnedSemaphorePermit), ApiError> {
-        let limit = self.options.body_bytes_max;
-        let announced = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok());
-        let announced = announced.and_then(|text| text.parse::<u64>().ok());
-        let share = announced.map_or(limit, |n| usize::try_from(n).unwrap_or(limit).min(limit));
-        let share_bytes = share.max(BODY_SHARE_BYTES_MIN.min(limit));
-        let share_bytes = u32::try_from(share_bytes).unwrap_or(u32::MAX);
-        let permit = Arc::clone(&self.bodies)
-            .try_acquire_many_owned(share_bytes)
-            .map_err(|_| ApiError::new(Code::QueueFull, "too many events are on their way in"))?;
-        let reading = async {
-            let refused = announced.is_some_and(|n| n > limit as u64);
-            // A client that waits for `100 Continue` has sent nothing that would have to be read.
-            if refused && headers.contains_key(header::EXPECT) {
-                return Err(too_large(limit, announced.unwrap_or(0)));
-            }
-            read_body(body, share, limit, announced).await
-        };
-        let read = tokio::time::timeout(self.options.body_timeout, reading).await;
-        let bytes = read.map_err(|_| {
-            let message = format!("the body did not arrive within {:?}", self.options.body_timeout);
-            ApiError::new(Code::RequestTimeout, message)
-        })??;
-        Ok((bytes, permit))
-    }
-}
-
-async fn read_body(
-    mut body: Body,
-    share: usize,
-    limit: usize,
-    announced: Option<u64>,
-) -> Result<Bytes, ApiError> {
-    let mut bytes = BytesMut::with_capacity(share.min(limit));
-    let mut seen: usize = 0;
-    while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|_| ApiError::new(Code::InvalidRequest, "the body broke off"))?;
-        let Ok(chunk) = frame.into_data() else { continue };
-        seen += chunk.len();
-        if seen <= limit {
-            bytes.extend_from_slice(&chunk);
-        } else if seen > limit.saturating_mul(REFUSED_BODY_FACTOR) {
-            break;
-        }
-    }
-    if seen <= limit {
-        return Ok(bytes.freeze());
-    }
-    Err(too_large(limit, announced.unwrap_or(seen as u64)))
-}
-
-fn too_large(limit: usize, actual: u64) -> ApiError {
-    let limit = limit as u64;
-    let message = format!("the body has {actual} bytes, at most {limit} are allowed");
-    ApiError::over(Code::TooLarge, message, limit, actual)
 }
 
 fn check_headers(options: &ServerOptions, uri: &Uri, headers: &HeaderMap) -> Result<(), ApiError> {

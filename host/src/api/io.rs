@@ -1,5 +1,5 @@
-//! A connection whose client must take what it asked for: one that reads nothing for a while is
-//! dropped, so that nothing has to be kept for it.
+//! A connection whose client must take what it asked for: one that reads nothing for a while, or a
+//! little now and then, is dropped, so that nothing has to be kept for it.
 
 use std::io;
 use std::pin::Pin;
@@ -8,19 +8,44 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep};
+
+/// Bytes a second at which a client that is waited for makes up for it.
+const RATE_BYTES_MIN: u64 = 16 * 1024;
 
 /// A TCP connection with a limit on how long a write may stall.
 #[derive(Debug)]
 pub(super) struct Guarded {
     stream: TcpStream,
-    stall_max: Duration,
-    stalled: Option<Pin<Box<Sleep>>>,
+    patience: Patience,
+    /// Since when a write waits, and until when.
+    stalled: Option<(Instant, Pin<Box<Sleep>>)>,
+}
+
+/// How long a client may be waited for.
+#[derive(Debug)]
+struct Patience {
+    most: Duration,
+    /// What of it is used up.
+    used: Duration,
+}
+
+impl Patience {
+    fn left(&self) -> Duration {
+        self.most.saturating_sub(self.used)
+    }
+
+    /// The client was waited for, and has taken some bytes then.
+    fn took(&mut self, bytes: usize, waited: Duration) {
+        let earned = Duration::from_millis(bytes as u64 * 1000 / RATE_BYTES_MIN);
+        self.used = self.used.saturating_add(waited).saturating_sub(earned);
+    }
 }
 
 impl Guarded {
     pub(super) fn new(stream: TcpStream, stall_max: Duration) -> Self {
-        Self { stream, stall_max, stalled: None }
+        let patience = Patience { most: stall_max, used: Duration::ZERO };
+        Self { stream, patience, stalled: None }
     }
 
     fn watch(
@@ -28,13 +53,16 @@ impl Guarded {
         cx: &mut Context<'_>,
         wrote: Poll<io::Result<usize>>,
     ) -> Poll<io::Result<usize>> {
-        if wrote.is_ready() {
-            self.stalled = None;
+        if let Poll::Ready(ended) = &wrote {
+            let since = self.stalled.take().map(|(since, _)| since.elapsed());
+            let bytes = ended.as_ref().map_or(0, |bytes| *bytes);
+            self.patience.took(bytes, since.unwrap_or_default());
             return wrote;
         }
-        let stall_max = self.stall_max;
-        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(stall_max)));
-        ready!(stalled.as_mut().poll(cx));
+        let left = self.patience.left();
+        let (_, until) =
+            self.stalled.get_or_insert_with(|| (Instant::now(), Box::pin(sleep(left))));
+        ready!(until.as_mut().poll(cx));
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client does not read")))
     }
 }
@@ -78,5 +106,23 @@ impl AsyncWrite for Guarded {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_reads_a_little_now_and_then_is_not_waited_for_for_ever() {
+        let second = Duration::from_secs(1);
+        let after = |bytes_a_second: usize, seconds: u32| {
+            let mut patience = Patience { most: 30 * second, used: Duration::ZERO };
+            (0..seconds).for_each(|_| patience.took(bytes_a_second, second));
+            patience.left()
+        };
+        assert_eq!(after(0, 29), second);
+        assert_eq!(after(4096, 40), Duration::ZERO);
+        assert_eq!(after(16 * 1024, 100_000), 30 * second, "slow, and steady");
     }
 }

@@ -5,6 +5,7 @@
 
 mod app;
 pub mod auth;
+mod body;
 pub mod cloudevents;
 pub mod errors;
 pub mod filter;

@@ -8,7 +8,7 @@ use crate::bus::deliver::{self, Deliverer, Ended};
 use crate::effects::{Draft, Effects, OutcomeKind, StateWrite};
 use crate::event::{Digest, Event, Generation, InstanceId, KeySequence, Position};
 use crate::log::Frame;
-use crate::log::codec::{Encoded, Header, Salt};
+use crate::log::codec::{Encoded, Header, Salt, StateRef};
 use crate::log::dedup::IdHasher;
 use crate::log::frame::FrameBuilder;
 use crate::log::heads::{Head, Heads};
@@ -169,11 +169,12 @@ pub(super) fn state(events: &Events, turns: u64, clock: Clock) -> Duration {
         let (position, key) = (Position(position), owner.key.clone());
         let Ok(view) = values.view(owner, 1) else { continue };
         std::hint::black_box(view.get("n"));
-        let writes = written(events);
-        view.push_pending(position, writes.as_slice().into());
-        let owner = (InstanceId(1), Generation(0), key.as_str());
+        view.push_pending(position, written(events));
+        let owner = (InstanceId(1), Generation(0));
+        let logged = written(events);
+        let logged: Vec<_> = logged.iter().map(StateRef::of).collect();
         // Without a cold store nothing fails.
-        let _ = values.apply(owner, position, writes);
+        let _ = values.apply_logged(owner, (key.as_str(), key.hash128()), (position, &logged));
     }
     clock().saturating_sub(begun)
 }

@@ -133,6 +133,7 @@ fn config(place: &Place) -> Config {
         words: std::collections::BTreeMap::new(),
         granting: Granting::Everything,
         insecure: false,
+        accept_clock: false,
         warnings: Vec::new(),
     }
 }

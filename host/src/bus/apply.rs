@@ -101,11 +101,28 @@ pub enum FoldError {
     #[error("reading the log: {0}")]
     Read(#[from] ReadError),
     /// A record cannot be decoded though its frame is whole: a defect, or a newer format.
-    #[error("a record of the log: {0}")]
-    Decode(#[from] DecodeError),
+    ///
+    /// It ends the host, and does not only stop the plugin it is about: what is passed over here is
+    /// missing from the fold for good (an event from its key, a completion from what is over), and
+    /// whatever is delivered then is recorded on top of it. The log stays as it is, and a version that
+    /// can read the record goes on from there. What may be passed over says so itself.
+    #[error(
+        "commit {commit} has a record that this version cannot read, though its checksum is right: \
+         {source}; `tidegate log dump` shows it, and the version that wrote it can go on"
+    )]
+    Decode {
+        /// The commit, or the first of its frame.
+        commit: CommitNumber,
+        /// What is wrong with it.
+        source: DecodeError,
+    },
     /// The working state cannot be read or written.
     #[error(transparent)]
     Cold(#[from] ColdError),
+}
+
+fn unreadable(commit: CommitNumber) -> impl Fn(DecodeError) -> FoldError {
+    move |source| FoldError::Decode { commit, source }
 }
 
 /// Folds the commits of one frame that come after `applied`.
@@ -120,7 +137,7 @@ pub fn fold(
 ) -> Result<Folded, FoldError> {
     let mut folded = Folded::default();
     for commit in frame.commits() {
-        let commit = commit?;
+        let commit = commit.map_err(unreadable(frame.first_commit()))?;
         if commit.number > applied {
             fold_commit(ledger, values, &commit, &mut folded)?;
         }
@@ -179,7 +196,7 @@ fn fold_commit(
     let mut controls = Vec::new();
     let mut calls = Vec::new();
     for record in commit.records() {
-        match record? {
+        match record.map_err(unreadable(commit.number))? {
             RecordRef::Event(event) => {
                 match event.addressee {
                     None => {
@@ -193,7 +210,7 @@ fn fold_commit(
                 };
             }
             RecordRef::Completion(record) => completion = Some(record),
-            RecordRef::State(write) => writes.push(write.to_owned()),
+            RecordRef::State(write) => writes.push(write),
             RecordRef::Call(call) => calls.push(call.idempotency_key),
             RecordRef::Timer(change) => timers.push(change),
             RecordRef::DeadLetter(record) => dead = Some(record),
@@ -218,8 +235,9 @@ fn fold_commit(
     // What comes late of a generation that is over would bring its state back.
     let present = planted!(AcceptsOldGeneration)
         || ledger.instance(done.instance).is_some_and(|i| i.generation == done.generation);
-    if let (Some(key), true) = (done.key, present) {
-        apply_writes(values, (done.instance, done.generation, key), done.position, writes)?;
+    if let (Some(key), true, false) = (done.key.zip(done.key_hash), present, writes.is_empty()) {
+        let whose = (done.instance, done.generation);
+        values.apply_logged(whose, key, (done.position, &writes))?;
     }
     // Nothing ran where a rewind carries state over.
     if done.attempt > 0 {
@@ -278,11 +296,9 @@ fn serve(
 ) {
     let (Some(key), Some(hash)) = (done.key, done.key_hash) else { return };
     let CompletionRef { instance, generation, position, .. } = *done;
-    values.timers().settle(instance, hash, position);
-    if ledger.instance(instance).is_some_and(|of| of.generation == generation) {
-        let served = Served { holder: (instance, generation), key, position, commit, dead };
-        values.timers().apply(&served, changes);
-    }
+    let holds = ledger.instance(instance).is_some_and(|of| of.generation == generation);
+    let served = Served { holder: (instance, generation), key, position, commit, dead };
+    values.timers().end(&served, hash, holds.then_some(changes));
 }
 
 /// What a control record means for keyed state.

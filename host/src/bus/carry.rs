@@ -236,6 +236,7 @@ impl Bus {
                     dead_letter: None,
                     park: false,
                 },
+                drop,
             );
         }
         let control = Control::Carried { instance, generation };

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use crate::effects::{Draft, Effects, OutcomeKind};
+use crate::effects::{Draft, Effects, OutcomeKind, OutgoingCall, StateWrite, TimerChange};
 use crate::event::{
     Addressee, Digest, Event, Generation, InstanceId, KeyVariant, NewEvent, Position,
     SCHEMA_VERSION, schema_version,
 };
+use crate::log::codec::FRAME_BYTES_MAX;
 use crate::log::record::{Completion, DeadLetterRecord, DeliveryCommit, Mode};
 
 /// Who delivers: what is the same for all deliveries of one plugin version.
@@ -82,6 +83,56 @@ pub fn commit(by: &Deliverer, input: &Event, ended: Ended, effects: Effects) -> 
     }
 }
 
+/// Bytes that a record takes beside the texts and data in it: its prefix, digest, numbers, and the
+/// host's own names.
+const RECORD_BYTES: usize = 320;
+/// Bytes that a pair of texts takes beside the texts.
+const PAIR_BYTES: usize = 10;
+/// Bytes of effects that a commit has room for, whatever else is in it: a completion, a dead letter.
+const EFFECTS_BYTES_MAX: usize = FRAME_BYTES_MAX - 4 * 1024 * 1024;
+
+/// What is exceeded where they do not.
+pub(super) const COMMIT_BUDGET: &str = "64 MiB of one commit";
+
+/// Whether the effects of a delivery fit one commit. What the guest says is bounded by
+/// `limits.output`; what each emitted event takes over from its input is not, and is long where
+/// the input's correlation id or trace state is.
+#[must_use]
+pub fn fits(by: &Deliverer, input: &Event, effects: &Effects) -> bool {
+    let pairs = |pairs: &[(Arc<str>, Arc<str>)]| {
+        pairs.iter().map(|(name, value)| PAIR_BYTES + name.len() + value.len()).sum::<usize>()
+    };
+    let taken_over = by.source.len()
+        + 2 * input.id.len()
+        + HOST_ATTRIBUTES
+            .iter()
+            .map(|name| input.attribute(name).map_or(0, str::len))
+            .sum::<usize>();
+    let emit = |draft: &Draft| {
+        let key = draft.key.as_ref().map_or(0, |key| key.as_str().len());
+        let texts = draft.id.len() + draft.kind.len() + key + draft.content_type.len();
+        let bus = draft.bus.as_ref().map_or(0, |bus| bus.len());
+        RECORD_BYTES + taken_over + texts + bus + draft.data.len() + pairs(&draft.attributes)
+    };
+    let state = |write: &StateWrite| {
+        RECORD_BYTES + write.name.len() + write.value.as_ref().map_or(0, bytes::Bytes::len)
+    };
+    let timer = |change: &TimerChange| match change {
+        TimerChange::Set { name, data, .. } => RECORD_BYTES + name.len() + data.len(),
+        TimerChange::Cancel { name } => RECORD_BYTES + name.len(),
+    };
+    let call = |call: &OutgoingCall| {
+        let texts = call.idempotency_key.len() + call.name.len() + call.method.len();
+        RECORD_BYTES + texts + call.url.len() + pairs(&call.headers) + call.body.len()
+    };
+    let bytes = effects.emits.iter().map(emit).sum::<usize>()
+        + effects.state.iter().map(state).sum::<usize>()
+        + effects.timers.iter().map(timer).sum::<usize>()
+        + effects.calls.iter().map(call).sum::<usize>()
+        + effects.response.as_ref().map_or(0, |said| said.data.len() + pairs(&said.attributes));
+    bytes <= EFFECTS_BYTES_MAX
+}
+
 /// What is recorded of the effects of a delivery that ran in this mode: a rebuild repeats an earlier
 /// one, and nothing of it leaves the plugin twice.
 #[must_use]
@@ -101,8 +152,9 @@ pub(super) const HOST_ATTRIBUTES: [&str; 4] =
 fn emitted(by: &Deliverer, input: &Event, draft: Draft, span: &str) -> NewEvent {
     let mut attributes = draft.attributes;
     attributes.retain(|(name, _)| !HOST_ATTRIBUTES.contains(&&**name));
-    let correlation = input.attribute("correlationid").unwrap_or(&input.id);
-    attributes.push(("correlationid".into(), correlation.into()));
+    let said = input.attribute("correlationid").map(Arc::from);
+    let correlation = said.unwrap_or_else(|| Arc::clone(&input.id));
+    attributes.push(("correlationid".into(), correlation));
     attributes.push(("causationid".into(), Arc::clone(&input.id)));
     if let Some(parent) = input.attribute("traceparent").and_then(|parent| child(parent, span)) {
         attributes.push(("traceparent".into(), parent));
@@ -252,6 +304,34 @@ mod tests {
         let other = run(&input(&[]), Some("live"), false);
         assert_eq!(other.emits[0].addressee, Some(Addressee::Bus("live".into())));
         assert_eq!(run(&input(&[]), Some("main"), false).emits[0].addressee, None);
+    }
+
+    /// A commit that no frame has room for was once dropped: its delivery never ended.
+    #[test]
+    fn what_fits_can_be_encoded_however_long_its_input_makes_it() {
+        let encodes = |input: &Event, effects: &Effects| {
+            let ended = Ended {
+                attempt: 1,
+                outcome: OutcomeKind::Ok,
+                fuel: 5,
+                mode: Mode::Live,
+                park: false,
+                dead_letter: None,
+            };
+            let commit = commit(&deliverer(), input, ended, effects.clone());
+            let mut encoded = crate::log::codec::Encoded::default();
+            encoded.delivery(&commit).and_then(|()| encoded.finish()).is_ok()
+        };
+        let long = "c".repeat(2000);
+        for (emits, correlation, expected) in
+            [(100_000, "c", true), (20_000, &*long, true), (100_000, &*long, false)]
+        {
+            let input = input(&[("correlationid", correlation)]);
+            let one = Draft { attributes: Vec::new(), ..draft(None) };
+            let effects = Effects { emits: vec![one; emits], ..Effects::default() };
+            assert_eq!(fits(&deliverer(), &input, &effects), expected, "{emits}");
+            assert_eq!(encodes(&input, &effects), expected, "{emits}");
+        }
     }
 
     #[test]

@@ -29,6 +29,7 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::clock::Clock;
+use crate::effects::StateWrite;
 use crate::event::{CommitNumber, Event, InstanceId, Key, KeySequence, NewEvent, Position};
 use crate::log::record::{ControlRecord, DeliveryCommit};
 use crate::log::{AppendError, Appended, CommitTicket, EffectsPermit, Log, Publish, ReadError};
@@ -315,14 +316,21 @@ impl Bus {
         }
     }
 
-    /// As [`Bus::commit`], where nobody waits for the end of it.
-    pub fn commit_untold(&self, permit: Permit, commit: DeliveryCommit) {
+    /// As [`Bus::commit`], where nobody waits for the end of it. `written` gets the state it writes,
+    /// before anybody else can see it.
+    pub fn commit_untold(
+        &self,
+        permit: Permit,
+        commit: DeliveryCommit,
+        written: impl FnOnce(Vec<StateWrite>),
+    ) {
         let (Store::Durable(log), Permit::Durable(permit)) = (&self.store, permit) else {
+            written(commit.state.clone());
             drop(self.commit(Permit::Memory, commit));
             return;
         };
-        if let Err(error) = log.commit_untold(permit, &commit) {
-            let position = commit.completion.position;
+        let position = commit.completion.position;
+        if let Err(error) = log.commit_untold(permit, commit, |commit| written(commit.state)) {
             tracing::error!(bus = %self.name, %position, %error, "effects cannot be recorded");
         }
     }

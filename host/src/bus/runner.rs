@@ -15,6 +15,7 @@ mod restore;
 mod seen;
 mod shadow;
 mod work;
+mod worker;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -355,12 +356,6 @@ impl Runner {
             key: None,
             attempt: None,
         });
-    }
-
-    pub(super) fn count(&self, outcome: crate::effects::OutcomeKind) {
-        if let Some(count) = self.deliveries.get(outcome as usize) {
-            count.fetch_add(1, Ordering::Relaxed);
-        }
     }
 
     pub(super) fn note_failure(&self, at_ms: u64, words: String) {

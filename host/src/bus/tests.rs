@@ -3,6 +3,7 @@
 mod breaker;
 mod clock;
 mod commands;
+mod damaged;
 mod expire;
 mod keys;
 mod restart;

@@ -1,4 +1,4 @@
-//! `tidegate log`: looking at a log that no host has open.
+//! `tidegate log`: looking at a log that no host has open, and repairing it.
 
 use std::fmt::Display;
 use std::io::{self, BufWriter, Write};
@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::Output;
 use crate::log::disk::{Disk, OsDisk};
-use crate::log::tools::{self, DumpRange, ToolError};
+use crate::log::tools::{self, DumpRange, RepairError, RepairMode, ToolError};
 
 /// Exit code where damage was found.
 const EXIT_DAMAGED: u8 = 1;
@@ -28,6 +28,8 @@ pub enum LogCommand {
     Dump(DumpArgs),
     /// Build all index files anew
     Reindex(LogTarget),
+    /// Say what can be kept of a damaged log and what is lost; with --yes, make it open again
+    Repair(RepairArgs),
 }
 
 /// Which logs.
@@ -39,6 +41,17 @@ pub struct LogTarget {
     /// Only this bus; otherwise all
     #[arg(long)]
     pub bus: Option<String>,
+}
+
+/// Whether to do it.
+#[derive(Debug, Clone, Args)]
+pub struct RepairArgs {
+    /// Which logs.
+    #[command(flatten)]
+    pub target: LogTarget,
+    /// Do it; otherwise only say what would be done. The originals are kept beside
+    #[arg(long)]
+    pub yes: bool,
 }
 
 /// Which records to write out.
@@ -55,8 +68,8 @@ pub struct DumpArgs {
     pub to: u64,
 }
 
-/// Runs a command and prints what it found to stdout. Exit codes: 0 all is well, 1 damage was found,
-/// 2 there is no such log.
+/// Runs a command and prints what it found to stdout. Exit codes: 0 all is well, 1 damage was found
+/// (and not repaired), 2 there is no such log.
 ///
 /// # Errors
 /// A host has the log open, a file cannot be read, or stdout is gone.
@@ -81,6 +94,14 @@ fn run_on(
             .map(|report| (report.is_sound(), print(&report, output, out))),
         LogCommand::Reindex(target) => tools::reindex(disk, data(target), bus(target))
             .map(|report| (report.is_sound(), print(&report, output, out))),
+        LogCommand::Repair(RepairArgs { target, yes }) => {
+            let mode = if *yes { RepairMode::Perform } else { RepairMode::DryRun };
+            match tools::repair(disk, data(target), bus(target), mode) {
+                Ok(report) => Ok((report.is_done(), print(&report, output, out))),
+                Err(RepairError::Tool(error)) => Err(error),
+                Err(error) => return Err(error.into()),
+            }
+        }
         LogCommand::Dump(DumpArgs { target, from, to }) => {
             let range = DumpRange { first_commit: *from, last_commit: *to };
             // Both kinds of output are the same lines; what is damaged does not mix with them.

@@ -33,6 +33,9 @@ pub struct RunArgs {
     /// Lets a listener that other machines can reach do without tokens and TLS
     #[arg(long)]
     pub insecure: bool,
+    /// Starts though the clock is far behind the log, whose time goes on from where it was
+    #[arg(long)]
+    pub accept_clock: bool,
 }
 
 /// Runs until SIGTERM or Ctrl-C; then ingest ends, deliveries end, the logs are sealed.
@@ -45,6 +48,7 @@ pub fn run(args: &RunArgs, output: Output) -> anyhow::Result<ExitCode> {
         plugins: args.plugins.clone(),
         listen: args.listen.clone(),
         insecure: args.insecure,
+        accept_clock: args.accept_clock,
         ..Flags::default()
     };
     let config = Config::load(args.config.as_deref(), &environment(), &flags)?;

@@ -65,6 +65,8 @@ pub struct Flags {
     pub listen: Option<String>,
     /// `--insecure`.
     pub insecure: bool,
+    /// `--accept-clock`.
+    pub accept_clock: bool,
     /// What `dev` changes about grants.
     pub granting: Granting,
 }
@@ -176,6 +178,7 @@ impl Config {
         config.file = path;
         config.granting = flags.granting;
         config.insecure = flags.insecure;
+        config.accept_clock = flags.accept_clock;
         config.warnings = unknown_variables(environment);
         config.warnings.extend(config.secrets.missing(&config.words));
         refuse_exposed(&config)?;
@@ -320,6 +323,7 @@ fn read(document: &Document, root: &mut Section<'_>, folders: &Folders<'_>) -> C
         secrets: Secrets::read(root, folders.file),
         granting: Granting::default(),
         insecure: false,
+        accept_clock: false,
         warnings: Vec::new(),
     }
 }

@@ -44,6 +44,8 @@ pub struct Config {
     pub granting: Granting,
     /// Whether `--insecure` was typed.
     pub insecure: bool,
+    /// Whether `--accept-clock` was typed: a clock far behind the log is no reason not to start.
+    pub accept_clock: bool,
     /// What the operator should know once.
     pub warnings: Vec<String>,
 }

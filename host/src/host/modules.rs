@@ -38,8 +38,10 @@ impl ModuleStore {
     pub fn keep(&self, digest: Digest, wasm: &[u8]) -> io::Result<()> {
         let _keeping = self.keeping.lock().unwrap_or_else(PoisonError::into_inner);
         let path = self.path(digest);
-        if path.exists() {
-            return Ok(());
+        match self.load(digest) {
+            Ok(_) => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => tracing::warn!(%error, "a kept module is written anew"),
         }
         publish_file(&*self.disk, &path, wasm)
     }

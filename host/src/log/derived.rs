@@ -56,6 +56,16 @@ pub(super) fn publish_index(
         .ok_or_else(|| OpenError::Io { path, source: std::io::ErrorKind::NotFound.into() })
 }
 
+/// How much of an index file is read before it is believed. Its other pages are checked when they are
+/// read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Depth {
+    /// All of it.
+    Whole,
+    /// Its header.
+    Header,
+}
+
 /// The index file of a sealed segment; made anew where it is not there or does not fit.
 ///
 /// # Errors
@@ -65,12 +75,19 @@ pub(super) fn sealed_index(
     folders: &Folders,
     log_id: &[u8; 16],
     segment: &SealedSegment,
+    depth: Depth,
 ) -> Result<IndexFile, OpenError> {
     let path = folders.index_file(segment.number);
-    if let Ok(Some(file)) = IndexFile::open(disk, &path, log_id, segment.number)
-        && file.span().seal == segment.index_seal()
-    {
-        return Ok(file);
+    match IndexFile::open(disk, &path, log_id, segment.number) {
+        Ok(Some(file)) if file.span().seal != segment.index_seal() => {
+            tracing::warn!(path = %path.display(), "it does not fit its segment, and is made anew");
+        }
+        Ok(Some(file)) => match if depth == Depth::Whole { file.verify() } else { Ok(()) } {
+            Ok(()) => return Ok(file),
+            Err(error) => tracing::warn!("{error}; it is made anew"),
+        },
+        Ok(None) => {}
+        Err(error) => tracing::warn!("{error}; it is made anew"),
     }
     let builder = build_index(disk, folders, log_id, segment)?;
     let bytes = builder.encode(segment.index_seal())?;
@@ -127,10 +144,14 @@ pub(super) fn fill_heads(
     let mut known = CommitNumber(0);
     if let Some(tip) = stopped {
         let mark = heads_mark(log_id, tip);
-        if let Ok(Some(file)) = HeadsFile::open(disk, &folders.heads_file(), &mark)
-            && file.load(&heads).is_ok()
-        {
-            known = mark.commit;
+        let loaded = match HeadsFile::open(disk, &folders.heads_file(), &mark) {
+            Ok(Some(file)) => file.load(&heads).map(|()| mark.commit),
+            Ok(None) => Ok(known),
+            Err(error) => Err(error),
+        };
+        match loaded {
+            Ok(commit) => known = commit,
+            Err(error) => tracing::warn!("{error}; the heads of all keys are gathered anew"),
         }
     }
     index.refill_heads(&heads, known)?;

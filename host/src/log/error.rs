@@ -12,9 +12,11 @@ use crate::event::{CommitNumber, KeySequence, Position};
 /// Bytes of the log that are not what was written.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "`{}` is damaged at byte {offset}: {why}; concerned are commits {} (positions {}); run `tidegate log verify {}`",
+    "`{}` is damaged at byte {offset}: {why}; concerned are commits {} (positions {}); \
+     run `tidegate log verify {}` for all of it, `tidegate log repair {}` for what can be done",
     path.display(), span(first_commit.0, next_whole.map(|(commit, _)| commit.0)),
-    span(first_position.0, next_whole.map(|(_, position)| position.0)), data_dir.display()
+    span(first_position.0, next_whole.map(|(_, position)| position.0)), data_dir.display(),
+    data_dir.display()
 )]
 pub struct Damage {
     /// The file.
@@ -72,7 +74,11 @@ pub enum OpenError {
         why: DecodeError,
     },
     /// A segment is missing between others, or the first one, or the last one.
-    #[error("segment {segment} of `{}` is missing; commits {first_commit} and later were in it; run `tidegate log verify {}`", dir.display(), data_dir.display())]
+    #[error(
+        "segment {segment} of `{}` is missing; commits {first_commit} and later were in it; \
+         run `tidegate log verify {}` for all of it, `tidegate log repair {}` for what can be done",
+        dir.display(), data_dir.display(), data_dir.display()
+    )]
     Missing {
         /// The folder.
         dir: PathBuf,
@@ -83,12 +89,23 @@ pub enum OpenError {
         /// What to give the command.
         data_dir: PathBuf,
     },
+    /// A repair was interrupted.
+    #[error(
+        "`{}` is being repaired, and that was interrupted: run `tidegate log repair {} --yes` again",
+        dir.display(), data_dir.display()
+    )]
+    InRepair {
+        /// The folder.
+        dir: PathBuf,
+        /// What to give the command.
+        data_dir: PathBuf,
+    },
     /// The index of a segment cannot be made.
     #[error(transparent)]
     Index(#[from] IndexError),
     /// The wall clock is far behind the log.
     #[error(
-        "the clock says {wall_ms} ms, which is {behind_ms} ms before the last commit; set the clock, or accept the gap"
+        "the clock says {wall_ms} ms, which is {behind_ms} ms before the last commit; set the clock, or start with `--accept-clock`"
     )]
     Clock {
         /// Wall time, milliseconds since the Unix epoch.

@@ -132,7 +132,8 @@ impl Log {
         self.effects(Some(permit), |encoded| encoded.delivery(commit))
     }
 
-    /// As [`Log::commit`], where nobody waits for the end of it.
+    /// As [`Log::commit`], where nobody waits for the end of it. `encoded` is called once the commit is
+    /// in bytes, and before anybody could read it.
     ///
     /// # Errors
     /// The commit cannot be encoded: it is in no lane. That the log takes nothing any more is not
@@ -140,14 +141,16 @@ impl Log {
     pub fn commit_untold(
         &self,
         permit: EffectsPermit,
-        commit: &DeliveryCommit,
+        commit: DeliveryCommit,
+        encoded: impl FnOnce(DeliveryCommit),
     ) -> Result<(), AppendError> {
         if planted!(CommitsTwice) {
-            drop(self.effects(None, |encoded| encoded.delivery(commit)));
+            drop(self.effects(None, |encoded| encoded.delivery(&commit)));
         }
-        let commit = self.encode(|encoded| encoded.delivery(commit))?;
+        let bytes = self.encode(|encoded| encoded.delivery(&commit))?;
+        encoded(commit);
         let permit = Some(permit);
-        self.shared().lanes.push_effects(EffectsEntry { commit, reply: None, permit });
+        self.shared().lanes.push_effects(EffectsEntry { commit: bytes, reply: None, permit });
         Ok(())
     }
 

@@ -12,7 +12,7 @@ use super::shared::{Shared, blocking};
 use crate::event::{CommitNumber, Position};
 
 /// Bytes of frames read from the disk at once.
-const BATCH_BYTES: usize = 1 << 20;
+const BATCH_BYTES: usize = 256 << 10;
 
 /// Reads durable frames in order, and waits for the next one at the end.
 #[derive(Debug)]

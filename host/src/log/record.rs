@@ -131,6 +131,17 @@ pub struct ControlRecord {
     pub control: Control,
 }
 
+/// Deliveries of one plugin whose completions are lost.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LostDeliveries {
+    /// The plugin.
+    pub instance: InstanceId,
+    /// Its generation.
+    pub generation: Generation,
+    /// Input positions as runs, ascending: the first and the last of each.
+    pub positions: Vec<(Position, Position)>,
+}
+
 /// What a [`ControlRecord`] changes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Control {
@@ -296,6 +307,23 @@ pub enum Control {
     Erase {
         /// The key.
         key: Key,
+    },
+    /// Commits were damaged and are lost, in whole or in part; stands in the place of the first of
+    /// them. Their positions are held by events of type [`crate::event::LOST_EVENT`].
+    Lost {
+        /// The first commit of which something is lost.
+        first: CommitNumber,
+        /// The last.
+        last: CommitNumber,
+        /// Positions in them that are lost.
+        events: u64,
+        /// No plugin registered later has this identity, or a lower one.
+        #[serde(default)]
+        instances: InstanceId,
+        /// Deliveries whose completion is lost and which are over nevertheless: later ones of their
+        /// keys had ended.
+        #[serde(default)]
+        over: Vec<LostDeliveries>,
     },
     /// Segments up to a position were moved away.
     Archive {

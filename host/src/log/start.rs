@@ -10,11 +10,11 @@ use super::Log;
 use super::clock::LogClock;
 use super::codec::{Encoded, Salt, Seal};
 use super::dedup::IdHasher;
-use super::derived::{fill_dedup, fill_heads, sealed_index};
+use super::derived::{Depth, fill_dedup, fill_heads, sealed_index};
 use super::disk::Disk;
 use super::error::{AppendError, LogFailure, OpenError};
 use super::frame::{Frame, FrameBuilder};
-use super::index::{LogIndex, SegmentBase, SegmentIndexBuilder};
+use super::index::{IndexFile, LogIndex, SegmentBase, SegmentIndexBuilder};
 use super::lanes::Lanes;
 use super::options::{ClockGap, LogOptions};
 use super::record::{Control, ControlRecord};
@@ -229,7 +229,11 @@ fn share(
     let files = begun
         .sealed
         .iter()
-        .map(|segment| sealed_index(&*disk, &folders, &log_id, segment))
+        .enumerate()
+        .map(|(at, segment)| {
+            let depth = if at < begun.unchecked { Depth::Header } else { Depth::Whole };
+            sealed_index(&*disk, &folders, &log_id, segment, depth)
+        })
         .collect::<Result<Vec<_>, _>>()?;
     let index = LogIndex::new(files, index);
     let heads = fill_heads(&*disk, &folders, log_id, begun.stopped.as_ref(), &index)?;
@@ -277,7 +281,8 @@ fn check_rest(shared: &Arc<Shared>, segments: Vec<SealedSegment>) -> std::io::Re
         for segment in segments {
             let proven =
                 prove_sealed(&*shared.disk, &shared.folders, shared.log_id, &segment, stops);
-            match proven {
+            let indexed = proven.and_then(|()| check_index(&shared, &segment));
+            match indexed {
                 Ok(()) => {}
                 Err(OpenError::Damaged(damage)) => {
                     return shared.fail(&LogFailure::Damaged(damage));
@@ -290,4 +295,17 @@ fn check_rest(shared: &Arc<Shared>, segments: Vec<SealedSegment>) -> std::io::Re
         }
     };
     thread.spawn(check).map(drop)
+}
+
+/// Reads the index file of a segment that is whole; one that is damaged is made anew.
+fn check_index(shared: &Shared, segment: &SealedSegment) -> Result<(), OpenError> {
+    let (disk, folders) = (&*shared.disk, &shared.folders);
+    let path = folders.index_file(segment.number);
+    let is_right = IndexFile::open(disk, &path, &shared.log_id, segment.number)
+        .is_ok_and(|file| file.is_some_and(|file| file.verify().is_ok()));
+    if !is_right {
+        let file = sealed_index(disk, folders, &shared.log_id, segment, Depth::Whole)?;
+        shared.index.sealed(file);
+    }
+    Ok(())
 }

@@ -349,37 +349,40 @@ impl<T> Lease<T> {
 
     /// Says how the delivery ended.
     pub fn finish(mut self, finish: Finish) -> Finished {
-        self.finish_with(finish, |_| ()).0
+        self.finish_with(finish, |_, _| ()).0
     }
 
     /// Says how the delivery ended and waits for the next event, with one lock where one is ready.
     /// Cancelled while it waits, the delivery is finished all the same.
     pub async fn finish_then_take(mut self, finish: Finish) -> (Finished, Option<Self>) {
-        let queue = self.queue.clone();
-        let (finished, next) = self.finish_with(finish, |state| {
+        let (finished, next) = self.finish_with(finish, |state, now_ms| {
             if state.closed || pool::slice_is_over() {
                 return None;
             }
-            state.due(&queue.0.now_ms);
+            state.due(now_ms);
             state.core.take()
         });
-        match next {
-            Some(assignment) => (finished, Some(queue.lease(assignment))),
-            None => (finished, queue.take().await),
+        if let Some(assignment) = next {
+            self.assignment = assignment;
+            self.finished = false;
+            return (finished, Some(self));
         }
+        let queue = self.queue.clone();
+        drop(self);
+        (finished, queue.take().await)
     }
 
     fn finish_with<R>(
         &mut self,
         finish: Finish,
-        then: impl FnOnce(&mut State<T>) -> R,
+        then: impl FnOnce(&mut State<T>, &NowMs) -> R,
     ) -> (Finished, R) {
         self.finished = true;
         let mut state = self.queue.lock();
         state.fill(&self.queue.0.now_ms);
-        state.core.spend(self.fuel.load(Ordering::Relaxed));
+        state.core.spend(self.fuel.swap(0, Ordering::Relaxed));
         let finished = state.core.finish(self.assignment.ticket, finish);
-        let result = then(&mut state);
+        let result = then(&mut state, &self.queue.0.now_ms);
         let wakes = state.settle();
         drop(state);
         wakes.wake();
@@ -390,7 +393,7 @@ impl<T> Lease<T> {
 impl<T> Drop for Lease<T> {
     fn drop(&mut self) {
         if !self.finished {
-            self.finish_with(Finish::Return, |_| ());
+            self.finish_with(Finish::Return, |_, _| ());
         }
     }
 }

@@ -12,7 +12,7 @@ use std::sync::{Mutex, MutexGuard};
 use hashbrown::HashMap;
 
 use super::cold::ColdError;
-use super::values::{OwnerRef, Value, Values, lock};
+use super::values::{Owner, Value, Values, lock};
 use crate::event::{Generation, InstanceId, Key};
 
 /// Keyed state of a plugin.
@@ -199,7 +199,8 @@ impl Values {
         let mut ended = self.accounts.ended((instance, generation), until_ms);
         ended.retain(|key| !keeps(key));
         for key in ended {
-            self.change(OwnerRef { instance, generation, key: key.as_str() }, |layers| {
+            let owner = Owner { instance, generation, key };
+            self.change(owner.as_ref(), |layers| {
                 layers.durable.retain(|(_, value)| value.lives_at(until_ms));
                 Usage::default()
             })?;

@@ -23,12 +23,14 @@ use crate::log::disk::{Disk, DiskFile};
 use format::Header;
 #[cfg(test)]
 pub(crate) use fuzz::fuzz;
+pub use ledger::newest_ledger;
 use read::{Expected, Refused};
 use write::Writer;
 
 mod format;
 #[cfg(test)]
 mod fuzz;
+mod ledger;
 mod read;
 #[cfg(test)]
 mod tests;
@@ -39,6 +41,8 @@ mod write;
 const KEPT: usize = 2;
 /// Timers taken out under one lock.
 const TIMERS_AT_ONCE: usize = 4096;
+/// Folder of the checkpoints in a bus folder.
+pub const DIR: &str = "checkpoints";
 const SUFFIX: &str = ".checkpoint";
 const SUFFIX_NEW: &str = ".checkpoint.new";
 /// Digits of the commit in a name, so that names sort as numbers do.
@@ -302,18 +306,34 @@ impl Checkpoints {
 
     /// Commits that there are checkpoints of, ascending.
     fn commits(&self) -> Result<Vec<CommitNumber>, CheckpointError> {
-        let names = self
-            .disk
-            .list(&self.dir)
-            .map_err(|source| CheckpointError::Io { path: self.dir.clone(), source })?;
-        let mut commits: Vec<_> = names.iter().filter_map(|name| commit_of(name)).collect();
-        commits.sort_unstable();
-        Ok(commits)
+        commits_in(&*self.disk, &self.dir)
+            .map_err(|source| CheckpointError::Io { path: self.dir.clone(), source })
     }
 
     fn path(&self, commit: CommitNumber) -> PathBuf {
-        self.dir.join(format!("{}{SUFFIX}", digits(commit)))
+        path_in(&self.dir, commit)
     }
+}
+
+/// Commits that there are checkpoints of in a folder, by their names, ascending.
+///
+/// # Errors
+/// The disk's.
+pub fn commits_in(disk: &dyn Disk, dir: &Path) -> io::Result<Vec<CommitNumber>> {
+    let names = disk.list(dir)?;
+    let mut commits: Vec<_> = names.iter().filter_map(|name| commit_of(name)).collect();
+    commits.sort_unstable();
+    Ok(commits)
+}
+
+fn path_in(dir: &Path, commit: CommitNumber) -> PathBuf {
+    dir.join(format!("{}{SUFFIX}", digits(commit)))
+}
+
+/// Whether a file is named as checkpoints are.
+#[must_use]
+pub fn is_checkpoint(name: &str) -> bool {
+    commit_of(name).is_some()
 }
 
 fn digits(commit: CommitNumber) -> impl fmt::Display {

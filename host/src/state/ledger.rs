@@ -200,6 +200,19 @@ impl Ledger {
         self.names.get(name).and_then(|id| self.instances.get(id))
     }
 
+    pub(super) fn instance_mut(&mut self, id: InstanceId) -> Option<&mut Instance> {
+        self.instances.get_mut(&id)
+    }
+
+    /// Gives no identity up to this one again.
+    pub(super) fn keep_identities(&mut self, last: InstanceId) {
+        self.last_instance = self.last_instance.max(last.0);
+    }
+
+    pub(super) const fn ignore(&mut self, records: u64) {
+        self.ignored += records;
+    }
+
     /// All plugins that were registered and not forgotten, by identity.
     pub fn instances(&self) -> impl Iterator<Item = &Instance> {
         self.instances.values()
@@ -291,16 +304,16 @@ impl Ledger {
 
     /// Takes a public event.
     pub fn apply_event(&mut self, kind: &str, from: Origin, recorded_ms: u64) {
-        if !self.types.contains_key(kind) {
-            if self.types.len() >= TYPES_MAX {
-                return;
-            }
-            self.types.insert(kind.to_owned(), TypeCount::default());
+        let count = |seen: &mut TypeCount| {
+            seen.count += 1;
+            seen.ingested += u64::from(from == Origin::Outside);
+            seen.last_ms = recorded_ms;
+        };
+        if let Some(seen) = self.types.get_mut(kind) {
+            count(seen);
+        } else if self.types.len() < TYPES_MAX {
+            count(self.types.entry(kind.to_owned()).or_default());
         }
-        let Some(seen) = self.types.get_mut(kind) else { return };
-        seen.count += 1;
-        seen.ingested += u64::from(from == Origin::Outside);
-        seen.last_ms = recorded_ms;
     }
 
     /// Takes an event that is on its way to another bus.
@@ -349,6 +362,7 @@ impl Ledger {
             Control::Forwarded { bus, position } => {
                 self.forwarded.insert(bus.clone(), *position);
             }
+            Control::Lost { instances, over, .. } => self.lose(*instances, over),
             Control::Epoch { .. }
             | Control::Checkpoint { .. }
             | Control::Erase { .. }

@@ -15,6 +15,7 @@ pub mod evict;
 pub mod keys;
 pub mod ledger;
 pub mod letters;
+mod lost;
 pub mod rewind;
 pub mod slots;
 pub mod timers;

@@ -174,9 +174,23 @@ impl Entry {
 
 /// The fold's side.
 impl Timers {
+    /// Takes the end of a delivery of the key with this hash; no changes: it is of a generation that
+    /// is over. The delivery is settled last: whoever finds it settled finds what it changed.
+    pub fn end<'a>(
+        &self,
+        done: &Served<'_>,
+        key: KeyHash,
+        changes: Option<impl IntoIterator<Item = TimerRef<'a>>>,
+    ) {
+        if let Some(changes) = changes {
+            self.apply(done, changes);
+        }
+        self.settle(done.holder.0, key, done.position);
+    }
+
     /// Takes the end of a delivery: a fire has served its timer, then the changes hold, in their
     /// order. Deliveries of generations that are over are not to be given.
-    pub fn apply<'a>(&self, done: &Served<'_>, changes: impl IntoIterator<Item = TimerRef<'a>>) {
+    fn apply<'a>(&self, done: &Served<'_>, changes: impl IntoIterator<Item = TimerRef<'a>>) {
         let mut changes = changes.into_iter().peekable();
         let mut piles = lock(&self.piles);
         if changes.peek().is_none() && !piles.contains_key(&done.holder) {
@@ -402,7 +416,7 @@ impl Timers {
     }
 
     /// Notes that a delivery is folded.
-    pub(crate) fn settle(&self, instance: InstanceId, key: KeyHash, position: Position) {
+    fn settle(&self, instance: InstanceId, key: KeyHash, position: Position) {
         if self.under_way_count.load(Ordering::SeqCst) == 0 {
             return;
         }

@@ -10,6 +10,7 @@
 //! During a walk over all keys those asked for are in both, and memory counts.
 
 use std::collections::VecDeque;
+use std::hash::{Hash, Hasher};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -23,10 +24,11 @@ use super::evict::Budget;
 use super::page;
 use super::timers::Timers;
 use crate::effects::StateWrite;
-use crate::event::{Generation, InstanceId, Key, Position};
+use crate::event::{Generation, InstanceId, Key, KeyHash, Position};
+use crate::log::codec::StateRef;
 
 /// Whose state it is.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Owner {
     /// The plugin.
     pub instance: InstanceId,
@@ -36,19 +38,34 @@ pub struct Owner {
     pub key: Key,
 }
 
-/// An [`Owner`] whose key is only borrowed.
-#[derive(Clone, Copy, Hash)]
+/// An [`Owner`] whose key is only borrowed. It is looked up by the hash of the key, as in the log:
+/// the text of a key that was not used for a while is far away.
+#[derive(Clone, Copy)]
 pub(super) struct OwnerRef<'a> {
     pub(super) instance: InstanceId,
     pub(super) generation: Generation,
     pub(super) key: &'a str,
+    pub(super) hash: KeyHash,
+}
+
+impl Hash for Owner {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.as_ref().hash(state);
+    }
+}
+
+impl Hash for OwnerRef<'_> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(u64::from(self.instance.0) << 32 | u64::from(self.generation.0));
+        state.write_u128(self.hash.0);
+    }
 }
 
 impl Equivalent<Owner> for OwnerRef<'_> {
     fn equivalent(&self, owner: &Owner) -> bool {
         self.instance == owner.instance
             && self.generation == owner.generation
-            && self.key == owner.key.as_str()
+            && self.hash == owner.key.hash128()
     }
 }
 
@@ -74,7 +91,7 @@ pub(super) struct Layers {
     /// Ascending by name.
     pub(super) durable: KeyValues,
     /// Oldest first; each with the position of the delivery that wrote it, and what that claimed.
-    pub(super) pending: VecDeque<(Position, Arc<[StateWrite]>, Usage)>,
+    pub(super) pending: VecDeque<(Position, Vec<StateWrite>, Usage)>,
     /// Whether it was used since the last sweep.
     pub(super) touched: bool,
     /// Whether the cold store has the durable layer too: it was asked for during a walk.
@@ -119,7 +136,7 @@ pub struct KeyView {
 
 pub(super) const SHARDS: usize = 64;
 /// What a key costs in memory beside its values, about: measured, with the room its list keeps.
-const KEY_OVERHEAD_BYTES: usize = 360;
+const KEY_OVERHEAD_BYTES: usize = 400;
 /// What a value costs beside its name and bytes, about: measured, once it was read.
 const VALUE_OVERHEAD_BYTES: usize = 144;
 
@@ -189,7 +206,7 @@ impl Values {
         };
         let Some(durable) = durable else { return Ok(None) };
         let entry = self.insert(shard, owner, durable);
-        if let (true, Some(entry), Ok(key)) = (copied, &entry, Key::new(owner.key)) {
+        if let (true, Some(entry), Ok(key)) = (copied, &entry, Key::hashed(owner.key, owner.hash)) {
             lock(entry).copied = true;
             let OwnerRef { instance, generation, .. } = owner;
             lock(&self.copied).push(Owner { instance, generation, key });
@@ -217,7 +234,7 @@ impl Values {
         owner: OwnerRef<'_>,
         durable: KeyValues,
     ) -> Option<Arc<Mutex<Layers>>> {
-        let key = Key::new(owner.key).ok()?;
+        let key = Key::hashed(owner.key, owner.hash).ok()?;
         let layers = Layers { durable, touched: true, ..Layers::default() };
         self.budget.grow(layers.weight() + KEY_OVERHEAD_BYTES);
         let layers = Arc::new(Mutex::new(layers));
@@ -240,13 +257,32 @@ impl Values {
         position: Position,
         writes: impl IntoIterator<Item = StateWrite>,
     ) -> Result<(), ColdError> {
-        self.change(OwnerRef { instance, generation, key }, |layers| {
-            for write in writes {
-                layers.write(write);
+        let hash = KeyHash::of(key);
+        self.change(OwnerRef { instance, generation, key, hash }, |layers| {
+            writes.into_iter().for_each(|write| layers.write(write));
+            layers.settle(position).1
+        })
+    }
+
+    /// As [`Values::apply`], of a key with its hash and writes as they stand in the log. What the pending layer has of them
+    /// byte for byte is taken over from there, not copied.
+    ///
+    /// # Errors
+    /// The cold store cannot be read.
+    pub fn apply_logged(
+        &self,
+        (instance, generation): (InstanceId, Generation),
+        (key, hash): (&str, KeyHash),
+        (position, writes): (Position, &[StateRef<'_>]),
+    ) -> Result<(), ColdError> {
+        self.change(OwnerRef { instance, generation, key, hash }, |layers| {
+            let (pending, claimed) = layers.settle(position);
+            if writes.iter().copied().eq(pending.iter().map(StateRef::of)) {
+                pending.into_iter().for_each(|write| layers.write(write));
+            } else {
+                writes.iter().for_each(|write| layers.write(write.to_owned()));
             }
-            let own = layers.pending.front().is_some_and(|(writer, ..)| *writer == position);
-            let applied = if own { layers.pending.pop_front() } else { None };
-            applied.map(|(_, _, claimed)| claimed).unwrap_or_default()
+            claimed
         })
     }
 
@@ -271,9 +307,11 @@ impl Values {
         } else {
             self.budget.shrink(weight(before) - weight(after));
         }
-        if let Some((whose, _)) = shard.entries.get_key_value(&owner) {
-            let whole = (whose.instance, whose.generation);
-            self.accounts.change(whole, &whose.key, (before, after), claimed);
+        if before != after || claimed != Usage::default() {
+            let known = shard.entries.get_key_value(&owner);
+            if let Some((Owner { instance, generation, key }, _)) = known {
+                self.accounts.change((*instance, *generation), key, (before, after), claimed);
+            }
         }
         if layers.durable.is_empty() && layers.pending.is_empty() {
             shard.entries.remove(&owner);
@@ -359,7 +397,9 @@ impl Values {
 
 impl Owner {
     pub(super) fn as_ref(&self) -> OwnerRef<'_> {
-        OwnerRef { instance: self.instance, generation: self.generation, key: self.key.as_str() }
+        let Self { instance, generation, key } = self;
+        let (instance, generation) = (*instance, *generation);
+        OwnerRef { instance, generation, key: key.as_str(), hash: key.hash128() }
     }
 }
 
@@ -376,6 +416,13 @@ impl Layers {
     pub(super) fn durable(&self, name: &str) -> Option<&Value> {
         let found = self.durable.binary_search_by(|(n, _)| (**n).cmp(name)).ok()?;
         self.durable.get(found).map(|(_, value)| value)
+    }
+
+    /// Takes the pending writes of a delivery away, with what they claimed.
+    fn settle(&mut self, position: Position) -> (Vec<StateWrite>, Usage) {
+        let own = self.pending.front().is_some_and(|(writer, ..)| *writer == position);
+        let settled = if own { self.pending.pop_front() } else { None };
+        settled.map(|(_, writes, claimed)| (writes, claimed)).unwrap_or_default()
     }
 
     fn write(&mut self, write: StateWrite) {
@@ -448,7 +495,7 @@ impl KeyView {
     }
 
     /// Puts the writes of a delivery into the pending layer, until [`Values::apply`] takes them.
-    pub fn push_pending(self, position: Position, writes: Arc<[StateWrite]>) {
+    pub fn push_pending(&self, position: Position, writes: Vec<StateWrite>) {
         if writes.is_empty() {
             return;
         }

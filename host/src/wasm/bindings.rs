@@ -24,6 +24,17 @@ wasmtime::component::bindgen!({
     exports: { default: async },
 });
 
+/// `handler` once more, for calls that begin on the caller's stack and so cannot yield.
+pub(super) mod direct {
+    wasmtime::component::bindgen!({
+        path: "../wit/plugin.wit",
+        inline: "package tidegate:direct; world direct { export tidegate:plugin/handler@0.1.0; }",
+        world: "tidegate:direct/direct",
+        ownership: Borrowing { duplicate_if_necessary: true },
+        with: { "tidegate:plugin/types@0.1.0": super::tidegate::plugin::types },
+    });
+}
+
 /// `types.attributes` as an argument of an import; also the headers of a call.
 pub(super) type AttributesArg = WasmList<(WasmStr, WasmStr)>;
 

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use crate::event::{SCHEMA_VERSION, schema_version};
+use crate::event::{SCHEMA_VERSION, has_control, schema_version};
 use crate::limits;
 
 /// A string as it is kept.
@@ -105,7 +105,7 @@ pub(super) fn event_attributes(attributes: Vec<(Text, Text)>) -> Result<Vec<(Tex
 /// Whether a name and value can stand among the attributes of an emitted event.
 pub(super) fn is_extension(name: &str, value: &str) -> bool {
     let version = name != SCHEMA_VERSION || schema_version(value).is_some();
-    !is_reserved(name) && is_attribute_name(name) && !value.chars().any(char::is_control) && version
+    !is_reserved(name) && is_attribute_name(name) && !has_control(value) && version
 }
 
 /// Whether an attribute has a field of its own, or a meaning at ingest.
@@ -134,7 +134,7 @@ pub(super) fn parameters(mut attributes: Vec<(Text, Text)>) -> Result<Vec<(Text,
                 limits::ATTRIBUTE_NAME_BYTES_MAX
             ));
         }
-        if value.chars().any(char::is_control) {
+        if has_control(value) {
             return Err(format!("attribute `{name}` has a control character"));
         }
     }
@@ -158,7 +158,7 @@ pub(super) fn headers(headers: &[(Text, Text)]) -> Result<(), String> {
         if name.is_empty() || !name.bytes().all(token) {
             return Err(format!("`{}` is not the name of a header", shown(name)));
         }
-        if value.chars().any(char::is_control) {
+        if has_control(value) {
             return Err(format!("header `{}` has a control character", shown(name)));
         }
         if HEADERS_OF_HOST.iter().any(|of_host| name.eq_ignore_ascii_case(of_host)) {
@@ -194,7 +194,7 @@ fn bounded(what: &str, text: &str, bytes_max: usize) -> Result<(), String> {
     if text.is_empty() || text.len() > bytes_max {
         return Err(format!("{what} must have 1 to {bytes_max} bytes, not {}", text.len()));
     }
-    if text.chars().any(char::is_control) {
+    if has_control(text) {
         return Err(format!("{what} has a control character"));
     }
     Ok(())

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use sha1::{Digest, Sha1};
 use uuid::Uuid;
 
 use super::Slot;
@@ -357,22 +358,17 @@ impl Seed {
     }
 
     fn uuid(&self, position: Position, index: u32, suffix: &[u8]) -> Arc<str> {
-        let mut name = [0_u8; 58];
-        let fields = [
-            &self.instance.0.to_le_bytes()[..],
-            &self.generation.0.to_le_bytes(),
-            &position.0.to_le_bytes(),
-            &index.to_le_bytes(),
-            suffix,
-        ];
-        let mut end = 0;
-        for byte in fields.into_iter().flatten() {
-            if let Some(slot) = name.get_mut(end) {
-                *slot = *byte;
-                end += 1;
-            }
-        }
-        let mut id = Uuid::new_v5(&self.log_id, name.get(..end).unwrap_or_default());
+        // As `Uuid::new_v5`, with a hash that uses what the processor has for it.
+        let mut hasher = Sha1::new_with_prefix(self.log_id.as_bytes());
+        let place = u128::from(self.instance.0)
+            | u128::from(self.generation.0) << 32
+            | u128::from(position.0) << 64;
+        hasher.update(place.to_le_bytes());
+        hasher.update(index.to_le_bytes());
+        hasher.update(suffix);
+        let digest: [u8; 20] = hasher.finalize().into();
+        let (&bytes, _) = digest.split_first_chunk().expect("sixteen of twenty bytes");
+        let mut id = uuid::Builder::from_sha1_bytes(bytes).into_uuid();
         if planted!(RandomEmitIds) {
             id = Uuid::new_v4();
         }
@@ -401,6 +397,9 @@ mod tests {
         // Written down: a host that computes another id would emit everything twice after an
         // upgrade.
         assert_eq!(&*id, "18566b4f-73e2-5049-bb6c-855232f0fe08");
+        let name = [&[0; 8][..], &3_u64.to_le_bytes(), &[0; 4], b"call"].concat();
+        let named = Uuid::new_v5(&seed.log_id, &name);
+        assert_eq!(*seed.call_id(Position(3), 0), *named.to_string());
     }
 
     #[test]

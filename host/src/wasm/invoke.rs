@@ -14,17 +14,21 @@ use std::time::Instant;
 use wasmtime::Store;
 use wasmtime::component::{Instance, InstancePre};
 
+use super::bindings::direct::exports::tidegate::plugin::handler as direct_handler;
 use super::bindings::exports::tidegate::plugin::{command, handler, query, upcaster};
 use super::bindings::tidegate::plugin::types::{self, Failure};
 use super::context::Context;
-use super::delivery::{Invocation, Lifted, Request};
+use super::delivery::{GuestLimits, Invocation, Lifted, Request};
 use super::drafts::messaging::exports::wasi::messaging::incoming_handler;
 use super::limits::Breach;
 use super::module::{Linked, Module, Probed};
-use super::store::{self, StoreData};
+use super::store::{self, Pace, StoreData};
 use super::{messaging, stdio, verdict};
 use crate::effects::{Outcome, Response};
 use crate::event::Event;
+
+/// Deliveries of a worker that begin where they can yield, after one that had to and could not.
+const YIELDING_AFTER_LONG: u32 = 1000;
 
 /// Which export is called, with what the context does not say.
 pub(super) enum Entry {
@@ -72,12 +76,38 @@ pub(super) struct Finished {
 #[derive(Default)]
 pub struct Slot {
     live: Option<Box<Live>>,
+    /// Deliveries still to begin where they can yield.
+    yielding: u32,
+}
+
+impl Slot {
+    /// How the next delivery begins: on the caller's stack where all it can do is compute, and no
+    /// delivery of late took long.
+    fn pace(&mut self, live: &Live, entry: &Entry) -> Pace {
+        let is_direct = live.exports.as_ref().is_some_and(|exports| exports.direct.is_some());
+        if !is_direct || !matches!(entry, Entry::Handle) {
+            return Pace::Yielding;
+        }
+        if self.yielding == 0 {
+            return Pace::Through;
+        }
+        self.yielding -= 1;
+        Pace::Yielding
+    }
+}
+
+fn is_long(error: &wasmtime::Error) -> bool {
+    matches!(error.downcast_ref(), Some(Breach::Long))
 }
 
 #[cfg(test)]
 impl Slot {
     pub(super) fn is_empty(&self) -> bool {
         self.live.is_none()
+    }
+
+    pub(super) const fn yielding(&self) -> u32 {
+        self.yielding
     }
 
     pub(super) fn served(&self) -> u32 {
@@ -98,6 +128,7 @@ struct Live {
 /// The exports of one instance.
 struct GuestExports {
     handler: Option<handler::Guest>,
+    direct: Option<direct_handler::Guest>,
     messaging: Option<incoming_handler::Guest>,
     command: Option<command::Guest>,
     query: Option<query::Guest>,
@@ -114,14 +145,22 @@ pub(super) async fn invoke(
     entry: Entry,
 ) -> Finished {
     let started = store::now();
-    let limits = context.limits.clone();
+    let GuestLimits { fuel: fuel_max, reuse, recycle_after, .. } = *context.limits;
+    // What most calls do not need is boxed below: their own future then fits where the allocator has
+    // memory at hand.
     let mut live = match slot.live.take() {
         Some(live) if live.fits(module, &context) => live,
         _ => Box::new(Live::new(module, &context)),
     };
-    let ended = match store::arm(&mut live.store, context, started) {
-        Ok(deadline) => within(deadline, live.run(module, &entry)).await,
-        Err(error) => Err(error),
+    let ended = match slot.pace(&live, &entry) {
+        Pace::Yielding => Box::pin(live.run(module, context, (started, &entry))).await,
+        Pace::Through => match live.run_through(context, started) {
+            Err(error) if is_long(&error) => {
+                slot.yielding = YIELDING_AFTER_LONG;
+                Box::pin(live.run_again(module, &entry)).await
+            }
+            ended => ended,
+        },
     };
     live.served = live.served.saturating_add(1);
 
@@ -134,10 +173,10 @@ pub(super) async fn invoke(
     let verdict = verdict::of(ended, record.exceeded);
     // The count in the store is not right where the clock stopped the guest.
     let timed_out = verdict.outcome == Outcome::Timeout;
-    let fuel = if timed_out { limits.fuel } else { limits.fuel.saturating_sub(fuel_left) };
+    let fuel = if timed_out { fuel_max } else { fuel_max.saturating_sub(fuel_left) };
     let effects = if verdict.outcome == Outcome::Ok { record.effects } else { Default::default() };
-    let is_fresh = !is_spent && live.served < limits.recycle_after;
-    if in_order && module.keeps_instances() && limits.reuse && is_fresh {
+    let is_fresh = !is_spent && live.served < recycle_after;
+    if in_order && module.keeps_instances() && reuse && is_fresh {
         slot.live = Some(live);
     }
     Finished {
@@ -196,11 +235,40 @@ impl Live {
             && self.store.data().memory_bytes() <= limits.memory_bytes
     }
 
-    async fn run(&mut self, module: &Module, entry: &Entry) -> wasmtime::Result<Returned> {
-        match module.linked() {
-            Linked::Stdio(pre) => stdio::run(&mut self.store, pre, entry).await,
-            Linked::Component { pre, probed } => self.enter(pre, probed, entry).await,
-        }
+    /// Runs a delivery where it can yield to others.
+    async fn run(
+        &mut self,
+        module: &Module,
+        context: Context,
+        (started, entry): (Instant, &Entry),
+    ) -> wasmtime::Result<Returned> {
+        let deadline = store::arm(&mut self.store, context, (started, Pace::Yielding))?;
+        let run = async {
+            match module.linked() {
+                Linked::Stdio(pre) => stdio::run(&mut self.store, pre, entry).await,
+                Linked::Component { pre, probed } => self.enter(pre, probed, entry).await,
+            }
+        };
+        within(deadline, run).await
+    }
+
+    /// Runs a delivery of the handler on the stack of the caller, which most are done with in less
+    /// time than it takes to set up another one. Ends with [`Breach::Long`] where it should yield.
+    fn run_through(&mut self, context: Context, started: Instant) -> wasmtime::Result<Returned> {
+        store::arm(&mut self.store, context, (started, Pace::Through))?;
+        let direct = self.exports.as_ref().and_then(|exports| exports.direct.as_ref());
+        let guest = direct.ok_or(Breach::Idle)?;
+        let event = event(&self.store)?;
+        let returned = guest.call_handle(&mut self.store, lower(&event))?;
+        Ok(returned.map_or_else(Returned::Failed, |()| Returned::Done))
+    }
+
+    /// Runs the delivery that was stopped here once more, from its beginning, on a new instance.
+    /// Nothing of the first run is left but the time it took.
+    async fn run_again(&mut self, module: &Module, entry: &Entry) -> wasmtime::Result<Returned> {
+        let context = self.store.data_mut().take_back().ok_or(Breach::Idle)?;
+        *self = Self::new(module, &context);
+        self.run(module, context, (store::now(), entry)).await
     }
 
     async fn enter(
@@ -260,10 +328,11 @@ impl GuestExports {
         instance: &Instance,
     ) -> wasmtime::Result<Self> {
         let (handler, command) = (probed.handler.as_ref(), probed.command.as_ref());
-        let messaging = probed.messaging.as_ref();
+        let (messaging, direct) = (probed.messaging.as_ref(), probed.direct.as_ref());
         let (query, upcaster) = (probed.query.as_ref(), probed.upcaster.as_ref());
         Ok(Self {
             handler: handler.map(|found| found.load(&mut *store, instance)).transpose()?,
+            direct: direct.map(|found| found.load(&mut *store, instance)).transpose()?,
             messaging: messaging.map(|found| found.load(&mut *store, instance)).transpose()?,
             command: command.map(|found| found.load(&mut *store, instance)).transpose()?,
             query: query.map(|found| found.load(&mut *store, instance)).transpose()?,

@@ -29,6 +29,10 @@ pub(super) enum Breach {
     /// The clock ran out while the guest was computing.
     #[error("`limits.timeout` passed")]
     Timeout,
+    /// A guest that cannot yield computes for longer than others should wait: it is handed the
+    /// delivery once more where it can.
+    #[error("computed for longer than a tick")]
+    Long,
     /// A host function was called while no delivery ran.
     #[error("called the host outside of a delivery")]
     Idle,

@@ -8,6 +8,7 @@ use wasmtime::Engine;
 use wasmtime::component::types::ComponentItem;
 use wasmtime::component::{ComponentNamedList, InstancePre, Lift, Lower, Resource};
 
+use super::bindings::direct::exports::tidegate::plugin::handler as direct_handler;
 use super::bindings::exports::tidegate::plugin::{command, handler, query, upcaster};
 use super::bindings::tidegate::plugin::types::{Event, Failure, Request as GuestRequest, Response};
 use super::context::{Access, Context};
@@ -93,6 +94,8 @@ pub(super) enum Linked {
 #[derive(Default)]
 pub(super) struct Probed {
     pub(super) handler: Option<handler::GuestIndices>,
+    /// The same, where nothing that the module imports ever waits.
+    pub(super) direct: Option<direct_handler::GuestIndices>,
     /// Of `wasi:messaging`: called where there is no `handler`.
     pub(super) messaging: Option<incoming_handler::GuestIndices>,
     pub(super) command: Option<command::GuestIndices>,
@@ -108,7 +111,7 @@ impl Module {
             Code::Component(component) => {
                 let pre =
                     linkers.component.instantiate_pre(component).map_err(|error| misfit(&error))?;
-                let probed = Probed::probe(&pre)?;
+                let probed = Probed::probe(&pre, &loaded.imports)?;
                 let exports = probed.exports();
                 (Linked::Component { pre: Box::new(pre), probed: Box::new(probed) }, exports)
             }
@@ -233,10 +236,14 @@ impl std::fmt::Debug for Module {
 
 impl Probed {
     /// Finds the exports that are there; one that is there with another type is refused.
-    fn probe(pre: &InstancePre<StoreData>) -> Result<Self, Refusal> {
+    fn probe(pre: &InstancePre<StoreData>, imports: &[String]) -> Result<Self, Refusal> {
         let mut probed = Self::default();
         if typed::<(Event<'_>,), (Result<(), Failure>,)>(pre, &own("handler"), "handle")? {
             probed.handler = Some(handler::GuestIndices::new(pre).map_err(|error| misfit(&error))?);
+            if imports.iter().all(|import| import.starts_with("tidegate:plugin/")) {
+                let found = direct_handler::GuestIndices::new(pre);
+                probed.direct = Some(found.map_err(|error| misfit(&error))?);
+            }
         }
         type Handled = (Result<(), messaging_types::Error>,);
         if typed::<(Resource<Message>,), Handled>(pre, INCOMING_HANDLER, "handle")? {

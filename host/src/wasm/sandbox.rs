@@ -14,7 +14,7 @@ use super::store::StoreData;
 use super::{imports, keyvalue, messaging, small};
 
 /// Time between two ticks of the epoch: how long a guest computes before it yields, and how far
-/// past its timeout it can get.
+/// past its timeout it can get. Twice that, where it began on the stack of its worker.
 pub const EPOCH_TICK: Duration = Duration::from_millis(10);
 
 /// How the sandbox is built.

@@ -59,8 +59,10 @@ impl Session {
         }
     }
 
-    pub(super) fn finish(self) -> Record {
-        Record { effects: self.effects, logs: self.logs, exceeded: self.exceeded }
+    /// What it came to; nothing is left of that.
+    pub(super) fn finish(&mut self) -> Record {
+        let (effects, logs) = (std::mem::take(&mut self.effects), std::mem::take(&mut self.logs));
+        Record { effects, logs, exceeded: self.exceeded }
     }
 
     /// Counts one call into the host.

@@ -18,8 +18,19 @@ use super::wasi::Wasi;
 /// Ticks of the epoch after which a guest yields to others; a tick is
 /// [`super::EPOCH_TICK`].
 const YIELD_TICKS: u64 = 1;
+/// Ticks after which a guest that cannot yield is stopped: at least one whole tick has passed then.
+const THROUGH_TICKS: u64 = 2;
 /// Bytes one call into the host, or one return, may carry beside what fits the guest's memory.
 const HOST_CALL_SLACK_BYTES: usize = 64 * 1024;
+
+/// What a guest does when its time has come to let others run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pace {
+    /// It yields: it was called on a stack of its own.
+    Yielding,
+    /// It cannot, as it runs on the stack of its caller: it ends with [`Breach::Long`].
+    Through,
+}
 
 /// What every host function can reach.
 pub(super) struct StoreData {
@@ -28,6 +39,7 @@ pub(super) struct StoreData {
     /// What the guest has handles to, beside WASI.
     pub(super) shelf: Shelf,
     deadline: Instant,
+    pace: Pace,
     /// Made when the guest first asks WASI for anything.
     wasi: Option<Box<Wasi>>,
     /// Made when the delivery first uses `wasi:http`.
@@ -43,6 +55,7 @@ impl StoreData {
             limiter: Limiter::default(),
             shelf: Shelf::default(),
             deadline: now(),
+            pace: Pace::Yielding,
             wasi: None,
             http: None,
             stdio: None,
@@ -95,17 +108,24 @@ impl StoreData {
 
     /// Ends the delivery: what it asked for, with what it printed among its logs.
     pub(super) fn finish(&mut self) -> Record {
-        let Some(mut session) = self.session.take() else { return Record::default() };
+        let Some(session) = &mut self.session else { return Record::default() };
         if let Some(wasi) = &self.wasi {
-            wasi.printed(&mut session);
+            wasi.printed(session);
         }
         if let Some(http) = &self.http {
-            http.say(&mut session);
+            http.say(session);
         }
         if let Some(stdio) = &self.stdio {
-            stdio.printed(&mut session);
+            stdio.printed(session);
         }
-        session.finish()
+        let record = session.finish();
+        self.session = None;
+        record
+    }
+
+    /// Ends the delivery as if it had not begun; what is left is what it began with.
+    pub(super) fn take_back(&mut self) -> Option<Context> {
+        self.session.take().map(|session| session.context)
     }
 }
 
@@ -134,10 +154,14 @@ pub(super) fn new_store(engine: &Engine) -> Store<StoreData> {
     let mut store = Store::new(engine, StoreData::new());
     store.limiter(|data| &mut data.limiter);
     store.epoch_deadline_callback(|context| {
-        if now() >= context.data().deadline {
+        let data = context.data();
+        if now() >= data.deadline {
             return Err(Breach::Timeout.into());
         }
-        Ok(UpdateDeadline::Yield(YIELD_TICKS))
+        match data.pace {
+            Pace::Yielding => Ok(UpdateDeadline::Yield(YIELD_TICKS)),
+            Pace::Through => Err(Breach::Long.into()),
+        }
     });
     store
 }
@@ -146,18 +170,21 @@ pub(super) fn new_store(engine: &Engine) -> Store<StoreData> {
 pub(super) fn arm(
     store: &mut Store<StoreData>,
     context: Context,
-    started: Instant,
+    (started, pace): (Instant, Pace),
 ) -> wasmtime::Result<Instant> {
-    let limits = context.limits.clone();
+    let limits = &*context.limits;
     // A timeout beyond what the clock can express never comes: a year is as good.
     let deadline = started.checked_add(limits.timeout).unwrap_or(started + YEAR);
     store.set_fuel(limits.fuel)?;
-    store.set_epoch_deadline(YIELD_TICKS);
+    store.set_epoch_deadline(match pace {
+        Pace::Yielding => YIELD_TICKS,
+        Pace::Through => THROUGH_TICKS,
+    });
     store.set_hostcall_fuel(limits.memory_bytes.saturating_add(HOST_CALL_SLACK_BYTES));
     store.set_max_component_handles(HANDLES_MAX);
     let data = store.data_mut();
     data.limiter.arm(limits.memory_bytes);
-    data.deadline = deadline;
+    (data.deadline, data.pace) = (deadline, pace);
     if let Some(wasi) = &data.wasi {
         wasi.begin(&context);
     }

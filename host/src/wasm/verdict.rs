@@ -87,7 +87,7 @@ fn stopped(error: &wasmtime::Error) -> Outcome {
             Breach::Memory => Outcome::Memory,
             Breach::Output { budget } => Outcome::Output { budget: (*budget).to_owned() },
             Breach::Timeout => Outcome::Timeout,
-            Breach::Idle => trap(&breach.to_string()),
+            Breach::Long | Breach::Idle => trap(&breach.to_string()),
         };
     }
     if let Some(code) = error.downcast_ref::<Trap>() {

@@ -95,6 +95,11 @@ impl Guest<'_> {
         self.exporting("handler@0.1.0#handle", "(param $event i32)", "hostile")
     }
 
+    /// A handler that also imports drafts of WASI.
+    pub(super) fn drafts_handler(&self) -> Vec<u8> {
+        self.exporting("handler@0.1.0#handle", "(param $event i32)", "drafts")
+    }
+
     fn exporting(&self, export: &str, parameters: &str, world: &str) -> Vec<u8> {
         let Self { body, more, memory, realloc, after, imports } = self;
         let text = format!(
@@ -110,13 +115,25 @@ impl Guest<'_> {
             (func (export "cabi_post_tidegate:plugin/{export}") (param i32)
               (global.set $top (i32.const 65536)) {after}))"#
         );
-        encode_with(&text, WASI, world)
+        let drafts = [
+            include_str!("../../../wit/wasi/keyvalue-draft2.wit"),
+            include_str!("../../../wit/wasi/messaging.wit"),
+        ];
+        encode_with(&text, &[WASI, &drafts.map(nested).concat()].concat(), world)
     }
 }
 
 const REQUEST: &str = "(param $operation i32) (param i32) (param i32) (param i32) (param i32)
     (param i32) (param i32) (param i32) (param i32) (param $data i32) (param $data-len i32)
     (param i32) (param i32)";
+
+/// A package of its own file as one among others.
+fn nested(file: &str) -> String {
+    let at = file.find("\npackage ").map_or(0, |at| at + 1);
+    let (_, package) = file.split_at(at);
+    let (name, rest) = package.split_once(';').expect("it names a package");
+    format!("{name} {{{rest}}}\n")
+}
 
 /// Enough of WASI 0.2 to reach for what nobody has granted.
 const WASI: &str = r"
@@ -127,6 +144,19 @@ world hostile {
   import wasi:sockets/instance-network@0.2.0;
   import wasi:sockets/ip-name-lookup@0.2.0;
 }
+world drafts {
+  include reactor;
+  import wasi:keyvalue/store@0.2.0-draft2;
+  import wasi:keyvalue/atomics@0.2.0-draft2;
+  import wasi:keyvalue/batch@0.2.0-draft2;
+  import wasi:messaging/types@0.2.0-draft;
+  import wasi:messaging/producer@0.2.0-draft;
+  import wasi:clocks/wall-clock@0.2.0;
+  import wasi:random/random@0.2.0;
+}
+package wasi:random@0.2.0 {
+  interface random { get-random-bytes: func(len: u64) -> list<u8>; }
+}
 package wasi:io@0.2.0 {
   interface poll { resource pollable { ready: func() -> bool; block: func(); } }
 }
@@ -134,6 +164,10 @@ package wasi:clocks@0.2.0 {
   interface monotonic-clock {
     use wasi:io/poll@0.2.0.{pollable};
     subscribe-duration: func(when: u64) -> pollable;
+  }
+  interface wall-clock {
+    record datetime { seconds: u64, nanoseconds: u32 }
+    now: func() -> datetime;
   }
 }
 package wasi:sockets@0.2.0 {

@@ -63,11 +63,11 @@ impl Row {
         Self { memory_mib, ..self }
     }
 
-    fn endless(self) -> Self {
+    pub(super) fn endless(self) -> Self {
         Self { fuel: 1_000_000_000_000, ..self }
     }
 
-    fn timeout(self, timeout: &'static str) -> Self {
+    pub(super) fn timeout(self, timeout: &'static str) -> Self {
         Self { timeout, ..self }
     }
 
@@ -253,7 +253,7 @@ pub(super) fn memory() -> Vec<Row> {
 }
 
 /// A name of three letters at 2400, another for each `$i`.
-const NAMED: &str = "
+pub(super) const NAMED: &str = "
     (i32.store8 (i32.const 2400) (i32.add (i32.const 32) (i32.rem_u (local.get $i)
       (i32.const 90))))
     (i32.store8 (i32.const 2401) (i32.add (i32.const 32) (i32.rem_u (i32.div_u (local.get $i)

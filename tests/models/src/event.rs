@@ -15,6 +15,11 @@ impl Key {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// What it is looked up by.
+    pub fn hash128(&self) -> &str {
+        &self.0
+    }
 }
 
 /// Number of an event in its bus.

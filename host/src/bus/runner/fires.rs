@@ -63,7 +63,7 @@ impl Runner {
         };
         let commit = deliver::commit(by, event, ended, Effects::default());
         self.progress.submit();
-        self.bus.commit_untold(permit, commit);
+        self.bus.commit_untold(permit, commit, drop);
     }
 
     /// Makes a fire take away the timer it served, where the fold cannot see that it did.

@@ -4,24 +4,25 @@ use std::sync::Arc;
 
 use super::fires::timers_set;
 use super::shadow::Beside;
+use super::worker::Worker;
 use super::{Runner, Version, breaker};
 use crate::bus::deliver::{self, Ended};
 use crate::bus::notes::{Line, Note};
 use crate::bus::timers::Serves;
 use crate::bus::{Permit, Ticket};
 use crate::command;
-use crate::effects::{Effects, OutcomeKind, StateWrite};
+use crate::effects::{Effects, Outcome, OutcomeKind};
 use crate::event::Event;
 use crate::log::record::{AttemptRecord, Control, ControlRecord, DeadLetterRecord, Mode};
 use crate::log::{AppendError, ReadError};
 use crate::plugin::manifest::{OnFailure, OnReject};
-use crate::schedule::core::{Assignment, Finish, Finished};
+use crate::schedule::core::{Assignment, Finish};
 use crate::schedule::driver::Lease;
 use crate::schedule::retry::{self, Step};
 use crate::state::cold::ColdError;
-use crate::state::slots::{Slot as NoteSlot, Slots, Suspect};
+use crate::state::slots::Suspect;
 use crate::state::{KeyView, Owner};
-use crate::wasm::{Delivery, Invocation, Seed, Slot, StateView};
+use crate::wasm::{Delivery, Invocation, Seed, StateView};
 
 /// Bytes that the lane must have room for beside `limits.output`: the completion itself.
 const COMPLETION_BYTES: usize = 1024;
@@ -72,6 +73,12 @@ pub(super) struct Ending {
     told: Option<Told>,
 }
 
+impl Ending {
+    const fn is_over(&self) -> bool {
+        !matches!(self.finish, Finish::RetryAt { .. })
+    }
+}
+
 /// What people are told of a delivery.
 struct Told {
     effects: Effects,
@@ -82,37 +89,6 @@ struct Told {
 }
 
 impl Runner {
-    /// Takes one delivery after the other until stopped.
-    pub(super) async fn work(self: Arc<Self>) {
-        let mut notes = self.bus.slots().and_then(Slots::take);
-        let mut slot = Slot::default();
-        let mut next = self.queue.take().await;
-        while let Some(lease) = next {
-            let position = lease.assignment().position;
-            match self.deliver(&mut slot, notes.as_mut(), &lease).await {
-                Ok(finish) => {
-                    let (finished, following) = lease.finish_then_take(finish).await;
-                    if finished == Finished::WaitsOver {
-                        let why = format!(
-                            "more keys wait than `run.waiting-max` = {} allows",
-                            self.version.load().manifest.run.waiting_max
-                        );
-                        self.pause_because(why);
-                    }
-                    next = following;
-                }
-                Err(Stopped::Closing) => return,
-                Err(Stopped::Unreadable(why)) => {
-                    tracing::error!(plugin = %self.name, %position, why, "cannot deliver an event");
-                    self.pause_because(format!(
-                        "the event at {position} cannot be delivered: {why}"
-                    ));
-                    return;
-                }
-            }
-        }
-    }
-
     /// Waits for room for what a delivery may send and record.
     async fn permit(&self, version: &Version) -> Result<Permit, Stopped> {
         if !version.limits.http.is_empty() {
@@ -125,10 +101,10 @@ impl Runner {
         Ok(self.bus.reserve(self.instance, bytes).await?)
     }
 
-    async fn deliver(
+    /// Runs a delivery and records what came of it.
+    pub(super) async fn deliver(
         &self,
-        slot: &mut Slot,
-        mut notes: Option<&mut NoteSlot<'_>>,
+        Worker { slot, notes, pinned, tally }: &mut Worker<'_>,
         lease: &Lease<Arc<Event>>,
     ) -> Result<Finish, Stopped> {
         let assignment = lease.assignment();
@@ -145,7 +121,7 @@ impl Runner {
         let died = if again { 0 } else { self.before.died_at(event.position) };
         let number = assignment.attempt.saturating_add(died);
         let redriven = assignment.redriven || self.before.is_redriven(&event);
-        let version = self.version.load_full();
+        let version = pinned.current(self);
         let refused = self.refused_command(&event).await?;
         // What leaves the host must not rest on what a crash could take back.
         if version.outside.is_some() {
@@ -157,7 +133,7 @@ impl Runner {
             shape = self.bus.upcasters().lift(&event) => shape,
             () = self.stop.cancelled() => return Err(Stopped::Closing),
         };
-        let permit = self.permit(&version).await?;
+        let permit = self.permit(version).await?;
         if self.serves(&event).await? == Serves::Nothing {
             self.pass_over(
                 &version.deliverer,
@@ -167,16 +143,16 @@ impl Runner {
             );
             return Ok(Finish::Done);
         }
-        if let Some(notes) = &mut notes {
+        if let Some(notes) = notes {
             let (instance, position) = (self.instance, event.position);
             notes.begin(Suspect { instance, position, attempt: number });
         }
         self.bus.values().room().await;
-        let view = self.view(&version, &event)?;
+        let view = self.view(version, &event)?;
         let invocation = match (refused, shape) {
             (Some(refused), _) => refused,
             (None, Ok(shape)) => {
-                let delivery = self.delivery(&version, &shape, (number, redriven), view.as_ref());
+                let delivery = self.delivery(version, &shape, (number, redriven), view.as_ref());
                 version.invoker.invoke(slot, delivery).await
             }
             (None, Err(failed)) => *failed,
@@ -185,6 +161,7 @@ impl Runner {
         if let Some(notes) = notes {
             notes.clear();
         }
+        let invocation = recordable(version, &event, invocation);
         lease.spent(invocation.fuel);
         self.keep_logs(&event, number, &invocation);
         let ended_ms = self.bus.now_ms();
@@ -193,23 +170,25 @@ impl Runner {
             ended_ms.saturating_sub(took_ms)
         };
         let first_ms = assignment.first_ms.unwrap_or_else(began_ms);
-        let beside = self.beside(&event, view.as_ref());
+        let beside = self.beside(&event, view.as_deref());
         let mut attempt =
             Attempt { number, first_ms, redriven, again, ended_ms, invocation, beside };
         // No `await` from here to `finish`: a delivery that is committed must be over, and one that
         // is over must be committed.
-        let ending = self.end(&version, &event, &mut attempt, view, permit);
+        let ending = self.end(version, &event, &mut attempt, view, permit);
+        let lag_ms = ended_ms.saturating_sub(event.recorded_ms);
+        tally.add(&attempt.invocation, ending.is_over().then_some(lag_ms));
         if let Some(told) = ending.told {
             self.tell(&event, &attempt, told);
         }
         Ok(ending.finish)
     }
 
-    fn view(&self, version: &Version, event: &Event) -> Result<Option<KeyView>, ColdError> {
+    fn view(&self, version: &Version, event: &Event) -> Result<Option<Arc<KeyView>>, ColdError> {
         let Some(key) = event.key.clone() else { return Ok(None) };
         let owner = Owner { instance: self.instance, generation: self.generation, key };
         let view = self.bus.values().view(owner, event.recorded_ms)?;
-        Ok(Some(view.within(version.state)))
+        Ok(Some(Arc::new(view.within(version.state))))
     }
 
     fn delivery(
@@ -217,10 +196,10 @@ impl Runner {
         version: &Version,
         event: &Arc<Event>,
         (attempt, redriven): (u32, bool),
-        view: Option<&KeyView>,
+        view: Option<&Arc<KeyView>>,
     ) -> Delivery {
         let state: Arc<dyn StateView> = match view {
-            Some(view) => Arc::new(view.clone()),
+            Some(view) => Arc::<KeyView>::clone(view),
             None => Arc::new(()),
         };
         Delivery {
@@ -249,12 +228,10 @@ impl Runner {
         version: &Version,
         event: &Arc<Event>,
         attempt: &mut Attempt,
-        view: Option<KeyView>,
+        view: Option<Arc<KeyView>>,
         permit: Permit,
     ) -> Ending {
         let kind = attempt.invocation.outcome.kind();
-        self.count(kind);
-        self.metrics.delivered(kind, attempt.invocation.wall, attempt.invocation.fuel);
         if command::is_command(event) {
             return self.end_command(version, event, attempt, view, permit);
         }
@@ -313,7 +290,7 @@ impl Runner {
     }
 
     /// Stops handing out deliveries at once; the host records it.
-    fn pause_because(&self, reason: String) {
+    pub(super) fn pause_because(&self, reason: String) {
         self.queue.pause();
         self.say("error", format!("paused: {reason}"));
         if let Err(error) = self.pauses.try_send((self.instance, reason)) {
@@ -366,7 +343,7 @@ impl Runner {
         version: &Version,
         event: &Arc<Event>,
         attempt: &mut Attempt,
-        view: Option<KeyView>,
+        view: Option<Arc<KeyView>>,
         permit: Permit,
         given_up: Option<GivenUp>,
     ) -> Ending {
@@ -388,19 +365,20 @@ impl Runner {
         if let Some(beside) = attempt.beside.take() {
             self.run_beside(beside, event, commit.clone());
         }
-        if let Some(view) = view {
-            let writes: Arc<[StateWrite]> = commit.state.as_slice().into();
-            view.push_pending(event.position, writes);
-        }
+        let push_pending = |writes| {
+            if let Some(view) = view {
+                view.push_pending(event.position, writes);
+            }
+        };
         self.progress.submit();
         self.note_timers(event, &commit);
-        self.metrics.lag(attempt.ended_ms.saturating_sub(event.recorded_ms));
         let parks = park && !planted!(ForgetsToPark);
         let finish = if parks { Finish::Park } else { Finish::Done };
         let Some(effects) = shown else {
-            self.bus.commit_untold(permit, commit);
+            self.bus.commit_untold(permit, commit, push_pending);
             return Ending { finish, told: None };
         };
+        push_pending(commit.state.clone());
         let ticket = Some(self.bus.commit(permit, commit));
         let told = Some(Told { effects, ticket, dead, parked: park, again_ms: None });
         Ending { finish, told }
@@ -457,6 +435,15 @@ impl Runner {
             notes.tell(note);
         });
     }
+}
+
+/// What a commit cannot hold is an exceeded budget like any other.
+fn recordable(version: &Version, event: &Event, invocation: Invocation) -> Invocation {
+    if deliver::fits(&version.deliverer, event, &invocation.effects) {
+        return invocation;
+    }
+    let outcome = Outcome::Output { budget: deliver::COMMIT_BUDGET.to_owned() };
+    Invocation { outcome, effects: Effects::default(), ..invocation }
 }
 
 /// Why a worker ends.

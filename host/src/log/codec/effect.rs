@@ -216,6 +216,13 @@ impl<'a> StateRef<'a> {
         Ok(Self { name, value, expires_ms })
     }
 
+    /// A write as it would be read.
+    #[must_use]
+    pub fn of(write: &'a StateWrite) -> Self {
+        let StateWrite { name, value, expires_ms } = write;
+        Self { name, value: value.as_deref(), expires_ms: *expires_ms }
+    }
+
     /// The write, owned.
     #[must_use]
     pub fn to_owned(&self) -> StateWrite {

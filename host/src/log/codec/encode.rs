@@ -2,7 +2,7 @@
 
 use super::control::put_map;
 use super::{EncodeError, HEADER_BYTES, PREFIX_BYTES, PREFIX_DIGEST_BYTES, PREFIX_KEY_BYTES};
-use super::{FRAME_BYTES_MAX, Seal, flag, kind, payload_digest};
+use super::{FRAME_BYTES_MAX, RawRecord, Seal, flag, kind, payload_digest};
 use crate::effects::{OutgoingCall, Response, StateWrite, TimerChange};
 use crate::event::{Addressee, Key, KeyHash, KeyVariant, NewEvent};
 use crate::log::pack::{put_array, put_digest, put_nil, put_str, put_uint};
@@ -255,6 +255,62 @@ impl Encoded {
     /// It cannot be written.
     pub fn seal(&mut self, seal: &Seal) -> Result<(), EncodeError> {
         self.record(kind::SEAL, Parts::default(), |out| put_map(out, seal)).map(drop)
+    }
+
+    /// Adds what stands in the place of a lost event: one without a key of its own, under the hash of
+    /// the key that the lost one had, where that is known.
+    ///
+    /// # Errors
+    /// None today.
+    pub fn filler(&mut self, event: &NewEvent, key: Option<KeyHash>) -> Result<(), EncodeError> {
+        let at = self.record(kind::EVENT, Parts { key, ..Parts::default() }, |out| {
+            put_event(out, event);
+            Ok(())
+        })?;
+        self.events.push(EventSlot { at, sequenced: key });
+        Ok(())
+    }
+
+    /// Adds a record as it stands in a frame.
+    pub fn copy(&mut self, raw: &RawRecord<'_>) {
+        let at = self.metadata.len();
+        let flags = raw.flags & !flag::LAST;
+        self.metadata.extend_from_slice(&[raw.kind, flags]);
+        self.metadata.extend_from_slice(&raw.delta_ms.to_le_bytes());
+        for bytes in [raw.body, raw.payload] {
+            let bytes = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+            self.metadata.extend_from_slice(&bytes.to_le_bytes());
+        }
+        if let Some(key) = raw.key_hash {
+            self.metadata.extend_from_slice(&raw.sequence.0.to_le_bytes());
+            self.metadata.extend_from_slice(&key.0.to_le_bytes());
+        }
+        if let Some(digest) = raw.digest {
+            self.metadata.extend_from_slice(&digest);
+        }
+        self.metadata.extend_from_slice(raw.body);
+        self.payload.extend_from_slice(raw.payload);
+        if raw.kind == kind::EVENT {
+            self.events.push(EventSlot { at, sequenced: None });
+        }
+        self.last_at = at;
+        self.records += 1;
+    }
+
+    /// Adds what the next frame has as its chain; the last record of a mended frame.
+    ///
+    /// # Errors
+    /// None today.
+    pub fn chain(&mut self, next: [u8; 32]) -> Result<(), EncodeError> {
+        if let Some(flags) = self.metadata.get_mut(self.last_at + 1) {
+            *flags &= !flag::LAST;
+        }
+        let parts = Parts { flags: flag::SKIPPABLE, ..Parts::default() };
+        let record = self.record(kind::CHAIN, parts, |out| {
+            out.extend_from_slice(&next);
+            Ok(())
+        });
+        record.map(drop)
     }
 
     /// Adds a record of a kind this version has no name for: what a later version may write.

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::{DecodeError, Texts, kind};
 use crate::event::{
     Addressee, CommitNumber, Event, EventTime, InstanceId, Key, KeyHash, KeySequence, KeyVariant,
-    NewEvent, Origin, Position,
+    LOST_EVENT, NewEvent, Origin, Position,
 };
 use crate::log::pack::{Fields, PackError, Reader};
 
@@ -149,7 +149,9 @@ impl<'a> EventRef<'a> {
             event.rare(rare).map_err(bad)?;
         }
         fields.close().map_err(bad)?;
-        if event.key.is_some() != event.key_hash.is_some() {
+        // Of a lost event the key may be known by its hash alone.
+        let is_hashed = event.key_hash.is_some();
+        if event.key.is_some() != is_hashed && !(is_hashed && event.kind == LOST_EVENT) {
             return Err(missing("key hash"));
         }
         Ok(event)
@@ -221,13 +223,9 @@ impl<'a> EventRef<'a> {
     /// # Errors
     /// The stored key is none.
     pub fn to_event_with(&self, data: Bytes, texts: &mut Texts) -> Result<Event, DecodeError> {
-        let key = match self.key {
-            None => None,
-            Some(text) => Some(
-                Key::new(text)
-                    .map_err(|_| DecodeError::Field { kind: kind::EVENT, field: "key" })?,
-            ),
-        };
+        let invalid = |_| DecodeError::Field { kind: kind::EVENT, field: "key" };
+        let key = self.key.zip(self.key_hash).map(|(text, hash)| Key::hashed(text, hash));
+        let key = key.transpose().map_err(invalid)?;
         let body = NewEvent {
             id: self.id.into(),
             source: texts.share(self.source),

@@ -10,14 +10,20 @@ pub const FRAME_ALIGN: usize = 8;
 pub const FRAME_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// The frame holds a seal and no commit.
 pub const FLAG_SEAL: u16 = 0x0100;
+/// The frame was written by a repair, in the place of others: what the next frame has as its chain is
+/// in its last record, since that frame was chained to what is lost.
+pub const FLAG_MENDED: u16 = 0x0200;
 
 const MAGIC: [u8; 4] = *b"TDGF";
 const VERSION: u8 = 1;
 const MINOR: u8 = 0;
-const FLAGS_KNOWN: u16 = FLAG_SEAL;
+const FLAGS_KNOWN: u16 = FLAG_SEAL | FLAG_MENDED;
 /// Everything before this is covered by the next frame's chain.
 const CHAINED_BYTES: usize = 112;
 const HEADER_CRC_AT: usize = 124;
+const FLAGS_AT: usize = 6;
+const METADATA_CRC_AT: usize = 112;
+const PAYLOAD_CRC_AT: usize = 116;
 
 const _: () = assert!(HEADER_BYTES.is_multiple_of(FRAME_ALIGN));
 const _: () = assert!(FRAME_BYTES_MAX < u32::MAX as usize);
@@ -43,6 +49,15 @@ impl Salt {
     fn crc(self, bytes: &[u8]) -> u32 {
         crc32c::crc32c_append(self.seed, bytes)
     }
+}
+
+/// The parts of a frame behind its header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Section {
+    /// The records.
+    Metadata,
+    /// Their payloads, and padding.
+    Payload,
 }
 
 /// A frame header, less its checksums.
@@ -176,7 +191,7 @@ impl Header {
         let u32_at = |at| number(bytes, at).map(u32::from_le_bytes);
         let u64_at = |at| number(bytes, at).map(u64::from_le_bytes);
         Some(Self {
-            flags: u16::from_le_bytes(number(bytes, 6)?),
+            flags: u16::from_le_bytes(number(bytes, FLAGS_AT)?),
             log_id: number(bytes, 8)?,
             epoch: u32_at(24)?,
             writer_term: u32_at(28)?,
@@ -212,6 +227,34 @@ impl Header {
         Ok(())
     }
 
+    /// What the checksum of a section of `frame`, which starts with the header's bytes, differs by; 0: it
+    /// is right. None: the frame is cut short.
+    #[must_use]
+    pub fn difference(&self, frame: &[u8], salt: Salt, section: Section) -> Option<u32> {
+        let bytes = frame.get(self.range(section))?;
+        let at = if section == Section::Metadata { METADATA_CRC_AT } else { PAYLOAD_CRC_AT };
+        Some(number(frame, at).map(u32::from_le_bytes)? ^ salt.crc(bytes))
+    }
+
+    /// Where in the frame a section stands; that of the payload goes on to the end of the padding.
+    #[must_use]
+    pub fn range(&self, section: Section) -> std::ops::Range<usize> {
+        let metadata_end = HEADER_BYTES + self.metadata_bytes as usize;
+        match section {
+            Section::Metadata => HEADER_BYTES..metadata_end,
+            Section::Payload => {
+                metadata_end..usize::try_from(self.frame_bytes()).unwrap_or(usize::MAX)
+            }
+        }
+    }
+
+    /// What the checksum of a header's bytes differs by.
+    #[must_use]
+    pub fn header_difference(bytes: &[u8; HEADER_BYTES], salt: Salt) -> u32 {
+        let (covered, stored) = bytes.split_at(HEADER_CRC_AT);
+        number(stored, 0).map_or(0, u32::from_le_bytes) ^ salt.crc(covered)
+    }
+
     /// Checks the sections that belong to the header in `frame`, which starts with its bytes.
     /// Gives (metadata, payload without padding).
     ///
@@ -230,10 +273,10 @@ impl Header {
         let (metadata, padded) =
             body.split_at_checked(self.metadata_bytes as usize).ok_or_else(|| short.clone())?;
         let stored = |at| number(header, at).map(u32::from_le_bytes);
-        if stored(112) != Some(salt.crc(metadata)) {
+        if stored(METADATA_CRC_AT) != Some(salt.crc(metadata)) {
             return Err(DecodeError::Checksum { part: "metadata" });
         }
-        if stored(116) != Some(salt.crc(padded)) {
+        if stored(PAYLOAD_CRC_AT) != Some(salt.crc(padded)) {
             return Err(DecodeError::Checksum { part: "payload" });
         }
         let payload = padded.get(..self.payload_bytes as usize).ok_or(short)?;
@@ -244,6 +287,10 @@ impl Header {
 /// What the frame after one with these header bytes and metadata must have as its `chain`.
 #[must_use]
 pub fn chain(header: &[u8], metadata: &[u8]) -> [u8; 32] {
+    let flags = number(header, FLAGS_AT).map_or(0, u16::from_le_bytes);
+    if let (true, Some(said)) = (flags & FLAG_MENDED != 0, metadata.last_chunk()) {
+        return *said;
+    }
     let mut hasher = blake3::Hasher::new();
     hasher.update(header.get(..CHAINED_BYTES).unwrap_or(header));
     hasher.update(metadata);

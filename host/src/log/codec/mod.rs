@@ -19,7 +19,10 @@ pub use decode::{CommitRef, Commits, RawRecord, RecordRef, Records};
 pub use effect::{CallRef, CommitMeta, CompletionRef, ResponseRef, StateRef, TimerRef};
 pub use encode::{Encoded, EventSlot};
 pub use event::{AddresseeRef, EventRef, OriginRef, Pairs};
-pub use header::{FLAG_SEAL, FRAME_ALIGN, FRAME_BYTES_MAX, HEADER_BYTES, Header, Salt, chain};
+pub use header::{
+    FLAG_MENDED, FLAG_SEAL, FRAME_ALIGN, FRAME_BYTES_MAX, HEADER_BYTES, Header, Salt, Section,
+    chain,
+};
 pub use share::Texts;
 
 use super::pack::PackError;
@@ -44,6 +47,8 @@ pub mod kind {
     pub const CONTROL: u8 = 8;
     /// The end of a segment; alone in its frame, part of no commit.
     pub const SEAL: u8 = 9;
+    /// What the frame after this one has as its chain; the last record of a mended frame.
+    pub const CHAIN: u8 = 10;
 }
 
 /// Flags of a record: the second byte of its prefix.
@@ -120,6 +125,9 @@ pub enum DecodeError {
         /// As it should be.
         expected: u64,
     },
+    /// A segment that was sealed once has no seal.
+    #[error("the segment was sealed once, and ends without its seal")]
+    Unsealed,
     /// A length or count contradicts another.
     #[error("{what} contradict each other")]
     Inconsistent {

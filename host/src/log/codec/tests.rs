@@ -140,6 +140,21 @@ fn seal_comes_back_and_takes_no_commit_number() {
 }
 
 #[test]
+fn a_mended_frame_says_what_the_next_is_chained_to() {
+    let mut builder = FrameBuilder::default();
+    let mut commit = encoded(|commit| commit.event(&small_event()).unwrap());
+    commit.chain([9; 32]).unwrap();
+    commit.finish().unwrap();
+    builder.push(&commit, std::iter::once(KeySequence(1)));
+    let header = Header { flags: FLAG_MENDED, ..base_header() };
+    let frame = reopened(&builder.build(header, salt()));
+    assert_eq!(frame.chain(), [9; 32]);
+    assert_eq!((frame.header().commit_count, frame.events().unwrap().len()), (1, 1));
+    let mut records = frame.commits().next().unwrap().unwrap().records();
+    assert!(matches!(records.nth(1), Some(Ok(RecordRef::Unknown { kind: kind::CHAIN }))));
+}
+
+#[test]
 fn numbers_are_given_in_order() {
     let one = encoded(|commit| commit.event(&small_event()).unwrap());
     let two = encoded(|commit| {

@@ -20,6 +20,7 @@ mod row;
 mod sections;
 mod set;
 mod snapshot;
+mod whole;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -29,6 +30,7 @@ pub use file::IndexFile;
 pub use fill::{FillError, dedup_id};
 pub use set::{FramePlace, LogIndex};
 pub use snapshot::{HeadsFile, HeadsMark};
+pub use whole::{IndexedCompletion, IndexedEvent};
 
 use super::dedup::IdHash;
 use crate::event::{CommitNumber, Generation, InstanceId, KeyHash, KeySequence, Position};

@@ -108,6 +108,27 @@ impl HeadsFile {
         Ok(Some(Self { file, count }))
     }
 
+    /// The commit that a snapshot of this log stands for, and the last position of a head in it; none:
+    /// it is not there, of another log, or damaged.
+    pub fn end(
+        disk: &dyn Disk,
+        path: &Path,
+        log_id: &[u8; 16],
+    ) -> Option<(CommitNumber, Position)> {
+        let unknown = HeadsMark { log_id: *log_id, commit: CommitNumber(0), chain: [0; 32] };
+        let file = PagedFile::open(disk, path, salt(&unknown), &MAGIC, VERSION).ok()??;
+        let raw = file.raw_start(HEADER_BYTES).ok()?;
+        let chain = *raw.get(40..72)?.first_chunk()?;
+        let mark = HeadsMark { commit: CommitNumber(u64_at(&raw, 32)), chain, ..unknown };
+        let file = Self::open(disk, path, &mark).ok()??;
+        let mut last = Position(0);
+        let read = file.file.for_each(HEADER_BYTES as u64, file.count, |row: (KeyHash, Head)| {
+            last = last.max(row.1.position);
+            Ok(())
+        });
+        read.ok().map(|()| (mark.commit, last))
+    }
+
     /// The bytes of a snapshot file of all heads.
     #[must_use]
     pub fn encode(mark: &HeadsMark, heads: &Heads) -> Vec<u8> {

@@ -6,23 +6,27 @@
 //! ever deleted on suspicion.
 
 mod prove;
+mod refuse;
 mod torn;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-pub(super) use prove::prove_sealed;
+pub(super) use prove::{prove_sealed, seal_of};
 pub use torn::CutReport;
 
 use super::codec::{Header, Salt, Seal};
 use super::dedup::IdHasher;
-use super::disk::{Disk, DiskFile, publish_file};
+use super::disk::{Disk, DiskFile, publish_file, read_up_to};
 use super::error::{Damage, OpenError, data_dir};
 use super::frame::Frame;
 use super::index::{SegmentBase, SegmentIndexBuilder};
 use super::options::LogOptions;
 use super::segment::{INDEX_DIR, SEGMENTS_DIR, Tip, sealed_len, segment_path};
 use prove::{LastEnd, prove_last, seals};
+
+/// Stands in the folder of a log while it is being repaired: no host opens it.
+pub const UNFINISHED: &str = "repairing";
 
 /// The folders of one bus.
 #[derive(Debug, Clone)]
@@ -136,13 +140,15 @@ pub fn recover(
     folders: &Folders,
     options: &LogOptions,
 ) -> Result<Found, OpenError> {
+    refuse::not_in_repair(disk, folders)?;
     let numbers = prove::segment_numbers(disk, folders)?;
     let Some(log_id) = prove::log_id(disk, folders, &numbers)? else {
-        prove::never_begun(disk, folders)?;
+        refuse::never_begun(disk, folders)?;
         let cut = torn::cut_first(disk, folders, &numbers)?;
         return Ok(Found::Nothing { cut });
     };
     let (sealed, last, before) = seals(disk, folders, log_id, &numbers)?;
+    refuse::never_sealed(disk, folders, log_id, sealed.len(), &numbers, &before)?;
     let unchecked = unchecked(&sealed, options.check_first_bytes);
     for segment in sealed.iter().skip(unchecked) {
         prove_sealed(disk, folders, log_id, segment, || false)?;
@@ -174,14 +180,14 @@ pub(super) fn note_begun(
     log_id: [u8; 16],
 ) -> Result<(), OpenError> {
     let path = folders.id_file();
-    match disk.open_read(&path) {
-        Ok(_) => Ok(()),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            let text = format!("{}\n", uuid::Uuid::from_bytes(log_id));
-            publish_file(disk, &path, text.as_bytes()).map_err(Folders::io(&path))
-        }
-        Err(error) => Err(Folders::io(&path)(error)),
+    let text = format!("{}\n", uuid::Uuid::from_bytes(log_id));
+    match disk.open_read(&path).and_then(|file| read_up_to(&*file, 0, text.len() + 1)) {
+        Ok(found) if found == text.as_bytes() => return Ok(()),
+        Ok(_) => tracing::warn!(path = %path.display(), "it is damaged, and written anew"),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(Folders::io(&path)(error)),
     }
+    publish_file(disk, &path, text.as_bytes()).map_err(Folders::io(&path))
 }
 
 /// How many sealed segments, from the first on, are beyond the bytes to check before opening.

@@ -92,24 +92,6 @@ pub(super) fn log_id(
     Ok(None)
 }
 
-/// A log that has begun has a frame.
-pub(super) fn never_begun(disk: &dyn Disk, folders: &Folders) -> Result<(), OpenError> {
-    let path = folders.id_file();
-    match disk.open_read(&path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(Folders::io(&path)(error)),
-        Ok(_) => {
-            let first = folders.segment(1);
-            match disk.open_read(&first) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    Err(missing(folders, 1, 1))
-                }
-                _ => Err(damage(folders, 1, 0, DecodeError::Magic, &Tip::START, None)),
-            }
-        }
-    }
-}
-
 /// Where the seal in a file of this length ends, if the file is sealed.
 fn seal_end(file: &Arc<dyn DiskFile>) -> io::Result<u64> {
     let len = file.len()?;
@@ -120,7 +102,7 @@ fn seal_end(file: &Arc<dyn DiskFile>) -> io::Result<u64> {
 }
 
 /// Reads the seal at the end of a file, of whatever log and segment it names.
-fn any_seal(file: &Arc<dyn DiskFile>) -> io::Result<Option<Frame>> {
+pub(super) fn any_seal(file: &Arc<dyn DiskFile>) -> io::Result<Option<Frame>> {
     let end = seal_end(file)?;
     let from = end.saturating_sub(SEAL_BYTES_MAX).next_multiple_of(FRAME_ALIGN as u64);
     let len = usize::try_from(end.saturating_sub(from)).unwrap_or_default();
@@ -135,7 +117,7 @@ fn any_seal(file: &Arc<dyn DiskFile>) -> io::Result<Option<Frame>> {
 }
 
 /// What the seal in a frame says.
-pub(super) fn seal_of(frame: &Frame) -> Option<Seal> {
+pub(in crate::log) fn seal_of(frame: &Frame) -> Option<Seal> {
     let record = frame.commits().next()?.ok()?.records().next()?.ok()?;
     match record {
         RecordRef::Seal(seal) => Some(seal),
@@ -157,7 +139,10 @@ pub(super) fn seals(
         let path = folders.segment(*number);
         let file = disk.open_read(&path).map_err(Folders::io(&path))?;
         let is_last = numbers.last() == Some(number);
-        let is_blank = |file: &Arc<dyn DiskFile>| Ok(first_nonzero(&**file, 0)?.is_none());
+        // A sealed file whose bytes have become zeros is as long as before.
+        let is_blank = |file: &Arc<dyn DiskFile>| {
+            Ok(file.len()?.is_multiple_of(CLAIM_ALIGN) && first_nonzero(&**file, 0)?.is_none())
+        };
         if is_last && !is_blank(&file).map_err(Folders::io(&path))? {
             return Ok((sealed, Some(*number), tip));
         }
@@ -242,13 +227,13 @@ fn find_damage(
 }
 
 /// Why a walk over a segment ended before the segment.
-enum WalkError {
+pub(super) enum WalkError {
     Io(io::Error),
     Index(IndexError),
 }
 
 impl WalkError {
-    fn at(self, folders: &Folders, number: u32) -> OpenError {
+    pub(super) fn at(self, folders: &Folders, number: u32) -> OpenError {
         match self {
             Self::Io(source) => OpenError::Io { path: folders.segment(number), source },
             Self::Index(error) => OpenError::Index(error),
@@ -257,10 +242,10 @@ impl WalkError {
 }
 
 /// How far a segment is right.
-struct Walked {
-    tip: Tip,
+pub(super) struct Walked {
+    pub(super) tip: Tip,
     /// Behind the last right frame.
-    end: u64,
+    pub(super) end: u64,
     counts: Seal,
     /// The seal, where the last right frame was one.
     seal: Option<Seal>,
@@ -281,7 +266,7 @@ impl Walked {
 }
 
 /// Walks the frames of a segment as long as they are right.
-fn walk(
+pub(super) fn walk(
     file: &Arc<dyn DiskFile>,
     salt: Salt,
     before: Tip,

@@ -10,8 +10,8 @@ use crate::log::codec::{DecodeError, HEADER_BYTES, Header, Salt};
 use crate::log::disk::{DiskFile, read_up_to};
 use crate::log::frame::Frame;
 
-/// Bytes read at once.
-const WINDOW_BYTES: usize = 1 << 20;
+/// Bytes read at once: few enough to be in the cache of the processor still when they are decoded.
+const WINDOW_BYTES: usize = 256 << 10;
 /// Bytes read at once by who wants a frame here and a frame there.
 const NARROW_WINDOW_BYTES: usize = 64 << 10;
 

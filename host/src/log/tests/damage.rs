@@ -37,7 +37,12 @@ async fn every_flipped_byte_of_a_closed_log_is_found_and_named() {
             OpenError::Damaged(damage) => {
                 assert!(damage.offset <= at as u64, "byte {at}: {text}");
                 assert!(text.contains("0000000001.seg` is damaged at byte"), "{text}");
-                assert!(text.ends_with("run `tidegate log verify data`"), "{text}");
+                assert!(
+                    text.contains(
+                        "run `tidegate log verify data` for all of it, `tidegate log repair data`"
+                    ),
+                    "{text}"
+                );
             }
             other => panic!("byte {at}: {other}"),
         }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::damage::Span;
-use crate::event::KeyHash;
+use crate::event::{KeyHash, LOST_EVENT};
 use crate::log::codec::{CommitRef, DecodeError, EventRef, RecordRef, payload_digest};
 use crate::log::frame::Frame;
 use crate::log::heads::Heads;
@@ -15,6 +15,9 @@ pub(super) struct ContentCheck {
     sequences: HashMap<KeyHash, u64>,
     /// Set once something is missing, from where on key sequences may jump.
     is_doubtful: bool,
+    /// Events that a repair could not keep and of which nobody knows the key: by so much in all key
+    /// sequences may jump.
+    unknown: u64,
     /// Payloads that were erased on purpose.
     pub(super) erased: u64,
 }
@@ -93,6 +96,9 @@ impl ContentCheck {
     }
 
     fn event(&mut self, event: &EventRef<'_>) -> Option<String> {
+        if event.kind == LOST_EVENT {
+            return self.lost(event);
+        }
         if event.key.map(KeyHash::of) != event.key_hash {
             return Some("an event's key does not match its hash".to_owned());
         }
@@ -102,10 +108,30 @@ impl ContentCheck {
             return (found != 0)
                 .then(|| format!("an unkeyed or private event has key sequence {found}"));
         };
+        self.sequence(key, found)
+    }
+
+    /// What stands in the place of a lost event says which of its key that was, where that is known.
+    fn lost(&mut self, event: &EventRef<'_>) -> Option<String> {
+        match event.key_hash {
+            Some(key) if event.sequence.0 > 0 => self.sequence(key, event.sequence.0),
+            Some(_) => None,
+            None => {
+                self.unknown += 1;
+                None
+            }
+        }
+    }
+
+    fn sequence(&mut self, key: KeyHash, found: u64) -> Option<String> {
         let last = self.sequences.insert(key, found);
         let expected = last.unwrap_or(0) + 1;
+        let jump = found.checked_sub(expected);
         // Behind damage the next of a key may be any later one.
-        let is_right = if self.is_doubtful { found >= expected } else { found == expected };
+        let is_right = jump.is_some_and(|jump| self.is_doubtful || jump <= self.unknown);
+        if is_right && !self.is_doubtful {
+            self.unknown -= jump.unwrap_or_default();
+        }
         (!is_right).then(|| format!("key sequence is {found}, expected {expected}"))
     }
 }

@@ -14,7 +14,7 @@ use super::stat::kind_name;
 use super::walk::{Met, walk};
 use crate::log::codec::{
     AddresseeRef, CallRef, CommitRef, CompletionRef, DecodeError, EventRef, Pairs, RecordRef,
-    StateRef, TimerRef,
+    StateRef, TimerRef, kind,
 };
 use crate::log::disk::Disk;
 use crate::log::frame::Frame;
@@ -80,7 +80,7 @@ pub fn dump(
                     }
                 }
                 Met::Damage(damage) => report.damages.push(damage),
-                Met::Segment(_) | Met::End(_) => {}
+                Met::Segment(_) | Met::Broken { .. } | Met::End(_) => {}
             }
             Ok(())
         })?;
@@ -115,6 +115,8 @@ impl Place<'_> {
             }
             for record in commit.records() {
                 match record {
+                    // How frames hang together is no content.
+                    Ok(RecordRef::Unknown { kind: kind::CHAIN }) => continue,
                     Ok(record) => self.line(&commit, &record)?,
                     Err(error) => return Ok(Err(error)),
                 }

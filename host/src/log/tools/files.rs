@@ -109,6 +109,16 @@ impl<'d> BusFiles<'d> {
         Ok(best.map_or([0; 16], |(id, _)| *id))
     }
 
+    /// The folder of its segments.
+    pub(super) fn segments_dir(&self) -> &Path {
+        &self.log
+    }
+
+    /// Its own folder.
+    pub(super) fn dir(&self) -> &Path {
+        self.log.parent().unwrap_or(&self.log)
+    }
+
     /// Where the index file of a segment is.
     pub(super) fn index_path(&self, segment: u32) -> PathBuf {
         self.index.join(format!("{segment:010}.idx"))

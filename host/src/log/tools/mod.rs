@@ -1,14 +1,16 @@
-//! Looking at a log that no host has open: verify, stat, dump, reindex. Blocking.
+//! Looking at a log that no host has open: verify, stat, dump, reindex, repair. Blocking.
 //!
 //! They read the segments themselves, without recovery, so that they show what is on the disk. Rule:
-//! nothing but [`reindex`] writes, and that only derived files.
+//! nothing writes but [`reindex`], only derived files, and [`repair`], where it is told to.
 
 mod content;
 mod damage;
 mod dump;
 mod files;
+mod missing;
 mod narrow;
 mod reindex;
+mod repair;
 mod stat;
 mod verify;
 mod walk;
@@ -18,6 +20,10 @@ use std::path::PathBuf;
 pub use damage::{Damage, DamageKind, LogEnd, Span};
 pub use dump::{DumpRange, DumpReport, dump};
 pub use reindex::{BusReindexed, ReindexReport, reindex};
+pub use repair::{
+    BusRepair, LostRange, LostRecord, RepairError, RepairMode, RepairReport, RepairedSegment,
+    repair,
+};
 pub use stat::{BusStat, StatReport, TypeCount, stat};
 pub use verify::{BusVerified, VerifyReport, verify};
 

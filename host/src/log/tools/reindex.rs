@@ -80,6 +80,7 @@ fn reindex_bus(files: &BusFiles<'_>) -> Result<BusReindexed, ToolError> {
                     damage = Some(Damage::content(&file.path, offset, error.to_string()));
                 }
             }
+            Met::Broken { .. } => {}
             Met::Damage(found) => {
                 damage.get_or_insert(found);
             }

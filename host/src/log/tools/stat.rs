@@ -11,7 +11,7 @@ use super::files::BusFiles;
 use super::walk::{Met, walk};
 use super::{ToolError, hex};
 use crate::event::KeyHash;
-use crate::log::codec::RecordRef;
+use crate::log::codec::{RecordRef, kind};
 use crate::log::disk::Disk;
 use crate::log::frame::Frame;
 
@@ -127,7 +127,7 @@ fn stat_bus(files: &BusFiles<'_>) -> Result<BusStat, ToolError> {
     let mut keys = HashSet::new();
     walk(log_id, &segments, &mut |met| {
         match met {
-            Met::Segment(_) => {}
+            Met::Segment(_) | Met::Broken { .. } => {}
             Met::Frame { frame, .. } => stat.frame(frame, &mut keys),
             Met::Damage(_) => stat.damages += 1,
             Met::End(end) => stat.end = end.end,
@@ -207,6 +207,7 @@ pub(super) const fn kind_name(record: &RecordRef<'_>) -> &'static str {
         RecordRef::DeadLetter(_) => "dead-letter",
         RecordRef::Control(_) => "control",
         RecordRef::Seal(_) => "seal",
+        RecordRef::Unknown { kind: kind::CHAIN } => "chain",
         RecordRef::Unknown { .. } => "unknown",
     }
 }

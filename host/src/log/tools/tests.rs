@@ -117,14 +117,19 @@ fn a_cut_in_the_middle_of_the_log_is_damage() {
 fn a_cut_end_is_a_torn_tail_unless_an_index_knows_better() {
     let (disk, frames) = closed_log();
     let cut = frames[2][2] + 40;
-    disk.damage(&segment_path(3), |bytes| bytes.truncate(cut));
+    let cut_off = |bytes: &mut Vec<u8>, cut| {
+        bytes.truncate(cut);
+        bytes.resize(8192, 0);
+    };
+    disk.damage(&segment_path(3), |bytes| cut_off(bytes, cut));
     let report = verified(&disk);
     assert_eq!(report.damages, []);
-    assert_eq!(report.end, LogEnd::Torn { offset: frames[2][2] as u64, bytes: 40 });
+    let offset = frames[2][2] as u64;
+    assert_eq!(report.end, LogEnd::Torn { offset, bytes: 8192 - offset });
 
     let (disk, _) = indexed_log();
     for cut in [frames[2][3], cut, frames[2][2]] {
-        disk.damage(&segment_path(3), |bytes| bytes.truncate(cut));
+        disk.damage(&segment_path(3), |bytes| cut_off(bytes, cut));
         let report = verified(&disk);
         let [damage] = &report.damages[..] else { panic!("{report}") };
         assert_eq!((damage.kind, &damage.file), (DamageKind::NotSealed, &segment_path(3)));
@@ -139,22 +144,25 @@ fn an_unsealed_segment_with_zeros_behind_it_is_how_a_killed_host_leaves_it() {
     let end = frames[2][3];
     disk.damage(&segment_path(3), |bytes| {
         bytes.truncate(end);
-        bytes.resize(end + 100_000, 0);
+        bytes.resize(102_400, 0);
     });
     let report = verified(&disk);
     assert_eq!((report.damages.len(), report.end, report.commits), (0, LogEnd::Open, 12));
     disk.damage(&segment_path(3), |bytes| bytes[end + 50_000] = 1);
-    let torn = LogEnd::Torn { offset: end as u64, bytes: 100_000 };
+    let torn = LogEnd::Torn { offset: end as u64, bytes: 102_400 - end as u64 };
     assert_eq!(verified(&disk).end, torn);
 }
 
 #[test]
 fn a_segment_claimed_ahead_is_no_part_of_the_log() {
     let (disk, frames) = closed_log();
-    put(&disk, &segment_path(4), &[0; 50_000]);
+    put(&disk, &segment_path(4), &[0; 49_152]);
     let report = verified(&disk);
     assert_eq!((report.damages.len(), report.end), (0, LogEnd::Sealed));
-    disk.damage(&segment_path(3), |bytes| bytes.truncate(frames[2][3]));
+    disk.damage(&segment_path(3), |bytes| {
+        bytes.truncate(frames[2][3]);
+        bytes.resize(8192, 0);
+    });
     let report = verified(&disk);
     assert_eq!((report.damages.len(), report.end), (0, LogEnd::Open));
 }
@@ -162,7 +170,10 @@ fn a_segment_claimed_ahead_is_no_part_of_the_log() {
 #[test]
 fn a_zeroed_last_segment_is_damage_where_an_index_knows_it() {
     let (disk, _) = indexed_log();
-    disk.damage(&segment_path(3), |bytes| bytes.fill(0));
+    disk.damage(&segment_path(3), |bytes| {
+        bytes.fill(0);
+        bytes.resize(4096, 0);
+    });
     let report = verified(&disk);
     let [damage] = &report.damages[..] else { panic!("{report}") };
     assert_eq!((&damage.file, damage.offset), (&segment_path(3), 0));

@@ -148,6 +148,7 @@ impl Verifier<'_> {
                 }
                 self.frame(file, offset, frame);
             }
+            Met::Broken { .. } => {}
             Met::Damage(damage) => {
                 self.content.doubt();
                 self.damage(damage);

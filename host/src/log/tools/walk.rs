@@ -8,11 +8,13 @@ use bytes::Bytes;
 use super::ToolError;
 use super::damage::{Damage, DamageKind, LogEnd, Span};
 use super::files::{SegmentFile, SegmentReader};
+use super::missing::{missing, missing_last};
 use super::narrow::narrow;
 use crate::log::codec::{
     DecodeError, FRAME_ALIGN, HEADER_BYTES, Header, RecordRef, Salt, Seal, chain,
 };
 use crate::log::frame::Frame;
+use crate::log::segment::{CLAIM_ALIGN, SEAL_BYTES_MAX};
 
 /// What a walk meets, in the order of the log.
 pub(super) enum Met<'a> {
@@ -20,6 +22,9 @@ pub(super) enum Met<'a> {
     Segment(&'a SegmentFile),
     /// A frame whose checksums hold; `follows` where nothing is wrong between it and the one before.
     Frame { file: &'a SegmentFile, offset: u64, frame: &'a Frame, follows: bool },
+    /// A frame whose header holds and whose sections do not; its damage follows. The bytes end where
+    /// the file does.
+    Broken { offset: u64, header: &'a Header, bytes: &'a Bytes },
     /// Something is wrong.
     Damage(Damage),
     /// The segment is over.
@@ -71,9 +76,10 @@ pub(super) fn walk(
     };
     let mut next = 1;
     let last = last_used(segments)?;
+    let mut ends_claimed = None;
     for (index, file) in segments.iter().enumerate() {
         if file.number != next {
-            visit(Met::Damage(missing(file, next, expected)))?;
+            visit(Met::Damage(missing(file, next, (expected.commit, expected.position))))?;
             expected = Expected { epoch: expected.epoch, ..Expected::default() };
         }
         next = file.number.saturating_add(1);
@@ -93,37 +99,27 @@ pub(super) fn walk(
             visit: &mut *visit,
         };
         (walk.visit)(Met::Segment(file))?;
-        walk.run()?;
+        let end = walk.run()?;
         expected = walk.expected;
+        // The next segment is claimed before one is sealed, but at a clean stop.
+        let is_sealed = end.seal.is_some_and(|(seal, ..)| !seal.clean_stop);
+        ends_claimed = (is_sealed && index + 1 == segments.len()).then_some(file);
     }
-    Ok(())
+    match ends_claimed {
+        Some(file) => visit(Met::Damage(missing_last(file, (expected.commit, expected.position)))),
+        None => Ok(()),
+    }
 }
 
 /// The last segment that anything was written to: the writer claims the next one ahead, blank.
 fn last_used(segments: &[SegmentFile]) -> Result<Option<usize>, ToolError> {
     for (index, file) in segments.iter().enumerate().rev() {
-        if !SegmentReader::new(file).is_zero_from(0)? {
+        // One that is claimed and blank is as long as one that is open.
+        if !file.bytes.is_multiple_of(CLAIM_ALIGN) || !SegmentReader::new(file).is_zero_from(0)? {
             return Ok(Some(index));
         }
     }
     Ok(None)
-}
-
-fn missing(file: &SegmentFile, next: u32, expected: Expected) -> Damage {
-    let last = file.number.saturating_sub(1);
-    let what = match file.number.saturating_sub(next) {
-        1 => format!("segment {next} before this one is missing"),
-        _ => format!("segments {next} to {last} before this one are missing"),
-    };
-    Damage {
-        kind: DamageKind::MissingSegment,
-        file: file.path.clone(),
-        offset: 0,
-        bytes: None,
-        what,
-        commits: expected.commit.map(|first| Span { first, last: None }),
-        positions: expected.position.map(|first| Span { first, last: None }),
-    }
 }
 
 struct SegmentWalk<'w, 'v> {
@@ -139,7 +135,7 @@ struct SegmentWalk<'w, 'v> {
 }
 
 impl SegmentWalk<'_, '_> {
-    fn run(&mut self) -> Result<(), ToolError> {
+    fn run(&mut self) -> Result<SegmentEnd, ToolError> {
         let mut offset = 0;
         let mut end = SegmentEnd::OPEN;
         while offset < self.file.bytes {
@@ -161,11 +157,13 @@ impl SegmentWalk<'_, '_> {
                 break;
             }
         }
-        if end.seal.is_none() && !self.is_last {
+        let is_open = self.is_last && (end.end != LogEnd::Open || self.is_open_at(offset));
+        if end.seal.is_none() && !is_open {
             self.not_sealed(offset)?;
         }
         end.is_whole = self.damages == 0;
-        (self.visit)(Met::End(end))
+        (self.visit)(Met::End(end))?;
+        Ok(end)
     }
 
     /// One frame whose header holds: where the next starts, or that the log is torn here.
@@ -251,6 +249,7 @@ impl SegmentWalk<'_, '_> {
                 }
             }
         }
+        (self.visit)(Met::Broken { offset, header, bytes })?;
         self.damage(damage)?;
         self.advance(header, chained);
         self.count(header);
@@ -270,7 +269,9 @@ impl SegmentWalk<'_, '_> {
         let found = self.reader.next_frame(offset + FRAME_ALIGN as u64, self.salt)?;
         let (reached, header) = found.map_or((self.file.bytes, None), |(at, h)| (at, Some(h)));
         let (kind, what) = match error {
-            DecodeError::Version { .. } => (DamageKind::Version, error.to_string()),
+            DecodeError::Version { .. } | DecodeError::Flags { .. } => {
+                (DamageKind::Version, error.to_string())
+            }
             DecodeError::Foreign { .. } => (DamageKind::Foreign, self.foreign(offset)?),
             DecodeError::Checksum { .. } => (DamageKind::Checksum, error.to_string()),
             DecodeError::Short { .. } => (DamageKind::Cut, error.to_string()),
@@ -291,8 +292,12 @@ impl SegmentWalk<'_, '_> {
             positions: lost(self.expected.position, header.map(|header| header.first_position)),
         })?;
         self.expected.chain = None;
-        self.expected.commit = header.map(|header| header.first_commit);
-        self.expected.position = header.map(|header| header.first_position);
+        // One that has been there already says nothing about what is lost.
+        let is_again = |header: &Header| self.expected.commit > Some(header.first_commit);
+        if !header.as_ref().is_some_and(is_again) {
+            self.expected.commit = header.map(|header| header.first_commit);
+            self.expected.position = header.map(|header| header.first_position);
+        }
         Ok((reached, None))
     }
 
@@ -308,11 +313,19 @@ impl SegmentWalk<'_, '_> {
 
     /// Whether what starts here is what a crash leaves: in the last segment, nothing whole behind.
     fn torn(&mut self, offset: u64, behind: u64) -> Result<Option<LogEnd>, ToolError> {
-        let is_tail = self.is_last && self.reader.next_frame(behind, self.salt)?.is_none();
+        let is_tail = self.is_last
+            && self.is_open_at(offset)
+            && self.reader.next_frame(behind, self.salt)?.is_none();
         // A file that is another segment from its start on is no tail.
         let is_torn = is_tail && (offset > 0 || self.file.number == 1 || !self.is_foreign()?);
         let bytes = self.file.bytes.saturating_sub(offset);
         Ok(is_torn.then_some(LogEnd::Torn { offset, bytes }))
+    }
+
+    /// Whether the file is as long as one is that is being written and whose frames end here.
+    const fn is_open_at(&self, end: u64) -> bool {
+        let bytes = self.file.bytes;
+        bytes.is_multiple_of(CLAIM_ALIGN) && end.saturating_add(SEAL_BYTES_MAX) <= bytes
     }
 
     fn is_foreign(&mut self) -> Result<bool, ToolError> {
@@ -423,7 +436,10 @@ impl SegmentWalk<'_, '_> {
             file: self.file.path.clone(),
             offset,
             bytes: None,
-            what: "the segment ends without its seal, and another follows".to_owned(),
+            what: match self.is_last {
+                false => "the segment ends without its seal, and another follows".to_owned(),
+                true => "the segment ends without its seal, and was not being written".to_owned(),
+            },
             commits: self.expected.commit.map(|first| Span { first, last: None }),
             positions: self.expected.position.map(|first| Span { first, last: None }),
         })?;

@@ -12,7 +12,7 @@ pub(super) const DRAIN_CHUNK: usize = 256;
 
 impl<T> KeyScheduler<T> {
     pub(super) fn find(&self, key: &Key) -> Option<usize> {
-        let hash = self.hasher.hash_one(key.as_str());
+        let hash = self.hasher.hash_one(key.hash128());
         let same =
             |id: &usize| self.lanes.get(*id).is_some_and(|lane| lane.key.as_ref() == Some(key));
         self.by_key.find(hash, same).copied()
@@ -24,14 +24,14 @@ impl<T> KeyScheduler<T> {
 
     /// A new lane, at rest; the key must not have one.
     pub(super) fn open_lane(&mut self, key: Option<Key>) -> usize {
-        let hash = key.as_ref().map(|key| self.hasher.hash_one(key.as_str()));
+        let hash = key.as_ref().map(|key| self.hasher.hash_one(key.hash128()));
         let group = self.group_of(key.as_ref());
         let id = self.lanes.insert(Lane { group, ..Lane::new(key) });
         if let Some(hash) = hash {
             let (lanes, hasher) = (&self.lanes, &self.hasher);
             self.by_key.insert_unique(hash, id, |&other| {
                 let key = lanes.get(other).and_then(|lane| lane.key.as_ref());
-                key.map_or(0, |key| hasher.hash_one(key.as_str()))
+                key.map_or(0, |key| hasher.hash_one(key.hash128()))
             });
         }
         id
@@ -39,7 +39,7 @@ impl<T> KeyScheduler<T> {
 
     fn close_lane(&mut self, id: usize) {
         let Some(key) = self.lanes.try_remove(id).and_then(|lane| lane.key) else { return };
-        let hash = self.hasher.hash_one(key.as_str());
+        let hash = self.hasher.hash_one(key.hash128());
         if let Ok(found) = self.by_key.find_entry(hash, |&other| other == id) {
             found.remove();
         }

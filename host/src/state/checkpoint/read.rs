@@ -50,7 +50,7 @@ pub(super) fn read(
     expected: Expected,
     values: &Values,
 ) -> Result<(Ledger, At), Refused> {
-    let mut reader = Reader { file, len: file.len()?, offset: 0, hasher: blake3::Hasher::new() };
+    let mut reader = Reader::new(file)?;
     let header = reader.take(HEADER_BYTES)?;
     let header = Header::decode(&header).map_err(|error| damaged(0, error))?;
     if header.log_id != expected.log_id {
@@ -87,21 +87,25 @@ pub(super) fn read(
     Ok((ledger, header.at))
 }
 
-fn damaged(offset: u64, error: FormatError) -> Refused {
+pub(super) fn damaged(offset: u64, error: FormatError) -> Refused {
     match error {
         FormatError::Version(_) => Refused::Newer(error),
         FormatError::Damaged(why) => Refused::Damaged { offset, why: why.to_owned() },
     }
 }
 
-struct Reader<'a> {
+pub(super) struct Reader<'a> {
     file: &'a dyn DiskFile,
     len: u64,
     offset: u64,
     hasher: blake3::Hasher,
 }
 
-impl Reader<'_> {
+impl<'a> Reader<'a> {
+    pub(super) fn new(file: &'a dyn DiskFile) -> io::Result<Self> {
+        Ok(Self { file, len: file.len()?, offset: 0, hasher: blake3::Hasher::new() })
+    }
+
     fn left(&self) -> u64 {
         self.len.saturating_sub(self.offset)
     }
@@ -116,13 +120,13 @@ impl Reader<'_> {
         Ok(bytes)
     }
 
-    fn take(&mut self, len: usize) -> Result<Vec<u8>, Refused> {
+    pub(super) fn take(&mut self, len: usize) -> Result<Vec<u8>, Refused> {
         let bytes = self.next(len)?;
         self.hasher.update(&bytes);
         Ok(bytes)
     }
 
-    fn chunk(&mut self, salt: u32) -> Result<(Kind, Vec<u8>), Refused> {
+    pub(super) fn chunk(&mut self, salt: u32) -> Result<(Kind, Vec<u8>), Refused> {
         let start = self.offset;
         let at_start = |error| damaged(start, error);
         let header = self.take(CHUNK_HEADER_BYTES)?;
@@ -132,7 +136,7 @@ impl Reader<'_> {
         Ok((header.kind, content))
     }
 
-    fn finish(mut self) -> Result<(), Refused> {
+    pub(super) fn finish(mut self) -> Result<(), Refused> {
         let hash = self.hasher.finalize();
         let start = self.offset;
         if self.next(HASH_BYTES)? != hash.as_bytes() {

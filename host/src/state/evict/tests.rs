@@ -98,6 +98,7 @@ fn a_key_taken_up_since_it_was_looked_out_stays() {
     untouch();
     assert_eq!(move_out(), 0, "in hand");
     view.push_pending(Position(2), [write("n", Some(b"2"))].into());
+    drop(view);
     assert_eq!(move_out(), 0, "with a pending write");
     let commit = (InstanceId(1), Generation(0), "k");
     values.apply(commit, Position(2), [write("n", Some(b"2"))]).unwrap();
@@ -136,7 +137,7 @@ fn the_thread_rests_while_all_keys_are_in_use_and_goes_on_when_they_are_not() {
     let values = with_cold(dir.path(), 0);
     let evictor = Evictor::start(Arc::clone(&values), "main").unwrap();
     let view = values.view(owner("k"), 0).unwrap();
-    view.clone().push_pending(Position(1), [write("n", Some(b"1"))].into());
+    view.push_pending(Position(1), [write("n", Some(b"1"))].into());
     let sweeps = || values.next_sweep.load(Ordering::Relaxed);
     wait_until("two rounds and a rest", || sweeps() > 4 * SHARDS);
     apply(&values, "k", b"1");
@@ -242,7 +243,7 @@ fn deliver(values: &Arc<Values>, worker: u64, seed: u64, commits: &SyncSender<Co
         let writes = [write(name, Some(&value).filter(|_| random.u8(..4) > 0).map(|v| &v[..]))];
         change(&mut seen, &key, &writes);
         let (writes, position) = (Arc::<[StateWrite]>::from(writes), Position(step + 1));
-        view.push_pending(position, Arc::clone(&writes));
+        view.push_pending(position, writes.to_vec());
         commits.send((key, position, writes)).unwrap();
     }
 }

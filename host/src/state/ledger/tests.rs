@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::effects::OutcomeKind;
-use crate::log::record::{AttemptRecord, Control, DeadLetterRecord};
+use crate::log::record::{AttemptRecord, Control, DeadLetterRecord, LostDeliveries};
 
 const PLUGIN: InstanceId = InstanceId(1);
 
@@ -240,4 +240,35 @@ fn calls_are_open_only_of_plugins_that_are_there_and_of_their_generation() {
     log.ledger.apply_calls(vec![call(1, 0)]);
     log.control(Control::Forget { instance: PLUGIN });
     assert!(log.ledger.calls().is_empty());
+}
+
+#[test]
+fn of_a_lost_stretch_identities_are_not_given_again_and_what_is_over_stays_over() {
+    let mut log = Log::new();
+    let over = |generation, positions| LostDeliveries {
+        instance: PLUGIN,
+        generation: Generation(generation),
+        positions,
+    };
+    let run = |first, last| (Position(first), Position(last));
+    log.control(Control::Lost {
+        first: CommitNumber(2),
+        last: CommitNumber(4),
+        events: 0,
+        instances: InstanceId(7),
+        over: vec![over(0, vec![run(3, 4), run(6, 6)]), over(1, vec![run(9, 9)])],
+    });
+    assert_eq!(log.ledger.next_instance(), InstanceId(8));
+    let plugin = log.ledger.instance(PLUGIN).unwrap();
+    let ended: Vec<u64> = (1..10).filter(|n| plugin.is_completed(Position(*n))).collect();
+    assert_eq!(ended, [3, 4, 6]);
+    // What no repair writes is counted, and costs nothing.
+    log.control(Control::Lost {
+        first: CommitNumber(0),
+        last: CommitNumber(u64::MAX),
+        events: u64::MAX,
+        instances: InstanceId(0),
+        over: vec![over(0, vec![run(0, u64::MAX), run(9, 2)])],
+    });
+    assert_eq!((log.ledger.next_instance(), log.ledger.ignored()), (InstanceId(8), 1));
 }

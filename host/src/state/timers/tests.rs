@@ -133,3 +133,36 @@ fn a_key_is_settled_once_its_last_delivery_is() {
     timers.settle(InstanceId(1), key, Position(2));
     assert!(timers.is_settled(InstanceId(1), key));
 }
+
+/// A delivery was once settled before its changes held: a fire that looked in between found a timer
+/// pending that had just been cancelled.
+#[test]
+fn who_finds_a_delivery_settled_finds_what_it_changed() {
+    const ROUNDS: u64 = 20_000;
+    let mut wrong = 0;
+    let (timers, key) = (Timers::default(), KeyHash::of("a"));
+    let turn = std::sync::atomic::AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for round in 1..=ROUNDS {
+                let at = 2 * round;
+                timers.end(&served(at, "a", at), key, Some([set("t", 10)]));
+                timers.submit(InstanceId(1), key, Position(at + 1));
+                turn.store(round, Ordering::SeqCst);
+                let cancel = TimerRef::Cancel { name: "t" };
+                timers.end(&served(at + 1, "a", at + 1), key, Some([cancel]));
+                while turn.load(Ordering::SeqCst) == round {
+                    std::thread::yield_now();
+                }
+            }
+        });
+        for round in 1..=ROUNDS {
+            while turn.load(Ordering::SeqCst) != round || !timers.is_settled(InstanceId(1), key) {
+                std::thread::yield_now();
+            }
+            wrong += usize::from(timers.pending(HOLDER, "a", "t").is_some());
+            turn.store(0, Ordering::SeqCst);
+        }
+    });
+    assert_eq!(wrong, 0);
+}

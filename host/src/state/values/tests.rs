@@ -79,3 +79,19 @@ fn a_value_is_gone_at_its_end() {
     assert!(text(&values, 100).is_none());
     assert!(values.view(owner("k"), 100).unwrap().list("", None, 10).is_empty());
 }
+
+#[test]
+fn what_the_log_says_counts_whatever_is_pending() {
+    let values = Arc::new(Values::default());
+    for (number, pending, logged) in [(1, "1", "1"), (2, "2", "other")] {
+        let position = Position(number);
+        values.view(owner("k"), 0).unwrap().push_pending(position, vec![set("n", pending)]);
+        let (whose, written) = ((InstanceId(1), Generation(0)), set("n", logged));
+        let logged_writes = [StateRef::of(&written)];
+        let key = ("k", KeyHash::of("k"));
+        values.apply_logged(whose, key, (position, &logged_writes)).unwrap();
+        assert_eq!(text(&values, 0).as_deref(), Some(logged.as_bytes()));
+        let seen = values.view(owner("k"), 0).unwrap().get("n");
+        assert_eq!(seen.as_deref(), Some(logged.as_bytes()), "nothing is pending any more");
+    }
+}

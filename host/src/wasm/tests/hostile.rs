@@ -112,6 +112,22 @@ async fn a_loop_lets_others_run() {
 }
 
 #[tokio::test]
+async fn a_guest_that_computes_for_long_runs_again_where_it_can_yield() {
+    let emit_and_compute = emit(HAPPENED, "(i32.const 8)") + &repeat(200_000_000, "");
+    let mut plugin = Plugin::load(handler(&emit_and_compute, "")).await;
+    plugin.limits.fuel = u64::MAX;
+    let first = plugin.deliver(".").await;
+    assert_ok(&first);
+    assert_eq!(plugin.slot.yielding(), 0);
+    let long = plugin.deliver("!").await;
+    assert_ok(&long);
+    assert_eq!(long.effects.emits.len(), 1, "nothing of the run that was stopped is left");
+    assert_eq!(plugin.slot.served(), 1, "nor its instance");
+    assert!(plugin.slot.yielding() > 0);
+    assert_ok(&plugin.deliver(".").await);
+}
+
+#[tokio::test]
 async fn growing_memory_without_end_is_stopped() {
     let grow = "(loop $more (drop (memory.grow (i32.const 16))) (br $more))";
     let mut plugin = Plugin::load(handler(grow, "")).await;

@@ -165,6 +165,17 @@ pub(super) fn controls() -> Vec<ControlRecord> {
         Control::Erase { key },
         Control::Archive { until: position },
         Control::Expire { instance, generation: Generation(0), until_ms: 12 },
+        Control::Lost {
+            first: CommitNumber(9),
+            last: CommitNumber(11),
+            events: 2,
+            instances: instance,
+            over: vec![LostDeliveries {
+                instance,
+                generation: Generation(0),
+                positions: vec![(Position(3), Position(4))],
+            }],
+        },
     ]
     .map(|control| ControlRecord { actor: "host".into(), control })
     .into()

@@ -1,0 +1,138 @@
+//! The bodies of requests: in bounded memory, from clients that do send them.
+//!
+//! Rule: a client holds as much of the memory for bodies as it has sent, whatever it announces. Else a
+//! few that announce much and send little keep all others out.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::{HeaderMap, header};
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
+
+use super::app::App;
+use super::errors::{ApiError, Code};
+
+/// Share of the memory for bodies that even an empty one takes: it bounds how many there are.
+const SHARE_BYTES_MIN: usize = 4 * 1024;
+/// Share that is taken before a byte has come.
+const SHARE_BYTES_FIRST: usize = 64 * 1024;
+/// A refused body is read on for this many times its limit, so that the client sees the answer.
+const REFUSED_FACTOR: usize = 4;
+/// Longest time between two parts of a body, and before it has to come at [`RATE_BYTES_MIN`].
+const IDLE_MAX: Duration = Duration::from_secs(10);
+/// Bytes a second that a body has to come at.
+const RATE_BYTES_MIN: u64 = 4 * 1024;
+
+/// Until when the next part of a body is waited for.
+struct Pace {
+    begun: Instant,
+    /// The last part came.
+    last: Instant,
+    all: Duration,
+}
+
+impl Pace {
+    fn until(&self, seen_bytes: usize) -> Instant {
+        let earned = Duration::from_millis(seen_bytes as u64 * 1000 / RATE_BYTES_MIN);
+        let by_rate = self.begun + (IDLE_MAX + earned).min(self.all);
+        by_rate.min(self.last + IDLE_MAX)
+    }
+}
+
+impl App {
+    /// The whole body of a request, and its share of the memory for bodies, to be held as long as
+    /// the events in it are.
+    pub(super) async fn body(
+        &self,
+        headers: &HeaderMap,
+        mut body: Body,
+    ) -> Result<(Bytes, OwnedSemaphorePermit), ApiError> {
+        let limit = self.options.body_bytes_max;
+        let announced = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok());
+        let announced = announced.and_then(|text| text.parse::<u64>().ok());
+        let share = announced.map_or(limit, |n| usize::try_from(n).unwrap_or(limit).min(limit));
+        let first = share.min(SHARE_BYTES_FIRST);
+        let mut permit = self.share(first.max(SHARE_BYTES_MIN.min(limit)))?;
+        // A client that waits for `100 Continue` has sent nothing that would have to be read.
+        if announced.is_some_and(|n| n > limit as u64) && headers.contains_key(header::EXPECT) {
+            return Err(too_large(limit, announced.unwrap_or(0)));
+        }
+        let mut bytes = BytesMut::with_capacity(first);
+        let mut seen: usize = 0;
+        let begun = Instant::now();
+        let mut pace = Pace { begun, last: begun, all: self.options.body_timeout };
+        while let Some(chunk) = next(&mut body, pace.until(seen), &pace).await? {
+            pace.last = Instant::now();
+            seen += chunk.len();
+            if seen <= limit {
+                let held = permit.num_permits();
+                if seen > held {
+                    // Twice as much each time, as the buffer grows, but no more than announced.
+                    let wanted = (2 * held).min(share).max(seen);
+                    permit.merge(self.share(wanted - held)?);
+                    bytes.reserve(wanted - bytes.len());
+                }
+                bytes.extend_from_slice(&chunk);
+            } else if seen > limit.saturating_mul(REFUSED_FACTOR) {
+                break;
+            }
+        }
+        if seen > limit {
+            return Err(too_large(limit, announced.unwrap_or(seen as u64)));
+        }
+        Ok((bytes.freeze(), permit))
+    }
+
+    fn share(&self, bytes: usize) -> Result<OwnedSemaphorePermit, ApiError> {
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        Arc::clone(&self.bodies)
+            .try_acquire_many_owned(bytes)
+            .map_err(|_| ApiError::new(Code::QueueFull, "too many events are on their way in"))
+    }
+}
+
+/// The next part of a body; none: that was all.
+async fn next(body: &mut Body, until: Instant, pace: &Pace) -> Result<Option<Bytes>, ApiError> {
+    loop {
+        let frame = tokio::time::timeout_at(until, body.frame()).await.map_err(|_| {
+            let waited = pace.begun.elapsed().as_secs();
+            let all = pace.all;
+            let message = format!(
+                "the body did not arrive within {all:?}, or too slowly: given up after {waited} s"
+            );
+            ApiError::new(Code::RequestTimeout, message)
+        })?;
+        let Some(frame) = frame else { return Ok(None) };
+        let frame = frame.map_err(|_| ApiError::new(Code::InvalidRequest, "the body broke off"))?;
+        if let Ok(chunk) = frame.into_data() {
+            return Ok(Some(chunk));
+        }
+    }
+}
+
+fn too_large(limit: usize, actual: u64) -> ApiError {
+    let limit = limit as u64;
+    let message = format!("the body has {actual} bytes, at most {limit} are allowed");
+    ApiError::over(Code::TooLarge, message, limit, actual)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_sends_is_waited_for_and_who_trickles_is_not() {
+        let begun = Instant::now();
+        let at = |seconds| begun + Duration::from_secs(seconds);
+        let until =
+            |last, seen| Pace { begun, last: at(last), all: Duration::from_secs(60) }.until(seen);
+        assert_eq!(until(0, 0), at(10), "nothing came");
+        assert!(until(9, 9) < at(11), "a byte a second");
+        assert_eq!(until(9, 40 * 1024), at(19), "then nothing more");
+        assert_eq!(until(55, 8 << 20), at(60), "but not for ever");
+    }
+}

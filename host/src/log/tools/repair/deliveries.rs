@@ -1,0 +1,194 @@
+//! Which deliveries are over although the commits that said so are lost.
+//!
+//! Events of a key are delivered in order. So where a later one of a plugin and key had ended, the
+//! one whose completion is lost had ended too, and what it wrote is overtaken: to make it again, after
+//! those behind it, would be wrong. Where no later one had, it is made again, in its turn.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use roaring::RoaringTreemap;
+
+use super::super::ToolError;
+use super::super::files::SegmentFile;
+use super::super::walk::{Met, walk};
+use super::identities::Identities;
+use super::lost::{Hole, LostCompletion};
+use crate::event::{Generation, InstanceId, KeyHash, Position};
+use crate::log::codec::{AddresseeRef, CommitRef, CompletionRef, EventRef, RecordRef, kind};
+use crate::log::record::LostDeliveries;
+
+type Plugin = (InstanceId, Generation);
+
+/// What was found.
+#[derive(Debug, Default)]
+pub(super) struct Deliveries {
+    /// Who the plugins are.
+    pub(super) identities: Identities,
+    /// Deliveries that are known to be made again.
+    pub(super) again: BTreeSet<(InstanceId, Position)>,
+    /// Deliveries that had ended, by plugin.
+    completed: HashMap<Plugin, RoaringTreemap>,
+    /// The last delivery behind the first hole, by plugin and key.
+    later: HashMap<(Plugin, KeyHash), Position>,
+}
+
+/// Goes through what is left twice, and notes in each hole what is over.
+pub(super) fn decide(
+    log_id: [u8; 16],
+    files: &[SegmentFile],
+    holes: &mut [Hole],
+) -> Result<Deliveries, ToolError> {
+    let mut found = Deliveries::default();
+    let Some(first) = holes.first().map(|hole| hole.commits.start) else { return Ok(found) };
+    each_commit(log_id, files, &mut |commit| found.note(commit, commit.number.0 >= first))?;
+    let plugins: Vec<Plugin> = found.plugins();
+    let mut over: Vec<BTreeMap<Plugin, RoaringTreemap>> = vec![BTreeMap::new(); holes.len()];
+    let wanted = Wanted::of(holes);
+    each_commit(log_id, files, &mut |commit| {
+        let mut records = commit.records();
+        while let Some(Ok((raw, position))) = records.next_raw() {
+            if raw.kind != kind::EVENT || raw.key_hash.is_none() {
+                continue;
+            }
+            let Ok(RecordRef::Event(event)) = records.read(&raw, position) else { continue };
+            for plugin in &plugins {
+                let Some((at, is_over)) = found.judge(commit, &event, *plugin, holes, &wanted)
+                else {
+                    continue;
+                };
+                if is_over {
+                    if let Some(hole) = over.get_mut(at) {
+                        hole.entry(*plugin).or_default().insert(position.0);
+                    }
+                } else {
+                    found.again.insert((plugin.0, position));
+                }
+            }
+        }
+    })?;
+    for (hole, over) in holes.iter_mut().zip(over) {
+        hole.over = over.into_iter().map(|(plugin, positions)| runs(plugin, &positions)).collect();
+    }
+    Ok(found)
+}
+
+/// Inputs of completions that are known to be lost.
+struct Wanted(HashSet<Position>);
+
+impl Wanted {
+    fn of(holes: &[Hole]) -> Self {
+        Self(holes.iter().flat_map(|hole| &hole.completions).map(|done| done.position).collect())
+    }
+}
+
+impl Deliveries {
+    fn plugins(&self) -> Vec<Plugin> {
+        let mut plugins: BTreeSet<Plugin> = self.completed.keys().copied().collect();
+        // A plugin all of whose completions are lost has none to tell it by.
+        let known: BTreeSet<InstanceId> = plugins.iter().map(|(instance, _)| *instance).collect();
+        let others = (1..=self.identities.last.0.min(INSTANCES_MAX)).map(InstanceId);
+        plugins.extend(others.filter(|id| !known.contains(id)).map(|id| (id, Generation(0))));
+        plugins.into_iter().collect()
+    }
+
+    fn note(&mut self, commit: &CommitRef<'_>, is_later: bool) {
+        let mut records = commit.records();
+        while let Some(Ok((raw, position))) = records.next_raw() {
+            if !matches!(raw.kind, kind::COMPLETION | kind::EVENT | kind::CONTROL) {
+                continue;
+            }
+            match records.read(&raw, position) {
+                Ok(RecordRef::Completion(done)) => self.completion(&done, is_later),
+                Ok(RecordRef::Event(event)) => self.identities.event(&event),
+                Ok(RecordRef::Control(record)) => self.identities.control(&record.control),
+                _ => {}
+            }
+        }
+    }
+
+    fn completion(&mut self, done: &CompletionRef<'_>, is_later: bool) {
+        let plugin = (done.instance, done.generation);
+        self.identities.completion(done);
+        self.completed.entry(plugin).or_default().insert(done.position.0);
+        if let (true, Some(key)) = (is_later, done.key_hash) {
+            let last = self.later.entry((plugin, key)).or_default();
+            *last = done.position.max(*last);
+        }
+    }
+
+    /// The hole in which the end of a delivery is lost, and whether the delivery is over; none: its
+    /// end is not lost, as far as it is known.
+    fn judge(
+        &self,
+        commit: &CommitRef<'_>,
+        event: &EventRef<'_>,
+        plugin: Plugin,
+        holes: &[Hole],
+        wanted: &Wanted,
+    ) -> Option<(usize, bool)> {
+        let key = event.key_hash?;
+        let is_private = match event.addressee {
+            None => false,
+            Some(AddresseeRef::Plugin(to)) if to == plugin.0 => true,
+            Some(_) => return None,
+        };
+        let ended = self.completed.get(&plugin);
+        if ended.is_some_and(|ended| ended.contains(event.position.0)) {
+            return None;
+        }
+        let is_over = self.later.get(&(plugin, key)).is_some_and(|last| *last > event.position);
+        let is_wanted = wanted.0.contains(&event.position);
+        let behind =
+            holes.iter().enumerate().filter(|(_, hole)| hole.commits.end > commit.number.0);
+        for (at, hole) in behind {
+            let is_of = |done: &LostCompletion| is_of(done, plugin, key, event.position);
+            if is_wanted && hole.completions.iter().any(is_of) {
+                return Some((at, is_over));
+            }
+            // Nothing tells whether it ended here. A later one that did says so, but of a timer or a
+            // command, which has no order that it could be told by.
+            if !hole.is_exact && is_over && !is_private {
+                return Some((at, true));
+            }
+        }
+        None
+    }
+}
+
+/// Plugins that are looked for though nothing they did is left.
+const INSTANCES_MAX: u32 = 4096;
+
+fn is_of(done: &LostCompletion, plugin: Plugin, key: KeyHash, position: Position) -> bool {
+    done.position == position
+        && done.generation == plugin.1
+        && match (done.instance, done.indexed) {
+            (Some(instance), _) => instance == plugin.0,
+            (None, Some(row)) => row.is_of(plugin.0, key),
+            (None, None) => false,
+        }
+}
+
+fn runs((instance, generation): Plugin, positions: &RoaringTreemap) -> LostDeliveries {
+    let mut runs: Vec<(Position, Position)> = Vec::new();
+    for position in positions {
+        match runs.last_mut() {
+            Some((_, last)) if last.0 + 1 == position => *last = Position(position),
+            _ => runs.push((Position(position), Position(position))),
+        }
+    }
+    LostDeliveries { instance, generation, positions: runs }
+}
+
+/// Every commit of every whole frame.
+fn each_commit(
+    log_id: [u8; 16],
+    files: &[SegmentFile],
+    visit: &mut dyn FnMut(&CommitRef<'_>),
+) -> Result<(), ToolError> {
+    walk(log_id, files, &mut |met| {
+        if let Met::Frame { frame, .. } = met {
+            frame.commits().map_while(Result::ok).for_each(|commit| visit(&commit));
+        }
+        Ok(())
+    })
+}
