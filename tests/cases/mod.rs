@@ -25,6 +25,7 @@ mod quickstart;
 mod quotas;
 mod refusals;
 mod reload;
+mod repair;
 mod rewind;
 mod saga;
 mod stop;

@@ -31,6 +31,19 @@ impl Events {
         }
     }
 
+    /// The same ones again, sharing no memory: threads that count references to the same texts hold up
+    /// one another, which clients would not.
+    pub(super) fn apart(&self) -> Self {
+        let text = |text: &Arc<str>| Arc::from(&**text);
+        Self {
+            keys: self.keys.iter().filter_map(|key| Key::new(key.as_str()).ok()).collect(),
+            source: text(&self.source),
+            kind: text(&self.kind),
+            content_type: text(&self.content_type),
+            data: Bytes::copy_from_slice(&self.data),
+        }
+    }
+
     /// The payload of all of them.
     pub(super) fn data(&self) -> &Bytes {
         &self.data

@@ -100,7 +100,7 @@ impl Publishers {
         let this = Arc::new(self);
         let mut tasks = JoinSet::new();
         for _ in 0..lanes {
-            tasks.spawn(Arc::clone(&this).lane());
+            tasks.spawn(Arc::clone(&this).lane(this.events.apart()));
         }
         let mut all = Sent::default();
         while let Some(sent) = tasks.join_next().await {
@@ -111,7 +111,7 @@ impl Publishers {
         Ok(all)
     }
 
-    async fn lane(self: Arc<Self>) -> Result<Sent, BenchError> {
+    async fn lane(self: Arc<Self>, events: Events) -> Result<Sent, BenchError> {
         let mut sent = Sent::default();
         let mut pending = FuturesUnordered::new();
         let mut through = false;
@@ -119,7 +119,7 @@ impl Publishers {
             while !through && let Ok(room) = self.window.try_acquire() {
                 room.forget();
                 match self.claim() {
-                    Some(number) => pending.push(self.publish(number)),
+                    Some(number) => pending.push(self.publish(&events, number)),
                     None => through = true,
                 }
             }
@@ -142,7 +142,7 @@ impl Publishers {
                 Ok(room) = self.window.acquire(), if !through => {
                     room.forget();
                     match self.claim() {
-                        Some(number) => pending.push(self.publish(number)),
+                        Some(number) => pending.push(self.publish(&events, number)),
                         None => through = true,
                     }
                 }
@@ -155,10 +155,14 @@ impl Publishers {
         (number < self.numbers.end).then_some(number)
     }
 
-    async fn publish(&self, number: u64) -> Result<(Position, Instant, Duration), BenchError> {
+    async fn publish(
+        &self,
+        events: &Events,
+        number: u64,
+    ) -> Result<(Position, Instant, Duration), BenchError> {
         let called = Instant::now();
         let begun = self.pace.map_or(called, |pace| pace.due(number - self.numbers.start));
-        let appended = self.log.ingest(vec![self.events.publish(number)]).await?;
+        let appended = self.log.ingest(vec![events.publish(number)]).await?;
         let took = called.elapsed();
         let position = appended.first().map_or(Position(0), |appended| appended.position);
         Ok((position, begun, took))

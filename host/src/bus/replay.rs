@@ -27,7 +27,7 @@ use super::deliver::{self, Ended};
 use super::private;
 use super::runner::{Subscriptions, Version};
 use crate::effects::{Outcome, OutcomeKind};
-use crate::event::{Addressee, Digest, Event, Generation, InstanceId, Key, Position};
+use crate::event::{Addressee, Digest, Event, Generation, InstanceId, Key, LOST_EVENT, Position};
 use crate::limits::REPLAY_FRAMES_BYTES_MAX;
 use crate::log::record::{DeadLetterRecord, DeliveryCommit, Mode};
 use crate::log::{Frame, ReadError};
@@ -273,7 +273,10 @@ impl Way<'_> {
         seen: Seen,
     ) -> Result<Again, Verdict> {
         let completion = &done.completion;
-        let Some(input) = input else { return Err(Verdict::NotReplayable(Obstacle::Input)) };
+        // Where a repair could not keep it, something else stands there.
+        let Some(input) = input.filter(|input| &*input.kind != LOST_EVENT) else {
+            return Err(Verdict::NotReplayable(Obstacle::Input));
+        };
         // State that a rewind carried over: nothing ran.
         if completion.attempt == 0 {
             return Err(Verdict::PassedOver);

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use hashbrown::HashMap;
+use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
 use super::assign::{Batch, Item};
@@ -27,6 +28,9 @@ pub struct Publish {
     pub expected: Option<KeySequence>,
 }
 
+/// One for each event of a batch, which mostly is one.
+type Each<T> = SmallVec<[T; 1]>;
+
 /// What an event of a batch is, as far as this side knows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Known {
@@ -46,7 +50,7 @@ pub(super) async fn ingest(
     if let Some(error) = shared.lanes.refusal() {
         return Err(error);
     }
-    let ids: Vec<IdHash> =
+    let ids: Each<IdHash> =
         batch.iter().map(|one| shared.hasher.of(&one.event.source, &one.event.id)).collect();
     let mut known = within(batch, &ids)?;
     loop {
@@ -71,8 +75,8 @@ pub(super) async fn ingest(
 }
 
 /// Compares the events of a batch with each other.
-fn within(batch: &[Publish], ids: &[IdHash]) -> Result<Vec<Known>, AppendError> {
-    let mut known = Vec::with_capacity(batch.len());
+fn within(batch: &[Publish], ids: &[IdHash]) -> Result<Each<Known>, AppendError> {
+    let mut known = Each::with_capacity(batch.len());
     let mut first: HashMap<IdHash, usize> = HashMap::new();
     for (index, (one, id)) in batch.iter().zip(ids).enumerate() {
         // A batch of one has nothing to compare.
@@ -106,7 +110,8 @@ async fn look_up(
             if others.contains(&position) || planted!(ForgetsIdentities) {
                 continue;
             }
-            let stored = shared.event(position).await;
+            // Boxed, because it is rare: without it every publish would carry the room for it.
+            let stored = Box::pin(shared.event(position)).await;
             let stored = stored.map_err(|error| AppendError::Read(error.to_string()))?;
             // The table knows durable events only, so it is there.
             let Some(stored) = stored else { continue };

@@ -6,6 +6,9 @@ use std::sync::{Arc, PoisonError, RwLock};
 use super::frame::Frame;
 use crate::event::{CommitNumber, Position};
 
+/// Frames at the end that are looked at one by one.
+const NEWEST: usize = 4;
+
 /// Recent durable frames, bounded in bytes.
 ///
 /// Dropping a frame drops all the events that were decoded from it, which takes longer than making it
@@ -62,8 +65,12 @@ impl Tail {
 
     fn last_where(&self, early_enough: impl Fn(&Frame) -> bool) -> Option<Arc<Frame>> {
         let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);
-        let behind = inner.frames.partition_point(|frame| early_enough(frame));
-        inner.frames.get(behind.checked_sub(1)?).cloned()
+        // Whoever keeps up wants one of the newest: a search would pass by old ones that no cache has.
+        let newest = inner.frames.iter().rev().take(NEWEST).find(|frame| early_enough(frame));
+        newest.cloned().or_else(|| {
+            let behind = inner.frames.partition_point(|frame| early_enough(frame));
+            inner.frames.get(behind.checked_sub(1)?).cloned()
+        })
     }
 
     /// Bytes held.

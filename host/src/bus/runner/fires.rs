@@ -8,7 +8,7 @@ use crate::bus::deliver::{self, Deliverer, Ended};
 use crate::bus::timers::{self, FireId, Serves};
 use crate::bus::{Permit, private};
 use crate::effects::{Effects, OutcomeKind, TimerChange};
-use crate::event::{Event, Key};
+use crate::event::{Event, Key, LOST_EVENT};
 use crate::log::record::{DeliveryCommit, Mode};
 
 /// Timers that are shown of one delivery.
@@ -18,6 +18,10 @@ impl Runner {
     /// What an event serves, if it is a fire; waits until what the key did before is folded, for it
     /// may have cancelled the timer.
     pub(super) async fn serves(&self, event: &Event) -> Result<Serves, Stopped> {
+        // A dead letter whose input a repair could not keep: nobody can handle that any more.
+        if &*event.kind == LOST_EVENT {
+            return Ok(Serves::Nothing);
+        }
         if &*event.kind != private::TIMER {
             return Ok(Serves::Its);
         }

@@ -31,6 +31,13 @@ async fn events_get_dense_positions_and_key_sequences() {
 }
 
 #[tokio::test]
+async fn a_publish_that_waits_takes_little_memory() {
+    let log = open(&SimDisk::new()).log;
+    let bytes = size_of_val(&log.ingest(vec![publish("1", "a")]));
+    assert!(bytes <= 640, "{bytes} bytes");
+}
+
+#[tokio::test]
 async fn an_event_comes_back_as_it_was_published() {
     let log = open(&SimDisk::new()).log;
     let published = NewEvent {

@@ -11,7 +11,9 @@ use super::lost::{Hole, LostEvent};
 use crate::event::{InstanceId, Position};
 
 /// Events named one by one in a report.
-const EVENTS_LISTED_MAX: usize = 1000;
+const EVENTS_LISTED_MAX: usize = 1_000_000;
+/// Lines of one sort that people are shown of them.
+const LINES_MAX: usize = 1000;
 
 /// What [`super::repair`] did.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -82,7 +84,7 @@ pub struct LostRange {
     pub lost_commits: u64,
     /// From the first to the last lost event.
     pub positions: Option<Span>,
-    /// Lost events; the first thousand.
+    /// Lost events; the first million.
     pub events: Vec<LostRecord>,
     /// How many there are.
     pub lost_events: u64,
@@ -279,11 +281,12 @@ impl BusRepair {
             )?;
             let exact = if lost.is_exact { "" } else { " known of, perhaps more" };
             writeln!(f, "{exact}; their place is held in segment {segment}")?;
-            for event in &lost.events {
+            for event in lost.events.iter().take(LINES_MAX) {
                 writeln!(f, "    {event}")?;
             }
-            if lost.lost_events > lost.events.len() as u64 {
-                writeln!(f, "    and {} more", lost.lost_events - lost.events.len() as u64)?;
+            let shown = lost.events.len().min(LINES_MAX) as u64;
+            if lost.lost_events > shown {
+                writeln!(f, "    and {} more", lost.lost_events - shown)?;
             }
         }
         writeln!(
@@ -293,7 +296,7 @@ impl BusRepair {
             self.over
         )?;
         writeln!(f, "  {} deliveries lost their end and are made again", self.again.len())?;
-        for (instance, position) in self.again.iter().take(EVENTS_LISTED_MAX) {
+        for (instance, position) in self.again.iter().take(LINES_MAX) {
             writeln!(f, "    position {position} to plugin instance {}", instance.0)?;
         }
         for (instance, name) in &self.restored {
