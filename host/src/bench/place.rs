@@ -16,6 +16,9 @@ use crate::serve::Serving;
 
 use super::{BenchError, Settings};
 
+/// A handler that emits what it gets may get the largest events there are.
+const MANIFEST: &str = "[limits]\noutput = \"4MiB\"\n";
+
 /// A folder that is removed when this is dropped.
 pub(super) struct Place(TempDir);
 
@@ -62,6 +65,8 @@ impl BenchHost {
         std::fs::create_dir_all(&config.plugins).map_err(at(&config.plugins))?;
         let file = config.plugins.join("bench.wasm");
         std::fs::write(&file, wasm).map_err(at(&file))?;
+        let manifest = file.with_extension("toml");
+        std::fs::write(&manifest, MANIFEST).map_err(at(&manifest))?;
         let serving = Serving::start(config).await?;
         let this = Self { serving, place };
         this.serving.host.readied().await;

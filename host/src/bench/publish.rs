@@ -11,11 +11,15 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::event::Position;
-use crate::log::Log;
+use crate::log::{AppendError, Log};
 
 use super::BenchError;
 use super::events::Events;
 use super::latency::Latencies;
+
+/// When to try again where too many bytes wait: large events, many in flight. It is part of what they
+/// take.
+const FULL_WAIT: Duration = Duration::from_millis(1);
 
 /// Who opens the window again for an event that went through it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -162,7 +166,12 @@ impl Publishers {
     ) -> Result<(Position, Instant, Duration), BenchError> {
         let called = Instant::now();
         let begun = self.pace.map_or(called, |pace| pace.due(number - self.numbers.start));
-        let appended = self.log.ingest(vec![events.publish(number)]).await?;
+        let appended = loop {
+            match self.log.ingest(vec![events.publish(number)]).await {
+                Err(AppendError::QueueFull { .. }) => tokio::time::sleep(FULL_WAIT).await,
+                appended => break appended?,
+            }
+        };
         let took = called.elapsed();
         let position = appended.first().map_or(Position(0), |appended| appended.position);
         Ok((position, begun, took))
