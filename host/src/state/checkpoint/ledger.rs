@@ -6,8 +6,8 @@ use std::path::Path;
 
 use uuid::Uuid;
 
-use super::format::{HEADER_BYTES, Header, Kind};
-use super::read::{Expected, Reader, Refused, damaged};
+use super::format::Kind;
+use super::read::{Expected, Reader, Refused, decode_ledger};
 use super::{commits_in, path_in};
 use crate::log::disk::{Disk, DiskFile};
 use crate::state::ledger::{At, Ledger};
@@ -25,11 +25,7 @@ pub fn newest_ledger(disk: &dyn Disk, dir: &Path, log_id: Uuid) -> Option<(Ledge
 
 fn ledger(file: &dyn DiskFile, expected: Expected) -> Result<(Ledger, At), Refused> {
     let mut reader = Reader::new(file)?;
-    let header = reader.take(HEADER_BYTES)?;
-    let header = Header::decode(&header).map_err(|error| damaged(0, error))?;
-    if header.log_id != expected.log_id {
-        return Err(Refused::Foreign(header.log_id));
-    }
+    let header = reader.header(expected)?;
     let mut ledger = Vec::new();
     loop {
         match reader.chunk(header.salt())? {
@@ -39,9 +35,5 @@ fn ledger(file: &dyn DiskFile, expected: Expected) -> Result<(Ledger, At), Refus
         }
     }
     reader.finish()?;
-    let ledger = rmp_serde::from_slice(&ledger).map_err(|error| Refused::Damaged {
-        offset: HEADER_BYTES as u64,
-        why: format!("its ledger does not decode: {error}"),
-    })?;
-    Ok((ledger, header.at))
+    Ok((decode_ledger(&ledger)?, header.at))
 }

@@ -51,14 +51,7 @@ pub(super) fn read(
     values: &Values,
 ) -> Result<(Ledger, At), Refused> {
     let mut reader = Reader::new(file)?;
-    let header = reader.take(HEADER_BYTES)?;
-    let header = Header::decode(&header).map_err(|error| damaged(0, error))?;
-    if header.log_id != expected.log_id {
-        return Err(Refused::Foreign(header.log_id));
-    }
-    if header.at.commit != expected.commit {
-        return Err(damaged(0, FormatError::Damaged("its name says another commit")));
-    }
+    let header = reader.header(expected)?;
     let mut ledger = Vec::new();
     let mut restored =
         Restored { values, open: None, names: HashSet::new(), counts: Counts::default() };
@@ -80,14 +73,18 @@ pub(super) fn read(
         }
     }
     reader.finish()?;
-    let ledger = rmp_serde::from_slice(&ledger).map_err(|error| Refused::Damaged {
-        offset: HEADER_BYTES as u64,
-        why: format!("its ledger does not decode: {error}"),
-    })?;
-    Ok((ledger, header.at))
+    Ok((decode_ledger(&ledger)?, header.at))
 }
 
-pub(super) fn damaged(offset: u64, error: FormatError) -> Refused {
+/// The ledger of the content of its chunks.
+pub(super) fn decode_ledger(content: &[u8]) -> Result<Ledger, Refused> {
+    rmp_serde::from_slice(content).map_err(|error| Refused::Damaged {
+        offset: HEADER_BYTES as u64,
+        why: format!("its ledger does not decode: {error}"),
+    })
+}
+
+fn damaged(offset: u64, error: FormatError) -> Refused {
     match error {
         FormatError::Version(_) => Refused::Newer(error),
         FormatError::Damaged(why) => Refused::Damaged { offset, why: why.to_owned() },
@@ -104,6 +101,19 @@ pub(super) struct Reader<'a> {
 impl<'a> Reader<'a> {
     pub(super) fn new(file: &'a dyn DiskFile) -> io::Result<Self> {
         Ok(Self { file, len: file.len()?, offset: 0, hasher: blake3::Hasher::new() })
+    }
+
+    /// The header, which everything begins with, if it is of the checkpoint that it should be.
+    pub(super) fn header(&mut self, expected: Expected) -> Result<Header, Refused> {
+        let header = self.take(HEADER_BYTES)?;
+        let header = Header::decode(&header).map_err(|error| damaged(0, error))?;
+        if header.log_id != expected.log_id {
+            return Err(Refused::Foreign(header.log_id));
+        }
+        if header.at.commit != expected.commit {
+            return Err(damaged(0, FormatError::Damaged("its name says another commit")));
+        }
+        Ok(header)
     }
 
     fn left(&self) -> u64 {
