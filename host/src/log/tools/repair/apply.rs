@@ -58,7 +58,7 @@ pub(super) fn repair_bus(files: &BusFiles<'_>, mode: RepairMode) -> Result<BusRe
     let known = Known::gather(files, &log_id, &survey)?;
     let planned = plan(survey, &known);
     let mut holes = holes(&planned, &known)?;
-    let mut deliveries = decide(log_id, &segments, &mut holes)?;
+    let mut deliveries = decide(log_id, &planned, &mut holes)?;
     if let Some(hole) = holes.first_mut() {
         let from = hole.commits.start;
         let restored = deliveries.identities.restore(files.disk, files.dir(), log_id, from);

@@ -9,12 +9,12 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use roaring::RoaringTreemap;
 
 use super::super::ToolError;
-use super::super::files::SegmentFile;
-use super::super::walk::{Met, walk};
 use super::identities::Identities;
+use super::kept::each_kept;
 use super::lost::{Hole, LostCompletion};
-use crate::event::{Generation, InstanceId, KeyHash, Position};
-use crate::log::codec::{AddresseeRef, CommitRef, CompletionRef, EventRef, RecordRef, kind};
+use super::plan::Planned;
+use crate::event::{CommitNumber, Generation, InstanceId, KeyHash, Position};
+use crate::log::codec::{AddresseeRef, CompletionRef, EventRef, RecordRef, kind};
 use crate::log::record::LostDeliveries;
 
 type Plugin = (InstanceId, Generation);
@@ -35,34 +35,29 @@ pub(super) struct Deliveries {
 /// Goes through what is left twice, and notes in each hole what is over.
 pub(super) fn decide(
     log_id: [u8; 16],
-    files: &[SegmentFile],
+    segments: &[Planned],
     holes: &mut [Hole],
 ) -> Result<Deliveries, ToolError> {
     let mut found = Deliveries::default();
     let Some(first) = holes.first().map(|hole| hole.commits.start) else { return Ok(found) };
-    each_commit(log_id, files, &mut |commit| found.note(commit, commit.number.0 >= first))?;
+    let kinds = [kind::COMPLETION, kind::EVENT, kind::CONTROL];
+    each_kept(log_id, segments, &kinds, &mut |commit, record| {
+        found.note(record, commit.0 >= first);
+    })?;
     let plugins: Vec<Plugin> = found.plugins();
     let mut over: Vec<BTreeMap<Plugin, RoaringTreemap>> = vec![BTreeMap::new(); holes.len()];
     let wanted = Wanted::of(holes);
-    each_commit(log_id, files, &mut |commit| {
-        let mut records = commit.records();
-        while let Some(Ok((raw, position))) = records.next_raw() {
-            if raw.kind != kind::EVENT || raw.key_hash.is_none() {
-                continue;
-            }
-            let Ok(RecordRef::Event(event)) = records.read(&raw, position) else { continue };
-            for plugin in &plugins {
-                let Some((at, is_over)) = found.judge(commit, &event, *plugin, holes, &wanted)
-                else {
-                    continue;
-                };
-                if is_over {
-                    if let Some(hole) = over.get_mut(at) {
-                        hole.entry(*plugin).or_default().insert(position.0);
-                    }
-                } else {
-                    found.again.insert((plugin.0, position));
+    each_kept(log_id, segments, &[kind::EVENT], &mut |commit, record| {
+        let RecordRef::Event(event) = record else { return };
+        for plugin in &plugins {
+            let judged = found.judge(commit, event, *plugin, holes, &wanted);
+            let Some((at, is_over)) = judged else { continue };
+            if is_over {
+                if let Some(hole) = over.get_mut(at) {
+                    hole.entry(*plugin).or_default().insert(event.position.0);
                 }
+            } else {
+                found.again.insert((plugin.0, event.position));
             }
         }
     })?;
@@ -91,18 +86,12 @@ impl Deliveries {
         plugins.into_iter().collect()
     }
 
-    fn note(&mut self, commit: &CommitRef<'_>, is_later: bool) {
-        let mut records = commit.records();
-        while let Some(Ok((raw, position))) = records.next_raw() {
-            if !matches!(raw.kind, kind::COMPLETION | kind::EVENT | kind::CONTROL) {
-                continue;
-            }
-            match records.read(&raw, position) {
-                Ok(RecordRef::Completion(done)) => self.completion(&done, is_later),
-                Ok(RecordRef::Event(event)) => self.identities.event(&event),
-                Ok(RecordRef::Control(record)) => self.identities.control(&record.control),
-                _ => {}
-            }
+    fn note(&mut self, record: &RecordRef<'_>, is_later: bool) {
+        match record {
+            RecordRef::Completion(done) => self.completion(done, is_later),
+            RecordRef::Event(event) => self.identities.event(event),
+            RecordRef::Control(record) => self.identities.control(&record.control),
+            _ => {}
         }
     }
 
@@ -120,7 +109,7 @@ impl Deliveries {
     /// end is not lost, as far as it is known.
     fn judge(
         &self,
-        commit: &CommitRef<'_>,
+        commit: CommitNumber,
         event: &EventRef<'_>,
         plugin: Plugin,
         holes: &[Hole],
@@ -138,8 +127,7 @@ impl Deliveries {
         }
         let is_over = self.later.get(&(plugin, key)).is_some_and(|last| *last > event.position);
         let is_wanted = wanted.0.contains(&event.position);
-        let behind =
-            holes.iter().enumerate().filter(|(_, hole)| hole.commits.end > commit.number.0);
+        let behind = holes.iter().enumerate().filter(|(_, hole)| hole.commits.end > commit.0);
         for (at, hole) in behind {
             let is_of = |done: &LostCompletion| is_of(done, plugin, key, event.position);
             if is_wanted && hole.completions.iter().any(is_of) {
@@ -177,18 +165,4 @@ fn runs((instance, generation): Plugin, positions: &RoaringTreemap) -> LostDeliv
         }
     }
     LostDeliveries { instance, generation, positions: runs }
-}
-
-/// Every commit of every whole frame.
-fn each_commit(
-    log_id: [u8; 16],
-    files: &[SegmentFile],
-    visit: &mut dyn FnMut(&CommitRef<'_>),
-) -> Result<(), ToolError> {
-    walk(log_id, files, &mut |met| {
-        if let Met::Frame { frame, .. } = met {
-            frame.commits().map_while(Result::ok).for_each(|commit| visit(&commit));
-        }
-        Ok(())
-    })
 }

@@ -12,6 +12,7 @@ mod apply;
 mod byte;
 mod deliveries;
 mod identities;
+mod kept;
 mod known;
 mod lost;
 mod plan;

@@ -283,6 +283,43 @@ fn a_lost_end_is_over_where_a_later_one_of_the_key_is_left_and_else_made_again()
     }
 }
 
+/// Deliveries of `a` of which one lost its end: its event and a later end stand in frames that lost
+/// another event.
+fn partly_kept() -> (SimDisk, Vec<usize>) {
+    let (disk, mut writer) = (SimDisk::new(), Writer::new());
+    writer.frame(&[control()], &[&[]]);
+    let inputs = ingest(&[event(1, Some("a")), event(2, Some("a")), event(3, Some("b"))]);
+    writer.frame(&[inputs], &[&["a", "a", "b"]]);
+    writer.frame(&[delivery(1, "a")], &[&["a"]]);
+    let commits = [delivery(2, "a"), ingest(&[event(4, Some("b"))])];
+    writer.frame(&commits, &[&["a"], &["b"]]);
+    let (bytes, frames) = writer.seal(true);
+    put(&disk, &segment_path(1), &bytes);
+    (disk, frames)
+}
+
+#[test]
+fn what_is_kept_of_a_damaged_frame_tells_what_is_over() {
+    for is_indexed in [true, false] {
+        let (disk, frames) = partly_kept();
+        if is_indexed {
+            reindex(&disk, data(), Some(BUS)).unwrap();
+        }
+        disk.damage(&segment_path(1), |bytes| {
+            for data in [b"{\"n\":3}", b"{\"n\":4}"] {
+                let at = bytes.windows(data.len()).position(|window| window == data).unwrap();
+                bytes[at..at + 5].fill(b'9');
+            }
+            bytes[frames[2] + 4..frames[2] + 44].fill(0xff);
+        });
+        let report = Before::of(&partly_kept().0).check_all(&disk, "partly kept");
+        let case = format!("indexed: {is_indexed}: {report:?}");
+        // Of the end that is lost nothing was left but what it emitted.
+        assert_eq!((report.lost_events, report.lost_commits, report.over), (3, 3, 1), "{case}");
+        assert_eq!(report.again, vec![], "{case}");
+    }
+}
+
 #[test]
 fn positions_and_key_sequences_of_lost_events_are_not_given_again() {
     let (disk, _) = closed_log();
