@@ -91,3 +91,31 @@ fn sigterm_does_not_wait_for_a_guest_that_does_not_return() {
     assert_eq!(host.http.events("type=bare.seen").len(), 1);
     host.stop();
 }
+
+#[test]
+fn a_start_says_where_its_time_went() {
+    let place = Place::new();
+    std::fs::write(place.plugins().join("bare.wasm"), bare_guest()).unwrap();
+    let starts = |in_order: bool| {
+        let host = place.start();
+        let said = || {
+            let said = host.said();
+            if said.contains(" ready ") { Ok(said) } else { Err(said) }
+        };
+        let mut all = String::new();
+        wait_until("the line that says ready", LOADED_MAX, || said().map(|said| all = said));
+        let opened =
+            all.lines().find(|line| line.contains(" opened ")).unwrap_or_else(|| panic!("{all}"));
+        assert!(opened.contains(&format!("stopped_in_order={in_order}")), "{opened}");
+        for part in ["recover_ms=", "index_ms=", "heads_ms=", "checkpoint_ms=", "fold_ms="] {
+            assert!(opened.contains(part), "{part}: {opened}");
+        }
+        host
+    };
+    let host = starts(true);
+    host.http.publish(&[event("a.b", "1", Some("k"), json!(1))]);
+    host.wait_rest("bare", 0);
+    host.stop();
+    starts(true).kill();
+    starts(false).stop();
+}
