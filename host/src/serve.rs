@@ -167,13 +167,7 @@ impl Serving {
             clock: Arc::clone(&clock),
             workers,
         });
-        let about = About {
-            version: env!("CARGO_PKG_VERSION"),
-            data: config.data.clone(),
-            plugins: config.plugins.clone(),
-            started_ms: clock.wall_ms(),
-            epoch,
-        };
+        let about = about(&config, &*clock, epoch);
         let host = Arc::new(Host::new(about, &buses, Arc::clone(&plugins), metrics));
 
         let (stop, drain) = (CancellationToken::new(), CancellationToken::new());
@@ -277,6 +271,16 @@ impl Serving {
             }
         }
         result
+    }
+}
+
+fn about(config: &Config, clock: &dyn Clock, epoch: u32) -> About {
+    About {
+        version: env!("CARGO_PKG_VERSION"),
+        data: config.data.clone(),
+        plugins: config.plugins.clone(),
+        started_ms: clock.wall_ms(),
+        epoch,
     }
 }
 

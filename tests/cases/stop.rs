@@ -98,14 +98,13 @@ fn a_start_says_where_its_time_went() {
     std::fs::write(place.plugins().join("bare.wasm"), bare_guest()).unwrap();
     let starts = |in_order: bool| {
         let host = place.start();
-        let said = || {
-            let said = host.said();
-            if said.contains(" ready ") { Ok(said) } else { Err(said) }
-        };
-        let mut all = String::new();
-        wait_until("the line that says ready", LOADED_MAX, || said().map(|said| all = said));
-        let opened =
-            all.lines().find(|line| line.contains(" opened ")).unwrap_or_else(|| panic!("{all}"));
+        wait_until("the line that says ready", LOADED_MAX, || match host.said() {
+            said if said.contains(" ready ") => Ok(()),
+            said => Err(said),
+        });
+        let said = host.said();
+        let opened = said.lines().find(|line| line.contains(" opened "));
+        let opened = opened.unwrap_or_else(|| panic!("{said}"));
         assert!(opened.contains(&format!("stopped_in_order={in_order}")), "{opened}");
         for part in ["recover_ms=", "index_ms=", "heads_ms=", "checkpoint_ms=", "fold_ms="] {
             assert!(opened.contains(part), "{part}: {opened}");

@@ -31,7 +31,9 @@ impl Recent {
     pub(super) fn new(table: Option<Dedup>) -> Self {
         let this = Self { table: OnceLock::new(), ended: watch::Sender::new(table.is_some()) };
         // It was empty a line before.
-        let _ = table.map(|table| this.table.set(table));
+        if let Some(table) = table {
+            let _ = this.table.set(table);
+        }
         this
     }
 
@@ -56,7 +58,9 @@ impl Recent {
     }
 
     fn end(&self, table: Option<Dedup>) {
-        let _ = table.map(|table| self.table.set(table));
+        if let Some(table) = table {
+            let _ = self.table.set(table);
+        }
         self.ended.send_replace(true);
     }
 }

@@ -8,12 +8,14 @@
 mod last;
 mod prove;
 mod refuse;
+mod seals;
 mod torn;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-pub(super) use prove::{prove_sealed, seal_of};
+pub(super) use prove::prove_sealed;
+pub(super) use seals::seal_of;
 pub use torn::CutReport;
 
 use super::codec::{Header, Salt, Seal};
@@ -23,7 +25,7 @@ use super::index::SegmentIndexBuilder;
 use super::options::LogOptions;
 use super::segment::{INDEX_DIR, SEGMENTS_DIR, Tip, segment_path};
 use last::Unfinished;
-use prove::seals;
+use seals::seals;
 
 /// Stands in the folder of a log while it is being repaired: no host opens it.
 pub const UNFINISHED: &str = "repairing";
@@ -143,7 +145,7 @@ pub fn recover(
     options: &LogOptions,
 ) -> Result<Found, OpenError> {
     refuse::not_in_repair(disk, folders)?;
-    let numbers = prove::segment_numbers(disk, folders)?;
+    let numbers = seals::segment_numbers(disk, folders)?;
     let Some(log_id) = prove::log_id(disk, folders, &numbers)? else {
         refuse::never_begun(disk, folders)?;
         let cut = torn::cut_first(disk, folders, &numbers)?;
@@ -167,7 +169,7 @@ pub fn recover(
             let recovered = read.finish(disk, folders, recovered)?;
             // The next segment is claimed before one is sealed, but for the last.
             if recovered.open.is_none() && !recovered.clean && numbers.last() == Some(&number) {
-                return Err(prove::missing(folders, number + 1, recovered.tip.next_commit));
+                return Err(seals::missing(folders, number + 1, recovered.tip.next_commit));
             }
             recovered
         }

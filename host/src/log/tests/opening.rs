@@ -46,7 +46,7 @@ async fn is_as_it_was(log: &Log, events: usize) {
     }
     for key in 0..KEYS {
         let of_key = (0..events).filter(|n| n % KEYS == key);
-        let last = of_key.clone().last().unwrap() as u64;
+        let last = of_key.clone().next_back().unwrap() as u64;
         let expected = (KeySequence(of_key.count() as u64), Position(last + 1));
         assert_eq!(log.head(&Key::new(&format!("k{key}")).unwrap()), Some(expected));
     }
