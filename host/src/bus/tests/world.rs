@@ -374,7 +374,7 @@ impl World {
         let mut source = self.bus.read_after(Position(0));
         let mut seen = Position(0);
         while seen < self.bus.last_position() {
-            for event in source.next().await.unwrap().events() {
+            for event in source.next().await.unwrap().events().unwrap() {
                 seen = event.position;
                 if event.emitter.is_some() {
                     let input = String::from_utf8(event.data.to_vec()).unwrap();
