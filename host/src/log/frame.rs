@@ -1,7 +1,7 @@
 //! A frame: one commit group as it stands on the disk, kept in memory as those very bytes.
 //!
-//! Rule: a `Frame` has passed its checksums. What is kept of its records beside the bytes is an outline;
-//! whoever wants an event makes its own.
+//! Rule: a `Frame` has passed its checksums. What is kept of its records beside the bytes is an outline,
+//! and the events that somebody wanted.
 
 use std::sync::{Arc, OnceLock};
 
@@ -124,8 +124,8 @@ impl Frame {
         Ok(self.outline()?.lines().iter().map(|line| line.heading(metadata)))
     }
 
-    /// Those of its events whose headings are wanted, in order; their payloads are slices of this
-    /// frame's bytes.
+    /// Those of its events whose headings are wanted, in order, made once for all who want them; their
+    /// payloads are slices of this frame's bytes.
     ///
     /// # Errors
     /// A record is not what its kind says.
@@ -133,14 +133,15 @@ impl Frame {
         &self,
         mut is_wanted: impl FnMut(&Heading<'_>) -> bool,
     ) -> Result<Vec<Arc<Event>>, DecodeError> {
-        let (metadata, payload) = self.sections();
+        let sections = self.sections();
         let mut texts = Texts::default();
         let mut events = Vec::new();
         for line in self.outline()?.lines() {
-            if is_wanted(&line.heading(metadata)) {
-                let event = line.read(metadata, payload)?;
-                let data = self.bytes.slice_ref(event.data);
-                events.push(Arc::new(event.to_event_with(data, &mut texts)?));
+            if is_wanted(&line.heading(sections.0)) {
+                events.push(line.event(sections, |event| {
+                    let data = self.bytes.slice_ref(event.data);
+                    event.to_event_with(data, &mut texts)
+                })?);
             }
         }
         Ok(events)

@@ -1,13 +1,15 @@
 //! What stands where in a frame: enough to pass over the events that a reader does not want, and to
 //! find the others.
 //!
-//! Rule: an outline owns no text of an event. Readers of all sorts share it, and it is small beside
-//! the bytes it speaks of.
+//! Rule: an outline owns no text of an event that nobody wanted. Readers share it, and what they want
+//! they share too.
+
+use std::sync::{Arc, OnceLock};
 
 use super::decode::Records;
 use super::event::EventRef;
 use super::{AddresseeRef, Commits, DecodeError, RecordRef, kind};
-use crate::event::{CommitNumber, Heading, InstanceId, Position, To};
+use crate::event::{CommitNumber, Event, Heading, InstanceId, Position, To};
 use crate::log::pack::{Fields, PackError, Reader};
 
 /// The events of a frame, in order of their positions, which are dense.
@@ -15,7 +17,7 @@ use crate::log::pack::{Fields, PackError, Reader};
 pub struct Outline(Box<[Line]>);
 
 /// One event.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub struct Line {
     /// Where its record starts in the two sections.
     metadata: u32,
@@ -28,6 +30,9 @@ pub struct Line {
     emitter: Option<InstanceId>,
     to: To,
     is_forwarded: bool,
+    /// The event, once somebody wanted it. It goes with its frame: many at once, and not one by one on
+    /// threads that have better things to do.
+    event: OnceLock<Arc<Event>>,
 }
 
 /// What of an event's body goes into its line.
@@ -70,6 +75,7 @@ impl Outline {
                     emitter: sketch.emitter,
                     to: sketch.to,
                     is_forwarded: sketch.is_forwarded,
+                    event: OnceLock::new(),
                 });
             }
         }
@@ -100,15 +106,24 @@ impl Line {
         }
     }
 
-    /// The event, given the sections of its frame.
+    /// The event, made with `make` from its record where nobody wanted it before. Given the sections of
+    /// its frame.
     ///
     /// # Errors
     /// The record is not what its kind says.
-    pub fn read<'a>(
+    pub fn event(
         &self,
-        metadata: &'a [u8],
-        payload: &'a [u8],
-    ) -> Result<EventRef<'a>, DecodeError> {
+        (metadata, payload): (&[u8], &[u8]),
+        make: impl FnOnce(EventRef<'_>) -> Result<Event, DecodeError>,
+    ) -> Result<Arc<Event>, DecodeError> {
+        if let Some(event) = self.event.get() {
+            return Ok(Arc::clone(event));
+        }
+        let made = Arc::new(make(self.read(metadata, payload)?)?);
+        Ok(Arc::clone(self.event.get_or_init(|| made)))
+    }
+
+    fn read<'a>(&self, metadata: &'a [u8], payload: &'a [u8]) -> Result<EventRef<'a>, DecodeError> {
         let missing = DecodeError::Inconsistent { what: "an outline and its frame" };
         let metadata = metadata.get(self.metadata as usize..).unwrap_or_default();
         let payload = payload.get(self.payload as usize..).unwrap_or_default();
