@@ -170,9 +170,7 @@ impl Lost {
             let (Some(key), true) = (&done.key, is_there) else { continue };
             let later = last.get(&(instance, generation, key)).is_some_and(|at| *at > position);
             let is_over = said.over.contains(delivery) || self.over.contains(delivery);
-            // Timers and commands have no order that tells, where no index does.
-            let is_public = after.event(position).is_some_and(|event| event.addressee.is_none());
-            if later != is_over && (is_public || is_over) {
+            if later != is_over {
                 let what = format!(
                     "the end of {position} is lost; later ones of `{key}` had ended: {later}; it \
                      is over: {is_over}"
