@@ -28,6 +28,22 @@ fn config(keep_free: &str) -> String {
     format!("[buses.main]\nkind = \"durable\"\nsegment = \"8MiB\"\nkeep-free = \"{keep_free}\"\n")
 }
 
+/// A series whose data are on a disk of [`DISK_MIB`].
+fn small_disk(test: &str) -> (Mount, Series) {
+    let rng = seed(test);
+    let place = Place::new();
+    let disk = Mount::memory(DISK_MIB, &place.data());
+    (disk, Series::new(place, rng))
+}
+
+/// Load, until the disk has only so many bytes left.
+fn fill_under_load(series: &Series, host: &Host, disk: &Mount, left_bytes: u64) {
+    let load = series.load(host);
+    series.wait_acknowledged(&load, 100);
+    disk.fill(left_bytes);
+    load.join();
+}
+
 fn bus_state(host: &Host) -> Value {
     host.http.get("/v1/buses").expect_ok()["buses"][0]["state"].clone()
 }
@@ -66,18 +82,13 @@ fn takes(series: &Series, host: &Host) {
 
 #[test]
 fn a_full_disk_stops_publishers_alone_and_room_brings_them_back() {
-    let rng = seed("a_full_disk_stops_publishers_alone_and_room_brings_them_back");
-    let place = Place::new();
-    let disk = Mount::memory(DISK_MIB, &place.data());
-    let mut series = Series::new(place, rng);
+    let (disk, mut series) =
+        small_disk("a_full_disk_stops_publishers_alone_and_room_brings_them_back");
     series.config = config("32MiB");
     let mut host = series.start();
     for _ in 0..3 {
-        let load = series.load(&host);
-        series.wait_acknowledged(&load, 100);
         // Less than publishers need, more than deliveries do.
-        disk.fill(20 << 20);
-        load.join();
+        fill_under_load(&series, &host, &disk, 20 << 20);
         refuses(&series, &host);
         reads_go_on(&host);
         // What was taken is delivered, and timers fire: the end of a delivery has its room.
@@ -87,10 +98,7 @@ fn a_full_disk_stops_publishers_alone_and_room_brings_them_back() {
         series.redrive(&host);
     }
     // Not a byte: what is in progress waits where it is.
-    let load = series.load(&host);
-    series.wait_acknowledged(&load, 100);
-    disk.fill(0);
-    load.join();
+    fill_under_load(&series, &host, &disk, 0);
     refuses(&series, &host);
     reads_go_on(&host);
     disk.make_room();
@@ -108,18 +116,12 @@ fn a_full_disk_stops_publishers_alone_and_room_brings_them_back() {
 
 #[test]
 fn a_host_that_dies_on_a_full_disk_comes_back_on_it() {
-    let rng = seed("a_host_that_dies_on_a_full_disk_comes_back_on_it");
-    let place = Place::new();
-    let disk = Mount::memory(DISK_MIB, &place.data());
-    let mut series = Series::new(place, rng);
+    let (disk, mut series) = small_disk("a_host_that_dies_on_a_full_disk_comes_back_on_it");
     // Nothing is kept free: the log runs into the end of the disk.
     for (round, keep_free) in ["0B", "16MiB", "0B"].into_iter().enumerate() {
         series.config = config(keep_free);
         let host = series.start();
-        let load = series.load(&host);
-        series.wait_acknowledged(&load, 100);
-        disk.fill(0);
-        load.join();
+        fill_under_load(&series, &host, &disk, 0);
         refuses(&series, &host);
         if keep_free != "0B" {
             reads_go_on(&host);
@@ -143,16 +145,10 @@ fn a_host_that_dies_on_a_full_disk_comes_back_on_it() {
 
 #[test]
 fn a_host_that_stops_on_a_full_disk_says_what_it_needs() {
-    let rng = seed("a_host_that_stops_on_a_full_disk_says_what_it_needs");
-    let place = Place::new();
-    let disk = Mount::memory(DISK_MIB, &place.data());
-    let mut series = Series::new(place, rng);
+    let (disk, mut series) = small_disk("a_host_that_stops_on_a_full_disk_says_what_it_needs");
     series.config = config("0B");
     let host = series.start();
-    let load = series.load(&host);
-    series.wait_acknowledged(&load, 100);
-    disk.fill(0);
-    load.join();
+    fill_under_load(&series, &host, &disk, 0);
     let (status, said) = host.terminate();
     assert_eq!(status.code(), Some(0), "{said}");
     must_be_sound(&series.judge(), "stopped");

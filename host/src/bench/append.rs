@@ -113,8 +113,9 @@ impl Limit {
             clippy::cast_sign_loss,
             reason = "a number of events, of which there are not so many"
         )]
-        let group = run.group_events.0.round().max(1.0) as usize;
-        if group != settings.in_flight {
+        let group = run.group_events.0.round() as usize;
+        let group = RawSegment::group_of(group, settings.payload_bytes() + ENVELOPE_BYTES);
+        if group as u64 != self.window.raw.group() {
             self.same_group = Some(Side::new(place, settings, Zeroing::Ahead, group)?);
         }
         Ok(())

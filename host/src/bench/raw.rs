@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::limits::{SEGMENT_ZEROED_AHEAD_BYTES, SEGMENT_ZEROED_STEP_BYTES};
+use crate::limits::{GROUP_BYTES_MAX, SEGMENT_ZEROED_AHEAD_BYTES, SEGMENT_ZEROED_STEP_BYTES};
 use crate::log::disk::{Disk, DiskFile, OsDisk};
 
 use super::BenchError;
@@ -50,21 +50,28 @@ pub(super) struct RawRun {
 }
 
 impl RawSegment {
-    /// Makes the file in `dir`, for groups of `group` events of `event_bytes` each.
+    /// Makes the file in `dir`, for groups of `group` events of `event_bytes` each, or of as many as
+    /// the log takes into a group.
     pub(super) fn new(
         dir: &Path,
         zeroing: Zeroing,
         group: usize,
         event_bytes: usize,
     ) -> Result<Self, BenchError> {
-        let group = group.max(1);
+        let group = Self::group_of(group, event_bytes);
         let path = dir.join(format!("raw-{zeroing:?}-{group}.seg"));
         let file = OsDisk.create_new(&path).map_err(at(&path))?;
-        let len = group.saturating_mul(event_bytes).clamp(1, ZEROS.len() * 32);
+        let len = group.saturating_mul(event_bytes).max(1);
         let (bytes, group) = (vec![0x5a; len], group as u64);
         let mut this = Self { file, path, zeroing, bytes, group, event_bytes, at: 0, zeroed: 0 };
         this.begin()?;
         Ok(this)
+    }
+
+    /// How many events a group has where `events` could go together: no more bytes than the log
+    /// takes at a time.
+    pub(super) fn group_of(events: usize, event_bytes: usize) -> usize {
+        events.min(GROUP_BYTES_MAX / event_bytes.max(1)).max(1)
     }
 
     fn begin(&mut self) -> Result<(), BenchError> {
@@ -156,6 +163,7 @@ mod tests {
     fn runs_longer_than_the_file_go_around() {
         let dir = tempfile::tempdir().unwrap();
         let mut raw = RawSegment::new(dir.path(), Zeroing::Before, 20, 1 << 20).unwrap();
+        assert_eq!(raw.group(), 4, "no more than a group of the log");
         let run = raw.run(100, Duration::from_secs(60)).unwrap();
         assert!(run.events_per_second > 0.0);
         assert_eq!(std::fs::metadata(&raw.path).unwrap().len(), ZEROED_BYTES);

@@ -14,8 +14,10 @@ use super::place::{BenchHost, Place};
 use super::report::{Figure, Measure, Stage, median};
 use super::{BenchError, alone, cpu};
 
-/// Turns of each stage alone.
+/// Turns of each stage alone, at most.
 const TURNS: u64 = 5000;
+/// Bytes of payload that these turns have at the same time, at most, or a little more.
+const TURNS_BYTES: u64 = 64 << 20;
 /// How often each is measured.
 const ROUNDS: usize = 3;
 
@@ -33,18 +35,22 @@ impl Alone {
         wasm: &[u8],
     ) -> Result<Self, BenchError> {
         let hosted = Hosted::load(place, events, wasm).await?;
-        hosted.us(TURNS / 10).await;
+        let turns = turns(events.data().len());
+        hosted.us(turns / 10).await;
         let mut wasm = Vec::new();
         for _ in 0..ROUNDS {
-            wasm.push(hosted.us(TURNS).await.0);
+            wasm.push(hosted.us(turns).await.0);
         }
         let guest_us = median(wasm).unwrap_or_default();
         let stages = vec![
-            ("encode", often(|| alone::encode(events, TURNS, cpu::thread))),
-            ("decode", often(|| alone::decode(events, TURNS, cpu::thread))),
-            ("state, read and write", often(|| alone::state(events, TURNS, cpu::thread))),
+            ("encode", often(turns, || alone::encode(events, turns, cpu::thread))),
+            ("decode", often(turns, || alone::decode(events, turns, cpu::thread))),
+            ("state, read and write", often(turns, || alone::state(events, turns, cpu::thread))),
             ("wasm", guest_us),
-            ("effects, made and encoded", often(|| alone::effects(events, TURNS, cpu::thread))),
+            (
+                "effects, made and encoded",
+                often(turns, || alone::effects(events, turns, cpu::thread)),
+            ),
         ];
         Ok(Self { stages, guest_us })
     }
@@ -65,9 +71,14 @@ impl Alone {
     }
 }
 
-fn often(measure: impl Fn() -> Duration) -> f64 {
+/// How many turns, for payloads of so many bytes: some stages prepare an event for each.
+fn turns(payload_bytes: usize) -> u64 {
+    (TURNS_BYTES / (payload_bytes as u64).max(1)).clamp(TURNS / 50, TURNS)
+}
+
+fn often(turns: u64, measure: impl Fn() -> Duration) -> f64 {
     #[allow(clippy::cast_precision_loss, reason = "a mean needs no more digits")]
-    let us = |spent: Duration| spent.as_secs_f64() * 1e6 / TURNS as f64;
+    let us = |spent: Duration| spent.as_secs_f64() * 1e6 / turns as f64;
     median((0..ROUNDS).map(|_| us(measure()))).unwrap_or_default()
 }
 

@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::ledger::{At, AttemptState, Instance};
+use super::instance::{AttemptState, Instance};
+use super::ledger::At;
 use super::letters::Tried;
 use crate::event::{Key, Position};
 use crate::log::record::{AttemptRecord, Control};

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::ledger::{At, Completed, Instance};
+use super::instance::Instance;
+use super::ledger::{At, Completed};
 use crate::effects::OutcomeKind;
 use crate::event::{Digest, InstanceId, Key, Position};
 use crate::log::record::DeadLetterRecord;

@@ -1,6 +1,7 @@
 //! What a repair of the log says about what it could not keep.
 
-use super::ledger::{Instance, Ledger};
+use super::instance::Instance;
+use super::ledger::Ledger;
 use crate::event::{InstanceId, Position};
 use crate::log::record::LostDeliveries;
 

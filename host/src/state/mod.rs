@@ -12,6 +12,7 @@ mod claim;
 pub mod cold;
 pub mod commands;
 pub mod evict;
+pub mod instance;
 pub mod keys;
 pub mod ledger;
 pub mod letters;
@@ -25,8 +26,9 @@ pub use account::{StateQuota, Usage};
 pub use calls::{CallPlace, OpenCall, OpenCalls};
 pub use checkpoint::{CheckpointError, CheckpointPolicy, Checkpoints, Written};
 pub use evict::Evictor;
+pub use instance::{Activation, AttemptState, Instance};
 pub use keys::KeyState;
-pub use ledger::{Activation, At, AttemptState, Instance, Ledger};
+pub use ledger::{At, Ledger};
 pub use letters::DeadLetter;
 pub use values::{KeyView, Owner, Value, Values};
 

@@ -6,7 +6,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::ledger::{At, Instance};
+use super::instance::Instance;
+use super::ledger::At;
 use crate::event::{Generation, Position};
 use crate::log::record::Control;
 

@@ -1,7 +1,12 @@
-//! Modules for tests, written here as text.
+//! Modules for tests, written here as text, and what is delivered to them.
+
+use std::sync::Arc;
 
 use wit_component::{StringEncoding, embed_component_metadata};
 use wit_parser::{Resolve, UnresolvedPackageGroup};
+
+use super::delivery::{Delivery, GuestLimits, Seed, StateView};
+use crate::event::{CommitNumber, Event, Key, KeySequence, NewEvent, Position};
 
 /// A component that exports a handler and imports `context`. The type of its handler is wrong: it
 /// is loaded, and refused when linked.
@@ -54,4 +59,29 @@ pub(crate) fn typed_core(more: &str) -> Vec<u8> {
     let world = resolve.select_world(&[package], Some("reactor")).unwrap();
     embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8).unwrap();
     module
+}
+
+/// An empty event at position 7, on its first delivery.
+pub(crate) fn delivery(
+    key: Option<&str>,
+    limits: GuestLimits,
+    state: Arc<dyn StateView>,
+) -> Delivery {
+    let event = Event {
+        position: Position(7),
+        sequence: KeySequence(1),
+        recorded_ms: 1000,
+        commit: CommitNumber(1),
+        body: NewEvent { key: key.map(|key| Key::new(key).unwrap()), ..NewEvent::default() },
+    };
+    Delivery {
+        event: Arc::new(event),
+        attempt: 1,
+        redriven: false,
+        seed: Seed::default(),
+        config: Arc::default(),
+        limits: Arc::new(limits),
+        state,
+        outside: None,
+    }
 }

@@ -14,8 +14,8 @@ use crate::log::record::{Control, ControlRecord};
 use crate::plugin::identity::{Binding, Decision, Plugins as Known, Registered};
 use crate::plugin::{Change, Manifest, Source, Start};
 use crate::schedule::retry::RetryPolicy;
+use crate::state::Activation;
 use crate::state::Instance;
-use crate::state::ledger::Activation;
 use crate::wasm::{Exports, GuestLimits, Module};
 
 /// A module that was loaded, and what it is to serve as.

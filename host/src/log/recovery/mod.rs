@@ -7,12 +7,14 @@
 
 mod prove;
 mod refuse;
+mod seals;
 mod torn;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-pub(super) use prove::{prove_sealed, seal_of};
+pub(super) use prove::prove_sealed;
+pub(super) use seals::seal_of;
 pub use torn::CutReport;
 
 use super::codec::{Header, Salt, Seal};
@@ -23,7 +25,8 @@ use super::frame::Frame;
 use super::index::{SegmentBase, SegmentIndexBuilder};
 use super::options::LogOptions;
 use super::segment::{INDEX_DIR, SEGMENTS_DIR, Tip, sealed_len, segment_path};
-use prove::{LastEnd, prove_last, seals};
+use prove::{LastEnd, prove_last};
+use seals::seals;
 
 /// Stands in the folder of a log while it is being repaired: no host opens it.
 pub const UNFINISHED: &str = "repairing";
@@ -141,7 +144,7 @@ pub fn recover(
     options: &LogOptions,
 ) -> Result<Found, OpenError> {
     refuse::not_in_repair(disk, folders)?;
-    let numbers = prove::segment_numbers(disk, folders)?;
+    let numbers = seals::segment_numbers(disk, folders)?;
     let Some(log_id) = prove::log_id(disk, folders, &numbers)? else {
         refuse::never_begun(disk, folders)?;
         let cut = torn::cut_first(disk, folders, &numbers)?;
@@ -160,7 +163,7 @@ pub fn recover(
             let recovered = finish(disk, folders, recovered, number)?;
             // The next segment is claimed before one is sealed, but for the last.
             if recovered.open.is_none() && !recovered.clean && numbers.last() == Some(&number) {
-                return Err(prove::missing(folders, number + 1, recovered.tip.next_commit));
+                return Err(seals::missing(folders, number + 1, recovered.tip.next_commit));
             }
             recovered
         }

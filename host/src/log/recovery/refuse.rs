@@ -2,7 +2,8 @@
 
 use std::io;
 
-use super::prove::{any_seal, missing, walk};
+use super::prove::walk;
+use super::seals::{any_seal, missing};
 use super::{Folders, damage};
 use crate::event::{CommitNumber, Position};
 use crate::log::codec::{DecodeError, Salt};

@@ -2,7 +2,10 @@
 
 use super::*;
 use crate::effects::OutcomeKind;
+use crate::event::{Digest, Key};
 use crate::log::record::{AttemptRecord, Control, DeadLetterRecord, LostDeliveries};
+use crate::state::KeyState;
+use crate::state::letters::Tried;
 
 const PLUGIN: InstanceId = InstanceId(1);
 

@@ -2,30 +2,13 @@ use std::sync::Arc;
 
 use super::*;
 use crate::effects::Outcome;
-use crate::event::{CommitNumber, Event, Key, KeySequence, NewEvent, Position};
 use crate::wasm::context::{Access, Context};
-use crate::wasm::delivery::{Delivery, GuestLimits, Seed};
+use crate::wasm::delivery::GuestLimits;
+use crate::wasm::fixtures::delivery;
 use crate::wasm::limits::{Breach, HOST_CALLS_MAX};
 
 fn data(limits: GuestLimits, key: Option<&str>, access: Access) -> StoreData {
-    let body = NewEvent { key: key.map(|key| Key::new(key).unwrap()), ..NewEvent::default() };
-    let event = Event {
-        position: Position(7),
-        sequence: KeySequence(1),
-        recorded_ms: 1000,
-        commit: CommitNumber(1),
-        body,
-    };
-    let delivery = Delivery {
-        event: Arc::new(event),
-        attempt: 1,
-        redriven: false,
-        seed: Seed::default(),
-        config: Arc::default(),
-        limits: Arc::new(limits),
-        state: Arc::new(()),
-        outside: None,
-    };
+    let delivery = delivery(key, limits, Arc::new(()));
     StoreData::within(Context::of_delivery(delivery, access))
 }
 

@@ -1,10 +1,11 @@
 use std::sync::Arc;
 
 use super::super::context::CallIn;
-use super::super::delivery::{Delivery, GuestLimits, Seed, StateView};
+use super::super::delivery::{GuestLimits, Seed, StateView};
+use super::super::fixtures::delivery;
 use super::*;
 use crate::effects::TimerChange;
-use crate::event::{Event, NewEvent, Position};
+use crate::event::Position;
 
 struct Stored(Vec<&'static str>);
 
@@ -21,24 +22,7 @@ impl StateView for Stored {
 }
 
 fn session_with(limits: GuestLimits, key: Option<&str>, access: Access) -> Session {
-    let body = NewEvent { key: key.map(|key| Key::new(key).unwrap()), ..NewEvent::default() };
-    let event = Event {
-        position: Position(7),
-        sequence: crate::event::KeySequence(1),
-        recorded_ms: 1000,
-        commit: crate::event::CommitNumber(1),
-        body,
-    };
-    let delivery = Delivery {
-        event: Arc::new(event),
-        attempt: 1,
-        redriven: false,
-        seed: Seed::default(),
-        config: Arc::default(),
-        limits: Arc::new(limits),
-        state: Arc::new(Stored(vec!["a", "b", "c", "d"])),
-        outside: None,
-    };
+    let delivery = delivery(key, limits, Arc::new(Stored(vec!["a", "b", "c", "d"])));
     Session::new(Context::of_delivery(delivery, access))
 }
 

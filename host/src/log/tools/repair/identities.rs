@@ -12,7 +12,7 @@ use crate::log::codec::{CompletionRef, EventRef};
 use crate::log::disk::Disk;
 use crate::log::record::Control;
 use crate::state::checkpoint;
-use crate::state::ledger::{At, Instance, Ledger};
+use crate::state::{At, Instance, Ledger};
 
 /// What is left of who the plugins are.
 #[derive(Debug, Default)]
