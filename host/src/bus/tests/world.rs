@@ -227,6 +227,10 @@ impl World {
     pub(super) async fn crash(&self, crash: Crash, from: From) -> Self {
         let dir = tempfile::tempdir().unwrap();
         std::fs::copy(self.dir.path().join("slots"), dir.path().join("slots")).unwrap();
+        if from == From::Checkpoint {
+            // Deliveries do not wait for the fold: it may still be at what was delivered.
+            self.bus.until_applied(self.bus.log().unwrap().durable()).await;
+        }
         let fold = (from == From::Checkpoint).then(|| self.checkpoint());
         let (script, clock) = (Arc::clone(&self.script), Arc::clone(&self.clock));
         Self::open(self.disk.crash(crash), clock, script, dir, fold, "").await
