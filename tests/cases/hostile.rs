@@ -87,6 +87,22 @@ fn put(place: &Place, row: &Row) {
     .unwrap();
 }
 
+/// Waits until the host has made up its mind about as many plugins. It compiles one after the other: as
+/// long as there is another one now and then, it is at work, however slow the machine.
+fn wait_judged(neighbour: &mut Neighbour<'_>, plugins: usize) {
+    let mut judged = 0;
+    while judged < plugins {
+        let host = neighbour.host;
+        judged = neighbour.wait("another module is judged", || {
+            let views = host.http.get("/v1/plugins").expect_ok();
+            let views = views["plugins"].as_array().into_iter().flatten();
+            let is_judged = |view: &&Value| view["state"] == "live" || view["state"] == "refused";
+            let now = views.filter(is_judged).count();
+            if now > judged { Ok(now) } else { Err(json!(now)) }
+        });
+    }
+}
+
 /// Waits until the host has made up its mind about a module, and looks whether it is the right one.
 fn check_loaded(neighbour: &mut Neighbour<'_>, row: &Row) {
     let (host, name) = (neighbour.host, &row.name);
@@ -218,6 +234,8 @@ fn hostile_guests_come_to_their_ends_within_bounds_and_disturb_nobody() {
     for row in &table {
         put(&place, row);
     }
+    // Beside them the neighbour, and the receiver.
+    wait_judged(&mut neighbour, table.len() + 2);
     let mut failed = Failed::default();
     for row in &table {
         failed.note(row, || check_loaded(&mut neighbour, row));

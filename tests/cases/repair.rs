@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
+use crate::crashes::{Series, must_be_sound};
 use crate::harness::{Cli, Host, HostOptions, Place, Sources, event, put, seed};
 
 /// The smallest there are, so that a small log has closed ones.
@@ -256,4 +257,42 @@ fn damaged_derived_files_are_made_anew_and_told() {
     bytes[middle] ^= 0x10;
     check(&newest, &bytes, "flip");
     Cli::new(&["log", "verify"]).arg(place.data()).run().expect_done();
+}
+
+/// Repairs of the test below; `TIDEGATE_REPAIRS` says another number.
+const REPAIRS: usize = 3;
+
+/// The oracle's view of it: load, an end, damage, a repair, and on with more load, on one data folder.
+#[test]
+fn a_log_that_is_repaired_and_runs_on_keeps_every_promise_but_those_it_names() {
+    let rng = seed("a_log_that_is_repaired_and_runs_on_keeps_every_promise_but_those_it_names");
+    let mut series = Series::new(Place::new(), rng);
+    let repairs = std::env::var("TIDEGATE_REPAIRS").map_or(REPAIRS, |text| text.parse().unwrap());
+    for number in 0..repairs {
+        let host = series.start();
+        let load = series.load(&host);
+        for _ in 0..series.rng.usize(1..3) {
+            let more = series.rng.usize(50..400);
+            series.wait_acknowledged(&load, more);
+            if series.rng.bool() {
+                series.redrive(&host);
+            }
+            series.roll(&host);
+        }
+        let is_killed = series.rng.bool();
+        if is_killed {
+            host.kill();
+        } else {
+            host.stop();
+        }
+        load.join();
+        must_be_sound(&series.judge(), &format!("{number}: before the damage"));
+        let damage = series.damage();
+        let (report, verdict) = series.repair();
+        println!("{number}: killed {is_killed}, {damage:?}, lost {:?}", series.lost.size());
+        must_be_sound(&verdict, &format!("{number}: {damage:?}\n{report}"));
+    }
+    must_be_sound(&series.finish(), "at rest");
+    let ((events, commits), lost) = (series.size(), series.lost.size());
+    println!("{repairs} repairs: {events} events acknowledged, {commits} commits, lost {lost:?}");
 }

@@ -2,6 +2,7 @@
 //! end and at rest: what SIGKILL and power cuts have in common.
 
 mod mount;
+mod repair;
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,7 +15,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::harness::{Cli, Host, HostOptions, Http, Place, event, fixture, wait_until};
-use crate::oracle::{Case, Counting, History, Journal, Rule, Shown, Verdict};
+use crate::oracle::{Case, Counting, History, Journal, Lost, Rule, Shown, Verdict};
 
 const PLUGIN: &str = "witness";
 const KEYS: usize = 12;
@@ -35,6 +36,8 @@ pub(crate) struct Series {
     client: Arc<Mutex<Client>>,
     /// The log as it was found the last time.
     seen: Option<History>,
+    /// What repairs of it lost.
+    pub(crate) lost: Lost,
     pub(crate) ended: u64,
 }
 
@@ -142,7 +145,8 @@ impl Series {
         };
         let client = Arc::new(Mutex::new(client));
         let (environment, config) = (Vec::new(), CONFIG.to_owned());
-        let series = Self { place, rng, environment, config, client, seen: None, ended: 0 };
+        let (seen, lost) = (None, Lost::NOTHING);
+        let series = Self { place, rng, environment, config, client, seen, lost, ended: 0 };
         series.mend(false);
         series
     }
@@ -284,6 +288,7 @@ impl Series {
             history: &history,
             log_id: self.log_id(),
             counting: &counting,
+            lost: &self.lost,
         };
         let verdict = case.after_recovery(self.seen.as_ref());
         drop(client);
@@ -331,6 +336,7 @@ impl Series {
             history: &history,
             log_id: self.log_id(),
             counting: &counting,
+            lost: &self.lost,
         };
         case.at_rest(self.seen.as_ref(), &shown)
     }

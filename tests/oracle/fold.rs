@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 
 use super::history::{Change, Commit, Done, Event};
+use super::lost::{self, Lost};
 use super::{Counting, FIRED, History, Rule, Shown, Verdict};
 
 const TIMER: &str = "tidegate.timer";
@@ -63,10 +64,19 @@ fn small(value: &Value, name: &str) -> u32 {
 }
 
 impl Fold {
-    pub(super) fn of(history: &History, counting: &[Counting], verdict: &mut Verdict) -> Self {
+    pub(super) fn of(
+        history: &History,
+        counting: &[Counting],
+        lost: &Lost,
+        verdict: &mut Verdict,
+    ) -> Self {
         let mut fold = Self::default();
+        let mut unasked = Verdict::default();
         for commit in history.commits() {
-            fold.fires(commit, verdict);
+            // On what is left of a log, what was right before may look as if it were not.
+            let was_judged = lost.was_judged(commit.number);
+            let verdict = if was_judged { &mut unasked } else { &mut *verdict };
+            fold.fires(commit, lost, verdict);
             if let Some(done) = &commit.done
                 && let Some(plugin) = fold.plugins.get_mut(&done.instance)
                 && plugin.generation == done.generation
@@ -86,7 +96,7 @@ impl Fold {
     }
 
     /// Timers that fire with this commit.
-    fn fires(&self, commit: &Commit, verdict: &mut Verdict) {
+    fn fires(&self, commit: &Commit, lost: &Lost, verdict: &mut Verdict) {
         for event in commit.events.iter().filter(|event| event.kind == TIMER) {
             let plugin = event.addressee.and_then(|to| self.plugins.get(&to));
             let (Some(plugin), Some((place, name, due_ms))) = (plugin, fire(event)) else {
@@ -100,13 +110,20 @@ impl Fold {
             let known = plugin.set.get(&place).is_some_and(|(key, set_name, set_ms)| {
                 Some(key) == event.key.as_ref() && set_name == name && *set_ms == due_ms
             });
-            if !known {
+            if !known && !lost.has_commit(place.1) {
                 verdict.add(Rule::Timers, format!("{} fires what was not set", event.position));
             }
         }
     }
 
     fn control(&mut self, kind: &str, control: &Value, history: &History) {
+        if kind == "Lost" {
+            for (instance, generation, position) in lost::over(control) {
+                let plugin = self.plugins.get_mut(&instance);
+                let plugin = plugin.filter(|plugin| plugin.generation == generation);
+                plugin.into_iter().for_each(|plugin| plugin.discard(position, history));
+            }
+        }
         let instance = small(control, "instance");
         if kind == "Register" {
             let after = number(control, "after");
@@ -248,6 +265,10 @@ impl Plugin {
                 Some(parked) if at == *parked => drop(self.parked.remove(key)),
                 _ => {}
             }
+        }
+        // One whose event is lost has no key any more, and is over once it is redriven.
+        if done.key.is_none() {
+            self.parked.retain(|_, parked| *parked != at);
         }
         self.redriving.remove(&at);
         if commit.dead {

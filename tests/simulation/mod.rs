@@ -15,7 +15,7 @@ use std::time::Duration;
 use tidegate::log::disk::sim::{Crash, Fault, SimDisk};
 use tokio::runtime::Runtime;
 
-use crate::oracle::{Case, History, Journal, Rule, Verdict};
+use crate::oracle::{Case, History, Journal, Lost, Rule, Verdict};
 use trace::Step;
 use world::{COUNTING, Gone, Place, World};
 
@@ -334,8 +334,17 @@ fn gone(why: Gone) -> Verdict {
     verdict
 }
 
+/// Nothing is repaired here.
+static LOST: Lost = Lost::NOTHING;
+
 fn case<'a>(client: &'a Client, history: &'a History, world: &World) -> Case<'a> {
-    Case { journal: &client.journal, history, log_id: world.log_id, counting: &COUNTING }
+    Case {
+        journal: &client.journal,
+        history,
+        log_id: world.log_id,
+        counting: &COUNTING,
+        lost: &LOST,
+    }
 }
 
 /// Brings everything to an end that can come to one, and judges it; then once more after a stop and

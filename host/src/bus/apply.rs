@@ -270,19 +270,23 @@ fn fold_private(
     event: &EventRef<'_>,
     folded: &mut Folded,
 ) {
-    fire(values, to, event);
+    fire((ledger, values), to, event);
     commands::fold_event(ledger, at, to, event, &mut folded.commands);
     let closed = event.kind == private::RESPONSE && ledger.apply_response(to, event.id);
     folded.calls_closed += usize::from(closed);
 }
 
 /// Takes a fire of a timer.
-fn fire(values: &Values, instance: InstanceId, event: &EventRef<'_>) {
+fn fire((ledger, values): (&Ledger, &Values), instance: InstanceId, event: &EventRef<'_>) {
     let (Some(key), true) = (event.key, event.kind == private::TIMER) else { return };
     let name = event.attributes.iter().find(|(name, _)| *name == NAME_ATTRIBUTE);
     if let (Some((_, name)), Ok(fire)) = (name, event.id.parse::<FireId>()) {
         let holder = (instance, fire.generation);
         values.timers().fire(holder, (key, name), fire.set, event.position);
+        // What a repair says of it stands before it, where both were in one damaged frame.
+        if ledger.instance(instance).is_some_and(|plugin| plugin.is_completed(event.position)) {
+            values.timers().discard(instance, event.position);
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 
 use crate::event::{CommitNumber, Generation, InstanceId, KeyHash, Position};
 use crate::log::codec::TimerRef;
-use crate::log::record::Control;
+use crate::log::record::{Control, LostDeliveries};
 
 #[cfg(test)]
 mod tests;
@@ -227,8 +227,9 @@ impl Timers {
         }
     }
 
-    /// Drops the timer whose fire at this position was given up and is never going to be delivered.
-    fn discard(&self, instance: InstanceId, position: Position) {
+    /// Drops the timer whose fire at this position is never going to be delivered: it was given up, or
+    /// is over already.
+    pub fn discard(&self, instance: InstanceId, position: Position) {
         let mut piles = lock(&self.piles);
         for (_, pile) in piles.range_mut(of_instance(instance)) {
             if let Some(id) = pile.fired.get(&position).copied() {
@@ -236,6 +237,19 @@ impl Timers {
             }
         }
         piles.retain(|_, pile| !pile.by_name.is_empty());
+    }
+
+    /// Drops the timers whose fires are over though nothing says how they ended. Fires that come
+    /// later in the log are to be given to [`Timers::discard`].
+    fn pass(&self, lost: &LostDeliveries) {
+        let fired = |(first, last): &(Position, Position)| -> Vec<Position> {
+            let piles = lock(&self.piles);
+            let pile = piles.get(&(lost.instance, lost.generation));
+            let fired = pile.filter(|_| first <= last).map(|pile| pile.fired.range(*first..=*last));
+            fired.into_iter().flatten().map(|(position, _)| *position).collect()
+        };
+        let fired = lost.positions.iter().flat_map(fired);
+        fired.for_each(|position| self.discard(lost.instance, position));
     }
 
     /// A generation begins: the timers of those before it never fire.
@@ -248,6 +262,7 @@ impl Timers {
         match control {
             Control::Rewind { instance, generation, .. } => self.rewind(*instance, *generation),
             Control::Discard { instance, position, .. } => self.discard(*instance, *position),
+            Control::Lost { over, .. } => over.iter().for_each(|lost| self.pass(lost)),
             _ => {}
         }
     }

@@ -166,3 +166,30 @@ fn who_finds_a_delivery_settled_finds_what_it_changed() {
     });
     assert_eq!(wrong, 0);
 }
+
+#[test]
+fn a_fire_that_a_repair_takes_to_be_over_has_served_its_timer() {
+    let timers = Timers::default();
+    timers.apply(&served(1, "a", 1), [set("t", 10), set("u", 10), set("v", 99)]);
+    for (name, index) in [("t", 0), ("u", 1)] {
+        timers.fire(HOLDER, ("a", name), due(10, 1, index).set, Position(50 + u64::from(index)));
+    }
+    let over = |generation, first, last| Control::Lost {
+        first: CommitNumber(2),
+        last: CommitNumber(3),
+        events: 0,
+        instances: InstanceId(1),
+        over: vec![LostDeliveries {
+            instance: InstanceId(1),
+            generation: Generation(generation),
+            positions: vec![(Position(first), Position(last))],
+        }],
+    };
+    timers.apply_control(&over(1, 1, 100));
+    timers.apply_control(&over(0, 100, 1));
+    assert_eq!(timers.count(InstanceId(1)), 3, "another generation, and a run of nothing");
+    timers.apply_control(&over(0, 2, 50));
+    let pending = |name| timers.pending(HOLDER, "a", name).is_some();
+    assert_eq!((pending("t"), pending("u"), pending("v")), (false, true, true));
+    check(&timers);
+}

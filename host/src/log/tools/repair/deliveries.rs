@@ -116,11 +116,11 @@ impl Deliveries {
         wanted: &Wanted,
     ) -> Option<(usize, bool)> {
         let key = event.key_hash?;
-        let is_private = match event.addressee {
-            None => false,
-            Some(AddresseeRef::Plugin(to)) if to == plugin.0 => true,
+        match event.addressee {
+            None => {}
+            Some(AddresseeRef::Plugin(to)) if to == plugin.0 => {}
             Some(_) => return None,
-        };
+        }
         let ended = self.completed.get(&plugin);
         if ended.is_some_and(|ended| ended.contains(event.position.0)) {
             return None;
@@ -133,9 +133,8 @@ impl Deliveries {
             if is_wanted && hole.completions.iter().any(is_of) {
                 return Some((at, is_over));
             }
-            // Nothing tells whether it ended here. A later one that did says so, but of a timer or a
-            // command, which has no order that it could be told by.
-            if !hole.is_exact && is_over && !is_private {
+            // Nothing tells whether it ended here, but a later one that did.
+            if !hole.is_exact && is_over {
                 return Some((at, true));
             }
         }
