@@ -396,6 +396,54 @@ pub struct NewEvent {
     pub principal: Arc<str>,
 }
 
+/// Whom an event is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum To {
+    /// Whoever subscribes to it.
+    #[default]
+    Everybody,
+    /// One plugin.
+    Plugin(InstanceId),
+    /// Another bus.
+    Bus,
+}
+
+/// What of an event tells most of those who do not want it from those who may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Heading<'a> {
+    /// Number in its bus.
+    pub position: Position,
+    /// When the log took it, milliseconds since the Unix epoch on the log's clock.
+    pub recorded_ms: u64,
+    /// Its type.
+    pub kind: &'a str,
+    /// Whom it is for.
+    pub to: To,
+    /// The plugin that emitted it.
+    pub emitter: Option<InstanceId>,
+    /// Whether it came from another bus.
+    pub is_forwarded: bool,
+}
+
+impl Event {
+    /// Its heading.
+    #[must_use]
+    pub fn heading(&self) -> Heading<'_> {
+        Heading {
+            position: self.position,
+            recorded_ms: self.recorded_ms,
+            kind: &self.kind,
+            to: match self.addressee {
+                None => To::Everybody,
+                Some(Addressee::Plugin(instance)) => To::Plugin(instance),
+                Some(Addressee::Bus(_)) => To::Bus,
+            },
+            emitter: self.emitter,
+            is_forwarded: self.origin.is_some(),
+        }
+    }
+}
+
 /// One event as it stands in the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {

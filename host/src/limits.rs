@@ -180,7 +180,8 @@ pub const SEGMENT_ZEROED_STEP_BYTES: u64 = 512 * 1024;
 /// A new segment claims no more than one in so many bytes that are free: a whole one could leave a
 /// small disk with less than what stops publishers.
 pub const SEGMENT_FREE_SHARE: u64 = 4;
-/// Bytes of recent frames kept in memory for consumers that keep up.
+/// Bytes of recent frames kept in memory for consumers that keep up. For each event some 80 bytes more,
+/// and for one that a consumer wanted some 400.
 pub const TAIL_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Bytes of written frames that may wait for the index until a thread is woken that enters them.
 pub const INDEX_BEHIND_BYTES: usize = 256 * 1024;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use super::Bus;
-use crate::event::{Addressee, Event, NewEvent, Origin, Position};
+use crate::event::{Addressee, Event, NewEvent, Origin, Position, To};
 use crate::log::record::{Control, ControlRecord};
 use crate::log::{AppendError, ReadError};
 
@@ -48,8 +48,8 @@ pub async fn run(
             Err(ReadError::Closed) => return Ok(()),
             Err(error) => return Err(error.into()),
         };
-        let due: Vec<&Arc<Event>> =
-            batch.events().iter().filter(|event| is_for(event, target.name())).collect();
+        let mut due = batch.select(|heading| heading.to == To::Bus)?;
+        due.retain(|event| is_for(event, target.name()));
         for chunk in due.chunks(FORWARD_BATCH_MAX) {
             let Some(last) = chunk.last() else { continue };
             let forwarded = chunk.iter().map(|event| moved(event, source.name())).collect();

@@ -17,6 +17,7 @@ pub mod private;
 pub mod replay;
 pub mod runner;
 pub mod source;
+pub mod subscribed;
 pub mod timers;
 pub mod upcast;
 
@@ -471,11 +472,11 @@ async fn position_before(log: &Log, ms: u64) -> Result<Position, ReadError> {
     let mut before = Position(place.mark.first_position.0.saturating_sub(1));
     while before < end {
         let frame = frames.next().await?;
-        for event in frame.events()? {
-            if event.recorded_ms >= ms {
+        for heading in frame.headings()? {
+            if heading.recorded_ms >= ms {
                 return Ok(before);
             }
-            before = event.position;
+            before = heading.position;
         }
     }
     Ok(before)

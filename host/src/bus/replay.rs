@@ -25,9 +25,10 @@ pub(super) use self::carried::Seen;
 use super::Bus;
 use super::deliver::{self, Ended};
 use super::private;
-use super::runner::{Subscriptions, Version};
+use super::runner::Version;
+use super::subscribed::{Subscriptions, may_want, wants};
 use crate::effects::{Outcome, OutcomeKind};
-use crate::event::{Addressee, Digest, Event, Generation, InstanceId, Key, LOST_EVENT, Position};
+use crate::event::{Digest, Event, Generation, Heading, InstanceId, Key, LOST_EVENT, Position};
 use crate::limits::REPLAY_FRAMES_BYTES_MAX;
 use crate::log::record::{DeadLetterRecord, DeliveryCommit, Mode};
 use crate::log::{Frame, ReadError};
@@ -209,9 +210,12 @@ impl Way<'_> {
         if frame.header().first_position > plan.to.0 || frame.first_position().is_none() {
             return Ok(());
         }
-        for event in frame.events()? {
-            let is_in_range = (plan.from..=plan.to).contains(&event.position);
-            if is_in_range && wants(&plan.subscriptions, plan.instance, event) {
+        let may_be_wanted = |heading: &Heading<'_>| {
+            let is_in_range = (plan.from..=plan.to).contains(&heading.position);
+            is_in_range && may_want(&plan.subscriptions, plan.instance, heading)
+        };
+        for event in frame.select(may_be_wanted)? {
+            if wants(&plan.subscriptions, plan.instance, &event) {
                 self.outstanding.insert(event.position.0);
             }
         }
@@ -392,19 +396,6 @@ fn verdict(
     if changes.is_empty() { Verdict::Equal } else { Verdict::Different(changes) }
 }
 
-/// Whether an event is a plugin's, by the subscription in force at its position.
-fn wants(subscriptions: &Subscriptions, instance: InstanceId, event: &Event) -> bool {
-    match &event.addressee {
-        Some(Addressee::Plugin(addressee)) => return *addressee == instance,
-        Some(Addressee::Bus(_)) => return false,
-        None => {}
-    }
-    let in_force = subscriptions.iter().rev().find(|(after, _)| event.position > *after);
-    in_force
-        .or(subscriptions.first())
-        .is_some_and(|(_, subscription)| subscription.matches(event, instance))
-}
-
 /// The newest frames that were read, bounded in bytes: most deliveries end soon after their input.
 #[derive(Default)]
 struct Recent {
@@ -428,9 +419,7 @@ impl Recent {
         let Some(frame) = behind.checked_sub(1).and_then(|at| self.frames.get(at)) else {
             return Ok(None);
         };
-        let events = frame.events()?;
-        let at = events.binary_search_by_key(&position, |event| event.position).ok();
-        Ok(at.and_then(|at| events.get(at)).map(Arc::clone))
+        Ok(frame.select(|heading| heading.position == position)?.pop())
     }
 }
 

@@ -35,7 +35,8 @@ use super::Bus;
 use super::apply::Progress;
 use super::deliver::Deliverer;
 use super::notes::{Line, Notes, PluginLog};
-use crate::event::{Addressee, Digest, Event, Generation, InstanceId, Position};
+use super::subscribed;
+use crate::event::{Digest, Event, Generation, InstanceId, Position};
 use crate::log::AppendError;
 use crate::metrics::PluginMetrics;
 use crate::plugin::Subscription;
@@ -73,9 +74,7 @@ pub struct Version {
 
 use self::shadow::Shadow;
 pub use self::shadow::{Tally, Trial};
-
-/// The subscriptions of a plugin, each in force for positions after its own.
-pub type Subscriptions = Vec<(Position, Arc<Subscription>)>;
+pub use super::subscribed::Subscriptions;
 
 /// What a runner is made of.
 pub struct Parts {
@@ -333,17 +332,7 @@ impl Runner {
 
     /// Whether an event is this plugin's, by the subscription in force at its position.
     pub(super) fn wants(&self, subscriptions: &Subscriptions, event: &Event) -> bool {
-        match &event.addressee {
-            Some(Addressee::Plugin(instance)) => return *instance == self.instance,
-            Some(Addressee::Bus(_)) => return false,
-            None => {}
-        }
-        subscriptions
-            .iter()
-            .rev()
-            .find(|(after, _)| event.position > *after)
-            .or(subscriptions.first())
-            .is_some_and(|(_, subscription)| subscription.matches(event, self.instance))
+        subscribed::wants(subscriptions, self.instance, event)
     }
 
     /// A line in the plugin's log that the host, not the guest, has to say.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use super::memory::MemoryLog;
-use crate::event::{Event, Position};
+use crate::event::{Event, Heading, Position};
 use crate::log::{Frame, FrameReader, Log, ReadError};
 
 /// Events taken from a ring at a time.
@@ -35,26 +35,52 @@ pub enum EventSource<'a> {
 pub enum Batch {
     /// One frame.
     Frame {
-        /// The frame; decoded.
+        /// The frame. It has events behind `after`, and what there is of each can be told.
         frame: Arc<Frame>,
-        /// Index of its first event that was asked for.
-        from: usize,
+        /// Events at or below it were asked not to be seen.
+        after: Position,
     },
-    /// Events of a ring.
+    /// Events of a ring; at least one.
     Ring(Vec<Arc<Event>>),
 }
 
 impl Batch {
-    /// The events, ascending by position.
+    /// Position of its last event, and when the log took that, milliseconds since the Unix epoch.
     #[must_use]
-    pub fn events(&self) -> &[Arc<Event>] {
+    pub fn last(&self) -> Option<(Position, u64)> {
         match self {
-            // `next` has decoded it: an error was returned there.
-            Self::Frame { frame, from } => {
-                frame.events().ok().and_then(|events| events.get(*from..)).unwrap_or_default()
+            Self::Frame { frame, .. } => {
+                let last = frame.headings().ok()?.last()?;
+                Some((last.position, last.recorded_ms))
             }
-            Self::Ring(events) => events,
+            Self::Ring(events) => events.last().map(|event| (event.position, event.recorded_ms)),
         }
+    }
+
+    /// The events whose headings are wanted, ascending by position. The others are not even read.
+    ///
+    /// # Errors
+    /// A record is not what its kind says.
+    pub fn select(
+        &self,
+        mut is_wanted: impl FnMut(&Heading<'_>) -> bool,
+    ) -> Result<Vec<Arc<Event>>, ReadError> {
+        Ok(match self {
+            Self::Frame { frame, after } => {
+                frame.select(|heading| heading.position > *after && is_wanted(heading))?
+            }
+            Self::Ring(events) => {
+                events.iter().filter(|event| is_wanted(&event.heading())).cloned().collect()
+            }
+        })
+    }
+
+    /// All events, ascending by position.
+    ///
+    /// # Errors
+    /// A record is not what its kind says.
+    pub fn events(&self) -> Result<Vec<Arc<Event>>, ReadError> {
+        self.select(|_| true)
     }
 }
 
@@ -76,10 +102,8 @@ impl<'a> EventSource<'a> {
         match self {
             Self::Durable { frames, after } => loop {
                 let frame = frames.next().await?;
-                let events = frame.events()?;
-                let from = events.partition_point(|event| event.position <= *after);
-                if from < events.len() {
-                    return Ok(Batch::Frame { frame, from });
+                if frame.headings()?.last().is_some_and(|last| last.position > *after) {
+                    return Ok(Batch::Frame { frame, after: *after });
                 }
             },
             Self::Memory { log, last, after } => loop {

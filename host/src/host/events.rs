@@ -49,15 +49,15 @@ pub(super) async fn page(
     let mut source = bus.read_after(after);
     while seen < end && looked_at < PAGE_SCAN_MAX {
         let batch = source.next().await.map_err(read_error)?;
-        for event in batch.events() {
-            if event.position > end || filter.has_ended(event) {
+        for event in batch.events().map_err(read_error)? {
+            if event.position > end || filter.has_ended(&event) {
                 return Ok(page);
             }
             seen = event.position;
             looked_at += 1;
-            if filter.matches(event) && filter.has_begun(event) {
-                page.events.push(Arc::clone(event));
+            if filter.matches(&event) && filter.has_begun(&event) {
                 bytes += event.weight();
+                page.events.push(event);
                 if page.events.len() == limit || bytes > PAGE_BYTES_MAX {
                     page.next = (seen < end).then_some(seen);
                     return Ok(page);
@@ -134,8 +134,8 @@ pub(super) async fn follow(
         // A reader for each batch: it borrows the bus, and a stream has to own what it uses. The
         // next batch comes from memory where the client keeps up.
         let batch = bus.read_after(after).next().await;
-        let events = match batch {
-            Ok(batch) => batch.events().to_vec(),
+        let events = match batch.and_then(|batch| batch.events()) {
+            Ok(events) => events,
             Err(error) => {
                 tracing::debug!(%error, "an event stream ends");
                 return None;
@@ -171,12 +171,12 @@ pub(super) async fn tree(bus: &Bus, position: Position) -> Result<TreeView, Host
     let (mut seen, mut looked_at) = (root.position, 0);
     while seen < end && looked_at < TREE_SCAN_MAX && found.len() < TREE_EVENTS_MAX {
         let batch = source.next().await.map_err(read_error)?;
-        for event in batch.events() {
+        for event in batch.events().map_err(read_error)? {
             seen = event.position;
             looked_at += 1;
             if event.causation.is_some_and(|cause| causes.contains(&cause)) {
                 causes.insert(event.position);
-                found.insert(event.position, Arc::clone(event));
+                found.insert(event.position, event);
             }
         }
     }

@@ -1,23 +1,23 @@
 //! A frame: one commit group as it stands on the disk, kept in memory as those very bytes.
 //!
-//! Rule: a `Frame` has passed its checksums; what its records say is decoded on first use, once for
-//! all consumers.
+//! Rule: a `Frame` has passed its checksums. What is kept of its records beside the bytes is an outline,
+//! and the events that somebody wanted.
 
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 
 use super::codec::{
-    Commits, DecodeError, Encoded, FLAG_SEAL, FRAME_ALIGN, HEADER_BYTES, Header, RecordRef, Salt,
-    Texts, chain, kind,
+    Commits, DecodeError, Encoded, FLAG_SEAL, FRAME_ALIGN, HEADER_BYTES, Header, Outline,
+    RecordRef, Salt, Texts, chain, kind,
 };
-use crate::event::{CommitNumber, Event, KeySequence, Position};
+use crate::event::{CommitNumber, Event, Heading, KeySequence, Position};
 
 /// One frame, its checksums verified. Cheap to share behind an `Arc`.
 pub struct Frame {
     header: Header,
     bytes: Bytes,
-    events: OnceLock<Result<Box<[Arc<Event>]>, DecodeError>>,
+    outline: OnceLock<Result<Outline, DecodeError>>,
 }
 
 impl std::fmt::Debug for Frame {
@@ -35,7 +35,7 @@ impl Frame {
         let header = Header::decode(bytes, salt)?;
         header.sections(bytes, salt)?;
         let len = usize::try_from(header.frame_bytes()).unwrap_or(usize::MAX);
-        Ok(Self { header, bytes: bytes.slice(..len.min(bytes.len())), events: OnceLock::new() })
+        Ok(Self { header, bytes: bytes.slice(..len.min(bytes.len())), outline: OnceLock::new() })
     }
 
     /// The header.
@@ -107,16 +107,52 @@ impl Frame {
         Commits::new(&self.header, metadata, payload)
     }
 
-    /// All its events, public and private, in order. Decoded once, shared by all consumers; their
+    fn outline(&self) -> Result<&Outline, DecodeError> {
+        let outline = self
+            .outline
+            .get_or_init(|| Outline::of(self.header.event_count, self.commits(), self.sections()));
+        outline.as_ref().map_err(Clone::clone)
+    }
+
+    /// What there is to say of each of its events, public and private, in order. Read once, for
+    /// whoever asks.
+    ///
+    /// # Errors
+    /// A record is not what its kind says.
+    pub fn headings(&self) -> Result<impl Iterator<Item = Heading<'_>>, DecodeError> {
+        let (metadata, _) = self.sections();
+        Ok(self.outline()?.lines().iter().map(|line| line.heading(metadata)))
+    }
+
+    /// Those of its events whose headings are wanted, in order, made once for all who want them; their
     /// payloads are slices of this frame's bytes.
     ///
     /// # Errors
     /// A record is not what its kind says.
-    pub fn events(&self) -> Result<&[Arc<Event>], DecodeError> {
-        match self.events.get_or_init(|| self.decode_events()) {
-            Ok(events) => Ok(events),
-            Err(error) => Err(error.clone()),
+    pub fn select(
+        &self,
+        mut is_wanted: impl FnMut(&Heading<'_>) -> bool,
+    ) -> Result<Vec<Arc<Event>>, DecodeError> {
+        let sections = self.sections();
+        let mut texts = Texts::default();
+        let mut events = Vec::new();
+        for line in self.outline()?.lines() {
+            if is_wanted(&line.heading(sections.0)) {
+                events.push(line.event(sections, |event| {
+                    let data = self.bytes.slice_ref(event.data);
+                    event.to_event_with(data, &mut texts)
+                })?);
+            }
         }
+        Ok(events)
+    }
+
+    /// All its events: see [`Frame::select`].
+    ///
+    /// # Errors
+    /// A record is not what its kind says.
+    pub fn events(&self) -> Result<Vec<Arc<Event>>, DecodeError> {
+        self.select(|_| true)
     }
 
     /// The event at a position; none: it is not in this frame. Its payload is a copy, so that it does
@@ -152,26 +188,6 @@ impl Frame {
             }
         }
         Ok(events)
-    }
-
-    fn decode_events(&self) -> Result<Box<[Arc<Event>]>, DecodeError> {
-        // Bounded: a header promises no more records than its metadata section has room for.
-        let mut events = Vec::with_capacity(self.header.event_count as usize);
-        let mut texts = Texts::default();
-        for commit in self.commits() {
-            let mut records = commit?.records();
-            while let Some(raw) = records.next_raw() {
-                let (raw, position) = raw?;
-                if raw.kind != kind::EVENT {
-                    continue;
-                }
-                if let RecordRef::Event(event) = records.read(&raw, position)? {
-                    let data = self.bytes.slice_ref(event.data);
-                    events.push(Arc::new(event.to_event_with(data, &mut texts)?));
-                }
-            }
-        }
-        Ok(events.into())
     }
 }
 
@@ -261,6 +277,6 @@ impl FrameBuilder {
         }
         self.payload.clear();
         (self.commits, self.records, self.events) = (0, 0, 0);
-        Frame { header, bytes: bytes.into(), events: OnceLock::new() }
+        Frame { header, bytes: bytes.into(), outline: OnceLock::new() }
     }
 }

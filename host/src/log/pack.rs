@@ -305,6 +305,16 @@ impl<'a> Fields<'a> {
         if self.reader.nil() { Ok(None) } else { read(&mut self.reader).map(Some) }
     }
 
+    /// Passes over so many fields.
+    ///
+    /// # Errors
+    /// Where they are not MessagePack.
+    pub fn pass(&mut self, count: usize) -> Result<(), PackError> {
+        let count = count.min(self.left);
+        self.left -= count;
+        (0..count).try_for_each(|_| self.reader.skip())
+    }
+
     /// Passes over the fields that are left, and gives the reader behind the array.
     ///
     /// # Errors

@@ -11,8 +11,8 @@ const NEWEST: usize = 4;
 
 /// Recent durable frames, bounded in bytes.
 ///
-/// Dropping a frame drops all the events that were decoded from it, which takes longer than making it
-/// did: so who adds frames leaves that to [`Tail::trim`], up to an eighth above the bound.
+/// Dropping a frame drops all the events that were made of it, which takes longer than making it did:
+/// so who adds frames leaves that to [`Tail::trim`], up to an eighth above the bound.
 #[derive(Debug)]
 pub(super) struct Tail {
     bytes_max: usize,

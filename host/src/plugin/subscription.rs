@@ -13,7 +13,9 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::pattern::{SourcePattern, TypePattern};
-use crate::event::{Event, InstanceId, KeyVariant, Position, SCHEMA_VERSION, schema_version};
+use crate::event::{
+    Event, Heading, InstanceId, KeyVariant, Position, SCHEMA_VERSION, schema_version,
+};
 
 /// The bus a plugin subscribes to when it names none.
 pub const DEFAULT_BUS: &str = "main";
@@ -77,9 +79,19 @@ impl Subscription {
     /// Whether a public event is wanted by the plugin with the id `own`. Never allocates.
     #[must_use]
     pub fn matches(&self, event: &Event, own: InstanceId) -> bool {
-        self.wants_origin(event, own)
-            && self.wants_type(&event.kind)
-            && (self.sources.is_empty() || self.sources.iter().any(|s| s.matches(&event.source)))
+        self.may_match(&event.heading(), own) && self.matches_rest(event)
+    }
+
+    /// Whether a public event may be wanted by the plugin with the id `own`, by its heading.
+    #[must_use]
+    pub fn may_match(&self, heading: &Heading<'_>, own: InstanceId) -> bool {
+        self.wants_origin(heading, own) && self.wants_type(heading.kind)
+    }
+
+    /// Whether one that may be wanted is.
+    #[must_use]
+    pub fn matches_rest(&self, event: &Event) -> bool {
+        (self.sources.is_empty() || self.sources.iter().any(|s| s.matches(&event.source)))
             && self.attributes.iter().all(|(name, value)| has_attribute(event, name, value))
     }
 
@@ -90,9 +102,9 @@ impl Subscription {
     }
 
     /// An event forwarded from another bus was emitted there: its emitter's id means nothing here.
-    fn wants_origin(&self, event: &Event, own: InstanceId) -> bool {
-        let emitted = event.emitter.is_some() || event.origin.is_some();
-        let own_event = event.origin.is_none() && event.emitter == Some(own);
+    fn wants_origin(&self, heading: &Heading<'_>, own: InstanceId) -> bool {
+        let emitted = heading.emitter.is_some() || heading.is_forwarded;
+        let own_event = !heading.is_forwarded && heading.emitter == Some(own);
         !emitted || (!self.types.is_empty() && (self.own || !own_event))
     }
 }

@@ -7,7 +7,9 @@ use tokio::sync::mpsc;
 
 use super::expire::Horizon;
 use super::{Runner, Subscriptions, Swap, quotas};
-use crate::event::{Event, Position};
+use crate::bus::source::Batch;
+use crate::bus::subscribed::may_want;
+use crate::event::{Event, Heading, Position};
 use crate::log::ReadError;
 use crate::log::record::{Control, ControlRecord};
 use crate::schedule::core::{Drain, Entry};
@@ -21,7 +23,7 @@ impl Runner {
         let mut end = self.rebuilt.awaited();
         self.progress.scan(seen);
         let mut horizon = Horizon::default();
-        if !self.rebuild_to(&mut end, (seen, &[]), &mut swaps).await {
+        if !self.rebuild_to(&mut end, seen, None, &mut swaps).await {
             return;
         }
         loop {
@@ -38,19 +40,16 @@ impl Runner {
             let batch = match batch {
                 Ok(batch) => batch,
                 Err(ReadError::Closed) => return,
-                Err(error) => {
-                    tracing::error!(plugin = %self.name, %error, "the plugin cannot read its bus");
-                    self.say("error", format!("cannot read the bus: {error}"));
-                    return;
-                }
+                Err(error) => return self.cannot_read(&error),
             };
-            let events = batch.events();
-            let last = events.last().map(|event| (event.position, event.recorded_ms));
-            let Some((last, recorded_ms)) = last else { continue };
-            if !self.rebuild_to(&mut end, (last, events), &mut swaps).await {
+            let Some((last, recorded_ms)) = batch.last() else { continue };
+            if !self.rebuild_to(&mut end, last, Some(&batch), &mut swaps).await {
                 return;
             }
-            self.offer(self.judge(events), last, &mut swaps).await;
+            match self.judge(&batch, last) {
+                Ok(entries) => self.offer(entries, last, &mut swaps).await,
+                Err(error) => return self.cannot_read(&error),
+            }
             scanned = last;
             self.progress.scan(last);
             self.note_progress();
@@ -63,31 +62,30 @@ impl Runner {
         self.progress.offer(|| self.queue.with(|core| core.settled()));
     }
 
-    /// The events among `events` that are this plugin's and still to be delivered.
-    pub(super) fn judge(&self, events: &[Arc<Event>]) -> VecDeque<Entry<Arc<Event>>> {
+    pub(super) fn cannot_read(&self, error: &ReadError) {
+        tracing::error!(plugin = %self.name, %error, "the plugin cannot read its bus");
+        self.say("error", format!("cannot read the bus: {error}"));
+    }
+
+    /// The events of a batch, up to a position, that are this plugin's and still to be delivered.
+    pub(super) fn judge(
+        &self,
+        batch: &Batch,
+        until: Position,
+    ) -> Result<VecDeque<Entry<Arc<Event>>>, ReadError> {
         let subscriptions = self.subscriptions.load();
-        let mut entries: VecDeque<_> =
-            events.iter().filter_map(|event| self.entry(&subscriptions, event)).collect();
+        let may_be_due = |heading: &Heading<'_>| {
+            heading.position <= until
+                && may_want(&subscriptions, self.instance, heading)
+                && !self.before.is_completed(heading.position)
+        };
+        let events = batch.select(may_be_due)?;
+        let wanted = events.into_iter().filter(|event| self.wants(&subscriptions, event));
+        let mut entries: VecDeque<_> = wanted.map(entry).collect();
         if planted!(ReordersAKey) {
             entries.make_contiguous().reverse();
         }
-        entries
-    }
-
-    fn entry(
-        &self,
-        subscriptions: &Subscriptions,
-        event: &Arc<Event>,
-    ) -> Option<Entry<Arc<Event>>> {
-        if !self.wants(subscriptions, event) || self.before.is_completed(event.position) {
-            return None;
-        }
-        Some(Entry {
-            position: event.position,
-            key: event.key.clone(),
-            weight: event.weight(),
-            item: Arc::clone(event),
-        })
+        Ok(entries)
     }
 
     pub(super) async fn offer(
@@ -170,14 +168,12 @@ impl Runner {
         let events = self.bus.events(positions).await?;
         let subscriptions = self.subscriptions.load_full();
         let wanted = events.into_iter().filter(|event| self.wants(&subscriptions, event));
-        let entries = wanted.map(|event| Entry {
-            position: event.position,
-            key: event.key.clone(),
-            weight: event.weight(),
-            item: event,
-        });
-        self.queue.refill(drain, entries, reached);
+        self.queue.refill(drain, wanted.map(entry), reached);
         self.note_progress();
         Ok(())
     }
+}
+
+fn entry(event: Arc<Event>) -> Entry<Arc<Event>> {
+    Entry { position: event.position, key: event.key.clone(), weight: event.weight(), item: event }
 }

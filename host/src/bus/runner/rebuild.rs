@@ -5,7 +5,7 @@
 //! serves; and nothing that an earlier delivery emitted or called happens twice, however late a key
 //! comes to it. Events that never had been delivered are so as if there were no rewind.
 
-use std::sync::Arc;
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use roaring::RoaringTreemap;
@@ -13,7 +13,8 @@ use tokio::sync::mpsc;
 
 use super::{Runner, Swap};
 use crate::bus::Bus;
-use crate::event::{Event, InstanceId, Position};
+use crate::bus::source::Batch;
+use crate::event::{InstanceId, Position};
 use crate::log::record::{Control, ControlRecord, Mode};
 
 /// How often it is looked whether the end is reached, where nothing says so.
@@ -67,12 +68,19 @@ impl Runner {
     pub(super) async fn rebuild_to(
         &self,
         end: &mut Option<Position>,
-        (reached, events): (Position, &[Arc<Event>]),
+        reached: Position,
+        batch: Option<&Batch>,
         swaps: &mut mpsc::Receiver<Swap>,
     ) -> bool {
         let Some(until) = end.filter(|until| reached >= *until) else { return true };
-        let again = events.partition_point(|event| event.position <= until);
-        self.offer(self.judge(events.get(..again).unwrap_or_default()), until, swaps).await;
+        let again = batch.map_or_else(|| Ok(VecDeque::new()), |batch| self.judge(batch, until));
+        match again {
+            Ok(entries) => self.offer(entries, until, swaps).await,
+            Err(error) => {
+                self.cannot_read(&error);
+                return false;
+            }
+        }
         *end = None;
         self.let_serve(until, swaps).await
     }

@@ -34,10 +34,10 @@ async fn fires(world: &World) -> Vec<Arc<Event>> {
     let (mut fires, mut seen) = (Vec::new(), Position(0));
     let mut source = world.bus.read_after(Position(0));
     while seen < world.bus.last_position() {
-        for event in source.next().await.unwrap().events() {
+        for event in source.next().await.unwrap().events().unwrap() {
             seen = event.position;
             if &*event.kind == "tidegate.timer" {
-                fires.push(Arc::clone(event));
+                fires.push(event);
             }
         }
     }

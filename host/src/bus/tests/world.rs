@@ -227,6 +227,10 @@ impl World {
     pub(super) async fn crash(&self, crash: Crash, from: From) -> Self {
         let dir = tempfile::tempdir().unwrap();
         std::fs::copy(self.dir.path().join("slots"), dir.path().join("slots")).unwrap();
+        if from == From::Checkpoint {
+            // Deliveries do not wait for the fold: it may still be at what was delivered.
+            self.bus.until_applied(self.bus.log().unwrap().durable()).await;
+        }
         let fold = (from == From::Checkpoint).then(|| self.checkpoint());
         let (script, clock) = (Arc::clone(&self.script), Arc::clone(&self.clock));
         Self::open(self.disk.crash(crash), clock, script, dir, fold, "").await
@@ -374,7 +378,7 @@ impl World {
         let mut source = self.bus.read_after(Position(0));
         let mut seen = Position(0);
         while seen < self.bus.last_position() {
-            for event in source.next().await.unwrap().events() {
+            for event in source.next().await.unwrap().events().unwrap() {
                 seen = event.position;
                 if event.emitter.is_some() {
                     let input = String::from_utf8(event.data.to_vec()).unwrap();

@@ -49,6 +49,17 @@ pub enum AddresseeRef<'a> {
     Bus(&'a str),
 }
 
+impl<'a> AddresseeRef<'a> {
+    pub(super) fn read(reader: &mut Reader<'a>) -> Result<Self, PackError> {
+        let mut probe = *reader;
+        if let Ok(instance) = probe.uint_as() {
+            *reader = probe;
+            return Ok(Self::Plugin(InstanceId(instance)));
+        }
+        reader.str().map(Self::Bus)
+    }
+}
+
 /// [`Origin`], borrowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OriginRef<'a> {
@@ -192,14 +203,7 @@ impl<'a> EventRef<'a> {
         self.emitter = fields.next(Reader::uint_as)?.map(InstanceId);
         self.depth = fields.next(Reader::uint_as)?.unwrap_or_default();
         self.causation = fields.next(Reader::uint)?.map(Position);
-        self.addressee = fields.next(|reader| {
-            let mut probe = *reader;
-            if let Ok(instance) = probe.uint_as() {
-                *reader = probe;
-                return Ok(AddresseeRef::Plugin(InstanceId(instance)));
-            }
-            reader.str().map(AddresseeRef::Bus)
-        })?;
+        self.addressee = fields.next(AddresseeRef::read)?;
         self.schema_version = fields.next(Reader::uint_as)?.unwrap_or_default();
         let region = fields.next(Reader::str)?.unwrap_or_default();
         let bus = fields.next(Reader::str)?;

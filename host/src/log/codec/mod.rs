@@ -10,6 +10,7 @@ mod effect;
 mod encode;
 mod event;
 mod header;
+mod outline;
 mod share;
 #[cfg(test)]
 mod tests;
@@ -23,6 +24,7 @@ pub use header::{
     FLAG_MENDED, FLAG_SEAL, FRAME_ALIGN, FRAME_BYTES_MAX, HEADER_BYTES, Header, Salt, Section,
     chain,
 };
+pub use outline::{Line, Outline};
 pub use share::Texts;
 
 use super::pack::PackError;

@@ -275,6 +275,27 @@ proptest! {
     }
 
     #[test]
+    fn headings_say_what_the_events_do(
+        events in prop::collection::vec(event(), 1..6),
+        delivery in delivery(),
+        wanted in any::<[bool; 6]>(),
+    ) {
+        let mut commits: Vec<_> =
+            events.iter().map(|event| encoded(|commit| commit.event(event).unwrap())).collect();
+        commits.insert(1, encoded(|commit| commit.delivery(&delivery).unwrap()));
+        let frame = reopened(&frame(&commits));
+        let all = frame.events().unwrap();
+        let headings: Vec<_> = frame.headings().unwrap().collect();
+        prop_assert_eq!(headings, all.iter().map(|event| event.heading()).collect::<Vec<_>>());
+        let is_wanted = |at: Position| {
+            usize::try_from(at.0).is_ok_and(|at| wanted[at % wanted.len()])
+        };
+        let selected = frame.select(|heading| is_wanted(heading.position)).unwrap();
+        let kept = all.into_iter().filter(|event| is_wanted(event.position));
+        prop_assert_eq!(selected, kept.collect::<Vec<_>>());
+    }
+
+    #[test]
     fn any_delivery_comes_back(delivery in delivery()) {
         let frame = reopened(&frame(&[encoded(|commit| commit.delivery(&delivery).unwrap())]));
         prop_assert_eq!(delivery_back(&frame), delivery);
