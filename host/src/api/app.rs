@@ -12,6 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
+use super::answers::Answers;
 use super::auth::{self, is_request};
 use super::errors::{ApiError, Code};
 use super::host::HostApi;
@@ -32,6 +33,8 @@ pub(super) struct App {
     pub(super) openapi: Bytes,
     loopback: bool,
     pub(super) bodies: Arc<Semaphore>,
+    /// Memory for answers that are not taken yet, in bytes.
+    pub(super) answers: Arc<Semaphore>,
     requests: Semaphore,
     request_id_prefix: String,
     requests_seen: AtomicU64,
@@ -53,6 +56,7 @@ impl App {
             openapi,
             loopback,
             bodies: Arc::new(Semaphore::new(bodies.min(u32::MAX as usize))),
+            answers: Arc::new(Semaphore::new(options.answers_bytes_max.min(u32::MAX as usize))),
             requests: Semaphore::new(options.requests_max),
             request_id_prefix: format!("{:08x}", fastrand::u32(..)),
             requests_seen: AtomicU64::new(0),
@@ -72,8 +76,13 @@ impl App {
         })
     }
 
-    /// Answers one request.
-    pub(super) async fn answer(&self, router: Router, mut request: Request) -> Response {
+    /// Answers one request of a connection with these answers.
+    pub(super) async fn answer(
+        &self,
+        router: Router,
+        answers: &Arc<Answers>,
+        mut request: Request,
+    ) -> Response {
         let id = self.request_id(request.headers());
         let (method, path) = (request.method().clone(), request.uri().path().to_owned());
         let result = self.admit(&request);
@@ -86,7 +95,10 @@ impl App {
         };
         let (error, allow) = match response {
             Ok(response) => match foreign_error(&response) {
-                None => return with_request_id(response, &id),
+                None => match self.count(&method, answers, response).await {
+                    Ok(response) => return with_request_id(response, &id),
+                    Err(error) => (error, None),
+                },
                 Some(error) => (error, response.headers().get(header::ALLOW).cloned()),
             },
             Err(error) => (error, None),

@@ -3,6 +3,7 @@
 //! The rules: [`errors`] is the only place of status codes; no request reaches a route that the
 //! router's root did not let through ([`auth`]); whatever is read from a client has a bound first.
 
+mod answers;
 mod app;
 pub mod auth;
 mod body;

@@ -22,6 +22,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
+use super::answers::Answers;
 use super::app::App;
 use super::auth::Tokens;
 use super::host::HostApi;
@@ -45,6 +46,8 @@ pub struct ServerOptions {
     pub body_bytes_max: usize,
     /// Bytes of all bodies being read or published at a time; over it: `queue_full`.
     pub bodies_bytes_max: usize,
+    /// Bytes of all answers that clients have not taken yet; over it: `queue_full`.
+    pub answers_bytes_max: usize,
     /// Bytes of address and headers of one request.
     pub headers_bytes_max: usize,
     /// Header fields of one request.
@@ -55,7 +58,8 @@ pub struct ServerOptions {
     pub header_timeout: Duration,
     /// Time for a body.
     pub body_timeout: Duration,
-    /// Time a client may leave the connection unread while there is something for it.
+    /// Time a client may leave the connection unread while there is something for it, or take nothing
+    /// of an answer.
     pub write_stall_max: Duration,
     /// Connections; more wait to be accepted.
     pub connections_max: usize,
@@ -76,6 +80,7 @@ impl Default for ServerOptions {
         Self {
             body_bytes_max: 8 * 1024 * 1024,
             bodies_bytes_max: 256 * 1024 * 1024,
+            answers_bytes_max: 256 * 1024 * 1024,
             headers_bytes_max: 32 * 1024,
             headers_count_max: 128,
             handshake_timeout: Duration::from_secs(10),
@@ -264,18 +269,29 @@ where
     let io = TokioIo::new(stream);
     let asked = Arc::new(AtomicBool::new(false));
     let seen = Arc::clone(&asked);
+    let answers = Answers::new(root.app.options.write_stall_max);
+    let taken = Arc::clone(&answers);
     let service = service_fn(move |request: hyper::Request<Incoming>| {
         seen.store(true, Ordering::Relaxed);
         let Root { app, router } = root.clone();
         let request = request.map(Body::new);
+        let answers = Arc::clone(&answers);
         async move {
             Ok::<_, std::convert::Infallible>(match door {
-                Door::Open => app.answer(router, request).await,
+                Door::Open => app.answer(router, &answers, request).await,
                 Door::Plain => app.refuse_plain(&request),
             })
         }
     });
     let connection = watcher.watch(builder.serve_connection(io, service).into_owned());
+    // Dropped where a client does not take what it asked for.
+    let connection = async {
+        tokio::select! {
+            biased;
+            result = connection => result,
+            () = taken.stalled() => Ok(()),
+        }
+    };
     tokio::pin!(connection);
     // hyper's own limit starts once it knows the version; a client that never says is caught here.
     let first = tokio::time::sleep(first_timeout);

@@ -1,7 +1,9 @@
 //! HTTP/2 by hand: frames that no client would send.
 
+use serde_json::json;
+
 use super::HELD_BYTES_MAX;
-use crate::harness::{Host, Place, Process, Raw};
+use crate::harness::{Host, Place, Process, Raw, event};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const DATA: u8 = 0;
@@ -137,5 +139,40 @@ fn frames_that_no_client_sends_cost_little_and_keep_nobody_out() {
         check_served(&host, what);
     }
     assert!(host.is_alive());
+    host.stop();
+}
+
+/// Large answers that a client asks for and does not allow to be sent: the connection is read, so that
+/// nothing stalls but they.
+#[test]
+fn answers_that_are_never_allowed_are_bounded_and_let_go_of() {
+    const ANSWERS_BYTES_MAX: u64 = 256 << 20;
+    let place = Place::new();
+    let host = place.start();
+    let process = Process::new(host.pid());
+    let data = "x".repeat(500_000);
+    for n in 0..16 {
+        host.http.publish(&[event("a.b", &n.to_string(), None, json!(data))]);
+    }
+    let before = process.memory_bytes();
+    process.reset_peak();
+    let page = b"\x82\x86\x04\x14/v1/events?limit=100\x41\x09localhost";
+    let gets = (0..128).flat_map(|n| frame(HEADERS, END_STREAM | END_HEADERS, stream(n), page));
+    let nothing = frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0]);
+    let mut client = Raw::connect(&host);
+    client.write(&[PREFACE, &nothing, &gets.collect::<Vec<u8>>()].concat());
+    let mut readers: Vec<Raw> = (0..40).map(|_| Raw::connect(&host)).collect();
+    for reader in &mut readers {
+        reader.write(b"GET /v1/events?limit=100 HTTP/1.1\r\nhost: localhost\r\n\r\n");
+    }
+    check_served(&host, "answers that are never taken");
+    // Until the host lets go of it.
+    client.read_to_end();
+    let held = process.peak_bytes().saturating_sub(before);
+    println!("answers that are never taken: {} MiB held at most", held >> 20);
+    // Beside them what is being made of a page.
+    assert!(held < ANSWERS_BYTES_MAX + 2 * HELD_BYTES_MAX, "{held} bytes held");
+    drop(readers);
+    assert_eq!(host.http.events("type=a.b").len(), 16);
     host.stop();
 }

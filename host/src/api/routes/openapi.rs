@@ -103,6 +103,9 @@ pub(super) enum Errors {
     /// `invalid_field`, `invalid_key`
     #[response(status = 422)]
     Invalid(ErrorBody),
+    /// `queue_full`: too many answers wait to be read
+    #[response(status = 429)]
+    QueueFull(ErrorBody),
     /// `headers_too_large`
     #[response(status = 431)]
     HeadersTooLarge(ErrorBody),

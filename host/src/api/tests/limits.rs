@@ -124,6 +124,30 @@ async fn a_client_that_does_not_read_is_dropped() {
 }
 
 #[tokio::test]
+async fn answers_that_nobody_takes_are_counted_and_let_go_of() {
+    let write_stall_max = Duration::from_secs(2);
+    let options = ServerOptions { write_stall_max, answers_bytes_max: 30_000_000, ..small() };
+    let server = Fixture::start(options).await;
+    (0..50).for_each(|id| server.host.put(id, &"x".repeat(500_000)));
+    let page = "/v1/events?limit=100";
+    assert_eq!(server.get(page).await.status, 200);
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    let ask = format!("GET {page} HTTP/1.1\r\nhost: localhost\r\n\r\n");
+    stream.write_all(ask.as_bytes()).await.unwrap();
+    stream.read_exact(&mut [0; 12]).await.unwrap();
+    let refused = server.get(page).await;
+    assert_eq!((refused.status, refused.code().as_str()), (429, "queue_full"));
+    assert_eq!(server.get("/healthz").await.status, 200, "small ones are answered");
+    let waited = async {
+        while server.get(page).await.status != 200 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, waited).await.expect("the client is given up");
+    drop(stream);
+}
+
+#[tokio::test]
 async fn smuggled_and_malformed_requests_get_400_and_a_closed_connection() {
     let server = Fixture::start(small()).await;
     for request in [
