@@ -7,7 +7,7 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -16,45 +16,37 @@ use crate::api::auth::{Tokens, TokensError};
 use crate::api::host::HostApi;
 use crate::api::tls::{Identity, TlsError};
 use crate::api::{BindError, Server, ServerHandle, ServerOptions};
-use crate::bus::memory::{MemoryOptions, Order, Overflow};
 use crate::bus::notes::Notes;
 use crate::bus::{Bus, forward, timers};
 use crate::calls;
 use crate::clock::{Clock, SystemClock};
-use crate::config::{self, Config, TOKENS_VARIABLE, Tls, TokensFrom};
-use crate::event::CommitNumber;
+use crate::config::{Config, TOKENS_VARIABLE, Tls, TokensFrom};
 use crate::host::plugins::{Means, Plugins};
 use crate::host::{About, Host, ModuleStore};
-use crate::limits::STATE_HOT_BYTES_MAX;
-use crate::log::disk::{Disk, LockError, OsDisk};
-use crate::log::{ClockGap, Log, LogFailure, LogOptions, OpenError, Opened};
+use crate::log::disk::{Disk, OsDisk};
+use crate::log::{LogFailure, OpenError};
 use crate::metrics::Metrics;
 use crate::plugin::{WatchOptions, Watcher};
 use crate::schedule::pool::GuestPool;
-use crate::state::checkpoint::{CheckpointError, CheckpointPolicy, Checkpoints};
-use crate::state::cold::{Cold, ColdError};
+use crate::state::checkpoint::CheckpointError;
+use crate::state::cold::ColdError;
 use crate::state::evict::Evictor;
-use crate::state::{Ledger, Values};
 use crate::wasm::compile::CompileLimits;
 use crate::wasm::engine::HostEngineOptions;
 use crate::wasm::load::{Compiler, LoaderOptions};
 use crate::wasm::{Sandbox, SandboxError, SandboxOptions};
+
+mod buses;
+
+use buses::{open_buses, start_folds};
 
 /// How long running deliveries may take to end at a stop.
 const DELIVERIES_END_MAX: Duration = Duration::from_secs(10);
 /// How long open HTTP requests may take to end at a stop.
 const REQUESTS_END_MAX: Duration = Duration::from_secs(5);
 
-/// Deliveries go on until one in so many bytes is free of those that stop publishers.
-const EFFECTS_SHARE_OF_FREE: u64 = 4;
-
 /// Warm instances of each plugin that the pool has room for, at least.
 const WARM_INSTANCES_MIN: usize = 8;
-
-/// How long to wait for a lock that another process holds.
-const LOCK_WAIT_MAX: Duration = Duration::from_secs(2);
-/// How often to try it.
-const LOCK_POLL: Duration = Duration::from_millis(20);
 
 /// Why the host did not start, or ended.
 #[derive(Debug, thiserror::Error)]
@@ -133,18 +125,13 @@ pub struct Serving {
     failures: tokio::sync::mpsc::Receiver<ServeError>,
 }
 
-struct OpenBus {
-    bus: Arc<Bus>,
-    /// Of a durable bus.
-    durable: Option<(Opened, Checkpoints)>,
-}
-
 impl Serving {
     /// Starts a host: logs, fold, sandbox, plugins, HTTP. Needs a multi-threaded tokio runtime.
     ///
     /// # Errors
     /// See [`ServeError`]. Nothing is left running.
     pub async fn start(config: Config) -> Result<Self, ServeError> {
+        let began = Instant::now();
         let config = Arc::new(config);
         // Before anything is touched: who cannot listen as told has no use for the data.
         let server = server_options(&config)?;
@@ -153,21 +140,25 @@ impl Serving {
         create_dir(&config.data)?;
         create_dir(&config.plugins)?;
 
+        let workers = std::thread::available_parallelism().map_or(2, NonZeroUsize::get);
+        let options = sandbox_options(&config, workers);
+        // Beside the buses: neither knows of the other.
+        let sandbox = tokio::task::spawn_blocking(move || Sandbox::new(options));
         let open = open_buses(&config, &disk, &clock)?;
         let default = open.first().and_then(|open| open.durable.as_ref());
-        let new_empty_log = default.is_some_and(|(opened, _)| opened.new_empty);
-        let epoch = default.map_or(0, |(opened, _)| opened.epoch);
+        let new_empty_log = default.is_some_and(|durable| durable.opened.new_empty);
+        let epoch = default.map_or(0, |durable| durable.opened.epoch);
         let buses: Vec<Arc<Bus>> = open.iter().map(|open| Arc::clone(&open.bus)).collect();
         let (failed, failures) = tokio::sync::mpsc::channel(buses.len().max(1));
         let (folds, evictors) = start_folds(open, &failed).await?;
 
-        let workers = std::thread::available_parallelism().map_or(2, NonZeroUsize::get);
+        let buses_took = began.elapsed();
         let pool = start_pool(workers)?;
         let metrics = Arc::new(Metrics::default());
         let notes = Notes::default();
         let plugins = Plugins::new(Means {
             buses: buses.clone(),
-            sandbox: Sandbox::new(sandbox_options(&config, workers))?,
+            sandbox: sandbox.await.map_err(|_| ended("sandbox"))??,
             pool: Arc::clone(&pool),
             modules: Arc::new(open_modules(&config, &disk)?),
             config: Arc::clone(&config),
@@ -176,13 +167,7 @@ impl Serving {
             clock: Arc::clone(&clock),
             workers,
         });
-        let about = About {
-            version: env!("CARGO_PKG_VERSION"),
-            data: config.data.clone(),
-            plugins: config.plugins.clone(),
-            started_ms: clock.wall_ms(),
-            epoch,
-        };
+        let about = about(&config, &*clock, epoch);
         let host = Arc::new(Host::new(about, &buses, Arc::clone(&plugins), metrics));
 
         let (stop, drain) = (CancellationToken::new(), CancellationToken::new());
@@ -198,6 +183,7 @@ impl Serving {
         let addr = server.local_addr();
         let http = server.handle();
         let server = tokio::spawn(server.serve(drain.clone().cancelled_owned()));
+        tasks.spawn(tell_ready(Arc::clone(&host), buses.clone(), stop.clone(), began, buses_took));
         Ok(Self {
             addr,
             tls,
@@ -288,6 +274,45 @@ impl Serving {
     }
 }
 
+fn about(config: &Config, clock: &dyn Clock, epoch: u32) -> About {
+    About {
+        version: env!("CARGO_PKG_VERSION"),
+        data: config.data.clone(),
+        plugins: config.plugins.clone(),
+        started_ms: clock.wall_ms(),
+        epoch,
+    }
+}
+
+/// Says when the host is ready, and has the rest of the logs checked from then on: until then there is
+/// more urgent work.
+async fn tell_ready(
+    host: Arc<Host>,
+    buses: Vec<Arc<Bus>>,
+    stop: CancellationToken,
+    began: Instant,
+    buses_took: Duration,
+) {
+    let Some(plugins) = stop.run_until_cancelled(host.readied()).await else { return };
+    tracing::info!(
+        plugins,
+        buses_ms = buses_took.as_millis(),
+        plugins_ms = (began.elapsed().saturating_sub(buses_took)).as_millis(),
+        ms = began.elapsed().as_millis(),
+        "ready"
+    );
+    for log in buses.iter().filter_map(|bus| bus.log()) {
+        if let Err(error) = log.check_rest() {
+            tracing::error!(%error, "the older part of the log is not checked");
+        }
+    }
+}
+
+fn ended(what: &str) -> ServeError {
+    let source = std::io::Error::other("its thread ended");
+    ServeError::Io { path: PathBuf::from(what), source }
+}
+
 fn at(path: &Path) -> impl FnOnce(std::io::Error) -> ServeError + use<> {
     let path = path.to_owned();
     |source| ServeError::Io { path, source }
@@ -326,104 +351,6 @@ fn watch_options(config: &Config, buses: &[Arc<Bus>]) -> WatchOptions {
     options
 }
 
-fn open_buses(
-    config: &Config,
-    disk: &Arc<dyn Disk>,
-    clock: &Arc<dyn Clock>,
-) -> Result<Vec<OpenBus>, ServeError> {
-    let mut open = Vec::new();
-    for (name, bus) in &config.buses {
-        let opened = match bus {
-            config::Bus::Durable(options) => open_durable(config, name, options, disk, clock)?,
-            config::Bus::Memory(options) => {
-                let bus = Arc::new(Bus::memory(name, memory_options(options), Arc::clone(clock)));
-                OpenBus { bus, durable: None }
-            }
-        };
-        open.push(opened);
-    }
-    // The default bus first; the others keep their order.
-    open.sort_by_key(|open| **open.bus.name() != *crate::plugin::DEFAULT_BUS);
-    Ok(open)
-}
-
-fn open_durable(
-    config: &Config,
-    name: &str,
-    bus: &config::DurableBus,
-    disk: &Arc<dyn Disk>,
-    clock: &Arc<dyn Clock>,
-) -> Result<OpenBus, ServeError> {
-    let dir = config.data.join("buses").join(name);
-    let state = dir.join("state");
-    create_dir(&state)?;
-    let options = LogOptions {
-        segment_bytes: bus.segment.bytes(),
-        dedup_window_ms: bus.dedup.ms(),
-        dedup_max: usize::try_from(bus.dedup_max).unwrap_or(usize::MAX),
-        clock_gap: if config.accept_clock { ClockGap::Accept } else { ClockGap::Refuse },
-        watermark_ingest_bytes: bus.keep_free.bytes(),
-        watermark_effects_bytes: bus.keep_free.bytes() / EFFECTS_SHARE_OF_FREE,
-        ..LogOptions::default()
-    };
-    let opened = open_log(disk, &dir, options, clock)?;
-    if let Some(cut) = &opened.cut {
-        tracing::warn!(
-            bus = name, file = %cut.path.display(), offset = cut.offset, bytes = cut.bytes,
-            kept = %cut.kept.display(), "a torn tail was cut off and kept aside"
-        );
-    }
-    let values =
-        Arc::new(Values::new(Some(Cold::create(&state.join("sled"))?), STATE_HOT_BYTES_MAX));
-    let checkpoints = dir.join(crate::state::checkpoint::DIR);
-    let checkpoints = Checkpoints::open(Arc::clone(disk), &checkpoints, opened.log.id())
-        .map_err(at(&checkpoints))?
-        .with_policy(CheckpointPolicy {
-            every_bytes: bus.checkpoint_every.bytes(),
-            ..CheckpointPolicy::default()
-        });
-    let (ledger, applied) = match checkpoints.newest(&values, opened.last_commit)? {
-        Some((ledger, at)) => (ledger, at.commit),
-        None => (Ledger::default(), CommitNumber(0)),
-    };
-    let fold = (ledger, values, applied);
-    let bus = Bus::durable(name, opened.log.clone(), fold, &state).map_err(at(&state))?;
-    Ok(OpenBus { bus: Arc::new(bus), durable: Some((opened, checkpoints)) })
-}
-
-/// Opens a log; one that is locked is tried again for a moment: whoever restarts a host that was
-/// killed should not have to wait until the system has taken the old process apart.
-fn open_log(
-    disk: &Arc<dyn Disk>,
-    dir: &Path,
-    options: LogOptions,
-    clock: &Arc<dyn Clock>,
-) -> Result<Opened, OpenError> {
-    let begun = std::time::Instant::now();
-    loop {
-        match Log::open(Arc::clone(disk), dir, options, Arc::clone(clock)) {
-            Err(OpenError::Lock(LockError::Held { .. })) if begun.elapsed() < LOCK_WAIT_MAX => {
-                std::thread::sleep(LOCK_POLL);
-            }
-            opened => return opened,
-        }
-    }
-}
-
-fn memory_options(options: &config::MemoryBus) -> MemoryOptions {
-    MemoryOptions {
-        capacity: usize::try_from(options.capacity).unwrap_or(usize::MAX),
-        overflow: match options.overflow {
-            config::Overflow::Reject => Overflow::Reject,
-            config::Overflow::DropOldest => Overflow::DropOldest,
-        },
-        order: match options.order {
-            config::Order::Key => Order::Key,
-            config::Order::None => Order::None,
-        },
-    }
-}
-
 fn sandbox_options(config: &Config, workers: usize) -> SandboxOptions {
     let compiler = std::env::current_exe().map_or(Compiler::InProcess, Compiler::Child);
     let limits = CompileLimits {
@@ -451,50 +378,6 @@ fn start_pool(workers: usize) -> Result<Arc<GuestPool>, ServeError> {
 fn open_modules(config: &Config, disk: &Arc<dyn Disk>) -> Result<ModuleStore, ServeError> {
     let dir = config.data.join("modules");
     ModuleStore::open(Arc::clone(disk), &dir).map_err(at(&dir))
-}
-
-/// Starts what keeps the state of durable buses, and waits until it has caught up with their logs.
-async fn start_folds(
-    open: Vec<OpenBus>,
-    failed: &tokio::sync::mpsc::Sender<ServeError>,
-) -> Result<(Vec<JoinHandle<()>>, Vec<Evictor>), ServeError> {
-    let (mut folds, mut evictors) = (Vec::new(), Vec::new());
-    for OpenBus { bus, durable } in open {
-        let Some((_, checkpoints)) = durable else { continue };
-        let evictor = Evictor::start(Arc::clone(bus.values()), bus.name());
-        evictors.push(evictor.map_err(at(Path::new("threads")))?);
-        folds.extend(fold(&bus, checkpoints, failed).await?);
-    }
-    Ok((folds, evictors))
-}
-
-/// Starts the thread that folds a durable bus, and waits until it has caught up with the log.
-async fn fold(
-    bus: &Arc<Bus>,
-    checkpoints: Checkpoints,
-    failed: &tokio::sync::mpsc::Sender<ServeError>,
-) -> Result<Option<JoinHandle<()>>, ServeError> {
-    let Some(log) = bus.log().cloned() else { return Ok(None) };
-    let durable = log.durable();
-    let runtime = tokio::runtime::Handle::current();
-    let (folded, failure) = (Arc::clone(bus), failed.clone());
-    let name = format!("fold-{}", bus.name());
-    let thread = move || {
-        if let Err(error) = folded.apply_durable(&runtime, &checkpoints) {
-            let (bus, why) = (folded.name().to_string(), error.to_string());
-            // Full: another failure is being dealt with already.
-            let _ = failure.try_send(ServeError::LogFailed { bus, why });
-        }
-    };
-    let thread = std::thread::Builder::new().name(name).spawn(thread);
-    let thread = thread.map_err(at(Path::new("thread")))?;
-    let (watched, failure) = (bus.name().to_string(), failed.clone());
-    tokio::spawn(async move {
-        let why = log.failed().await.to_string();
-        let _ = failure.try_send(ServeError::LogFailed { bus: watched, why });
-    });
-    bus.until_applied(durable).await;
-    Ok(Some(thread))
 }
 
 /// Starts what works on events beside the plugins: what fires timers, and what forwards.

@@ -91,3 +91,30 @@ fn sigterm_does_not_wait_for_a_guest_that_does_not_return() {
     assert_eq!(host.http.events("type=bare.seen").len(), 1);
     host.stop();
 }
+
+#[test]
+fn a_start_says_where_its_time_went() {
+    let place = Place::new();
+    std::fs::write(place.plugins().join("bare.wasm"), bare_guest()).unwrap();
+    let starts = |in_order: bool| {
+        let host = place.start();
+        wait_until("the line that says ready", LOADED_MAX, || match host.said() {
+            said if said.contains(" ready ") => Ok(()),
+            said => Err(said),
+        });
+        let said = host.said();
+        let opened = said.lines().find(|line| line.contains(" opened "));
+        let opened = opened.unwrap_or_else(|| panic!("{said}"));
+        assert!(opened.contains(&format!("stopped_in_order={in_order}")), "{opened}");
+        for part in ["recover_ms=", "index_ms=", "heads_ms=", "checkpoint_ms=", "fold_ms="] {
+            assert!(opened.contains(part), "{part}: {opened}");
+        }
+        host
+    };
+    let host = starts(true);
+    host.http.publish(&[event("a.b", "1", Some("k"), json!(1))]);
+    host.wait_rest("bare", 0);
+    host.stop();
+    starts(true).kill();
+    starts(false).stop();
+}

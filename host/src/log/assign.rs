@@ -94,8 +94,15 @@ impl Group {
         first
     }
 
-    /// Decides a batch, duplicates first, and numbers it if it is taken.
-    pub(super) fn ingest(&mut self, dedup: &Dedup, heads: &Heads, batch: &mut Batch) -> Verdict {
+    /// Decides a batch, duplicates first, and numbers it if it is taken. Without the table nothing can
+    /// be decided.
+    pub(super) fn ingest(
+        &mut self,
+        dedup: Option<&Dedup>,
+        heads: &Heads,
+        batch: &mut Batch,
+    ) -> Verdict {
+        let Some(dedup) = dedup else { return Verdict::Recheck };
         let is_known = |item: &Item| {
             self.ids.contains_key(&item.id)
                 || dedup.lookup(item.id).iter().any(|position| !item.others.contains(position))
@@ -141,10 +148,12 @@ impl Group {
     }
 
     /// Enters what the group added into the tables: it is durable now.
-    pub(super) fn settle(&mut self, dedup: &Dedup, heads: &Heads, time_ms: u64) {
+    pub(super) fn settle(&mut self, dedup: Option<&Dedup>, heads: &Heads, time_ms: u64) {
         for (key, head) in self.heads.drain() {
             heads.advance(key, head);
         }
+        // Without it nothing was published.
+        let Some(dedup) = dedup else { return };
         if !self.ids.is_empty() {
             let mut entries: Vec<DedupEntry> = self
                 .ids

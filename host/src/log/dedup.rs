@@ -20,8 +20,8 @@ use crate::event::Position;
 /// Hash tables: growing one of them stops the writer for 1/64 of what growing a single one would.
 const SHARDS: usize = 64;
 
-/// Entries that a refill gathers at least before it enters them into the tables.
-const REFILL_ENTRIES_MIN: usize = 1 << 20;
+/// Entries that a refill gathers before it enters them into the tables.
+const REFILL_ENTRIES: usize = 1 << 20;
 
 /// Entries within this much time share one mark, so expiry is exact to it.
 const MARK_MS: u64 = 1000;
@@ -112,6 +112,28 @@ struct Inner {
     pushed_out_ms: Option<u64>,
 }
 
+/// Entries in the ring that are in no table yet, by the table they go into.
+#[derive(Debug)]
+struct Waiting {
+    shards: Vec<Vec<(IdHash, u64)>>,
+    count: usize,
+}
+
+impl Default for Waiting {
+    fn default() -> Self {
+        Self { shards: (0..SHARDS).map(|_| Vec::new()).collect(), count: 0 }
+    }
+}
+
+impl Waiting {
+    fn push(&mut self, hash: IdHash, serial: u64) {
+        if let Some(entries) = self.shards.get_mut(shard(hash)) {
+            entries.push((hash, serial));
+            self.count += 1;
+        }
+    }
+}
+
 impl Dedup {
     /// An empty table that keeps entries for `window_ms` milliseconds and at most `count_max` of
     /// them ([`DEDUP_COUNT_LIMIT`] where more is asked for).
@@ -163,21 +185,23 @@ impl Dedup {
     }
 
     /// Takes many entries at once, oldest first, as when a log is opened: several times faster an
-    /// entry than [`Dedup::insert_all`], at the price of 16 bytes an entry while it runs. `feed`
-    /// gets a function that takes one entry. No reader sees any of them before the end.
+    /// entry than [`Dedup::insert_all`], at the price of some 20 MiB while it runs. `feed` gets a
+    /// function that takes one entry; of more than `expected` the tables grow step by step. No
+    /// reader sees any of them before the end.
     ///
     /// # Errors
     /// What `feed` fails with; what it fed until then is there.
     pub fn refill<E>(
         &self,
+        expected: usize,
         feed: impl FnOnce(&mut dyn FnMut(DedupEntry)) -> Result<(), E>,
     ) -> Result<(), E> {
         let mut inner = self.write();
-        let mut waiting = Vec::new();
+        inner.reserve(expected.min(self.count_max));
+        let mut waiting = Waiting::default();
         let fed = feed(&mut |entry| {
-            waiting.push((entry.hash, inner.append(entry)));
-            // Twice the bound, so that sorting out what is too much is rare.
-            if waiting.len() >= REFILL_ENTRIES_MIN.max(self.count_max.saturating_mul(2)) {
+            waiting.push(entry.hash, inner.append(entry));
+            if waiting.count >= REFILL_ENTRIES {
                 inner.enter(&mut waiting);
                 inner.push_out_beyond(self.count_max);
             }
@@ -297,21 +321,28 @@ impl Inner {
         }
     }
 
+    /// Makes room for so many entries in all.
+    fn reserve(&mut self, entries: usize) {
+        let ring = &self.ring;
+        for table in &mut self.tables {
+            let rehash = |low: &u32| ring.get(ring.serial(*low)).map_or(0, |(hash, _)| hash.0);
+            // Hashes spread evenly, but for a little.
+            let share = entries / SHARDS + entries / SHARDS / 32;
+            table.reserve(share.saturating_sub(table.len()), rehash);
+        }
+    }
+
     /// Enters appended entries into the tables, one table after the other: each fits the cache, all
     /// together do not.
-    fn enter(&mut self, waiting: &mut Vec<(IdHash, u64)>) {
-        waiting.sort_unstable_by_key(|(hash, _)| shard(*hash));
+    fn enter(&mut self, waiting: &mut Waiting) {
         let ring = &self.ring;
-        for run in waiting.chunk_by(|(a, _), (b, _)| shard(*a) == shard(*b)) {
-            let table = run.first().and_then(|(hash, _)| self.tables.get_mut(shard(*hash)));
-            let Some(table) = table else { continue };
+        for (table, entries) in self.tables.iter_mut().zip(&mut waiting.shards) {
             let rehash = |low: &u32| ring.get(ring.serial(*low)).map_or(0, |(hash, _)| hash.0);
-            table.reserve(run.len(), rehash);
-            for (hash, serial) in run {
-                table.insert_unique(hash.0, low_bits(*serial), rehash);
+            for (hash, serial) in entries.drain(..) {
+                table.insert_unique(hash.0, low_bits(serial), rehash);
             }
         }
-        waiting.clear();
+        waiting.count = 0;
     }
 
     fn push_out_beyond(&mut self, count_max: usize) {

@@ -129,7 +129,8 @@ fn build_index(
     }
 }
 
-/// Fills the key heads: from the snapshot of a clean stop where it fits, else from the indexes.
+/// Fills the key heads: from the snapshot of a clean stop, where these segments hold what it was made
+/// of, and the indexes of the segments after it; else from all indexes.
 ///
 /// # Errors
 /// An index cannot be read.
@@ -137,23 +138,20 @@ pub(super) fn fill_heads(
     disk: &dyn Disk,
     folders: &Folders,
     log_id: [u8; 16],
-    stopped: Option<&Tip>,
+    sealed: &[SealedSegment],
     index: &LogIndex,
 ) -> Result<Heads, OpenError> {
     let heads = Heads::new();
-    let mut known = CommitNumber(0);
-    if let Some(tip) = stopped {
-        let mark = heads_mark(log_id, tip);
-        let loaded = match HeadsFile::open(disk, &folders.heads_file(), &mark) {
-            Ok(Some(file)) => file.load(&heads).map(|()| mark.commit),
-            Ok(None) => Ok(known),
-            Err(error) => Err(error),
-        };
-        match loaded {
-            Ok(commit) => known = commit,
-            Err(error) => tracing::warn!("{error}; the heads of all keys are gathered anew"),
-        }
-    }
+    let is_of_log = |mark: &HeadsMark| sealed.iter().any(|s| heads_mark(log_id, &s.after) == *mark);
+    let loaded = match HeadsFile::find(disk, &folders.heads_file(), &log_id, is_of_log) {
+        Ok(Some(file)) => file.load(&heads).map(|()| file.mark().commit),
+        Ok(None) => Ok(CommitNumber(0)),
+        Err(error) => Err(error),
+    };
+    let known = loaded.unwrap_or_else(|error| {
+        tracing::warn!("{error}; the heads of all keys are gathered anew");
+        CommitNumber(0)
+    });
     index.refill_heads(&heads, known)?;
     Ok(heads)
 }
@@ -175,7 +173,7 @@ const fn heads_mark(log_id: [u8; 16], tip: &Tip) -> HeadsMark {
     HeadsMark { log_id, commit, chain: tip.chain }
 }
 
-/// Fills the table of recent identities.
+/// Fills a table of recent identities, as long as `goes_on` says so.
 ///
 /// # Errors
 /// An index cannot be read.
@@ -184,8 +182,9 @@ pub(super) fn fill_dedup(
     window_ms: u64,
     count_max: usize,
     now_ms: u64,
+    goes_on: impl Fn() -> bool,
 ) -> Result<Dedup, OpenError> {
     let dedup = Dedup::new(window_ms, count_max);
-    index.refill_dedup(&dedup, now_ms)?;
+    index.refill_dedup(&dedup, now_ms, goes_on)?;
     Ok(dedup)
 }

@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 
 use super::assign::{Batch, Item};
 use super::codec::Encoded;
-use super::dedup::IdHash;
+use super::dedup::{Dedup, IdHash};
 use super::error::{AppendError, LogFailure};
 use super::identity::{Likeness, compare, is_same, says_the_same};
 use super::lanes::IngestEntry;
@@ -50,11 +50,15 @@ pub(super) async fn ingest(
     if let Some(error) = shared.lanes.refusal() {
         return Err(error);
     }
+    let Some(recent) = shared.recent.filled().await else {
+        let gone = AppendError::ReadOnly(LogFailure::WriterGone);
+        return Err(shared.lanes.refusal().unwrap_or(gone));
+    };
     let ids: Each<IdHash> =
         batch.iter().map(|one| shared.hasher.of(&one.event.source, &one.event.id)).collect();
     let mut known = within(batch, &ids)?;
     loop {
-        look_up(shared, batch, &ids, &mut known).await?;
+        look_up((shared, recent), batch, &ids, &mut known).await?;
         if !known.iter().any(|known| matches!(known, Known::New { .. })) {
             return Ok(appended(&known, Position(0), &[]));
         }
@@ -98,7 +102,7 @@ fn within(batch: &[Publish], ids: &[IdHash]) -> Result<Each<Known>, AppendError>
 
 /// Compares what seems new with what the log has under the same hash.
 async fn look_up(
-    shared: &Arc<Shared>,
+    (shared, recent): (&Arc<Shared>, &Dedup),
     batch: &[Publish],
     ids: &[IdHash],
     known: &mut [Known],
@@ -106,7 +110,7 @@ async fn look_up(
     for (index, ((one, id), known)) in batch.iter().zip(ids).zip(known).enumerate() {
         let Known::New { others } = known else { continue };
         let mut found = None;
-        for position in shared.dedup.lookup(*id) {
+        for position in recent.lookup(*id) {
             if others.contains(&position) || planted!(ForgetsIdentities) {
                 continue;
             }

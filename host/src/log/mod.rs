@@ -21,6 +21,7 @@ pub mod segment;
 pub mod tools;
 
 mod assign;
+mod behind;
 mod commits;
 mod derived;
 mod follow;
@@ -48,10 +49,10 @@ pub use error::{AppendError, Damage, LogFailure, OpenError, ReadError};
 pub use frame::Frame;
 pub use ingest::Publish;
 pub use lanes::EffectsPermit;
-pub use options::{ClockGap, LogOptions};
+pub use options::{CheckRest, ClockGap, LogOptions};
 pub use reader::FrameReader;
 pub use recovery::CutReport;
-pub use start::Opened;
+pub use start::{OpenTimes, Opened};
 pub use stats::LogStats;
 pub use ticket::{Appended, CommitTicket, Committed};
 
@@ -101,7 +102,31 @@ impl Log {
         options: LogOptions,
         clock: Arc<dyn Clock>,
     ) -> Result<Opened, OpenError> {
-        start::open(disk, dir, options, clock)
+        Self::open_beside(disk, dir, options, clock, |_, _| ()).map(|(opened, ())| opened)
+    }
+
+    /// As [`Log::open`]. Runs `beside` in a thread, while the tables are filled, with the log's id and
+    /// the last commit it will have: the end of the log is proven by then, and its lock is held.
+    ///
+    /// # Errors
+    /// As [`Log::open`].
+    pub fn open_beside<T: Send>(
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        options: LogOptions,
+        clock: Arc<dyn Clock>,
+        beside: impl FnOnce(uuid::Uuid, CommitNumber) -> T + Send,
+    ) -> Result<(Opened, T), OpenError> {
+        start::open(disk, dir, options, clock, beside)
+    }
+
+    /// Begins to check what was not checked before the log opened, where that waits to be told: see
+    /// [`CheckRest`]. Damage ends the log.
+    ///
+    /// # Errors
+    /// The system gives no thread.
+    pub fn check_rest(&self) -> std::io::Result<()> {
+        behind::check_rest(self.shared())
     }
 
     /// Appends a batch as one commit, all or nothing, and answers once it is durable; so do
@@ -301,7 +326,8 @@ impl Log {
     /// It cannot be read.
     pub async fn find(&self, source: &str, id: &str) -> Result<Option<Arc<Event>>, ReadError> {
         let shared = self.shared();
-        for position in shared.dedup.lookup(shared.hasher.of(source, id)) {
+        let Some(recent) = shared.recent.filled().await else { return Ok(None) };
+        for position in recent.lookup(shared.hasher.of(source, id)) {
             if let Some(event) = shared.event(position).await?
                 && &*event.source == source
                 && &*event.id == id

@@ -17,8 +17,14 @@ pub struct LogOptions {
     pub watermark_ingest_bytes: u64,
     /// Free bytes on the disk below which effects are refused too; below the one for ingest.
     pub watermark_effects_bytes: u64,
-    /// Bytes checked before the log opens; the rest is checked in the background.
+    /// Bytes checked before the log opens, if they come to more than the open segment those of sealed
+    /// segments as a whole; the rest is checked in the background.
     pub check_first_bytes: u64,
+    /// When the rest is checked.
+    pub check_rest: CheckRest,
+    /// Published identities that are read before the log opens. Where there are more, all are read in
+    /// the background, and publishers wait for that.
+    pub ids_first_max: u64,
     /// What to do if the wall clock is far behind the log.
     pub clock_gap: ClockGap,
 }
@@ -31,6 +37,16 @@ impl LogOptions {
         let share = free_bytes / limits::SEGMENT_FREE_SHARE;
         self.segment_bytes.min(share.max(limits::SEGMENT_MIN.bytes()))
     }
+}
+
+/// When the segments are checked that were not checked before the log opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum CheckRest {
+    /// From then on.
+    #[default]
+    AtOnce,
+    /// From [`super::Log::check_rest`] on: there is something more urgent to read.
+    WhenTold,
 }
 
 /// What to do at start if the wall clock is further behind the last log time than
@@ -53,7 +69,9 @@ impl Default for LogOptions {
             tail_bytes: limits::TAIL_BYTES_MAX,
             watermark_ingest_bytes: 64 << 20,
             watermark_effects_bytes: 16 << 20,
-            check_first_bytes: 256 << 20,
+            check_first_bytes: 32 << 20,
+            check_rest: CheckRest::AtOnce,
+            ids_first_max: 200_000,
             clock_gap: ClockGap::Refuse,
         }
     }

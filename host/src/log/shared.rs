@@ -4,14 +4,15 @@
 //! tail, the durable mark, and only then the answers; so whoever has an answer finds what it is about.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
+use super::behind::Recent;
 use super::clock::LogClock;
 use super::codec::Salt;
-use super::dedup::{Dedup, IdHasher};
+use super::dedup::IdHasher;
 use super::disk::Disk;
 use super::error::{LogFailure, ReadError};
 use super::frame::Frame;
@@ -19,7 +20,7 @@ use super::heads::Heads;
 use super::index::LogIndex;
 use super::lanes::Lanes;
 use super::options::LogOptions;
-use super::recovery::Folders;
+use super::recovery::{Folders, SealedSegment};
 use super::segment::{Scan, ScanEnd, SegmentScan};
 use super::tail::Tail;
 use super::ticket::Buffers;
@@ -37,7 +38,7 @@ pub(super) struct Shared {
     pub(super) buffers: Buffers,
     pub(super) hasher: IdHasher,
     pub(super) heads: Heads,
-    pub(super) dedup: Dedup,
+    pub(super) recent: Recent,
     pub(super) index: LogIndex,
     pub(super) tail: Tail,
     pub(super) durable: watch::Sender<CommitNumber>,
@@ -48,6 +49,8 @@ pub(super) struct Shared {
     /// The writer is to seal the log when the lanes are drained.
     pub(super) stops_clean: AtomicBool,
     pub(super) counters: Counters,
+    /// Segments that nobody has checked since the start.
+    pub(super) unchecked: Mutex<Vec<SealedSegment>>,
 }
 
 impl std::fmt::Debug for Shared {
@@ -85,6 +88,10 @@ impl Shared {
 
     pub(super) fn salt(&self, segment: u32) -> Salt {
         Salt::new(self.log_id, segment)
+    }
+
+    pub(super) fn unchecked(&self) -> MutexGuard<'_, Vec<SealedSegment>> {
+        self.unchecked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn durable_position(&self) -> Position {

@@ -1,26 +1,26 @@
 //! Opening a log: lock, recover, record the start, fill the tables, start the writer.
 
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
 use super::Log;
+use super::behind::{self, Recent};
 use super::clock::LogClock;
 use super::codec::{Encoded, Salt, Seal};
-use super::dedup::IdHasher;
+use super::dedup::{Dedup, IdHasher};
 use super::derived::{Depth, fill_dedup, fill_heads, sealed_index};
 use super::disk::Disk;
 use super::error::{AppendError, LogFailure, OpenError};
 use super::frame::{Frame, FrameBuilder};
-use super::index::{IndexFile, LogIndex, SegmentBase, SegmentIndexBuilder};
+use super::index::{LogIndex, SegmentBase, SegmentIndexBuilder};
 use super::lanes::Lanes;
-use super::options::{ClockGap, LogOptions};
+use super::options::{CheckRest, ClockGap, LogOptions};
 use super::record::{Control, ControlRecord};
-use super::recovery::{
-    CutReport, Folders, Found, Recovered, SealedSegment, note_begun, prove_sealed, recover,
-};
+use super::recovery::{CutReport, Folders, Found, Recovered, SealedSegment, note_begun, recover};
 use super::segment::{OpenSegment, SegmentError, Tip, claim};
 use super::shared::{Counters, Shared};
 use super::tail::Tail;
@@ -52,58 +52,99 @@ pub struct Opened {
     pub last_commit: CommitNumber,
     /// The last event; 0: none.
     pub last_position: Position,
+    /// Where the time went.
+    pub times: OpenTimes,
+}
+
+/// Where the time of opening a log went.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct OpenTimes {
+    /// Proving what is there, and reading the end of a log that was not stopped in order.
+    pub recover: Duration,
+    /// Recording the start in it.
+    pub begin: Duration,
+    /// Index files, and identities where they are few.
+    pub index: Duration,
+    /// The last event of every key.
+    pub heads: Duration,
 }
 
 /// What is known of the log before its writer starts.
 struct Begun {
     segment: OpenSegment,
     sealed: Vec<SealedSegment>,
-    /// The end of the log as a clean stop left it.
-    stopped: Option<Tip>,
     unchecked: usize,
     frame: Frame,
 }
 
-/// Opens the log in a bus folder, making one where there is none. Blocking.
-pub(super) fn open(
+/// Opens the log in a bus folder, making one where there is none, and does something beside it once its
+/// end is proven. Blocking.
+pub(super) fn open<T: Send>(
     disk: Arc<dyn Disk>,
     dir: &Path,
     options: LogOptions,
     clock: Arc<dyn Clock>,
-) -> Result<Opened, OpenError> {
+    beside: impl FnOnce(uuid::Uuid, CommitNumber) -> T + Send,
+) -> Result<(Opened, T), OpenError> {
     let folders = Folders::of(dir);
     for folder in [&folders.segments, &folders.index] {
         disk.create_dir_all(folder).map_err(Folders::io(folder))?;
     }
     let lock = disk.lock(&folders.segments)?;
+    let mut watch = StopWatch(Instant::now());
+    let mut times = OpenTimes::default();
     let (recovered, new_empty) = match recover(&*disk, &folders, &options)? {
         Found::Log(recovered) => (*recovered, false),
         Found::Nothing { cut } => (nothing(cut), true),
     };
+    times.recover = watch.lap();
     check_clock(&*clock, recovered.tip.time_ms, options.clock_gap)?;
     let clock = LogClock::start(clock, recovered.tip.time_ms);
     let epoch = recovered.tip.epoch + 1;
     let (log_id, clean, cut) = (recovered.log_id, recovered.clean, recovered.cut.clone());
     let (begun, index) = begin(&*disk, &folders, &options, recovered, epoch, clock.now_ms())?;
     note_begun(&*disk, &folders, log_id)?;
-    let shared = share(disk, folders, options, clock, epoch, &begun, index)?;
-    let last_commit = begun.frame.last_commit();
+    times.begin = watch.lap();
+    let (id, last_commit) = (uuid::Uuid::from_bytes(log_id), begun.frame.last_commit());
+    let (shared, beside) = std::thread::scope(|scope| {
+        let path = folders.bus.clone();
+        let thread = std::thread::Builder::new().name("open-beside".to_owned());
+        let thread = thread.spawn_scoped(scope, || beside(id, last_commit));
+        let thread = thread.map_err(|source| OpenError::Io { path, source })?;
+        let shared = share(disk, folders, options, clock, epoch, &begun, index, &mut times)?;
+        let beside = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        Ok::<_, OpenError>((shared, beside))
+    })?;
     let last_position = Position(begun.frame.header().next_position().saturating_sub(1));
     let _ = make_known(&shared, Arc::new(begun.frame));
     let thread = |source| OpenError::Io { path: shared.folders.bus.clone(), source };
-    check_rest(&shared, begun.sealed.into_iter().take(begun.unchecked).collect())
-        .map_err(thread)?;
+    behind::read_identities(&shared).map_err(thread)?;
+    if options.check_rest == CheckRest::AtOnce {
+        behind::check_rest(&shared).map_err(thread)?;
+    }
     Writer::start(shared.clone(), begun.segment, lock).map_err(thread)?;
-    Ok(Opened {
+    let opened = Opened {
         log: Log::new(shared),
-        log_id: uuid::Uuid::from_bytes(log_id),
+        log_id: id,
         new_empty,
         epoch,
         clean,
         cut,
         last_commit,
         last_position,
-    })
+        times,
+    };
+    Ok((opened, beside))
+}
+
+/// Says how long something took.
+struct StopWatch(Instant);
+
+impl StopWatch {
+    fn lap(&mut self) -> Duration {
+        let before = std::mem::replace(&mut self.0, Instant::now());
+        self.0.duration_since(before)
+    }
 }
 
 fn nothing(cut: Option<CutReport>) -> Recovered {
@@ -136,7 +177,7 @@ fn begin(
     epoch: u32,
     time_ms: u64,
 ) -> Result<(Begun, SegmentIndexBuilder), OpenError> {
-    let Recovered { log_id, tip, mut sealed, open, unchecked, clean, .. } = recovered;
+    let Recovered { log_id, tip, mut sealed, open, unchecked, .. } = recovered;
     let failed = |error: SegmentError| OpenError::Io { path: error.path, source: error.source };
     let record = epoch_record(epoch)?;
     let frame_bytes = (record.bytes() + super::codec::HEADER_BYTES + 8) as u64;
@@ -180,8 +221,7 @@ fn begin(
         let commit = frame.first_commit();
         AppendError::ReadOnly(LogFailure::Index { commit, why: error.to_string() })
     })?;
-    let stopped = clean.then_some(tip);
-    Ok((Begun { segment, sealed, stopped, unchecked, frame }, index))
+    Ok((Begun { segment, sealed, unchecked, frame }, index))
 }
 
 fn epoch_record(epoch: u32) -> Result<Encoded, OpenError> {
@@ -215,7 +255,45 @@ fn first_claim(
     }
 }
 
+/// Opens the indexes. Of segments that were not checked only the headers are read.
+fn open_index(
+    disk: &dyn Disk,
+    folders: &Folders,
+    begun: &Begun,
+    open: SegmentIndexBuilder,
+) -> Result<LogIndex, OpenError> {
+    let log_id = begun.frame.header().log_id;
+    let files = begun.sealed.iter().enumerate().map(|(at, segment)| {
+        let depth = if at < begun.unchecked { Depth::Header } else { Depth::Whole };
+        sealed_index(disk, folders, &log_id, segment, depth)
+    });
+    Ok(LogIndex::new(files.collect::<Result<_, _>>()?, open))
+}
+
+/// Fills something from the indexes. Where one of them turns out to be damaged, all are read as a whole,
+/// which makes that one anew.
+fn fill<T>(
+    disk: &dyn Disk,
+    folders: &Folders,
+    begun: &Begun,
+    index: &LogIndex,
+    fill: impl Fn() -> Result<T, OpenError>,
+) -> Result<T, OpenError> {
+    match fill() {
+        Err(OpenError::Index(error)) => {
+            tracing::warn!("{error}");
+            let log_id = begun.frame.header().log_id;
+            for segment in begun.sealed.iter().take(begun.unchecked) {
+                index.sealed(sealed_index(disk, folders, &log_id, segment, Depth::Whole)?);
+            }
+            fill()
+        }
+        filled => filled,
+    }
+}
+
 /// Fills the tables and makes what writer and readers share.
+#[allow(clippy::too_many_arguments, reason = "all of them become parts of what is shared")]
 fn share(
     disk: Arc<dyn Disk>,
     folders: Folders,
@@ -224,21 +302,27 @@ fn share(
     epoch: u32,
     begun: &Begun,
     index: SegmentIndexBuilder,
+    times: &mut OpenTimes,
 ) -> Result<Arc<Shared>, OpenError> {
     let log_id = begun.frame.header().log_id;
-    let files = begun
-        .sealed
-        .iter()
-        .enumerate()
-        .map(|(at, segment)| {
-            let depth = if at < begun.unchecked { Depth::Header } else { Depth::Whole };
-            sealed_index(&*disk, &folders, &log_id, segment, depth)
-        })
-        .collect::<Result<Vec<_>, _>>()?;
-    let index = LogIndex::new(files, index);
-    let heads = fill_heads(&*disk, &folders, log_id, begun.stopped.as_ref(), &index)?;
+    let mut watch = StopWatch(Instant::now());
+    let index = open_index(&*disk, &folders, begun, index)?;
+    times.index = watch.lap();
+    let heads = fill(&*disk, &folders, begun, &index, || {
+        fill_heads(&*disk, &folders, log_id, &begun.sealed, &index)
+    })?;
+    times.heads = watch.lap();
     let now_ms = clock.now_ms();
-    let dedup = fill_dedup(&index, options.dedup_window_ms, options.dedup_max, now_ms)?;
+    let (window_ms, most) = (options.dedup_window_ms, options.dedup_max);
+    let ids = index.recent_ids(&Dedup::new(window_ms, most), now_ms)?;
+    let dedup = (ids <= options.ids_first_max)
+        .then(|| {
+            fill(&*disk, &folders, begun, &index, || {
+                fill_dedup(&index, window_ms, most, now_ms, || true)
+            })
+        })
+        .transpose()?;
+    times.index += watch.lap();
     let counters = Counters {
         segments: AtomicU64::new(begun.sealed.len() as u64 + 1),
         sealed_bytes: AtomicU64::new(begun.sealed.iter().map(|segment| segment.bytes).sum()),
@@ -257,7 +341,7 @@ fn share(
         buffers: Buffers::default(),
         hasher: IdHasher::new(&log_id),
         heads,
-        dedup,
+        recent: Recent::new(dedup),
         index,
         tail: Tail::new(options.tail_bytes),
         durable: watch::Sender::new(CommitNumber(0)),
@@ -266,46 +350,6 @@ fn share(
         ended: watch::Sender::new(false),
         stops_clean: AtomicBool::new(false),
         counters,
+        unchecked: Mutex::new(begun.sealed.iter().take(begun.unchecked).cloned().collect()),
     }))
-}
-
-/// Checks in the background what was not checked before opening. Damage ends the log.
-fn check_rest(shared: &Arc<Shared>, segments: Vec<SealedSegment>) -> std::io::Result<()> {
-    if segments.is_empty() {
-        return Ok(());
-    }
-    let shared = shared.clone();
-    let thread = std::thread::Builder::new().name("log-check".to_owned());
-    let check = move || {
-        let stops = || *shared.ended.borrow() || shared.stops_clean.load(Ordering::Acquire);
-        for segment in segments {
-            let proven =
-                prove_sealed(&*shared.disk, &shared.folders, shared.log_id, &segment, stops);
-            let indexed = proven.and_then(|()| check_index(&shared, &segment));
-            match indexed {
-                Ok(()) => {}
-                Err(OpenError::Damaged(damage)) => {
-                    return shared.fail(&LogFailure::Damaged(damage));
-                }
-                Err(error) => {
-                    let path = shared.folders.segment(segment.number);
-                    return shared.fail(&LogFailure::Check { path, why: error.to_string() });
-                }
-            }
-        }
-    };
-    thread.spawn(check).map(drop)
-}
-
-/// Reads the index file of a segment that is whole; one that is damaged is made anew.
-fn check_index(shared: &Shared, segment: &SealedSegment) -> Result<(), OpenError> {
-    let (disk, folders) = (&*shared.disk, &shared.folders);
-    let path = folders.index_file(segment.number);
-    let is_right = IndexFile::open(disk, &path, &shared.log_id, segment.number)
-        .is_ok_and(|file| file.is_some_and(|file| file.verify().is_ok()));
-    if !is_right {
-        let file = sealed_index(disk, folders, &shared.log_id, segment, Depth::Whole)?;
-        shared.index.sealed(file);
-    }
-    Ok(())
 }

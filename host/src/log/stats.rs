@@ -92,7 +92,7 @@ impl Log {
             settle: Duration::from_nanos(read(&counters.settle_ns)),
             last_commit: shared.durable_commit(),
             last_position: shared.durable_position(),
-            dedup: shared.dedup.window(shared.clock.now_ms()),
+            dedup: shared.recent.window(shared.clock.now_ms()),
             keys: shared.heads.len(),
             effects_waiting_bytes,
             ingest_waiting_bytes,

@@ -2,6 +2,7 @@
 
 mod crash;
 mod damage;
+mod opening;
 mod semantics;
 mod support;
 mod writing;

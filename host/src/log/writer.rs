@@ -229,7 +229,7 @@ impl Writer {
             waiting.push(Waiting::Effects { reply, commit, permit, number, first });
         }
         for IngestEntry { mut batch, reply } in taken.ingest {
-            match self.group.ingest(&shared.dedup, &shared.heads, &mut batch) {
+            match self.group.ingest(shared.recent.get(), &shared.heads, &mut batch) {
                 Verdict::Taken(first) => {
                     let number = first_commit + u64::from(self.builder.commits());
                     self.builder.push(&batch.commit, batch.items.iter().map(|item| item.sequence));
@@ -257,7 +257,7 @@ impl Writer {
             why: error.source.to_string(),
         })?;
         let synced = Instant::now();
-        self.group.settle(&self.shared.dedup, &self.shared.heads, frame.time_ms());
+        self.group.settle(self.shared.recent.get(), &self.shared.heads, frame.time_ms());
         let frame = Arc::new(frame);
         let index_is_behind = self.index(&frame, offset)?;
         let counters = &self.shared.counters;

@@ -11,7 +11,7 @@ use std::sync::{Mutex, MutexGuard};
 
 use hashbrown::HashMap;
 
-use super::cold::ColdError;
+use super::cold::{ColdError, KeyValues};
 use super::values::{Owner, Value, Values, lock};
 use crate::event::{Generation, InstanceId, Key};
 
@@ -115,6 +115,24 @@ impl Accounts {
             }
             if let Some(ends_ms) = after.ends_ms {
                 account.ending.insert((ends_ms, key.clone()));
+            }
+        }
+    }
+
+    /// Keys came that had nothing before.
+    pub(super) fn add(&self, keys: &[(Owner, KeyValues)]) {
+        let whose = |owner: &Owner| (owner.instance, owner.generation);
+        let mut accounts = self.lock();
+        for run in keys.chunk_by(|(a, _), (b, _)| whose(a) == whose(b)) {
+            let Some((first, _)) = run.first() else { continue };
+            let account = accounts.entry(whose(first)).or_default();
+            for (owner, values) in run {
+                let all = Measure::of(values);
+                account.used.bytes += all.bytes as u64;
+                account.used.keys += u64::from(all.values > 0);
+                if let Some(ends_ms) = all.ends_ms {
+                    account.ending.insert((ends_ms, owner.key.clone()));
+                }
             }
         }
     }

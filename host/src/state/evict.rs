@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use super::cold::{Cold, ColdError};
-use super::values::{Owner, SHARDS, Shard, Values, lock};
+use super::values::{KEY_OVERHEAD_BYTES, Owner, SHARDS, Shard, Values, lock};
 
 #[cfg(test)]
 mod tests;
@@ -54,6 +54,11 @@ impl Budget {
             sleep: Mutex::default(),
             wake: Condvar::new(),
         }
+    }
+
+    /// Keys that memory has room for, at most.
+    pub(super) fn keys_max(&self) -> usize {
+        usize::try_from(self.max / KEY_OVERHEAD_BYTES as u64).unwrap_or(usize::MAX)
     }
 
     pub(super) fn grow(&self, bytes: usize) {

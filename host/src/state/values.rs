@@ -102,7 +102,6 @@ pub(super) struct Layers {
 #[derive(Debug)]
 pub struct Values {
     pub(super) shards: Vec<Mutex<Shard>>,
-    hasher: hashbrown::DefaultHashBuilder,
     pub(super) cold: Option<Cold>,
     /// Held by who moves keys out, and by who walks over all of them.
     pub(super) sweep: Mutex<()>,
@@ -136,7 +135,7 @@ pub struct KeyView {
 
 pub(super) const SHARDS: usize = 64;
 /// What a key costs in memory beside its values, about: measured, with the room its list keeps.
-const KEY_OVERHEAD_BYTES: usize = 400;
+pub(super) const KEY_OVERHEAD_BYTES: usize = 400;
 /// What a value costs beside its name and bytes, about: measured, once it was read.
 const VALUE_OVERHEAD_BYTES: usize = 144;
 
@@ -158,7 +157,6 @@ impl Values {
         let budget = Budget::new(if cold.is_some() { hot_bytes_max } else { u64::MAX });
         Self {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
-            hasher: hashbrown::DefaultHashBuilder::default(),
             cold,
             sweep: Mutex::default(),
             walking: AtomicBool::new(false),
@@ -235,15 +233,24 @@ impl Values {
         durable: KeyValues,
     ) -> Option<Arc<Mutex<Layers>>> {
         let key = Key::hashed(owner.key, owner.hash).ok()?;
+        let OwnerRef { instance, generation, .. } = owner;
+        Some(self.put_in(shard, Owner { instance, generation, key }, durable))
+    }
+
+    /// Puts a key into its shard.
+    pub(super) fn put_in(
+        &self,
+        shard: &mut Shard,
+        owner: Owner,
+        durable: KeyValues,
+    ) -> Arc<Mutex<Layers>> {
         let layers = Layers { durable, touched: true, ..Layers::default() };
         self.budget.grow(layers.weight() + KEY_OVERHEAD_BYTES);
         let layers = Arc::new(Mutex::new(layers));
-        let OwnerRef { instance, generation, .. } = owner;
-        let old = shard.entries.insert(Owner { instance, generation, key }, Arc::clone(&layers));
-        if let Some(old) = old {
+        if let Some(old) = shard.entries.insert(owner, Arc::clone(&layers)) {
             self.shrink_by_entry(&lock(&old));
         }
-        Some(layers)
+        layers
     }
 
     /// Takes the writes of a commit: durable from now on. The pending layer of the same delivery
@@ -387,9 +394,10 @@ impl Values {
     }
 
     pub(super) fn shard(&self, owner: OwnerRef<'_>) -> MutexGuard<'_, Shard> {
-        use std::hash::BuildHasher;
-        let hash = self.hasher.hash_one(owner);
-        let index = usize::try_from(hash >> 32).unwrap_or(0) % self.shards.len();
+        // By what is the same in every run: a checkpoint, which is written shard by shard, fills one
+        // after the other again, and each fits a cache.
+        let hash = (owner.hash.0 >> 64).wrapping_add(u128::from(owner.instance.0));
+        let index = usize::try_from(hash % self.shards.len() as u128).unwrap_or(0);
         #[allow(clippy::indexing_slicing, reason = "the index was reduced to the length")]
         lock(&self.shards[index])
     }

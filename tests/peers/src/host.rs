@@ -12,6 +12,10 @@ use serde_json::Value;
 
 use crate::lines::free_port;
 
+/// From one look at a host to the next, at first and at last.
+const FIRST_LOOK: Duration = Duration::from_millis(2);
+const LAST_LOOK: Duration = Duration::from_millis(50);
+
 /// A running host.
 pub struct Host {
     child: Child,
@@ -54,11 +58,27 @@ impl Place {
     }
 
     /// Puts a module and its manifest into the folder, as one who deploys does: whole at once.
-    pub fn plugin(&self, name: &str, module: &str, manifest: &str) -> Result<()> {
+    pub fn plugin(&self, name: &str, module: &[u8], manifest: &str) -> Result<()> {
         fs::write(self.plugins().join(format!("{name}.toml")), manifest)?;
+        self.module(name, module)
+    }
+
+    /// Replaces a module.
+    pub fn module(&self, name: &str, module: &[u8]) -> Result<()> {
         let beside = self.file(&format!("{name}.new"));
         fs::write(&beside, module)?;
-        Ok(fs::rename(beside, self.plugins().join(format!("{name}.wat")))?)
+        let ending = if module.starts_with(b"\0asm") { "wasm" } else { "wat" };
+        Ok(fs::rename(beside, self.plugins().join(format!("{name}.{ending}")))?)
+    }
+
+    /// Bytes of its log on the disk.
+    pub fn log_bytes(&self) -> Result<u64> {
+        use std::os::unix::fs::MetadataExt;
+        let mut bytes = 0;
+        for file in fs::read_dir(self.dir.path().join("data/buses/main/log"))? {
+            bytes += file?.metadata()?.blocks() * 512;
+        }
+        Ok(bytes)
     }
 
     /// Starts a host and waits until it is ready.
@@ -87,20 +107,6 @@ impl Place {
         host.ready_ms = began.elapsed().as_secs_f64() * 1e3;
         Ok(host)
     }
-
-    /// Publishes a file of events.
-    pub fn publish(&self, host: &Host, file: &Path) -> Result<()> {
-        let url = format!("http://127.0.0.1:{}", host.port);
-        let done = Command::new(&self.program)
-            .args(["publish", "--url", &url, "--batch"])
-            .arg(file)
-            .stdout(Stdio::null())
-            .status()?;
-        if !done.success() {
-            bail!("`tidegate publish` failed");
-        }
-        Ok(())
-    }
 }
 
 impl Host {
@@ -127,19 +133,37 @@ impl Host {
             .with_context(|| format!("{path}: {status} {body}"))
     }
 
-    /// Waits until a plugin has nothing left to do.
-    pub fn until_idle(&self, plugin: &str) -> Result<()> {
+    /// Where it listens.
+    pub const fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Waits until these plugins serve.
+    pub fn until_live(&self, plugins: &[String]) -> Result<()> {
+        for plugin in plugins {
+            self.until(plugin, |view| view["state"] == "live")?;
+        }
+        Ok(())
+    }
+
+    /// Waits until what a plugin says of itself is as it should be; gives that.
+    pub fn until(&self, plugin: &str, done: impl Fn(&Value) -> bool) -> Result<Value> {
         let began = Instant::now();
+        let path = format!("/v1/plugins/{plugin}");
         loop {
-            let view = self.json(&format!("/v1/plugins/{plugin}"))?;
-            let left = |name: &str| view[name].as_u64().unwrap_or(0);
-            if left("lag_events") == 0 && left("in_flight") == 0 {
-                return Ok(());
+            let view = match self.ask(&path)? {
+                (200, _) => self.json(&path)?,
+                _ => Value::Null,
+            };
+            if done(&view) {
+                return Ok(view);
             }
-            if began.elapsed() > Duration::from_secs(600) {
-                bail!("`{plugin}` does not come to rest: {view}");
+            let waited = began.elapsed();
+            if waited > Duration::from_secs(600) {
+                bail!("`{plugin}` does not get there: {view}");
             }
-            std::thread::sleep(Duration::from_millis(10));
+            // Asking takes time of the host's: the longer it takes, the less often.
+            std::thread::sleep((waited / 50).clamp(FIRST_LOOK, LAST_LOOK));
         }
     }
 
@@ -151,12 +175,14 @@ impl Host {
         Ok((ticks(11).unwrap_or(0.0) + ticks(12).unwrap_or(0.0)) / 100.0)
     }
 
-    /// Memory it has, MiB.
+    /// The most memory it had so far, MiB.
     pub fn memory_mib(&self) -> Result<f64> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
-        let line = status.lines().find(|line| line.starts_with("VmRSS")).context("no VmRSS")?;
-        let kib = line.split_whitespace().nth(1).and_then(|text| text.parse::<f64>().ok());
-        Ok(kib.unwrap_or(0.0) / 1024.0)
+        memory_mib(self.child.id(), "VmHWM").context("the host is gone")
+    }
+
+    /// Memory it has now, MiB.
+    pub fn memory_now_mib(&self) -> Result<f64> {
+        memory_mib(self.child.id(), "VmRSS").context("the host is gone")
     }
 
     /// Ends it.
@@ -171,6 +197,13 @@ impl Host {
         self.child.wait()?;
         Ok(())
     }
+}
+
+/// Memory of a process, MiB: `VmRSS` now, `VmHWM` at most so far. None: it has ended.
+pub fn memory_mib(process: u32, which: &str) -> Option<f64> {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    let line = status.lines().find(|line| line.starts_with(which))?;
+    Some(line.split_whitespace().nth(1)?.parse::<f64>().ok()? / 1024.0)
 }
 
 impl Drop for Host {

@@ -1,12 +1,17 @@
 //! tidegate beside other systems, and tidegate as what it holds grows. Two programs over one library:
 //! `peers` and `growth`.
 
+pub mod growth;
 pub mod host;
 pub mod lines;
 pub mod nats;
+pub mod page;
 pub mod plot;
+pub mod publish;
 pub mod redis;
+pub mod series;
 pub mod side;
+pub mod steady;
 pub mod table;
 pub mod tidegate;
 #[cfg(feature = "extism")]

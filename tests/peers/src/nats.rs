@@ -279,7 +279,7 @@ fn steady(plan: &Plan, port: u16) -> Result<Latencies> {
         Ok(())
     });
     let mut client = Client::connect(port)?;
-    let mut latencies = Latencies::new();
+    let mut latencies = Latencies::default();
     let (mut taken, mut asked) = (0, 0);
     while taken < events {
         while asked < events && asked - taken < 512 {

@@ -208,7 +208,7 @@ fn steady(plan: &Plan, port: u16) -> Result<Latencies> {
         Ok(())
     });
     let mut lines = Lines::connect(port)?;
-    let mut latencies = Latencies::new();
+    let mut latencies = Latencies::default();
     let mut taken = 0;
     while taken < events {
         for _ in 0..take(&mut lines, 256)? {

@@ -25,12 +25,15 @@ pub struct Run {
     pub call_us: Option<f64>,
 }
 
+/// Measures a system once, from start to stop.
+type Measure = Box<dyn Fn(&Plan) -> Result<Run>>;
+
 /// A system, or one way to set it up.
 pub struct Side {
     /// As the table calls it.
     pub name: String,
-    /// Measures it once, from start to stop.
-    pub run: Box<dyn Fn(&Plan) -> Result<Run>>,
+    /// Measures it.
+    pub run: Measure,
 }
 
 fn sides() -> Vec<Side> {
@@ -89,14 +92,10 @@ impl Drop for Ticker {
 }
 
 /// Times of a steady load.
+#[derive(Default)]
 pub struct Latencies(Vec<f64>);
 
 impl Latencies {
-    /// None yet.
-    pub fn new() -> Self {
-        Self(Vec::new())
-    }
-
     /// One event took so long.
     pub fn add(&mut self, since: Instant) {
         self.0.push(since.elapsed().as_secs_f64() * 1e6);

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::series::median;
 use crate::side::Run;
 
 /// What was found, a row for each side. The first is what the others are compared with.
@@ -35,23 +36,13 @@ impl Table {
 
 impl Row {
     fn median(&self, figure: impl Fn(&Run) -> Option<f64>) -> Option<f64> {
-        median(self.runs.iter().filter_map(figure).collect())
+        median(self.runs.iter().filter_map(figure))
     }
 
     /// How many times as fast the first side was, in the same rounds.
     fn times(&self, first: &Self, figure: impl Fn(&Run) -> Option<f64>) -> Option<f64> {
         let ratios = first.runs.iter().zip(&self.runs);
-        median(ratios.filter_map(|(a, b)| Some(figure(a)? / figure(b)?)).collect())
-    }
-}
-
-fn median(mut found: Vec<f64>) -> Option<f64> {
-    found.sort_unstable_by(f64::total_cmp);
-    let middle = found.len() / 2;
-    match found.len() {
-        0 => None,
-        len if len.is_multiple_of(2) => Some(f64::midpoint(found[middle - 1], found[middle])),
-        _ => Some(found[middle]),
+        median(ratios.filter_map(|(a, b)| Some(figure(a)? / figure(b)?)))
     }
 }
 

@@ -36,6 +36,9 @@ const GUEST: &str = r#"(module
     (local.set $next (i64.const 1))
     (if (i64.ne (local.get $value) (i64.const 0))
       (then (local.set $next (i64.add (call $load_u64 (local.get $value)) (i64.const 1)))))
+    ;; A name is used up by whoever it is handed to.
+    (local.set $name (call $alloc (i64.const 1)))
+    (call $store_u8 (local.get $name) (i32.const 110))
     (local.set $value (call $alloc (i64.const 8)))
     (call $store_u64 (local.get $value) (local.get $next))
     (call $var_set (local.get $name) (local.get $value))

@@ -103,7 +103,7 @@ fn an_entry_takes_at_most_24_bytes_and_a_burst_is_given_back() {
 #[test]
 fn a_refill_keeps_the_newest_and_says_how_far_they_reach() {
     let dedup = Dedup::new(DAY_MS, 2);
-    let fed: Result<(), &str> = dedup.refill(|take| {
+    let fed: Result<(), &str> = dedup.refill(4, |take| {
         (1..=4).for_each(|n| {
             take(DedupEntry { hash: IdHash(n), position: Position(n), time_ms: n * 10_000 });
         });
@@ -185,7 +185,7 @@ proptest! {
             }
         }
         let refilled = Dedup::new(window_ms, count_max);
-        let fed: Result<(), ()> = refilled.refill(|take| {
+        let fed: Result<(), ()> = refilled.refill(model.entries.len() / 2, |take| {
             model.entries.iter().for_each(|(entry, _)| take(*entry));
             Ok(())
         });

@@ -155,6 +155,10 @@ impl DiskFile for DirectFile {
         self.file.write_all_at(bytes, offset)
     }
 
+    fn next_data(&self, offset: u64) -> io::Result<Option<u64>> {
+        DiskFile::next_data(&self.file, offset)
+    }
+
     fn sync_data(&self) -> io::Result<()> {
         File::sync_data(&self.file)
     }

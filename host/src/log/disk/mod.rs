@@ -30,6 +30,14 @@ pub trait DiskFile: Send + Sync + fmt::Debug {
     /// # Errors
     /// The disk's.
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
+    /// Where, from `offset` on, bytes begin that are not known to be zero; none: there are no more.
+    /// Says `offset` where the file system does not tell.
+    ///
+    /// # Errors
+    /// The disk's.
+    fn next_data(&self, offset: u64) -> io::Result<Option<u64>> {
+        Ok(Some(offset))
+    }
     /// Makes durable what was written, and the length.
     ///
     /// # Errors

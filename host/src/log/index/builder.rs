@@ -304,9 +304,10 @@ impl SegmentIndexBuilder {
         self.ids.len() as u64
     }
 
-    /// Every identity of the segment, ascending by position; times are exact to a second.
-    pub fn for_each_id(&self, mut visit: impl FnMut(DedupEntry)) {
-        for row in &self.ids {
+    /// The identities of the segment but for the first `skip`, ascending by position; times are exact
+    /// to a second.
+    pub fn for_each_id(&self, skip: u64, mut visit: impl FnMut(DedupEntry)) {
+        for row in self.ids.iter().skip(usize::try_from(skip).unwrap_or(usize::MAX)) {
             visit(DedupEntry {
                 hash: IdHash(row.hash),
                 position: self.base.position(row.position),

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use super::encode::{HEADER_BYTES, Header, MAGIC, Section, VERSION, prefix_of, salt};
 use super::page::PageReader;
 use super::row::{
-    CompletionRow, EventRow, GroupRow, IdRow, MarkRow, TypeRow, addressee_of, emitter_of,
+    CompletionRow, EventRow, GroupRow, IdRow, MarkRow, Row, TypeRow, addressee_of, emitter_of,
 };
 use super::sections::PagedFile;
 use super::{
@@ -275,13 +275,20 @@ impl IndexFile {
         self.count::<IdRow>(Section::Ids)
     }
 
-    /// Every identity of the segment, ascending by position; times are exact to a second.
+    /// The identities of the segment but for the first `skip`, ascending by position; times are exact
+    /// to a second.
     ///
     /// # Errors
     /// [`IndexError::Io`], [`IndexError::Damaged`].
-    pub fn for_each_id(&self, mut visit: impl FnMut(DedupEntry)) -> Result<(), IndexError> {
+    pub fn for_each_id(
+        &self,
+        skip: u64,
+        mut visit: impl FnMut(DedupEntry),
+    ) -> Result<(), IndexError> {
         let base = self.header.span.base;
-        self.for_each::<IdRow>(Section::Ids, |row| {
+        let count = self.ids().saturating_sub(skip);
+        let start = self.place(Section::Ids).0 + (self.ids() - count) * IdRow::BYTES as u64;
+        self.file.for_each(start, count, |row: IdRow| {
             visit(DedupEntry {
                 hash: IdHash(row.hash),
                 position: base.position(row.position),

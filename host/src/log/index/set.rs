@@ -317,31 +317,57 @@ impl LogIndex {
         Ok(())
     }
 
+    /// How many identities [`LogIndex::refill_dedup`] would read.
+    ///
+    /// # Errors
+    /// A frame of the open segment cannot be entered.
+    pub fn recent_ids(&self, dedup: &Dedup, now_ms: u64) -> Result<u64, IndexError> {
+        Ok(recent(&self.parts.load_full(), dedup, now_ms)?.1)
+    }
+
     /// Fills an empty table of recent identities with what its window and count hold at `now_ms`.
+    /// Asks `goes_on` now and then, and leaves the table as it is then where that says no.
     ///
     /// # Errors
     /// An index file cannot be read or is damaged; identities may be missing then.
-    pub fn refill_dedup(&self, dedup: &Dedup, now_ms: u64) -> Result<(), IndexError> {
+    pub fn refill_dedup(
+        &self,
+        dedup: &Dedup,
+        now_ms: u64,
+        goes_on: impl Fn() -> bool,
+    ) -> Result<(), IndexError> {
         let parts = self.parts.load_full();
-        let (mut first, mut ids) = (parts.len(), 0);
+        let (first, ids) = recent(&parts, dedup, now_ms)?;
         // One identity more than the table holds: so it knows that there were older ones.
-        while first > 0 && ids <= dedup.count_max() as u64 {
-            let Some(part) = parts.get(first - 1) else { break };
-            if part.span()?.last_ms.saturating_add(dedup.window_ms()) < now_ms {
-                break;
+        let mut skip = ids.saturating_sub(dedup.count_max() as u64 + 1);
+        dedup.refill(usize::try_from(ids - skip).unwrap_or_default(), |take| {
+            for part in parts.iter().skip(first).take_while(|_| goes_on()) {
+                let from = skip.min(part.ids()?);
+                skip -= from;
+                match part {
+                    Part::File(file) => file.for_each_id(from, &mut *take)?,
+                    Part::Memory(open) => open.ask(|open| open.for_each_id(from, &mut *take))?,
+                }
             }
-            ids += part.ids()?;
-            first -= 1;
-        }
-        dedup.refill(|take| {
-            parts.iter().skip(first).try_for_each(|part| match part {
-                Part::File(file) => file.for_each_id(&mut *take),
-                Part::Memory(open) => open.ask(|open| open.for_each_id(&mut *take)),
-            })
+            Ok(())
         })?;
         dedup.expire(now_ms);
         Ok(())
     }
+}
+
+/// The first part with identities that a table holds at `now_ms`, and how many there are from it on.
+fn recent(parts: &[Part], dedup: &Dedup, now_ms: u64) -> Result<(usize, u64), IndexError> {
+    let (mut first, mut ids) = (parts.len(), 0);
+    while first > 0 && ids <= dedup.count_max() as u64 {
+        let Some(part) = parts.get(first - 1) else { break };
+        if part.span()?.last_ms.saturating_add(dedup.window_ms()) < now_ms {
+            break;
+        }
+        ids += part.ids()?;
+        first -= 1;
+    }
+    Ok((first, ids))
 }
 
 impl Part {

@@ -34,6 +34,7 @@ pub struct HeadsMark {
 #[derive(Debug)]
 pub struct HeadsFile {
     file: PagedFile,
+    mark: HeadsMark,
     count: u64,
 }
 
@@ -105,7 +106,35 @@ impl HeadsFile {
         if rows_bytes.is_none_or(|bytes| bytes > file.content_bytes() - HEADER_BYTES as u64) {
             return Err(file.malformed(0));
         }
-        Ok(Some(Self { file, count }))
+        Ok(Some(Self { file, mark: *mark, count }))
+    }
+
+    /// Opens a snapshot of this log whose mark `fits`; none: it is not there, or stands for something
+    /// else.
+    ///
+    /// # Errors
+    /// As [`HeadsFile::open`].
+    pub fn find(
+        disk: &dyn Disk,
+        path: &Path,
+        log_id: &[u8; 16],
+        fits: impl FnOnce(&HeadsMark) -> bool,
+    ) -> Result<Option<Self>, IndexError> {
+        let unknown = HeadsMark { log_id: *log_id, commit: CommitNumber(0), chain: [0; 32] };
+        let Some(file) = PagedFile::open(disk, path, salt(&unknown), &MAGIC, VERSION)? else {
+            return Ok(None);
+        };
+        let raw = file.raw_start(HEADER_BYTES)?;
+        let chain = raw.get(40..72).and_then(|chain| chain.first_chunk());
+        let Some(chain) = chain else { return Ok(None) };
+        let mark = HeadsMark { commit: CommitNumber(u64_at(&raw, 32)), chain: *chain, ..unknown };
+        if fits(&mark) { Self::open(disk, path, &mark) } else { Ok(None) }
+    }
+
+    /// What it stands for.
+    #[must_use]
+    pub const fn mark(&self) -> &HeadsMark {
+        &self.mark
     }
 
     /// The commit that a snapshot of this log stands for, and the last position of a head in it; none:
@@ -115,18 +144,13 @@ impl HeadsFile {
         path: &Path,
         log_id: &[u8; 16],
     ) -> Option<(CommitNumber, Position)> {
-        let unknown = HeadsMark { log_id: *log_id, commit: CommitNumber(0), chain: [0; 32] };
-        let file = PagedFile::open(disk, path, salt(&unknown), &MAGIC, VERSION).ok()??;
-        let raw = file.raw_start(HEADER_BYTES).ok()?;
-        let chain = *raw.get(40..72)?.first_chunk()?;
-        let mark = HeadsMark { commit: CommitNumber(u64_at(&raw, 32)), chain, ..unknown };
-        let file = Self::open(disk, path, &mark).ok()??;
+        let file = Self::find(disk, path, log_id, |_| true).ok()??;
         let mut last = Position(0);
         let read = file.file.for_each(HEADER_BYTES as u64, file.count, |row: (KeyHash, Head)| {
             last = last.max(row.1.position);
             Ok(())
         });
-        read.ok().map(|()| (mark.commit, last))
+        read.ok().map(|()| (file.mark.commit, last))
     }
 
     /// The bytes of a snapshot file of all heads.

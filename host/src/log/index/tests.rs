@@ -217,8 +217,15 @@ proptest! {
         prop_assert_eq!(&file_heads, &model.heads);
 
         let (mut open_ids, mut file_ids) = (Vec::new(), Vec::new());
-        model.builder.for_each_id(|id| open_ids.push(id));
-        file.for_each_id(|id| file_ids.push(id)).unwrap();
+        model.builder.for_each_id(0, |id| open_ids.push(id));
+        file.for_each_id(0, |id| file_ids.push(id)).unwrap();
+        for skip in [1, open_ids.len() as u64 / 2, open_ids.len() as u64 + 1] {
+            let rest = open_ids.get(usize::try_from(skip).unwrap()..).unwrap_or_default();
+            let (mut open_rest, mut file_rest) = (Vec::new(), Vec::new());
+            model.builder.for_each_id(skip, |id| open_rest.push(id));
+            file.for_each_id(skip, |id| file_rest.push(id)).unwrap();
+            prop_assert_eq!((&open_rest[..], &file_rest[..]), (rest, rest));
+        }
         prop_assert_eq!(open_ids.len(), samples.len());
         prop_assert_eq!(open_ids, file_ids);
 
@@ -263,7 +270,7 @@ fn an_id_never_seems_older_than_it_is() {
     let mut builder = SegmentIndexBuilder::new(base());
     let recorded_ms = base().first_ms + 1_001;
     builder.event(&EventToIndex { recorded_ms, ..event(500, "a", None, 0) }).unwrap();
-    builder.for_each_id(|id| assert_eq!(id.time_ms, base().first_ms + 2_000));
+    builder.for_each_id(0, |id| assert_eq!(id.time_ms, base().first_ms + 2_000));
 }
 
 #[test]

@@ -5,6 +5,7 @@
 //! segment, and not behind a seal. Whatever else is not as written refuses to open, and nothing is
 //! ever deleted on suspicion.
 
+mod last;
 mod prove;
 mod refuse;
 mod seals;
@@ -18,14 +19,12 @@ pub(super) use seals::seal_of;
 pub use torn::CutReport;
 
 use super::codec::{Header, Salt, Seal};
-use super::dedup::IdHasher;
 use super::disk::{Disk, DiskFile, publish_file, read_up_to};
 use super::error::{Damage, OpenError, data_dir};
-use super::frame::Frame;
-use super::index::{SegmentBase, SegmentIndexBuilder};
+use super::index::SegmentIndexBuilder;
 use super::options::LogOptions;
-use super::segment::{INDEX_DIR, SEGMENTS_DIR, Tip, sealed_len, segment_path};
-use prove::{LastEnd, prove_last};
+use super::segment::{INDEX_DIR, SEGMENTS_DIR, Tip, segment_path};
+use last::Unfinished;
 use seals::seals;
 
 /// Stands in the folder of a log while it is being repaired: no host opens it.
@@ -99,6 +98,8 @@ pub struct UnsealedSegment {
     pub end: u64,
     /// Counts of what is in it.
     pub seal: Seal,
+    /// Where its last frame starts; none: it has no frame.
+    pub frame_at: Option<u64>,
     /// Its index; none: it has no frame.
     pub index: Option<SegmentIndexBuilder>,
 }
@@ -152,15 +153,20 @@ pub fn recover(
     };
     let (sealed, last, before) = seals(disk, folders, log_id, &numbers)?;
     refuse::never_sealed(disk, folders, log_id, sealed.len(), &numbers, &before)?;
-    let unchecked = unchecked(&sealed, options.check_first_bytes);
+    let read = last.map(|number| Unfinished::read(disk, folders, log_id, number, before));
+    let read = read.transpose()?;
+    // What was read already counts.
+    let read_bytes = read.as_ref().map_or(0, Unfinished::end);
+    let unchecked = unchecked(&sealed, options.check_first_bytes.saturating_sub(read_bytes));
     for segment in sealed.iter().skip(unchecked) {
         prove_sealed(disk, folders, log_id, segment, || false)?;
     }
     let recovered =
         Recovered { log_id, tip: before, sealed, open: None, unchecked, clean: false, cut: None };
-    let recovered = match last {
-        Some(number) => {
-            let recovered = finish(disk, folders, recovered, number)?;
+    let recovered = match read {
+        Some(read) => {
+            let number = read.number;
+            let recovered = read.finish(disk, folders, recovered)?;
             // The next segment is claimed before one is sealed, but for the last.
             if recovered.open.is_none() && !recovered.clean && numbers.last() == Some(&number) {
                 return Err(seals::missing(folders, number + 1, recovered.tip.next_commit));
@@ -193,55 +199,15 @@ pub(super) fn note_begun(
     publish_file(disk, &path, text.as_bytes()).map_err(Folders::io(&path))
 }
 
-/// How many sealed segments, from the first on, are beyond the bytes to check before opening.
-fn unchecked(sealed: &[SealedSegment], check_first_bytes: u64) -> usize {
+/// How many sealed segments, from the first on, are beyond the bytes to check before opening. The
+/// others are checked as a whole.
+fn unchecked(sealed: &[SealedSegment], first_bytes: u64) -> usize {
     let mut bytes = 0_u64;
     let checked = sealed.iter().rev().take_while(|segment| {
-        let is_within = bytes < check_first_bytes;
         bytes = bytes.saturating_add(segment.bytes);
-        is_within
+        bytes <= first_bytes
     });
     sealed.len() - checked.count()
-}
-
-/// Reads the last segment, and cuts its tail where it is torn.
-fn finish(
-    disk: &dyn Disk,
-    folders: &Folders,
-    mut recovered: Recovered,
-    number: u32,
-) -> Result<Recovered, OpenError> {
-    let path = folders.segment(number);
-    let file = disk.open_append(&path).map_err(Folders::io(&path))?;
-    let salt = Salt::new(recovered.log_id, number);
-    let before = recovered.tip;
-    let hasher = IdHasher::new(&recovered.log_id);
-    let mut index: Option<SegmentIndexBuilder> = None;
-    let mut index_frame = |frame: &Frame, offset| {
-        let base = SegmentBase::of(frame.header());
-        let builder = index.get_or_insert_with(|| SegmentIndexBuilder::new(base));
-        builder.add_frame(frame, offset, &hasher)
-    };
-    let last = prove_last(&file, salt, before, folders, &mut index_frame)?;
-    recovered.tip = last.tip;
-    match last.end {
-        LastEnd::Sealed { seal, end } => {
-            recovered.clean = seal.clean_stop;
-            let bytes = end;
-            recovered.sealed.push(SealedSegment { number, bytes, before, after: last.tip, seal });
-            file.set_len(sealed_len(end))
-                .and_then(|()| file.sync_data())
-                .map_err(Folders::io(&path))?;
-        }
-        LastEnd::Open { seal, end, torn } => {
-            if torn {
-                recovered.cut = Some(torn::cut(disk, &file, &path, end)?);
-            }
-            let open = UnsealedSegment { number, file, before, end, seal, index };
-            recovered.open = Some(open);
-        }
-    }
-    Ok(recovered)
 }
 
 /// Rewrites the last frame and syncs: the page cache may show what the disk does not hold.
@@ -265,9 +231,11 @@ fn settle(
     let path = folders.segment(number);
     let file = disk.open_write(&path).map_err(Folders::io(&path))?;
     let salt = Salt::new(recovered.log_id, number);
-    let from = recovered.sealed.last().filter(|_| recovered.open.is_none());
-    let last = prove::last_frame(&file, salt, from.map(|sealed| sealed.seal.bytes), end)
-        .map_err(Folders::io(&path))?;
+    let from = match (&recovered.open, recovered.sealed.last()) {
+        (Some(open), _) => open.frame_at,
+        (None, sealed) => sealed.map(|sealed| sealed.seal.bytes),
+    };
+    let last = prove::last_frame(&file, salt, from, end).map_err(Folders::io(&path))?;
     if let Some((bytes, offset)) = last.filter(|_| !planted!(SkipsRewrite)) {
         let rewritten = file.write_at(&bytes, offset).and_then(|()| file.sync_data());
         rewritten.map_err(Folders::io(&path))?;

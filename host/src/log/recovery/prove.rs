@@ -120,7 +120,7 @@ pub(super) fn walk(
     file: &Arc<dyn DiskFile>,
     salt: Salt,
     before: Tip,
-    mut visit: impl FnMut(&Frame, u64) -> Result<(), FillError>,
+    mut visit: impl FnMut(&Arc<Frame>, u64) -> Result<(), FillError>,
     cancelled: impl Fn() -> bool,
 ) -> Result<Walked, WalkError> {
     let mut scan = SegmentScan::new(file.clone(), salt, 0);
@@ -215,7 +215,7 @@ pub(super) fn prove_last(
     salt: Salt,
     before: Tip,
     folders: &Folders,
-    visit: &mut impl FnMut(&Frame, u64) -> Result<(), FillError>,
+    visit: &mut impl FnMut(&Arc<Frame>, u64) -> Result<(), FillError>,
 ) -> Result<Last, OpenError> {
     let path = folders.segment(salt.segment);
     let walked = walk(file, salt, before, visit, || false)

@@ -100,7 +100,16 @@ pub(super) fn seals(
             Ok(file.len()?.is_multiple_of(CLAIM_ALIGN) && first_nonzero(&**file, 0)?.is_none())
         };
         if is_last && !is_blank(&file).map_err(Folders::io(&path))? {
-            return Ok((sealed, Some(*number), tip));
+            let found = sealed_end(&file, log_id, *number, &tip).map_err(Folders::io(&path))?;
+            let Some(segment) = found.filter(|segment| segment.seal.clean_stop) else {
+                return Ok((sealed, Some(*number), tip));
+            };
+            // All of it was synced before the seal that the host stopped with: it is one more sealed
+            // segment.
+            check_start(disk, folders, log_id, &segment)?;
+            tip = segment.after;
+            sealed.push(segment);
+            return Ok((sealed, None, tip));
         }
         if is_last {
             // Claimed, not begun. So the one before is the last that counts, unless it is sealed.

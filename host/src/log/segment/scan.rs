@@ -152,15 +152,21 @@ impl SegmentScan {
     }
 }
 
-/// The first byte at or after `offset` that is not zero.
+/// Bytes that are looked at together: as many as the processor compares at once, many times over.
+const ZEROS_AT_ONCE: usize = 1024;
+
+/// The first byte at or after `offset` that is not zero. What was claimed and never written is not
+/// read.
 ///
 /// # Errors
 /// The disk's.
 pub(in crate::log) fn first_nonzero(file: &dyn DiskFile, offset: u64) -> io::Result<Option<u64>> {
     let mut at = offset;
     loop {
+        let Some(data) = file.next_data(at)? else { return Ok(None) };
+        at = data;
         let bytes = read_up_to(file, at, WINDOW_BYTES)?;
-        if let Some(index) = bytes.iter().position(|byte| *byte != 0) {
+        if let Some(index) = nonzero_in(&bytes) {
             return Ok(Some(at + index as u64));
         }
         if bytes.len() < WINDOW_BYTES {
@@ -168,6 +174,14 @@ pub(in crate::log) fn first_nonzero(file: &dyn DiskFile, offset: u64) -> io::Res
         }
         at += bytes.len() as u64;
     }
+}
+
+fn nonzero_in(bytes: &[u8]) -> Option<usize> {
+    let mut blocks = bytes.chunks(ZEROS_AT_ONCE).enumerate();
+    let (block, found) =
+        blocks.find(|(_, block)| block.iter().fold(0, |all, byte| all | byte) != 0)?;
+    let index = found.iter().position(|byte| *byte != 0)?;
+    Some(block * ZEROS_AT_ONCE + index)
 }
 
 /// The end of the last byte at or after `offset` that is not zero; `offset` where there is none.
@@ -185,5 +199,32 @@ pub(in crate::log) fn nonzero_end(file: &dyn DiskFile, offset: u64) -> io::Resul
             return Ok(end);
         }
         at += bytes.len() as u64;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::FileExt;
+
+    use super::*;
+
+    #[test]
+    fn the_first_byte_that_is_not_zero_is_found_behind_holes_and_zeros() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("segment");
+        let file = std::fs::File::options().read(true).write(true).create_new(true).open(path);
+        let file = file.unwrap();
+        let len = 8 * WINDOW_BYTES as u64 + 7;
+        file.set_len(len).unwrap();
+        assert_eq!(first_nonzero(&file, 0).unwrap(), None);
+        // Zeros that were written, then nothing for long, then a byte.
+        file.write_all_at(&[0; 5000], 100).unwrap();
+        for at in [len - 1, 3 * WINDOW_BYTES as u64, 5003, 17] {
+            file.write_all_at(&[1], at).unwrap();
+            for from in [0, at / 2, at] {
+                assert_eq!(first_nonzero(&file, from).unwrap(), Some(at), "from {from}");
+            }
+        }
+        assert_eq!(first_nonzero(&file, len).unwrap(), None);
     }
 }

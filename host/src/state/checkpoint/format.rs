@@ -28,6 +28,10 @@ const ROW_GOES_ON: u8 = 1;
 const VALUE_ENDS: u8 = 1;
 /// Bytes of a value beside its name and itself, at most.
 const VALUE_HEADER_BYTES_MAX: usize = 17;
+/// Bytes of the last chunk.
+pub(super) const END_BYTES: usize = CHUNK_HEADER_BYTES + 5 * 8;
+/// Bytes of the row of a key, at least.
+pub(super) const ROW_BYTES_MIN: u64 = 16;
 /// Bytes of a timer.
 pub(super) const TIMER_BYTES: usize = 60;
 

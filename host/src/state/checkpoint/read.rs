@@ -6,12 +6,13 @@
 use std::collections::HashSet;
 use std::io;
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use uuid::Uuid;
 
 use super::format::{
-    CHUNK_HEADER_BYTES, ChunkHeader, Counts, Cursor, FormatError, HASH_BYTES, HEADER_BYTES, Header,
-    Kind, RowHeader, TIMER_BYTES,
+    CHUNK_HEADER_BYTES, ChunkHeader, Counts, Cursor, END_BYTES, FormatError, HASH_BYTES,
+    HEADER_BYTES, Header, Kind, ROW_BYTES_MIN, RowHeader, TIMER_BYTES,
 };
 use crate::event::CommitNumber;
 use crate::log::disk::{DiskFile, read_up_to};
@@ -21,6 +22,8 @@ use crate::state::values::{Owner, Values};
 
 /// Names that are shared between keys while reading: a plugin uses few.
 const NAMES_SHARED_MAX: usize = 1024;
+/// Chunks that may be on their way from thread to thread.
+const CHUNKS_AHEAD_MAX: usize = 4;
 
 /// Why a checkpoint is not used.
 #[derive(Debug, thiserror::Error)]
@@ -44,7 +47,8 @@ pub(super) struct Expected {
     pub(super) commit: CommitNumber,
 }
 
-/// Reads a whole file; `values` are to be empty, and hold what it says afterwards.
+/// Reads a whole file; `values` are to be empty, and hold what it says afterwards. One thread reads and
+/// checks, this one decodes, one fills the values.
 pub(super) fn read(
     file: &dyn DiskFile,
     expected: Expected,
@@ -52,28 +56,31 @@ pub(super) fn read(
 ) -> Result<(Ledger, At), Refused> {
     let mut reader = Reader::new(file)?;
     let header = reader.header(expected)?;
-    let mut ledger = Vec::new();
-    let mut restored =
-        Restored { values, open: None, names: HashSet::new(), counts: Counts::default() };
-    loop {
-        let start = reader.offset;
-        let (kind, content) = reader.chunk(header.salt())?;
-        match kind {
-            Kind::Ledger => ledger.extend_from_slice(&content),
-            Kind::Values => restored.chunk(&content, start)?,
-            Kind::Timers => restored.timers(&content, start)?,
-            Kind::End => {
-                let counts = Counts::decode(&content).map_err(|error| damaged(start, error))?;
-                if restored.open.is_some() || counts != restored.counts(ledger.len()) {
-                    let why = FormatError::Damaged("it holds something else than it says");
-                    return Err(damaged(start, why));
-                }
-                break;
-            }
-        }
-    }
-    reader.finish()?;
-    Ok((decode_ledger(&ledger)?, header.at))
+    values.reserve(reader.keys_hint());
+    std::thread::scope(|scope| {
+        let (chunks, coming) = sync_channel(CHUNKS_AHEAD_MAX);
+        let (whole, decoded) = sync_channel(CHUNKS_AHEAD_MAX);
+        let thread = |name: &str| std::thread::Builder::new().name(name.to_owned());
+        let reading = thread("checkpoint-read")
+            .spawn_scoped(scope, move || reader.hand_over(header.salt(), &chunks))?;
+        let filling = thread("checkpoint-fill")
+            .spawn_scoped(scope, move || decoded.iter().for_each(|keys| values.restore(keys)))?;
+        let ledger = Restored::new(values, whole).all(&coming);
+        // Who still reads ends when nobody takes what it hands over.
+        drop(coming);
+        let read = reading.join().unwrap_or_else(|_| Err(gone().into()));
+        filling.join().map_err(|_| gone())?;
+        // Without its last chunk, the reader knows why.
+        let Some(ledger) = ledger? else {
+            return read.and_then(|()| Err(gone().into()));
+        };
+        read?;
+        Ok((decode_ledger(&ledger)?, header.at))
+    })
+}
+
+fn gone() -> io::Error {
+    io::Error::other("a thread that reads the checkpoint ended")
 }
 
 /// The ledger of the content of its chunks.
@@ -146,6 +153,32 @@ impl<'a> Reader<'a> {
         Ok((header.kind, content))
     }
 
+    /// Hands over the chunks one by one, until one is the last or nobody takes them; then the hash
+    /// must be right.
+    fn hand_over(mut self, salt: u32, to: &SyncSender<Chunk>) -> Result<(), Refused> {
+        loop {
+            let start = self.offset;
+            let (kind, content) = self.chunk(salt)?;
+            if to.send(Chunk { kind, content, start }).is_err() {
+                return Ok(());
+            }
+            if kind == Kind::End {
+                return self.finish();
+            }
+        }
+    }
+
+    /// How many keys it seems to hold: what its end says, unproven, within what there is room for.
+    fn keys_hint(&self) -> usize {
+        let end = self.len.saturating_sub((END_BYTES + HASH_BYTES) as u64);
+        let most = self.len / ROW_BYTES_MIN;
+        let said = read_up_to(self.file, end, END_BYTES)
+            .ok()
+            .and_then(|bytes| Counts::decode(bytes.get(CHUNK_HEADER_BYTES..)?).ok());
+        let keys = said.map_or(0, |counts| counts.keys).min(most);
+        usize::try_from(keys).unwrap_or_default()
+    }
+
     pub(super) fn finish(mut self) -> Result<(), Refused> {
         let hash = self.hasher.finalize();
         let start = self.offset;
@@ -159,16 +192,50 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// What was filled in so far.
+/// A chunk, its checksum right, and where it starts.
+struct Chunk {
+    kind: Kind,
+    content: Vec<u8>,
+    start: u64,
+}
+
+/// What was decoded so far.
 struct Restored<'a> {
     values: &'a Values,
+    /// Takes keys that are whole.
+    whole: SyncSender<Vec<(Owner, KeyValues)>>,
     /// A key whose next row goes on with it.
     open: Option<(Owner, KeyValues)>,
     names: HashSet<Arc<str>>,
     counts: Counts,
 }
 
-impl Restored<'_> {
+impl<'a> Restored<'a> {
+    fn new(values: &'a Values, whole: SyncSender<Vec<(Owner, KeyValues)>>) -> Self {
+        Self { values, whole, open: None, names: HashSet::new(), counts: Counts::default() }
+    }
+
+    /// Decodes what comes; gives the ledger in bytes, none where the last chunk did not come.
+    fn all(mut self, coming: &Receiver<Chunk>) -> Result<Option<Vec<u8>>, Refused> {
+        let mut ledger = Vec::new();
+        for Chunk { kind, content, start } in coming {
+            match kind {
+                Kind::Ledger => ledger.extend_from_slice(&content),
+                Kind::Values => self.chunk(&content, start)?,
+                Kind::Timers => self.timers(&content, start)?,
+                Kind::End => {
+                    let counts = Counts::decode(&content).map_err(|error| damaged(start, error))?;
+                    if self.open.is_some() || counts != self.counts(ledger.len()) {
+                        let why = FormatError::Damaged("it holds something else than it says");
+                        return Err(damaged(start, why));
+                    }
+                    return Ok(Some(ledger));
+                }
+            }
+        }
+        Ok(None)
+    }
+
     fn counts(&self, ledger_bytes: usize) -> Counts {
         Counts { ledger_bytes: ledger_bytes as u64, ..self.counts }
     }
@@ -191,7 +258,8 @@ impl Restored<'_> {
             let offset = start + (CHUNK_HEADER_BYTES + content.len() - from.rest.len()) as u64;
             whole.extend(self.row(&mut from).map_err(|error| damaged(offset, error))?);
         }
-        self.values.restore(whole);
+        // Only a panic ends who fills them, and that is found out.
+        let _ = self.whole.send(whole);
         Ok(())
     }
 

@@ -3,7 +3,6 @@
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard};
 
-use super::super::account::{Measure, Usage};
 use super::super::cold::{ColdError, KeyValues};
 use super::super::values::{Owner, Values, lock};
 
@@ -72,27 +71,39 @@ impl Values {
         })
     }
 
+    /// Makes room for so many further keys, as far as memory has room for them.
+    pub(in crate::state) fn reserve(&self, keys: usize) {
+        let share = self.budget.keys_max().min(keys) / self.shards.len();
+        for shard in &self.shards {
+            // Keys spread evenly, but for a little.
+            lock(shard).entries.reserve(share + share / 32);
+        }
+    }
+
     /// Puts in what a checkpoint holds: into memory up to the bound, the rest into the cold store;
     /// into memory too where that fails. None of the keys may be there yet.
     pub(in crate::state) fn restore(&self, keys: Vec<(Owner, KeyValues)>) {
+        self.accounts.add(&keys);
         let mut rest = Vec::new();
         for (owner, values) in keys {
-            let whose = (owner.instance, owner.generation);
-            let all = (Measure::default(), Measure::of(&values));
-            self.accounts.change(whose, &owner.key, all, Usage::default());
             if self.is_over() {
                 rest.push((owner, values));
             } else {
-                self.insert(&mut self.shard(owner.as_ref()), owner.as_ref(), values);
+                self.insert_new(owner, values);
             }
         }
         let Some(cold) = self.cold.as_ref().filter(|_| !rest.is_empty()) else { return };
         if let Err(error) = cold.put(&rest) {
             self.budget.give_up(&error);
             for (owner, values) in rest {
-                self.insert(&mut self.shard(owner.as_ref()), owner.as_ref(), values);
+                self.insert_new(owner, values);
             }
         }
+    }
+
+    fn insert_new(&self, owner: Owner, durable: KeyValues) {
+        let mut shard = self.shard(owner.as_ref());
+        self.put_in(&mut shard, owner, durable);
     }
 
     /// Forgets everything: as new.

@@ -110,7 +110,7 @@ fn heads_and_identities_are_refilled() {
     assert_eq!(heads.get(KeyHash::of("b")).unwrap().sequence, KeySequence(20));
 
     let dedup = Dedup::new(100_000, 1000);
-    index.refill_dedup(&dedup, 40_000).unwrap();
+    index.refill_dedup(&dedup, 40_000, || true).unwrap();
     assert_eq!((dedup.len(), dedup.window(40_000).ms), (40, 100_000));
     assert_eq!(dedup.lookup(id(17)), [Position(17)]);
 }
@@ -119,11 +119,11 @@ fn heads_and_identities_are_refilled() {
 fn a_refill_keeps_to_the_window_and_the_count() {
     let index = log();
     let by_time = Dedup::new(12_000, 1000);
-    index.refill_dedup(&by_time, 40_000).unwrap();
+    index.refill_dedup(&by_time, 40_000, || true).unwrap();
     assert!(by_time.lookup(id(28)).len() == 1 && by_time.lookup(id(26)).is_empty());
     for count in [9, 10, 11] {
         let by_count = Dedup::new(100_000, count);
-        index.refill_dedup(&by_count, 40_000).unwrap();
+        index.refill_dedup(&by_count, 40_000, || true).unwrap();
         assert_eq!(by_count.len(), count);
         let reach_ms = by_count.window(40_000).ms;
         assert!(reach_ms < count as u64 * 1000, "{reach_ms}");

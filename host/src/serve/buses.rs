@@ -1,0 +1,243 @@
+//! Opens the buses of a host: logs, checkpoints, and the folds that keep their state.
+//!
+//! Rule: a bus serves once its fold has come as far as its log.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc::Sender;
+use uuid::Uuid;
+
+use super::{ServeError, at, create_dir};
+use crate::bus::Bus;
+use crate::bus::memory::{MemoryOptions, Order, Overflow};
+use crate::clock::Clock;
+use crate::config::{self, Config};
+use crate::event::CommitNumber;
+use crate::limits::STATE_HOT_BYTES_MAX;
+use crate::log::disk::{Disk, LockError};
+use crate::log::{CheckRest, ClockGap, Log, LogOptions, OpenError, Opened};
+use crate::state::checkpoint::{CheckpointPolicy, Checkpoints};
+use crate::state::cold::Cold;
+use crate::state::evict::Evictor;
+use crate::state::{Ledger, Values};
+
+/// Deliveries go on until one in so many bytes is free of those that stop publishers.
+const EFFECTS_SHARE_OF_FREE: u64 = 4;
+/// How long to wait for a lock that another process holds.
+const LOCK_WAIT_MAX: Duration = Duration::from_secs(2);
+/// How often to try it.
+const LOCK_POLL: Duration = Duration::from_millis(20);
+
+/// A bus whose state is still to be brought up to its log.
+pub(super) struct OpenBus {
+    pub(super) bus: Arc<Bus>,
+    /// Of a durable bus.
+    pub(super) durable: Option<OpenDurable>,
+}
+
+/// What is known of a durable bus once it is open.
+pub(super) struct OpenDurable {
+    pub(super) opened: Opened,
+    checkpoints: Checkpoints,
+    /// How long its newest checkpoint took.
+    checkpoint_took: Duration,
+    /// The commit that it stands for.
+    checkpoint_at: CommitNumber,
+}
+
+/// Opens all buses, the default one first.
+///
+/// # Errors
+/// A log or a checkpoint cannot be used.
+pub(super) fn open_buses(
+    config: &Config,
+    disk: &Arc<dyn Disk>,
+    clock: &Arc<dyn Clock>,
+) -> Result<Vec<OpenBus>, ServeError> {
+    let mut open = Vec::new();
+    for (name, bus) in &config.buses {
+        let opened = match bus {
+            config::Bus::Durable(options) => open_durable(config, name, options, disk, clock)?,
+            config::Bus::Memory(options) => {
+                let bus = Arc::new(Bus::memory(name, memory_options(options), Arc::clone(clock)));
+                OpenBus { bus, durable: None }
+            }
+        };
+        open.push(opened);
+    }
+    // The default bus first; the others keep their order.
+    open.sort_by_key(|open| **open.bus.name() != *crate::plugin::DEFAULT_BUS);
+    Ok(open)
+}
+
+fn open_durable(
+    config: &Config,
+    name: &str,
+    bus: &config::DurableBus,
+    disk: &Arc<dyn Disk>,
+    clock: &Arc<dyn Clock>,
+) -> Result<OpenBus, ServeError> {
+    let dir = config.data.join("buses").join(name);
+    let state = dir.join("state");
+    create_dir(&state)?;
+    let options = LogOptions {
+        segment_bytes: bus.segment.bytes(),
+        dedup_window_ms: bus.dedup.ms(),
+        dedup_max: usize::try_from(bus.dedup_max).unwrap_or(usize::MAX),
+        check_rest: CheckRest::WhenTold,
+        clock_gap: if config.accept_clock { ClockGap::Accept } else { ClockGap::Refuse },
+        watermark_ingest_bytes: bus.keep_free.bytes(),
+        watermark_effects_bytes: bus.keep_free.bytes() / EFFECTS_SHARE_OF_FREE,
+        ..LogOptions::default()
+    };
+    let load = |log_id, last_commit| load(bus, disk, &dir, log_id, last_commit);
+    let (opened, loaded) = open_log(disk, &dir, options, clock, load)?;
+    let Loaded { checkpoints, ledger, values, at: checkpoint_at, took } = loaded?;
+    if let Some(cut) = &opened.cut {
+        tracing::warn!(
+            bus = name, file = %cut.path.display(), offset = cut.offset, bytes = cut.bytes,
+            kept = %cut.kept.display(), "a torn tail was cut off and kept aside"
+        );
+    }
+    let fold = (ledger, values, checkpoint_at);
+    let bus = Bus::durable(name, opened.log.clone(), fold, &state).map_err(at(&state))?;
+    let durable = OpenDurable { opened, checkpoints, checkpoint_took: took, checkpoint_at };
+    Ok(OpenBus { bus: Arc::new(bus), durable: Some(durable) })
+}
+
+/// The state of a bus as its newest checkpoint has it.
+struct Loaded {
+    checkpoints: Checkpoints,
+    ledger: Ledger,
+    values: Arc<Values>,
+    /// The commit that it stands for.
+    at: CommitNumber,
+    took: Duration,
+}
+
+/// Loads the newest checkpoint of a log; its lock is to be held.
+fn load(
+    bus: &config::DurableBus,
+    disk: &Arc<dyn Disk>,
+    dir: &Path,
+    log_id: Uuid,
+    last_commit: CommitNumber,
+) -> Result<Loaded, ServeError> {
+    let began = Instant::now();
+    let cold = Cold::create(&dir.join("state").join("sled"))?;
+    let values = Arc::new(Values::new(Some(cold), STATE_HOT_BYTES_MAX));
+    let checkpoints = dir.join(crate::state::checkpoint::DIR);
+    let checkpoints = Checkpoints::open(Arc::clone(disk), &checkpoints, log_id)
+        .map_err(at(&checkpoints))?
+        .with_policy(CheckpointPolicy {
+            every_bytes: bus.checkpoint_every.bytes(),
+            ..CheckpointPolicy::default()
+        });
+    let (ledger, at) = match checkpoints.newest(&values, last_commit)? {
+        Some((ledger, at)) => (ledger, at.commit),
+        None => (Ledger::default(), CommitNumber(0)),
+    };
+    Ok(Loaded { checkpoints, ledger, values, at, took: began.elapsed() })
+}
+
+/// Opens a log; one that is locked is tried again for a moment: whoever restarts a host that was
+/// killed should not have to wait until the system has taken the old process apart.
+fn open_log<T: Send>(
+    disk: &Arc<dyn Disk>,
+    dir: &Path,
+    options: LogOptions,
+    clock: &Arc<dyn Clock>,
+    beside: impl Fn(Uuid, CommitNumber) -> T + Sync,
+) -> Result<(Opened, T), OpenError> {
+    let begun = Instant::now();
+    loop {
+        let disk = Arc::clone(disk);
+        match Log::open_beside(disk, dir, options, Arc::clone(clock), &beside) {
+            Err(OpenError::Lock(LockError::Held { .. })) if begun.elapsed() < LOCK_WAIT_MAX => {
+                std::thread::sleep(LOCK_POLL);
+            }
+            opened => return opened,
+        }
+    }
+}
+
+fn memory_options(options: &config::MemoryBus) -> MemoryOptions {
+    MemoryOptions {
+        capacity: usize::try_from(options.capacity).unwrap_or(usize::MAX),
+        overflow: match options.overflow {
+            config::Overflow::Reject => Overflow::Reject,
+            config::Overflow::DropOldest => Overflow::DropOldest,
+        },
+        order: match options.order {
+            config::Order::Key => Order::Key,
+            config::Order::None => Order::None,
+        },
+    }
+}
+
+/// Starts what keeps the state of durable buses, and waits until it has caught up with their logs.
+///
+/// # Errors
+/// The system gives no thread.
+pub(super) async fn start_folds(
+    open: Vec<OpenBus>,
+    failed: &Sender<ServeError>,
+) -> Result<(Vec<JoinHandle<()>>, Vec<Evictor>), ServeError> {
+    let (mut folds, mut evictors) = (Vec::new(), Vec::new());
+    for OpenBus { bus, durable } in open {
+        let Some(durable) = durable else { continue };
+        let evictor = Evictor::start(Arc::clone(bus.values()), bus.name());
+        evictors.push(evictor.map_err(at(Path::new("threads")))?);
+        let OpenDurable { opened, checkpoints, checkpoint_took, checkpoint_at } = durable;
+        let began = Instant::now();
+        folds.push(fold(&bus, &opened.log, checkpoints, failed).await?);
+        let times = opened.times;
+        tracing::info!(
+            bus = %bus.name(),
+            stopped_in_order = opened.clean,
+            events = opened.last_position.0,
+            recover_ms = times.recover.as_millis(),
+            begin_ms = times.begin.as_millis(),
+            index_ms = times.index.as_millis(),
+            heads_ms = times.heads.as_millis(),
+            checkpoint_ms = checkpoint_took.as_millis(),
+            folded_commits = opened.last_commit.0.saturating_sub(checkpoint_at.0),
+            fold_ms = began.elapsed().as_millis(),
+            "opened"
+        );
+    }
+    Ok((folds, evictors))
+}
+
+/// Starts the thread that folds a durable bus, and waits until it has caught up with the log.
+async fn fold(
+    bus: &Arc<Bus>,
+    log: &Log,
+    checkpoints: Checkpoints,
+    failed: &Sender<ServeError>,
+) -> Result<JoinHandle<()>, ServeError> {
+    let durable = log.durable();
+    let runtime = tokio::runtime::Handle::current();
+    let (folded, failure) = (Arc::clone(bus), failed.clone());
+    let name = format!("fold-{}", bus.name());
+    let thread = move || {
+        if let Err(error) = folded.apply_durable(&runtime, &checkpoints) {
+            let (bus, why) = (folded.name().to_string(), error.to_string());
+            // Full: another failure is being dealt with already.
+            let _ = failure.try_send(ServeError::LogFailed { bus, why });
+        }
+    };
+    let thread = std::thread::Builder::new().name(name).spawn(thread);
+    let thread = thread.map_err(at(Path::new("thread")))?;
+    let (watched, failure) = (bus.name().to_string(), failed.clone());
+    let log_failed = log.failed();
+    tokio::spawn(async move {
+        let why = log_failed.await.to_string();
+        let _ = failure.try_send(ServeError::LogFailed { bus: watched, why });
+    });
+    bus.until_applied(durable).await;
+    Ok(thread)
+}
