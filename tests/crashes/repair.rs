@@ -89,8 +89,9 @@ impl Series {
                 format!("{name}: {at}..{end} zero")
             }
             5 => {
-                let [from, to] = [(); 2].map(|()| (place(rng) / 512).min(len / 512 - 8) * 512);
-                bytes.copy_within(from..from + 4096, to);
+                let most = (len / 512).saturating_sub(8);
+                let [from, to] = [(); 2].map(|()| (place(rng) / 512).min(most) * 512);
+                bytes.copy_within(from..(from + 4096).min(len), to);
                 format!("{name}: a page of {from} also at {to}")
             }
             6 => {

@@ -9,6 +9,7 @@ use super::super::ToolError;
 use super::super::damage::DamageKind;
 use super::super::files::{BusFiles, SegmentFile, SegmentReader, io_error};
 use super::deliveries::{Deliveries, decide};
+use super::earlier::Earlier;
 use super::known::Known;
 use super::lost::{Hole, holes};
 use super::plan::{Piece, Planned, plan};
@@ -58,6 +59,13 @@ pub(super) fn repair_bus(files: &BusFiles<'_>, mode: RepairMode) -> Result<BusRe
     let known = Known::gather(files, &log_id, &survey)?;
     let planned = plan(survey, &known);
     let mut holes = holes(&planned, &known)?;
+    let number = free_number(files)?;
+    // What an interrupted one was to write says nothing new.
+    let until = begun.as_ref().map_or(number, |begun| begun.number.min(number));
+    let earlier = Earlier::read(files, until, report_name)?;
+    for hole in holes.iter_mut().filter(|hole| earlier.wrote(hole.segment)) {
+        hole.is_exact = false;
+    }
     let mut deliveries = decide(log_id, &planned, &mut holes)?;
     if let Some(hole) = holes.first_mut() {
         let from = hole.commits.start;
@@ -71,7 +79,7 @@ pub(super) fn repair_bus(files: &BusFiles<'_>, mode: RepairMode) -> Result<BusRe
         .map(|planned| planned.segment.number)
         .collect();
     let mut todo = begun.unwrap_or_default();
-    todo.number = free_number(files)?;
+    todo.number = number;
     todo.is_lossy |= !holes.is_empty();
     todo.segments.extend(
         damaged.iter().filter(|number| !todo.segments.contains(number)).collect::<Vec<_>>(),

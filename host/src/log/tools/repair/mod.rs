@@ -11,6 +11,7 @@
 mod apply;
 mod byte;
 mod deliveries;
+mod earlier;
 mod identities;
 mod kept;
 mod known;
