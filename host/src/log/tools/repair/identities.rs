@@ -111,6 +111,10 @@ impl Identities {
         for plugin in ledger.instances() {
             if !self.registered.contains(&plugin.id) && self.is_free(plugin.id, &plugin.name) {
                 let after = plugin.activations.first().map_or(Position(0), |first| first.after);
+                // The first one may be lost itself, or not kept: what was delivered says that the
+                // plugin was there before.
+                let first = self.first.get(&plugin.id).map(|input| input.0.saturating_sub(1));
+                let after = first.map_or(after, |first| after.min(Position(first)));
                 self.register(plugin.id, plugin.name.clone(), after, restored);
             }
             self.activations(plugin, restored);
