@@ -296,9 +296,9 @@ async fn tell_ready(
     let Some(plugins) = stop.run_until_cancelled(host.readied()).await else { return };
     tracing::info!(
         plugins,
-        buses_ms = buses_took.as_millis(),
-        plugins_ms = (began.elapsed().saturating_sub(buses_took)).as_millis(),
-        ms = began.elapsed().as_millis(),
+        buses_ms = ms(buses_took),
+        plugins_ms = ms(began.elapsed().saturating_sub(buses_took)),
+        ms = ms(began.elapsed()),
         "ready"
     );
     for log in buses.iter().filter_map(|bus| bus.log()) {
@@ -306,6 +306,11 @@ async fn tell_ready(
             tracing::error!(%error, "the older part of the log is not checked");
         }
     }
+}
+
+/// Milliseconds, as the log shows them: a number in JSON, too.
+fn ms(took: Duration) -> u64 {
+    u64::try_from(took.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn ended(what: &str) -> ServeError {

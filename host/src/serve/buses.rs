@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::Sender;
 use uuid::Uuid;
 
-use super::{ServeError, at, create_dir};
+use super::{ServeError, at, create_dir, ms};
 use crate::bus::Bus;
 use crate::bus::memory::{MemoryOptions, Order, Overflow};
 use crate::clock::Clock;
@@ -199,13 +199,13 @@ pub(super) async fn start_folds(
             bus = %bus.name(),
             stopped_in_order = opened.clean,
             events = opened.last_position.0,
-            recover_ms = times.recover.as_millis(),
-            begin_ms = times.begin.as_millis(),
-            index_ms = times.index.as_millis(),
-            heads_ms = times.heads.as_millis(),
-            checkpoint_ms = checkpoint_took.as_millis(),
+            recover_ms = ms(times.recover),
+            begin_ms = ms(times.begin),
+            index_ms = ms(times.index),
+            heads_ms = ms(times.heads),
+            checkpoint_ms = ms(checkpoint_took),
             folded_commits = opened.last_commit.0.saturating_sub(checkpoint_at.0),
-            fold_ms = began.elapsed().as_millis(),
+            fold_ms = ms(began.elapsed()),
             "opened"
         );
     }
