@@ -116,6 +116,9 @@ impl Deliveries {
         wanted: &Wanted,
     ) -> Option<(usize, bool)> {
         let key = event.key_hash?;
+        if self.identities.is_before(plugin.0, event.position) {
+            return None;
+        }
         match event.addressee {
             None => {}
             Some(AddresseeRef::Plugin(to)) if to == plugin.0 => {}

@@ -20,6 +20,8 @@ pub(super) struct Identities {
     /// The highest identity.
     pub(super) last: InstanceId,
     registered: BTreeSet<InstanceId>,
+    /// What each is registered to begin after, where its registration is left.
+    after: BTreeMap<InstanceId, Position>,
     /// Names that a plugin that is left has, or had.
     taken: HashSet<String>,
     forgotten: BTreeSet<InstanceId>,
@@ -45,9 +47,10 @@ pub(super) struct Restored {
 impl Identities {
     pub(super) fn control(&mut self, control: &Control) {
         match control {
-            Control::Register { instance, name, .. } => {
+            Control::Register { instance, name, after } => {
                 self.last = self.last.max(*instance);
                 self.registered.insert(*instance);
+                self.after.insert(*instance, *after);
                 self.taken.insert(name.clone());
             }
             Control::Rename { name, .. } => {
@@ -69,6 +72,11 @@ impl Identities {
             }
             _ => {}
         }
+    }
+
+    /// Whether an event at a position comes before everything that a plugin gets.
+    pub(super) fn is_before(&self, instance: InstanceId, position: Position) -> bool {
+        self.after.get(&instance).is_some_and(|after| position <= *after)
     }
 
     pub(super) fn completion(&mut self, done: &CompletionRef<'_>) {
