@@ -3,11 +3,14 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use smallvec::SmallVec;
+
 use super::timers::{FireId, NAME_ATTRIBUTE};
 use super::{Bus, Committed, commands, outlets, private};
 use crate::effects::{OutcomeKind, StateWrite};
-use crate::event::{CommitNumber, Generation, InstanceId, Key, Position};
-use crate::log::codec::{AddresseeRef, DecodeError, TimerRef};
+use crate::event::{CommitNumber, Generation, InstanceId, Key, Position, To};
+use crate::log::codec::{AddresseeRef, DecodeError, TimerRef, kind};
+use crate::log::frame::Entry;
 use crate::log::record::{Control, ControlRecord, DeliveryCommit, Mode};
 use crate::log::{AppendError, CommitRef, CompletionRef, EventRef, Frame, ReadError, RecordRef};
 use crate::schedule::core::Settled;
@@ -136,10 +139,14 @@ pub fn fold(
     applied: CommitNumber,
 ) -> Result<Folded, FoldError> {
     let mut folded = Folded::default();
+    let unreadable = unreadable(frame.first_commit());
+    let mut events = frame.entries().map_err(&unreadable)?;
     for commit in frame.commits() {
-        let commit = commit.map_err(unreadable(frame.first_commit()))?;
+        let commit = commit.map_err(&unreadable)?;
         if commit.number > applied {
-            fold_commit(ledger, values, &commit, &mut folded)?;
+            fold_commit((ledger, values), &commit, &mut events, &mut folded)?;
+        } else {
+            events.by_ref().take(commit.events as usize).for_each(drop);
         }
     }
     Ok(folded)
@@ -182,33 +189,31 @@ pub struct Folded {
     pub(super) commands: Vec<commands::News>,
 }
 
-fn fold_commit(
-    ledger: &mut Ledger,
-    values: &Values,
+/// Folds a commit; the next ones of `events` are its.
+fn fold_commit<'a>(
+    (ledger, values): (&mut Ledger, &Values),
     commit: &CommitRef<'_>,
+    events: &mut impl Iterator<Item = Entry<'a>>,
     folded: &mut Folded,
 ) -> Result<(), FoldError> {
     let at = At { commit: commit.number, time_ms: commit.time_ms };
     let mut completion: Option<CompletionRef<'_>> = None;
     let mut dead = None;
-    let mut writes = Vec::new();
+    let mut writes = SmallVec::<[_; 2]>::new();
     let mut timers = Vec::new();
     let mut controls = Vec::new();
     let mut calls = Vec::new();
-    for record in commit.records() {
-        match record.map_err(unreadable(commit.number))? {
-            RecordRef::Event(event) => {
-                match event.addressee {
-                    None => {
-                        let from = Origin::of(event.emitter, event.origin.is_some());
-                        ledger.apply_event(event.kind, from, at.time_ms);
-                    }
-                    Some(AddresseeRef::Bus(bus)) => ledger.apply_outbound(bus, event.position),
-                    Some(AddresseeRef::Plugin(to)) => {
-                        fold_private((ledger, values), at, to, &event, folded);
-                    }
-                };
-            }
+    let unreadable = unreadable(commit.number);
+    let mut records = commit.records();
+    while let Some(raw) = records.next_raw() {
+        let (raw, position) = raw.map_err(&unreadable)?;
+        if raw.kind == kind::EVENT
+            && let Some(event) = events.next()
+        {
+            fold_event((ledger, values), at, &event, folded).map_err(&unreadable)?;
+            continue;
+        }
+        match records.read(&raw, position).map_err(&unreadable)? {
             RecordRef::Completion(record) => completion = Some(record),
             RecordRef::State(write) => writes.push(write),
             RecordRef::Call(call) => calls.push(call.idempotency_key),
@@ -259,6 +264,28 @@ fn fold_commit(
         folded.calls_opened += ledger.apply_calls(outlets::opened(at, &done, &calls));
     }
     folded.completed.push(done.instance);
+    Ok(())
+}
+
+/// Takes an event. What is for everybody is not even read: its heading says what there is to count.
+fn fold_event(
+    (ledger, values): (&mut Ledger, &Values),
+    at: At,
+    event: &Entry<'_>,
+    folded: &mut Folded,
+) -> Result<(), DecodeError> {
+    let heading = event.heading;
+    if heading.to == To::Everybody {
+        let from = Origin::of(heading.emitter, heading.is_forwarded);
+        ledger.apply_event(heading.kind, from, at.time_ms);
+        return Ok(());
+    }
+    let event = event.read()?;
+    match event.addressee {
+        Some(AddresseeRef::Bus(bus)) => ledger.apply_outbound(bus, event.position),
+        Some(AddresseeRef::Plugin(to)) => fold_private((ledger, values), at, to, &event, folded),
+        None => {}
+    }
     Ok(())
 }
 

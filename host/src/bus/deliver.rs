@@ -145,6 +145,13 @@ pub fn kept(mode: Mode, effects: Effects) -> Effects {
     }
 }
 
+thread_local! {
+    /// Names that every emitted event has: one of its own for each thread, as all of them count who
+    /// holds it.
+    static CAUSATION: Arc<str> = "causationid".into();
+    static CORRELATION: Arc<str> = "correlationid".into();
+}
+
 /// The attributes of an emitted event that the host, not the guest, decides.
 pub(super) const HOST_ATTRIBUTES: [&str; 4] =
     ["causationid", "correlationid", "traceparent", "tracestate"];
@@ -154,8 +161,8 @@ fn emitted(by: &Deliverer, input: &Event, draft: Draft, span: &str) -> NewEvent 
     attributes.retain(|(name, _)| !HOST_ATTRIBUTES.contains(&&**name));
     let said = input.attribute("correlationid").map(Arc::from);
     let correlation = said.unwrap_or_else(|| Arc::clone(&input.id));
-    attributes.push(("correlationid".into(), correlation));
-    attributes.push(("causationid".into(), Arc::clone(&input.id)));
+    attributes.push((CAUSATION.with(Arc::clone), Arc::clone(&input.id)));
+    attributes.push((CORRELATION.with(Arc::clone), correlation));
     if let Some(parent) = input.attribute("traceparent").and_then(|parent| child(parent, span)) {
         attributes.push(("traceparent".into(), parent));
         if let Some(state) = input.attribute("tracestate") {

@@ -50,7 +50,7 @@ impl Batch {
     pub fn last(&self) -> Option<(Position, u64)> {
         match self {
             Self::Frame { frame, .. } => {
-                let last = frame.headings().ok()?.last()?;
+                let last = frame.headings().ok()?.next_back()?;
                 Some((last.position, last.recorded_ms))
             }
             Self::Ring(events) => events.last().map(|event| (event.position, event.recorded_ms)),
@@ -102,7 +102,7 @@ impl<'a> EventSource<'a> {
         match self {
             Self::Durable { frames, after } => loop {
                 let frame = frames.next().await?;
-                if frame.headings()?.last().is_some_and(|last| last.position > *after) {
+                if frame.headings()?.next_back().is_some_and(|last| last.position > *after) {
                     return Ok(Batch::Frame { frame, after: *after });
                 }
             },

@@ -8,9 +8,10 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 
 use super::codec::{
-    Commits, DecodeError, Encoded, FLAG_SEAL, FRAME_ALIGN, HEADER_BYTES, Header, Outline,
-    RecordRef, Salt, Texts, chain, kind,
+    Commits, Completed, DecodeError, Encoded, EventRef, FLAG_SEAL, FRAME_ALIGN, HEADER_BYTES,
+    Header, Line, Outline, Placed, RawRecord, RecordRef, Salt, Texts, chain, kind,
 };
+use super::dedup::IdHash;
 use crate::event::{CommitNumber, Event, Heading, KeySequence, Position};
 
 /// One frame, its checksums verified. Cheap to share behind an `Arc`.
@@ -18,6 +19,41 @@ pub struct Frame {
     header: Header,
     bytes: Bytes,
     outline: OnceLock<Result<Outline, DecodeError>>,
+    /// Ends of deliveries of keyed events, where they are known unread.
+    completed: Option<Box<[Completed]>>,
+}
+
+/// An event of a frame, as far as it is known without reading its body.
+#[derive(Debug, Clone, Copy)]
+pub struct Entry<'a> {
+    /// What there is to say of it.
+    pub heading: Heading<'a>,
+    line: &'a Line,
+    sections: (&'a [u8], &'a [u8]),
+}
+
+impl<'a> Entry<'a> {
+    /// Its identity, where the writer knew it.
+    #[must_use]
+    pub const fn id(&self) -> Option<IdHash> {
+        self.line.id()
+    }
+
+    /// Its record, the body unread.
+    ///
+    /// # Errors
+    /// It is not where it should be.
+    pub fn raw(&self) -> Result<RawRecord<'a>, DecodeError> {
+        self.line.raw(self.sections)
+    }
+
+    /// All of it.
+    ///
+    /// # Errors
+    /// The record is not what its kind says.
+    pub fn read(&self) -> Result<EventRef<'a>, DecodeError> {
+        self.line.read(self.sections)
+    }
 }
 
 impl std::fmt::Debug for Frame {
@@ -35,7 +71,8 @@ impl Frame {
         let header = Header::decode(bytes, salt)?;
         header.sections(bytes, salt)?;
         let len = usize::try_from(header.frame_bytes()).unwrap_or(usize::MAX);
-        Ok(Self { header, bytes: bytes.slice(..len.min(bytes.len())), outline: OnceLock::new() })
+        let bytes = bytes.slice(..len.min(bytes.len()));
+        Ok(Self { header, bytes, outline: OnceLock::new(), completed: None })
     }
 
     /// The header.
@@ -119,9 +156,24 @@ impl Frame {
     ///
     /// # Errors
     /// A record is not what its kind says.
-    pub fn headings(&self) -> Result<impl Iterator<Item = Heading<'_>>, DecodeError> {
-        let (metadata, _) = self.sections();
-        Ok(self.outline()?.lines().iter().map(|line| line.heading(metadata)))
+    pub fn headings(&self) -> Result<impl DoubleEndedIterator<Item = Heading<'_>>, DecodeError> {
+        Ok(self.entries()?.map(|entry| entry.heading))
+    }
+
+    /// Its events, public and private, in order, their bodies unread.
+    ///
+    /// # Errors
+    /// A record is not what its kind says.
+    pub fn entries(&self) -> Result<impl DoubleEndedIterator<Item = Entry<'_>>, DecodeError> {
+        let sections = self.sections();
+        let entry = move |line| Entry { heading: Line::heading(line, sections.0), line, sections };
+        Ok(self.outline()?.lines().iter().map(entry))
+    }
+
+    /// The ends of deliveries of keyed events, in order; none: they are to be read.
+    #[must_use]
+    pub fn completed(&self) -> Option<&[Completed]> {
+        self.completed.as_deref()
     }
 
     /// Those of its events whose headings are wanted, in order, made once for all who want them; their
@@ -199,6 +251,10 @@ pub struct FrameBuilder {
     commits: u32,
     records: u32,
     events: u32,
+    placed: Vec<Placed>,
+    completed: Vec<Completed>,
+    /// Something in it was copied, unread: its outline is to be read.
+    is_unread: bool,
 }
 
 impl FrameBuilder {
@@ -242,6 +298,7 @@ impl FrameBuilder {
             self.bytes.resize(HEADER_BYTES, 0);
         }
         let at = self.bytes.len();
+        self.outline(commit, (at - HEADER_BYTES, self.payload.len()));
         self.bytes.extend_from_slice(&commit.metadata);
         self.payload.extend_from_slice(&commit.payload);
         for (slot, sequence) in commit.events.iter().zip(sequences) {
@@ -255,6 +312,22 @@ impl FrameBuilder {
         self.commits += 1;
         self.records += commit.records;
         self.events += commit.events.len() as u32;
+    }
+
+    /// Notes what is known of a commit that is put at these places of the sections.
+    fn outline(&mut self, commit: &Encoded, at: (usize, usize)) {
+        self.is_unread |= commit.is_unread;
+        let (placed, number) = (&mut self.placed, self.commits);
+        placed.extend(commit.events.iter().filter_map(|slot| Placed::new(slot, at, number)));
+        let commit_number = CommitNumber(number.into());
+        self.completed
+            .extend(commit.completed.map(|done| Completed { commit: commit_number, ..done }));
+    }
+
+    /// Notes the identities of the events of the commit that was pushed last, in order.
+    pub fn identify(&mut self, ids: impl DoubleEndedIterator<Item = IdHash> + ExactSizeIterator) {
+        let events = self.placed.iter_mut().rev();
+        events.zip(ids.rev()).for_each(|(placed, id)| placed.id = Some(id));
     }
 
     /// Makes the frame. `header` says all but counts and lengths; a seal is the one record pushed.
@@ -277,6 +350,16 @@ impl FrameBuilder {
         }
         self.payload.clear();
         (self.commits, self.records, self.events) = (0, 0, 0);
-        Frame { header, bytes: bytes.into(), outline: OnceLock::new() }
+        let (first_commit, first) = (header.first_commit, Position(header.first_position));
+        let at = (CommitNumber(first_commit), first);
+        let outline = Outline::placed(self.placed.drain(..), at, header.time_ms);
+        let numbered = |done: Completed| {
+            let commit = CommitNumber(first_commit.saturating_add(done.commit.0));
+            Completed { commit, ..done }
+        };
+        let completed = self.completed.drain(..).map(numbered).collect();
+        let is_known = !std::mem::take(&mut self.is_unread);
+        let outline = if is_known { OnceLock::from(Ok(outline)) } else { OnceLock::new() };
+        Frame { header, bytes: bytes.into(), outline, completed: is_known.then_some(completed) }
     }
 }

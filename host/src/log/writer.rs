@@ -233,6 +233,7 @@ impl Writer {
                 Verdict::Taken(first) => {
                     let number = first_commit + u64::from(self.builder.commits());
                     self.builder.push(&batch.commit, batch.items.iter().map(|item| item.sequence));
+                    self.builder.identify(batch.items.iter().map(|item| item.id));
                     waiting.push(Waiting::Ingest { reply, batch, number, first });
                 }
                 Verdict::Recheck => {

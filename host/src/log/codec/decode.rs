@@ -100,7 +100,7 @@ pub struct Records<'a> {
 }
 
 /// Takes the next record off the sections.
-fn split<'a>(
+pub(super) fn split<'a>(
     metadata: &mut &'a [u8],
     payload: &mut &'a [u8],
 ) -> Result<RawRecord<'a>, DecodeError> {
@@ -233,18 +233,6 @@ impl<'a> CommitRef<'a> {
 }
 
 impl<'a> Records<'a> {
-    /// The records from one on that starts where these parts of the sections do, and is an event at a
-    /// position.
-    pub(super) const fn at(
-        metadata: &'a [u8],
-        payload: &'a [u8],
-        commit: CommitNumber,
-        time_ms: u64,
-        position: Position,
-    ) -> Self {
-        Self { metadata, payload, commit, time_ms, position, failed: false }
-    }
-
     /// What of the sections is not read yet.
     pub(super) const fn rest(&self) -> (&'a [u8], &'a [u8]) {
         (self.metadata, self.payload)

@@ -2,9 +2,9 @@
 
 use bytes::Bytes;
 
-use super::{DecodeError, Pairs, kind};
+use super::{Completed, DecodeError, Pairs, kind};
 use crate::effects::{OutcomeKind, OutgoingCall, Response, StateWrite, TimerChange};
-use crate::event::{Digest, Generation, InstanceId, Key, KeyHash, Position};
+use crate::event::{CommitNumber, Digest, Generation, InstanceId, Key, KeyHash, Position};
 use crate::log::pack::{Fields, PackError, Reader};
 use crate::log::record::{Completion, Mode};
 
@@ -124,6 +124,13 @@ impl<'a> CommitMeta<'a> {
 }
 
 impl<'a> CompletionRef<'a> {
+    /// What an index holds of it, where its event is keyed; `commit` is the one that it is in.
+    #[must_use]
+    pub fn completed(&self, commit: CommitNumber) -> Option<Completed> {
+        let Self { instance, generation, position, key_hash, .. } = *self;
+        key_hash.map(|key| Completed { instance, generation, position, key, commit })
+    }
+
     pub(super) fn decode(
         body: &'a [u8],
         key_hash: Option<KeyHash>,

@@ -1,10 +1,10 @@
 //! Records to bytes: run in the caller's thread, before a commit enters its lane.
 
 use super::control::put_map;
+use super::{Completed, FRAME_BYTES_MAX, RawRecord, Seal, Sketch, flag, kind, payload_digest};
 use super::{EncodeError, HEADER_BYTES, PREFIX_BYTES, PREFIX_DIGEST_BYTES, PREFIX_KEY_BYTES};
-use super::{FRAME_BYTES_MAX, RawRecord, Seal, flag, kind, payload_digest};
 use crate::effects::{OutgoingCall, Response, StateWrite, TimerChange};
-use crate::event::{Addressee, Key, KeyHash, KeyVariant, NewEvent};
+use crate::event::{Addressee, CommitNumber, Key, KeyHash, KeyVariant, NewEvent};
 use crate::log::pack::{put_array, put_digest, put_nil, put_str, put_uint};
 use crate::log::record::{Completion, Control, ControlRecord, DeadLetterRecord, DeliveryCommit};
 
@@ -13,8 +13,12 @@ use crate::log::record::{Completion, Control, ControlRecord, DeadLetterRecord, D
 pub struct EventSlot {
     /// Where its prefix starts in the metadata.
     pub at: usize,
+    /// Where its payload starts.
+    pub payload_at: usize,
     /// Hash of its key, where the writer is to give it a key sequence.
     pub sequenced: Option<KeyHash>,
+    /// What it says of itself; none: the record was copied, unread.
+    pub sketch: Option<Sketch>,
 }
 
 /// One commit in bytes, less what the writer assigns. Kept and cleared, it does not allocate again.
@@ -28,6 +32,10 @@ pub struct Encoded {
     pub records: u32,
     /// The events among them, in order.
     pub events: Vec<EventSlot>,
+    /// The end of a delivery of a keyed event; its commit is not known yet.
+    pub completed: Option<Completed>,
+    /// There are records that neither tells of: they were copied, unread.
+    pub is_unread: bool,
     last_at: usize,
 }
 
@@ -45,6 +53,8 @@ impl Encoded {
         self.metadata.clear();
         self.payload.clear();
         self.events.clear();
+        self.completed = None;
+        self.is_unread = false;
         self.records = 0;
         self.last_at = 0;
     }
@@ -119,13 +129,25 @@ impl Encoded {
     }
 
     fn hashed_event(&mut self, event: &NewEvent, key: Option<KeyHash>) -> Result<(), EncodeError> {
+        let sequenced = key.filter(|_| event.addressee.is_none());
         let parts = Parts { key, payload: &event.data, ..Parts::default() };
+        self.put_event(event, parts, sequenced)
+    }
+
+    fn put_event(
+        &mut self,
+        event: &NewEvent,
+        parts: Parts<'_>,
+        sequenced: Option<KeyHash>,
+    ) -> Result<(), EncodeError> {
+        let payload_at = self.payload.len();
+        let mut kind_at = 0;
         let at = self.record(kind::EVENT, parts, |out| {
-            put_event(out, event);
+            kind_at = put_event(out, event);
             Ok(())
         })?;
-        let sequenced = key.filter(|_| event.addressee.is_none());
-        self.events.push(EventSlot { at, sequenced });
+        let sketch = Some(Sketch::of(event, kind_at));
+        self.events.push(EventSlot { at, payload_at, sequenced, sketch });
         Ok(())
     }
 
@@ -164,6 +186,14 @@ impl Encoded {
         key: Option<KeyHash>,
     ) -> Result<(), EncodeError> {
         let payload = completion.response.as_ref().map_or(&[][..], |response| &response.data);
+        self.is_unread |= self.completed.is_some();
+        self.completed = key.map(|key| Completed {
+            instance: completion.instance,
+            generation: completion.generation,
+            position: completion.position,
+            key,
+            commit: CommitNumber(0),
+        });
         self.record(kind::COMPLETION, Parts { key, payload, ..Parts::default() }, |out| {
             put_array(out, 10);
             put_uint(out, completion.instance.0.into());
@@ -263,17 +293,12 @@ impl Encoded {
     /// # Errors
     /// None today.
     pub fn filler(&mut self, event: &NewEvent, key: Option<KeyHash>) -> Result<(), EncodeError> {
-        let at = self.record(kind::EVENT, Parts { key, ..Parts::default() }, |out| {
-            put_event(out, event);
-            Ok(())
-        })?;
-        self.events.push(EventSlot { at, sequenced: key });
-        Ok(())
+        self.put_event(event, Parts { key, ..Parts::default() }, key)
     }
 
     /// Adds a record as it stands in a frame.
     pub fn copy(&mut self, raw: &RawRecord<'_>) {
-        let at = self.metadata.len();
+        let (at, payload_at) = (self.metadata.len(), self.payload.len());
         let flags = raw.flags & !flag::LAST;
         self.metadata.extend_from_slice(&[raw.kind, flags]);
         self.metadata.extend_from_slice(&raw.delta_ms.to_le_bytes());
@@ -291,8 +316,9 @@ impl Encoded {
         self.metadata.extend_from_slice(raw.body);
         self.payload.extend_from_slice(raw.payload);
         if raw.kind == kind::EVENT {
-            self.events.push(EventSlot { at, sequenced: None });
+            self.events.push(EventSlot { at, payload_at, sequenced: None, sketch: None });
         }
+        self.is_unread = true;
         self.last_at = at;
         self.records += 1;
     }
@@ -322,6 +348,7 @@ impl Encoded {
             Ok(())
         })
         .unwrap();
+        self.is_unread = true;
     }
 }
 
@@ -353,11 +380,13 @@ fn put_response(out: &mut Vec<u8>, response: &Response) {
     put_pairs(out, &response.attributes);
 }
 
-fn put_event(out: &mut Vec<u8>, event: &NewEvent) {
+/// Appends the body of an event, and says where in `out` its type starts.
+fn put_event(out: &mut Vec<u8>, event: &NewEvent) -> usize {
     put_array(out, 8);
     put_str(out, &event.id);
     put_str(out, &event.source);
     put_str(out, &event.kind);
+    let kind_at = out.len() - event.kind.len();
     put_uint(
         out,
         match event.key_variant {
@@ -370,6 +399,7 @@ fn put_event(out: &mut Vec<u8>, event: &NewEvent) {
     put_str(out, &event.content_type);
     put_pairs(out, &event.attributes);
     put_rare(out, event);
+    kind_at
 }
 
 /// Fields that most events lack: nil where all are absent, else an array that ends with the last

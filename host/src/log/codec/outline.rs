@@ -1,15 +1,22 @@
-//! What stands where in a frame: enough to pass over the events that a reader does not want, and to
-//! find the others.
+//! What stands where in a frame: enough to pass over the events that a reader does not want, to find the
+//! others, and to index all of them.
+//!
+//! Of a frame that was just written it is made of what the encoders noted, without reading a byte; of
+//! any other by reading it once. Both come to the same.
 //!
 //! Rule: an outline owns no text of an event that nobody wanted. Readers share it, and what they want
 //! they share too.
 
 use std::sync::{Arc, OnceLock};
 
-use super::decode::Records;
-use super::event::EventRef;
-use super::{AddresseeRef, Commits, DecodeError, RecordRef, kind};
-use crate::event::{CommitNumber, Event, Heading, InstanceId, Position, To};
+use super::decode::split;
+use super::event::{EventRef, Place};
+use super::{AddresseeRef, Commits, DecodeError, EventSlot, RawRecord, kind};
+use crate::event::{
+    Addressee, CommitNumber, Event, Generation, Heading, InstanceId, KeyHash, NewEvent, Position,
+    To,
+};
+use crate::log::dedup::IdHash;
 use crate::log::pack::{Fields, PackError, Reader};
 
 /// The events of a frame, in order of their positions, which are dense.
@@ -30,21 +37,80 @@ pub struct Line {
     emitter: Option<InstanceId>,
     to: To,
     is_forwarded: bool,
+    /// Its identity, where the writer knew it.
+    id: Option<IdHash>,
     /// The event, once somebody wanted it. It goes with its frame: many at once, and not one by one on
     /// threads that have better things to do.
     event: OnceLock<Arc<Event>>,
 }
 
 /// What of an event's body goes into its line.
-#[derive(Default)]
-struct Sketch<'a> {
-    kind: &'a str,
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sketch {
+    /// Where the type stands in the metadata.
+    kind: (u32, u32),
     emitter: Option<InstanceId>,
     to: To,
     is_forwarded: bool,
 }
 
+/// The end of a delivery of a keyed event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Completed {
+    /// The plugin.
+    pub instance: InstanceId,
+    /// Its generation.
+    pub generation: Generation,
+    /// The event that was delivered.
+    pub position: Position,
+    /// Hash of its key.
+    pub key: KeyHash,
+    /// The commit that says so.
+    pub commit: CommitNumber,
+}
+
+/// An event that was put into a frame and is to get its line: where what starts in the frame's sections,
+/// and of which of its commits, from 0, it is.
+#[derive(Debug, Clone, Copy)]
+pub struct Placed {
+    metadata: u32,
+    payload: u32,
+    sketch: Sketch,
+    commit: u32,
+    /// Its identity, where that is known.
+    pub id: Option<IdHash>,
+}
+
+impl Placed {
+    /// An event of a commit that starts at these places of the sections; none: it was not read.
+    #[must_use]
+    pub fn new(slot: &EventSlot, (metadata, payload): (usize, usize), commit: u32) -> Option<Self> {
+        let mut sketch = slot.sketch?;
+        sketch.kind.0 = sketch.kind.0.saturating_add(length(metadata));
+        let (metadata, payload) = (length(metadata + slot.at), length(payload + slot.payload_at));
+        Some(Self { metadata, payload, sketch, commit, id: None })
+    }
+}
+
 impl Outline {
+    /// Of a frame that begins with this commit and position and has this log time.
+    #[must_use]
+    pub fn placed(
+        placed: impl Iterator<Item = Placed>,
+        (commit, position): (CommitNumber, Position),
+        time_ms: u64,
+    ) -> Self {
+        let line = |(placed, position): (Placed, u64)| {
+            let commit = CommitNumber(commit.0.saturating_add(placed.commit.into()));
+            let at = (placed.metadata, placed.payload);
+            Line {
+                id: placed.id,
+                ..Line::new(at, placed.sketch, (Position(position), commit), time_ms)
+            }
+        };
+        Self(placed.zip(position.0..).map(line).collect())
+    }
+
     /// Walks the commits of a frame whose sections begin where these slices do.
     pub(in crate::log) fn of(
         events: u32,
@@ -63,20 +129,10 @@ impl Outline {
                 if raw.kind != kind::EVENT {
                     continue;
                 }
-                let sketch = Sketch::read(raw.body)
+                let sketch = Sketch::read(raw.body, metadata)
                     .map_err(|source| DecodeError::Body { kind: kind::EVENT, source })?;
-                lines.push(Line {
-                    metadata: offset(metadata, metadata_left),
-                    payload: offset(payload, payload_left),
-                    kind: (offset(metadata, sketch.kind.as_bytes()), length(sketch.kind.len())),
-                    position,
-                    commit: commit.number,
-                    time_ms: commit.time_ms,
-                    emitter: sketch.emitter,
-                    to: sketch.to,
-                    is_forwarded: sketch.is_forwarded,
-                    event: OnceLock::new(),
-                });
+                let at = (offset(metadata, metadata_left), offset(payload, payload_left));
+                lines.push(Line::new(at, sketch, (position, commit.number), commit.time_ms));
             }
         }
         Ok(Self(lines.into()))
@@ -90,6 +146,29 @@ impl Outline {
 }
 
 impl Line {
+    fn new(
+        (metadata, payload): (u32, u32),
+        sketch: Sketch,
+        (position, commit): (Position, CommitNumber),
+        time_ms: u64,
+    ) -> Self {
+        let Sketch { kind, emitter, to, is_forwarded } = sketch;
+        let (id, event) = (None, OnceLock::new());
+        Self {
+            metadata,
+            payload,
+            kind,
+            position,
+            commit,
+            time_ms,
+            emitter,
+            to,
+            is_forwarded,
+            id,
+            event,
+        }
+    }
+
     /// What it says, given the metadata section of its frame.
     #[must_use]
     pub fn heading<'a>(&self, metadata: &'a [u8]) -> Heading<'a> {
@@ -113,46 +192,89 @@ impl Line {
     /// The record is not what its kind says.
     pub fn event(
         &self,
-        (metadata, payload): (&[u8], &[u8]),
+        sections: (&[u8], &[u8]),
         make: impl FnOnce(EventRef<'_>) -> Result<Event, DecodeError>,
     ) -> Result<Arc<Event>, DecodeError> {
         if let Some(event) = self.event.get() {
             return Ok(Arc::clone(event));
         }
-        let made = Arc::new(make(self.read(metadata, payload)?)?);
+        let made = Arc::new(make(self.read(sections)?)?);
         Ok(Arc::clone(self.event.get_or_init(|| made)))
     }
 
-    fn read<'a>(&self, metadata: &'a [u8], payload: &'a [u8]) -> Result<EventRef<'a>, DecodeError> {
-        let missing = DecodeError::Inconsistent { what: "an outline and its frame" };
-        let metadata = metadata.get(self.metadata as usize..).unwrap_or_default();
-        let payload = payload.get(self.payload as usize..).unwrap_or_default();
-        let mut records = Records::at(metadata, payload, self.commit, self.time_ms, self.position);
-        let (raw, position) = records.next_raw().ok_or_else(|| missing.clone())??;
-        match records.read(&raw, position)? {
-            RecordRef::Event(event) => Ok(event),
-            _ => Err(missing),
-        }
+    /// Its identity, where the writer knew it.
+    #[must_use]
+    pub const fn id(&self) -> Option<IdHash> {
+        self.id
+    }
+
+    /// The record, its body unread, given the sections of its frame.
+    ///
+    /// # Errors
+    /// It is not in them.
+    pub fn raw<'a>(
+        &self,
+        (metadata, payload): (&'a [u8], &'a [u8]),
+    ) -> Result<RawRecord<'a>, DecodeError> {
+        let mut metadata = metadata.get(self.metadata as usize..).unwrap_or_default();
+        let mut payload = payload.get(self.payload as usize..).unwrap_or_default();
+        let raw = split(&mut metadata, &mut payload)?;
+        if raw.kind == kind::EVENT { Ok(raw) } else { Err(MISSING) }
+    }
+
+    /// The event, given the sections of its frame.
+    ///
+    /// # Errors
+    /// The record is not what its kind says.
+    pub fn read<'a>(&self, sections: (&'a [u8], &'a [u8])) -> Result<EventRef<'a>, DecodeError> {
+        let raw = self.raw(sections)?;
+        let place = Place {
+            position: self.position,
+            sequence: raw.sequence,
+            recorded_ms: self.time_ms,
+            commit: self.commit,
+            key_hash: raw.key_hash,
+            data: raw.payload,
+        };
+        EventRef::decode(place, raw.body)
     }
 }
 
-impl<'a> Sketch<'a> {
-    /// Reads of an event's body what a line needs and passes over the rest, unchecked: it is checked
-    /// when the event is read.
-    fn read(body: &'a [u8]) -> Result<Self, PackError> {
+const MISSING: DecodeError = DecodeError::Inconsistent { what: "an outline and its frame" };
+
+impl Sketch {
+    /// Of an event whose type was put at this place of the metadata.
+    pub(super) fn of(event: &NewEvent, kind_at: usize) -> Self {
+        Self {
+            kind: (length(kind_at), length(event.kind.len())),
+            emitter: event.emitter,
+            to: match event.addressee {
+                None => To::Everybody,
+                Some(Addressee::Plugin(instance)) => To::Plugin(instance),
+                Some(Addressee::Bus(_)) => To::Bus,
+            },
+            is_forwarded: event.origin.is_some(),
+        }
+    }
+
+    /// Reads of an event's body, a part of the metadata section, what a line needs and passes over the
+    /// rest, unchecked: it is checked when the event is read.
+    fn read(body: &[u8], metadata: &[u8]) -> Result<Self, PackError> {
         let mut fields = Fields::open(Reader::new(body))?;
         fields.pass(2)?;
-        let kind = fields.next(Reader::str)?.unwrap_or_default();
+        let kind = fields.next(Reader::str)?;
+        let kind =
+            kind.map_or((0, 0), |kind| (offset(metadata, kind.as_bytes()), length(kind.len())));
         fields.pass(4)?;
         let rare = fields.next(|reader| Ok(*reader))?;
-        let sketch = Self { kind, ..Self::default() };
+        let sketch = Self { kind, emitter: None, to: To::Everybody, is_forwarded: false };
         match rare {
             Some(rare) => sketch.rare(rare),
             None => Ok(sketch),
         }
     }
 
-    fn rare(self, array: Reader<'a>) -> Result<Self, PackError> {
+    fn rare(self, array: Reader<'_>) -> Result<Self, PackError> {
         let mut fields = Fields::open(array)?;
         fields.pass(2)?;
         let emitter = fields.next(Reader::uint_as)?.map(InstanceId);

@@ -7,7 +7,9 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::event::{CommitNumber, KeySequence, Position};
-use crate::log::frame::{Frame, FrameBuilder};
+use crate::log::dedup::IdHasher;
+use crate::log::frame::{Entry, Frame, FrameBuilder};
+use crate::log::index::{SegmentBase, SegmentIndexBuilder, SegmentSeal};
 use crate::log::record::DeliveryCommit;
 use samples::{base_header, delivery, event, small_event};
 
@@ -293,6 +295,45 @@ proptest! {
         let selected = frame.select(|heading| is_wanted(heading.position)).unwrap();
         let kept = all.into_iter().filter(|event| is_wanted(event.position));
         prop_assert_eq!(selected, kept.collect::<Vec<_>>());
+    }
+
+    /// Of a frame that was just written nothing is read for that: it is what the encoders noted.
+    #[test]
+    fn what_encoders_note_is_what_reading_finds(
+        events in prop::collection::vec(event(), 1..6),
+        deliveries in prop::collection::vec(delivery(), 0..3),
+    ) {
+        let hasher = IdHasher::new(b"0123456789abcdef");
+        let mut builder = FrameBuilder::default();
+        for delivery in &deliveries {
+            let commit = encoded(|commit| commit.delivery(delivery).unwrap());
+            builder.push(&commit, commit.events.iter().map(|_| KeySequence(7)));
+        }
+        for event in &events {
+            let commit = encoded(|commit| commit.event(event).unwrap());
+            builder.push(&commit, std::iter::once(KeySequence(8)));
+            builder.identify(std::iter::once(hasher.of(&event.source, &event.id)));
+        }
+        let written = builder.build(base_header(), salt());
+        let read = reopened(&written);
+        let keyed = deliveries.iter().filter(|delivery| delivery.completion.key.is_some());
+        prop_assert_eq!(written.completed().map(<[_]>::len), Some(keyed.count()));
+        prop_assert!(read.completed().is_none());
+        let shown = |frame: &Frame| -> Vec<String> {
+            let entries = frame.entries().unwrap();
+            let show = |entry: Entry<'_>| {
+                let (raw, event) = (entry.raw().unwrap(), entry.read().unwrap());
+                format!("{:?} {raw:?} {} {}", entry.heading, event.id, event.commit)
+            };
+            entries.map(show).collect()
+        };
+        prop_assert_eq!(shown(&written), shown(&read));
+        let indexed = |frame: &Frame| {
+            let mut index = SegmentIndexBuilder::new(SegmentBase::of(frame.header()));
+            index.add_frame(frame, 0, &hasher).map(|()| index.encode(SegmentSeal::default()).unwrap())
+        };
+        // Instances of samples may be more than an index has room for.
+        prop_assert_eq!(indexed(&written).ok(), indexed(&read).ok());
     }
 
     #[test]

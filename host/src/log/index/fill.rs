@@ -4,10 +4,10 @@ use super::{
     CompletionEntry, EventToIndex, FrameMark, IndexError, IndexedAddressee, SegmentBase,
     SegmentIndexBuilder,
 };
-use crate::event::{CommitNumber, Position};
-use crate::log::codec::{AddresseeRef, DecodeError, EventRef, Header, RecordRef, kind};
+use crate::event::{CommitNumber, Position, To};
+use crate::log::codec::{Completed, DecodeError, EventRef, Header, RecordRef, kind};
 use crate::log::dedup::{IdHash, IdHasher};
-use crate::log::frame::Frame;
+use crate::log::frame::{Entry, Frame};
 
 /// Why a frame cannot be indexed.
 #[derive(Debug, thiserror::Error)]
@@ -66,47 +66,64 @@ impl SegmentIndexBuilder {
             time_ms: header.time_ms,
         };
         self.frame(mark, frame.last_commit());
+        for entry in frame.entries()? {
+            self.event(&to_index(&entry, ids)?)?;
+        }
+        match frame.completed() {
+            Some(all) => all.iter().try_for_each(|completed| self.completed(completed)),
+            None => self.read_completed(frame),
+        }
+    }
+
+    fn read_completed(&mut self, frame: &Frame) -> Result<(), FillError> {
         for commit in frame.commits() {
             let commit = commit?;
             let mut records = commit.records();
             while let Some(raw) = records.next_raw() {
                 let (raw, position) = raw?;
                 // The rest says nothing that an index holds, so its bodies stay unread.
-                if !matches!(raw.kind, kind::EVENT | kind::COMPLETION) {
+                if raw.kind != kind::COMPLETION {
                     continue;
                 }
-                match records.read(&raw, position)? {
-                    RecordRef::Event(event) => self.event(&to_index(&event, ids))?,
-                    RecordRef::Completion(completion) => {
-                        let Some(key) = completion.key_hash else { continue };
-                        let entry = CompletionEntry {
-                            commit: commit.number,
-                            position: completion.position,
-                            generation: completion.generation,
-                        };
-                        self.completion(completion.instance, key, entry)?;
-                    }
-                    _ => {}
+                if let RecordRef::Completion(done) = records.read(&raw, position)?
+                    && let Some(completed) = done.completed(commit.number)
+                {
+                    self.completed(&completed)?;
                 }
             }
         }
         Ok(())
     }
+
+    fn completed(&mut self, completed: &Completed) -> Result<(), FillError> {
+        let Completed { instance, generation, position, key, commit } = *completed;
+        self.completion(instance, key, CompletionEntry { commit, position, generation })?;
+        Ok(())
+    }
 }
 
-fn to_index<'a>(event: &EventRef<'a>, ids: &IdHasher) -> EventToIndex<'a> {
-    EventToIndex {
-        position: event.position,
-        recorded_ms: event.recorded_ms,
-        kind: event.kind,
-        key: event.key_hash,
-        sequence: event.sequence,
-        addressee: match event.addressee {
-            None => IndexedAddressee::Public,
-            Some(AddresseeRef::Plugin(instance)) => IndexedAddressee::Plugin(instance),
-            Some(AddresseeRef::Bus(_)) => IndexedAddressee::Bus,
+fn to_index<'a>(entry: &Entry<'a>, ids: &IdHasher) -> Result<EventToIndex<'a>, DecodeError> {
+    let heading = entry.heading;
+    let raw = entry.raw()?;
+    let is_ingested =
+        heading.emitter.is_none() && heading.to == To::Everybody && !heading.is_forwarded;
+    let id = match entry.id() {
+        Some(id) if is_ingested => Some(id),
+        None if is_ingested => dedup_id(&entry.read()?, ids),
+        _ => None,
+    };
+    Ok(EventToIndex {
+        position: heading.position,
+        recorded_ms: heading.recorded_ms,
+        kind: heading.kind,
+        key: raw.key_hash,
+        sequence: raw.sequence,
+        addressee: match heading.to {
+            To::Everybody => IndexedAddressee::Public,
+            To::Plugin(instance) => IndexedAddressee::Plugin(instance),
+            To::Bus => IndexedAddressee::Bus,
         },
-        emitter: event.emitter,
-        id: dedup_id(event, ids),
-    }
+        emitter: heading.emitter,
+        id,
+    })
 }
