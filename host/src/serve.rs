@@ -119,6 +119,7 @@ pub struct Serving {
     stop: CancellationToken,
     tasks: TaskTracker,
     outboxes: TaskTracker,
+    /// What keeps the state of the buses.
     folds: Vec<JoinHandle<()>>,
     /// Held for their threads.
     _evictors: Vec<Evictor>,
@@ -233,6 +234,8 @@ impl Serving {
         self.host.drain();
         self.http.drain();
         self.stop.cancel();
+        // Who waits for keys that are still being read has waited in vain.
+        self.buses.iter().for_each(|bus| bus.values().stop_filling());
         if tokio::time::timeout(DELIVERIES_END_MAX, self.plugins.stop()).await.is_err() {
             tracing::warn!("some deliveries did not end in time; they run again at the next start");
         }
