@@ -6,11 +6,10 @@
 use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
-use super::format::{CHUNK_HEADER_BYTES, Cursor, FormatError, Kind};
-use super::read::{CHUNKS_AHEAD_MAX, Chunk, Expected, Refused, damaged, each_chunk, gone};
+use super::format::{CHUNK_HEADER_BYTES, Cursor, FormatError, Kind, VALUE_BYTES_MIN};
+use super::read::{Chunk, Expected, Refused, damaged, each_chunk};
 use crate::log::disk::DiskFile;
 use crate::state::cold::KeyValues;
 use crate::state::values::{Owner, Values};
@@ -90,32 +89,23 @@ pub(super) fn fill(
     goes_on: impl Fn() -> bool,
 ) -> Result<Option<()>, Refused> {
     values.reserve(usize::try_from(keys).unwrap_or_default());
-    std::thread::scope(|scope| {
-        let (whole, decoded) = sync_channel(CHUNKS_AHEAD_MAX);
-        let filling = std::thread::Builder::new()
-            .name("checkpoint-fill".to_owned())
-            .spawn_scoped(scope, move || decoded.iter().for_each(|keys| values.restore(keys)))?;
-        let decode = |chunks: &mut dyn Iterator<Item = Chunk>| {
-            Decoder::new(whole).all(&mut chunks.take_while(|_| goes_on()))
-        };
-        let read = each_chunk(file, expected, decode);
-        filling.join().map_err(|_| gone())?;
-        read.map(|(ended, _)| ended)
-    })
+    let decode = |chunks: &mut dyn Iterator<Item = Chunk>| {
+        Decoder::new(values).all(&mut chunks.take_while(|_| goes_on()))
+    };
+    each_chunk(file, expected, decode).map(|(ended, _)| ended)
 }
 
 /// What was decoded so far.
-struct Decoder {
-    /// Takes keys that are whole.
-    whole: SyncSender<Vec<(Owner, KeyValues)>>,
+struct Decoder<'a> {
+    values: &'a Values,
     /// A key whose next row goes on with it.
     open: Option<(Owner, KeyValues)>,
     names: HashSet<Arc<str>>,
 }
 
-impl Decoder {
-    fn new(whole: SyncSender<Vec<(Owner, KeyValues)>>) -> Self {
-        Self { whole, open: None, names: HashSet::new() }
+impl<'a> Decoder<'a> {
+    fn new(values: &'a Values) -> Self {
+        Self { values, open: None, names: HashSet::new() }
     }
 
     /// Decodes what comes, up to the last chunk; none: that did not come.
@@ -137,8 +127,7 @@ impl Decoder {
             let offset = start + (CHUNK_HEADER_BYTES + content.len() - from.rest.len()) as u64;
             whole.extend(self.row(&mut from).map_err(|error| damaged(offset, error))?);
         }
-        // Only a panic ends who fills them, and that is found out.
-        let _ = self.whole.send(whole);
+        self.values.restore(whole);
         Ok(())
     }
 
@@ -147,7 +136,11 @@ impl Decoder {
         let row = from.row()?;
         let (owner, mut all) = match self.open.take() {
             Some(open) => open,
-            None => (row.owner()?, KeyValues::new()),
+            // As much room as it needs, and no more: a list that grows begins with room for four.
+            None => {
+                let most = from.rest.len() / VALUE_BYTES_MIN;
+                (row.owner()?, KeyValues::with_capacity(most.min(row.values as usize)))
+            }
         };
         for _ in 0..row.values {
             let value = from.value()?;

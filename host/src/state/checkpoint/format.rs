@@ -29,6 +29,8 @@ const VALUE_ENDS: u8 = 1;
 /// Bytes of a value beside its name and itself, at most.
 const VALUE_HEADER_BYTES_MAX: usize = 17;
 const NOT_A_KEY: FormatError = FormatError::Damaged("a key is not one");
+/// Bytes of a value with its name, at least.
+pub(super) const VALUE_BYTES_MIN: usize = 9;
 /// Bytes of a timer.
 pub(super) const TIMER_BYTES: usize = 60;
 

@@ -15,7 +15,7 @@ use crate::log::disk::{DiskFile, read_up_to};
 use crate::state::ledger::{At, Ledger};
 
 /// Chunks that may be on their way from thread to thread.
-pub(super) const CHUNKS_AHEAD_MAX: usize = 4;
+const CHUNKS_AHEAD_MAX: usize = 4;
 
 /// Why a checkpoint is not used.
 #[derive(Debug, thiserror::Error)]
