@@ -138,6 +138,15 @@ impl Key {
     /// # Errors
     /// As [`Key::new`].
     pub fn hashed(text: &str, hash: KeyHash) -> Result<Self, InvalidEvent> {
+        Self::check(text)?;
+        Ok(Self { text: text.into(), hash })
+    }
+
+    /// Whether a text can be a key.
+    ///
+    /// # Errors
+    /// As [`Key::new`].
+    pub fn check(text: &str) -> Result<(), InvalidEvent> {
         let why = if text.is_empty() {
             "none".to_owned()
         } else if text.len() > limits::KEY_BYTES_MAX {
@@ -145,7 +154,7 @@ impl Key {
         } else if has_control(text) {
             "a control character".to_owned()
         } else {
-            return Ok(Self { text: text.into(), hash });
+            return Ok(());
         };
         Err(InvalidEvent::Key { why })
     }

@@ -119,6 +119,7 @@ pub struct Serving {
     stop: CancellationToken,
     tasks: TaskTracker,
     outboxes: TaskTracker,
+    /// What keeps the state of the buses.
     folds: Vec<JoinHandle<()>>,
     /// Held for their threads.
     _evictors: Vec<Evictor>,
@@ -233,6 +234,8 @@ impl Serving {
         self.host.drain();
         self.http.drain();
         self.stop.cancel();
+        // Who waits for keys that are still being read has waited in vain.
+        self.buses.iter().for_each(|bus| bus.values().stop_filling());
         if tokio::time::timeout(DELIVERIES_END_MAX, self.plugins.stop()).await.is_err() {
             tracing::warn!("some deliveries did not end in time; they run again at the next start");
         }
@@ -284,8 +287,8 @@ fn about(config: &Config, clock: &dyn Clock, epoch: u32) -> About {
     }
 }
 
-/// Says when the host is ready, and has the rest of the logs checked from then on: until then there is
-/// more urgent work.
+/// Says when the host is ready, and has the rest of the logs checked once their state is there, too: until
+/// then there is more urgent work.
 async fn tell_ready(
     host: Arc<Host>,
     buses: Vec<Arc<Bus>>,
@@ -301,7 +304,12 @@ async fn tell_ready(
         ms = ms(began.elapsed()),
         "ready"
     );
-    for log in buses.iter().filter_map(|bus| bus.log()) {
+    for bus in &buses {
+        let Some(log) = bus.log() else { continue };
+        // Where they never are, the host ends.
+        if bus.values().filled().await.is_err() {
+            continue;
+        }
         if let Err(error) = log.check_rest() {
             tracing::error!(%error, "the older part of the log is not checked");
         }

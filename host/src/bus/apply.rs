@@ -124,7 +124,7 @@ pub enum FoldError {
     Cold(#[from] ColdError),
 }
 
-fn unreadable(commit: CommitNumber) -> impl Fn(DecodeError) -> FoldError {
+pub(super) fn unreadable(commit: CommitNumber) -> impl Fn(DecodeError) -> FoldError {
     move |source| FoldError::Decode { commit, source }
 }
 
@@ -392,6 +392,7 @@ impl Bus {
                 Err(error) => return Err(error.into()),
             };
             let applied = *self.applied.borrow();
+            self.filled_for(&frame, applied)?;
             let folded = {
                 let mut ledger = self.ledger();
                 let folded = fold(&mut ledger, &self.values, &frame, applied)?;
@@ -404,16 +405,17 @@ impl Bus {
             self.applied.send_replace(frame.last_commit());
             self.desk.tell(folded.commands);
             since.add(&frame);
-            if policy.due(since.bytes, since.commits) {
+            if policy.due(since.bytes, since.commits) && self.values.is_filled() {
                 let bytes = self.checkpoint(checkpoints, since.at);
                 // The fold stands still meanwhile: not for more bytes of state than of log.
                 policy.every_bytes = checkpoints.policy().every_bytes.max(bytes);
                 since = Since::default();
             }
         }
-        // The log was closed in order: with this the next start has nothing to fold.
+        // The log was closed in order: with this the next start has nothing to fold. Where the keys were
+        // not even there yet, what was folded is little.
         self.count(&[]);
-        if since.commits > 0 {
+        if since.commits > 0 && self.values.is_filled() {
             self.checkpoint(checkpoints, since.at);
         }
         Ok(())

@@ -7,6 +7,7 @@ pub mod apply;
 pub mod carry;
 pub mod commands;
 pub mod deliver;
+mod filled;
 pub mod forward;
 pub mod memory;
 pub mod notes;

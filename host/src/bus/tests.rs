@@ -5,6 +5,7 @@ mod clock;
 mod commands;
 mod damaged;
 mod expire;
+mod filled;
 mod keys;
 mod restart;
 mod rewind;

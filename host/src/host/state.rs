@@ -11,6 +11,7 @@ use crate::bus::past::{Moment, PastError};
 use crate::bus::replay::recorded_delivery;
 use crate::event::{Event, Key};
 use crate::log::record::Mode;
+use crate::state::cold::ColdError;
 use crate::state::{DeadLetter, Owner, Value};
 
 impl Host {
@@ -25,8 +26,9 @@ impl Host {
     ) -> Result<Vec<StateEntry>, HostError> {
         let (bus, owner) = self.owner(plugin, key)?;
         let Some(at) = at else {
-            let all = bus.values().all(&owner, bus.now_ms());
-            let all = all.map_err(|error| HostError::Internal(error.to_string()))?;
+            let unread = |error: ColdError| HostError::Internal(error.to_string());
+            bus.values().filled().await.map_err(unread)?;
+            let all = bus.values().all(&owner, bus.now_ms()).map_err(unread)?;
             let all = all.into_iter().filter(|(name, _)| wanted(name)).take(limit);
             return Ok(all.map(|(name, value)| entry(name, value)).collect());
         };

@@ -1,6 +1,7 @@
 //! Opens the buses of a host: logs, checkpoints, and the folds that keep their state.
 //!
-//! Rule: a bus serves once its fold has come as far as its log.
+//! Rule: a bus serves once its fold has come as far as its log. Keys of its checkpoint may still be on
+//! their way into memory then: who asks for one waits.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -19,7 +20,7 @@ use crate::event::CommitNumber;
 use crate::limits::STATE_HOT_BYTES_MAX;
 use crate::log::disk::{Disk, LockError};
 use crate::log::{CheckRest, ClockGap, Log, LogOptions, OpenError, Opened};
-use crate::state::checkpoint::{CheckpointPolicy, Checkpoints};
+use crate::state::checkpoint::{CheckpointPolicy, Checkpoints, Fill, FillError};
 use crate::state::cold::Cold;
 use crate::state::evict::Evictor;
 use crate::state::{Ledger, Values};
@@ -46,6 +47,8 @@ pub(super) struct OpenDurable {
     checkpoint_took: Duration,
     /// The commit that it stands for.
     checkpoint_at: CommitNumber,
+    /// Its keys, which are still to be read.
+    fill: Option<Fill>,
 }
 
 /// Opens all buses, the default one first.
@@ -95,7 +98,7 @@ fn open_durable(
     };
     let load = |log_id, last_commit| load(bus, disk, &dir, log_id, last_commit);
     let (opened, loaded) = open_log(disk, &dir, options, clock, load)?;
-    let Loaded { checkpoints, ledger, values, at: checkpoint_at, took } = loaded?;
+    let Loaded { checkpoints, ledger, values, at: checkpoint_at, took, fill } = loaded?;
     if let Some(cut) = &opened.cut {
         tracing::warn!(
             bus = name, file = %cut.path.display(), offset = cut.offset, bytes = cut.bytes,
@@ -104,7 +107,8 @@ fn open_durable(
     }
     let fold = (ledger, values, checkpoint_at);
     let bus = Bus::durable(name, opened.log.clone(), fold, &state).map_err(at(&state))?;
-    let durable = OpenDurable { opened, checkpoints, checkpoint_took: took, checkpoint_at };
+    let checkpoint_took = took;
+    let durable = OpenDurable { opened, checkpoints, checkpoint_took, checkpoint_at, fill };
     Ok(OpenBus { bus: Arc::new(bus), durable: Some(durable) })
 }
 
@@ -115,10 +119,12 @@ struct Loaded {
     values: Arc<Values>,
     /// The commit that it stands for.
     at: CommitNumber,
+    /// How long it took to prove that it is whole.
     took: Duration,
+    fill: Option<Fill>,
 }
 
-/// Loads the newest checkpoint of a log; its lock is to be held.
+/// Finds the newest checkpoint of a log; its lock is to be held.
 fn load(
     bus: &config::DurableBus,
     disk: &Arc<dyn Disk>,
@@ -136,11 +142,11 @@ fn load(
             every_bytes: bus.checkpoint_every.bytes(),
             ..CheckpointPolicy::default()
         });
-    let (ledger, at) = match checkpoints.newest(&values, last_commit)? {
-        Some((ledger, at)) => (ledger, at.commit),
-        None => (Ledger::default(), CommitNumber(0)),
+    let (ledger, at, fill) = match checkpoints.find(&values, last_commit)? {
+        Some((ledger, at, fill)) => (ledger, at.commit, Some(fill)),
+        None => (Ledger::default(), CommitNumber(0), None),
     };
-    Ok(Loaded { checkpoints, ledger, values, at, took: began.elapsed() })
+    Ok(Loaded { checkpoints, ledger, values, at, took: began.elapsed(), fill })
 }
 
 /// Opens a log; one that is locked is tried again for a moment: whoever restarts a host that was
@@ -186,14 +192,17 @@ pub(super) async fn start_folds(
     open: Vec<OpenBus>,
     failed: &Sender<ServeError>,
 ) -> Result<(Vec<JoinHandle<()>>, Vec<Evictor>), ServeError> {
-    let (mut folds, mut evictors) = (Vec::new(), Vec::new());
+    let (mut threads, mut evictors) = (Vec::new(), Vec::new());
     for OpenBus { bus, durable } in open {
         let Some(durable) = durable else { continue };
         let evictor = Evictor::start(Arc::clone(bus.values()), bus.name());
         evictors.push(evictor.map_err(at(Path::new("threads")))?);
-        let OpenDurable { opened, checkpoints, checkpoint_took, checkpoint_at } = durable;
+        let OpenDurable { opened, checkpoints, checkpoint_took, checkpoint_at, fill } = durable;
+        if let Some(fill) = fill {
+            threads.push(fill_behind(fill, bus.name(), failed)?);
+        }
         let began = Instant::now();
-        folds.push(fold(&bus, &opened.log, checkpoints, failed).await?);
+        threads.push(fold(&bus, &opened.log, checkpoints, failed).await?);
         let times = opened.times;
         tracing::info!(
             bus = %bus.name(),
@@ -209,7 +218,28 @@ pub(super) async fn start_folds(
             "opened"
         );
     }
-    Ok((folds, evictors))
+    Ok((threads, evictors))
+}
+
+/// Starts the thread that brings keyed state back from a checkpoint while the start goes on.
+fn fill_behind(
+    fill: Fill,
+    bus: &str,
+    failed: &Sender<ServeError>,
+) -> Result<JoinHandle<()>, ServeError> {
+    let (bus, failed) = (bus.to_owned(), failed.clone());
+    let thread = std::thread::Builder::new().name(format!("fill-{bus}"));
+    let thread = thread.spawn(move || match fill.run() {
+        Ok(filled) => {
+            tracing::info!(bus, keys = filled.keys, ms = ms(filled.took), "state read");
+        }
+        Err(FillError::Stopped) => {}
+        Err(error @ FillError::Unreadable { .. }) => {
+            // Full: another failure is being dealt with already.
+            let _ = failed.try_send(ServeError::LogFailed { bus, why: error.to_string() });
+        }
+    });
+    thread.map_err(at(Path::new("threads")))
 }
 
 /// Starts the thread that folds a durable bus, and waits until it has caught up with the log.

@@ -67,7 +67,7 @@ pub(super) fn counted(name: &str, value: &[u8]) -> usize {
     name.len() + value.len()
 }
 
-type Whose = (InstanceId, Generation);
+pub(super) type Whose = (InstanceId, Generation);
 
 /// State of one plugin.
 #[derive(Debug, Default)]
@@ -119,21 +119,24 @@ impl Accounts {
         }
     }
 
-    /// Keys came that had nothing before.
-    pub(super) fn add(&self, keys: &[(Owner, KeyValues)]) {
-        let whose = |owner: &Owner| (owner.instance, owner.generation);
+    /// What a checkpoint holds, before its keys are there: nothing is under-counted meanwhile.
+    pub(super) fn expect(&self, used: HashMap<Whose, Usage>) {
         let mut accounts = self.lock();
-        for run in keys.chunk_by(|(a, _), (b, _)| whose(a) == whose(b)) {
-            let Some((first, _)) = run.first() else { continue };
-            let account = accounts.entry(whose(first)).or_default();
-            for (owner, values) in run {
-                let all = Measure::of(values);
-                account.used.bytes += all.bytes as u64;
-                account.used.keys += u64::from(all.values > 0);
-                if let Some(ends_ms) = all.ends_ms {
-                    account.ending.insert((ends_ms, owner.key.clone()));
-                }
-            }
+        for (whose, used) in used {
+            accounts.entry(whose).or_default().used = used;
+        }
+    }
+
+    /// Takes the ends of values of keys that came out of a checkpoint.
+    pub(super) fn add_ends(&self, keys: &[(Owner, KeyValues)]) {
+        let ends =
+            |values: &KeyValues| values.iter().filter_map(|(_, value)| value.expires_ms).min();
+        let mut ending = keys.iter().filter_map(|(owner, values)| Some((owner, ends(values)?)));
+        let Some(first) = ending.next() else { return };
+        let mut accounts = self.lock();
+        for (owner, ends_ms) in std::iter::once(first).chain(ending) {
+            let account = accounts.entry((owner.instance, owner.generation)).or_default();
+            account.ending.insert((ends_ms, owner.key.clone()));
         }
     }
 
@@ -214,6 +217,7 @@ impl Values {
         until_ms: u64,
         keeps: impl Fn(&Key) -> bool,
     ) -> Result<(), ColdError> {
+        self.until_filled()?;
         let mut ended = self.accounts.ended((instance, generation), until_ms);
         ended.retain(|key| !keeps(key));
         for key in ended {
@@ -226,7 +230,8 @@ impl Values {
         Ok(())
     }
 
-    /// The first log time at which something of a plugin ends, or ended and is still here.
+    /// The first log time at which something of a plugin ends, or ended and is still here; of the keys
+    /// that are there, while they are being filled in.
     #[must_use]
     pub fn next_end_ms(&self, instance: InstanceId, generation: Generation) -> Option<u64> {
         self.accounts.next_end_ms((instance, generation))

@@ -40,19 +40,19 @@ impl Values {
     /// The cold store cannot be read.
     pub fn keys(&self, wanted: &Wanted<'_>) -> Result<Vec<Key>, ColdError> {
         let mut found = BTreeSet::new();
-        self.hot_keys(wanted, &mut found);
+        self.hot_keys(wanted, &mut found)?;
         if let Some(cold) = self.cold.as_ref().filter(|cold| cold.keys() > 0) {
             cold.keys_of(wanted, |key| {
                 add(&mut found, key, wanted.limit);
             })?;
             // One that moved into memory behind the first look's back is there now.
-            self.hot_keys(wanted, &mut found);
+            self.hot_keys(wanted, &mut found)?;
         }
         Ok(found.into_iter().collect())
     }
 
-    fn hot_keys(&self, wanted: &Wanted<'_>, found: &mut BTreeSet<Key>) {
-        for shard in &self.shards {
+    fn hot_keys(&self, wanted: &Wanted<'_>, found: &mut BTreeSet<Key>) -> Result<(), ColdError> {
+        for shard in self.shards.all()? {
             let shard = lock(shard);
             for (owner, layers) in &shard.entries {
                 let same =
@@ -68,6 +68,7 @@ impl Values {
                 }
             }
         }
+        Ok(())
     }
 }
 

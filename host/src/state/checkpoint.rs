@@ -20,17 +20,21 @@ use super::ledger::{At, Ledger};
 use super::values::Values;
 use crate::event::CommitNumber;
 use crate::log::disk::{Disk, DiskFile};
+pub use fill::{Fill, FillError, Filled};
 use format::Header;
 #[cfg(test)]
 pub(crate) use fuzz::fuzz;
 pub use ledger::newest_ledger;
+use prove::{Proven, prove};
 use read::{Expected, Refused};
 use write::Writer;
 
+mod fill;
 mod format;
 #[cfg(test)]
 mod fuzz;
 mod ledger;
+mod prove;
 mod read;
 #[cfg(test)]
 mod tests;
@@ -137,11 +141,29 @@ impl Checkpoints {
         self.policy
     }
 
-    /// Restores the newest good checkpoint at or below `last_commit`, the last one of the log:
-    /// fills `values`, which is to be empty, and gives the ledger and where both stand. None:
-    /// `values` is empty, and the fold begins with the log's first commit.
+    /// Finds the newest good checkpoint at or below `last_commit`, the last one of the log: gives the
+    /// ledger and where it stands, and what is left to do, which is to fill in the keys. Until that has
+    /// run, whoever asks `values`, which are to be empty, for a key waits. None: `values` are empty, and
+    /// the fold begins with the log's first commit.
     ///
-    /// Blocks. Checkpoints that cannot be used are set aside, each with a warning.
+    /// Blocks until the file is proven to be whole. Those that cannot be used are set aside, each with a
+    /// warning.
+    ///
+    /// # Errors
+    /// As [`Checkpoints::newest`].
+    pub fn find(
+        &self,
+        values: &Arc<Values>,
+        last_commit: CommitNumber,
+    ) -> Result<Option<(Ledger, At, Fill)>, CheckpointError> {
+        self.newest_good(values, last_commit, |file, Proven { ledger, at, keys }| {
+            let (path, expected) = (self.path(at.commit), self.expected(at.commit));
+            values.shards.gate().close();
+            Ok((ledger, at, Fill { file, path, expected, keys, values: Arc::clone(values) }))
+        })
+    }
+
+    /// As [`Checkpoints::find`], with all keys filled in.
     ///
     /// # Errors
     /// The directory cannot be read, the cold store cannot be emptied, or a checkpoint beyond the log's end
@@ -151,9 +173,27 @@ impl Checkpoints {
         values: &Values,
         last_commit: CommitNumber,
     ) -> Result<Option<(Ledger, At)>, CheckpointError> {
+        self.newest_good(values, last_commit, |file, Proven { ledger, at, keys }| {
+            fill::fill(&*file, self.expected(at.commit), (values, keys), || true)?;
+            Ok((ledger, at))
+        })
+    }
+
+    /// What `make` makes of the newest checkpoint that is good, for it as well.
+    fn newest_good<T>(
+        &self,
+        values: &Values,
+        last_commit: CommitNumber,
+        make: impl Fn(Arc<dyn DiskFile>, Proven) -> Result<T, Refused>,
+    ) -> Result<Option<T>, CheckpointError> {
         for commit in self.commits()?.into_iter().rev() {
-            let refused = match self.read(commit, last_commit, values) {
-                Ok(found) => return Ok(Some(found)),
+            let file = self.open_one(commit, last_commit);
+            let made = file.and_then(|file| {
+                let proven = prove(&*file, self.expected(commit), values)?;
+                make(file, proven)
+            });
+            let refused = match made {
+                Ok(made) => return Ok(Some(made)),
                 Err(refused) => refused,
             };
             values.clear()?;
@@ -162,17 +202,17 @@ impl Checkpoints {
         Ok(None)
     }
 
-    fn read(
+    fn open_one(
         &self,
         commit: CommitNumber,
         last_commit: CommitNumber,
-        values: &Values,
-    ) -> Result<(Ledger, At), Refused> {
+    ) -> Result<Arc<dyn DiskFile>, Refused> {
         let file = self.disk.open_read(&self.path(commit))?;
-        if commit > last_commit {
-            return Err(Refused::Ahead(last_commit));
-        }
-        read::read(&*file, Expected { log_id: self.log_id, commit }, values)
+        if commit > last_commit { Err(Refused::Ahead(last_commit)) } else { Ok(file) }
+    }
+
+    const fn expected(&self, commit: CommitNumber) -> Expected {
+        Expected { log_id: self.log_id, commit }
     }
 
     /// Writes the fold as it is after the commit `at`. Blocks; holds about 1 MiB of it in memory.

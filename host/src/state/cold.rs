@@ -37,6 +37,9 @@ pub enum ColdError {
         /// Why.
         source: std::io::Error,
     },
+    /// The checkpoint that a start went on from was not read to its end.
+    #[error("state store: the keys of the checkpoint are not there")]
+    Unfilled,
     /// An entry does not decode.
     #[error("state store: an entry is damaged")]
     Damaged,

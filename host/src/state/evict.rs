@@ -147,9 +147,10 @@ impl Values {
     /// moves anything.
     pub fn evict_some(&self) -> Result<usize, ColdError> {
         let Some(cold) = &self.cold else { return Ok(0) };
+        let shards = self.shards.all()?;
         let _sweep = lock(&self.sweep);
-        let at = self.next_sweep.fetch_add(1, Ordering::Relaxed) % self.shards.len();
-        let Some(shard) = self.shards.get(at) else { return Ok(0) };
+        let at = self.next_sweep.fetch_add(1, Ordering::Relaxed) % shards.len();
+        let Some(shard) = shards.get(at) else { return Ok(0) };
         let mut moved = 0;
         // The lock is let go of before the batches take it again.
         let idle = idle(&mut lock(shard));
@@ -240,6 +241,10 @@ impl Drop for Evictor {
 
 fn run(values: &Values, stop: &AtomicBool) {
     let budget = &values.budget;
+    // Who fills it puts what is too much into the cold store as it comes.
+    if values.until_filled().is_err() {
+        return;
+    }
     let mut fruitless = 0;
     while budget.wait_until_over(stop) {
         while budget.exceeds(budget.goal) && !stop.load(Ordering::SeqCst) {

@@ -12,6 +12,7 @@ mod claim;
 pub mod cold;
 pub mod commands;
 pub mod evict;
+mod gate;
 pub mod instance;
 pub mod keys;
 pub mod ledger;
@@ -24,7 +25,7 @@ pub mod values;
 
 pub use account::{StateQuota, Usage};
 pub use calls::{CallPlace, OpenCall, OpenCalls};
-pub use checkpoint::{CheckpointError, CheckpointPolicy, Checkpoints, Written};
+pub use checkpoint::{CheckpointError, CheckpointPolicy, Checkpoints, Fill, FillError, Written};
 pub use evict::Evictor;
 pub use instance::{Activation, AttemptState, Instance};
 pub use keys::KeyState;

@@ -21,6 +21,7 @@ use super::account::{Accounts, Measure, Usage};
 use super::claim::Claim;
 use super::cold::{Cold, ColdError, KeyValues};
 use super::evict::Budget;
+use super::gate::Shards;
 use super::page;
 use super::timers::Timers;
 use crate::effects::StateWrite;
@@ -101,7 +102,7 @@ pub(super) struct Layers {
 /// All keyed state of one bus.
 #[derive(Debug)]
 pub struct Values {
-    pub(super) shards: Vec<Mutex<Shard>>,
+    pub(super) shards: Shards,
     pub(super) cold: Option<Cold>,
     /// Held by who moves keys out, and by who walks over all of them.
     pub(super) sweep: Mutex<()>,
@@ -156,7 +157,7 @@ impl Values {
     pub fn new(cold: Option<Cold>, hot_bytes_max: u64) -> Self {
         let budget = Budget::new(if cold.is_some() { hot_bytes_max } else { u64::MAX });
         Self {
-            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            shards: Shards::new(),
             cold,
             sweep: Mutex::default(),
             walking: AtomicBool::new(false),
@@ -179,7 +180,7 @@ impl Values {
     /// # Errors
     /// The cold store cannot be read.
     pub fn view(self: &Arc<Self>, owner: Owner, now_ms: u64) -> Result<KeyView, ColdError> {
-        let layers = self.warm(&mut self.shard(owner.as_ref()), owner.as_ref())?;
+        let layers = self.warm(&mut *self.shards.of(owner.as_ref())?, owner.as_ref())?;
         Ok(KeyView { values: Arc::clone(self), owner, layers, now_ms, claim: None })
     }
 
@@ -214,7 +215,7 @@ impl Values {
 
     /// Makes a key that is in both places be in memory alone.
     pub(super) fn drop_copy(&self, owner: &Owner) -> Result<(), ColdError> {
-        let shard = self.shard(owner.as_ref());
+        let shard = self.shards.of(owner.as_ref())?;
         shard.entries.get(owner).map_or(Ok(()), |entry| self.own(owner.as_ref(), &mut lock(entry)))
     }
 
@@ -299,7 +300,7 @@ impl Values {
         owner: OwnerRef<'_>,
         act: impl FnOnce(&mut Layers) -> Usage,
     ) -> Result<(), ColdError> {
-        let mut shard = self.shard(owner);
+        let mut shard = self.shards.of(owner)?;
         let known = self.warm(&mut shard, owner)?;
         let Some(entry) = known.or_else(|| self.insert(&mut shard, owner, Vec::new())) else {
             return Ok(());
@@ -343,7 +344,7 @@ impl Values {
     /// The cold store cannot be read.
     pub fn all(&self, owner: &Owner, now_ms: u64) -> Result<KeyValues, ColdError> {
         // The shard stays locked: else the key could move between the two looks.
-        let shard = self.shard(owner.as_ref());
+        let shard = self.shards.of(owner.as_ref())?;
         let mut values = match (shard.entries.get(owner), &self.cold) {
             (Some(layers), _) => lock(layers).durable.clone(),
             (None, Some(cold)) => {
@@ -361,7 +362,7 @@ impl Values {
     /// The cold store cannot be read.
     pub fn forget(&self, instance: InstanceId) -> Result<(), ColdError> {
         self.timers.forget(instance);
-        self.drop_where(|owner| owner.instance == instance);
+        self.drop_where(|owner| owner.instance == instance)?;
         self.accounts.retain(|other, _| other != instance);
         self.cold.as_ref().map_or(Ok(()), |cold| cold.forget(instance))
     }
@@ -371,13 +372,13 @@ impl Values {
     /// # Errors
     /// The cold store cannot be read.
     pub fn keep_only(&self, instance: InstanceId, generation: Generation) -> Result<(), ColdError> {
-        self.drop_where(|owner| owner.instance == instance && owner.generation != generation);
+        self.drop_where(|owner| owner.instance == instance && owner.generation != generation)?;
         self.accounts.retain(|other, of| other != instance || of == generation);
         self.cold.as_ref().map_or(Ok(()), |cold| cold.keep_only(instance, generation))
     }
 
-    fn drop_where(&self, goes: impl Fn(&Owner) -> bool) {
-        for shard in &self.shards {
+    fn drop_where(&self, goes: impl Fn(&Owner) -> bool) -> Result<(), ColdError> {
+        for shard in self.shards.all()? {
             lock(shard).entries.retain(|owner, entry| {
                 let keep = !goes(owner);
                 if !keep {
@@ -386,20 +387,12 @@ impl Values {
                 keep
             });
         }
+        Ok(())
     }
 
     /// Takes an entry that goes away off the account.
     pub(super) fn shrink_by_entry(&self, layers: &Layers) {
         self.budget.shrink(layers.weight() + KEY_OVERHEAD_BYTES);
-    }
-
-    pub(super) fn shard(&self, owner: OwnerRef<'_>) -> MutexGuard<'_, Shard> {
-        // By what is the same in every run: a checkpoint, which is written shard by shard, fills one
-        // after the other again, and each fits a cache.
-        let hash = (owner.hash.0 >> 64).wrapping_add(u128::from(owner.instance.0));
-        let index = usize::try_from(hash % self.shards.len() as u128).unwrap_or(0);
-        #[allow(clippy::indexing_slicing, reason = "the index was reduced to the length")]
-        lock(&self.shards[index])
     }
 }
 
@@ -508,9 +501,9 @@ impl KeyView {
             return;
         }
         // Through the shard, not through `layers`: an entry that became empty since is no longer
-        // the one that the next delivery finds.
+        // the one that the next delivery finds. Who has a view came by the gate.
         let owner = self.owner.as_ref();
-        let mut shard = self.values.shard(owner);
+        let mut shard = self.values.shards.of_unfilled(owner);
         let known = shard.entries.get(&owner).map(Arc::clone);
         let entry = known.or_else(|| self.values.insert(&mut shard, owner, Vec::new()));
         if let Some(entry) = entry {

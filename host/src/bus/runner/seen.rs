@@ -42,6 +42,8 @@ impl Runner {
     /// # Errors
     /// The state cannot be read.
     pub async fn snapshot(&self, key: Option<&Key>) -> Result<Snapshot, ColdError> {
+        // Here, because nobody may be blocked further on, nor the ledger be locked for so long.
+        self.bus.values().filled().await?;
         let mut applied = self.bus.applied();
         let mut looks = 0;
         loop {

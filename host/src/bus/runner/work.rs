@@ -89,8 +89,15 @@ struct Told {
 }
 
 impl Runner {
-    /// Waits for room for what a delivery may send and record.
-    async fn permit(&self, version: &Version) -> Result<Permit, Stopped> {
+    /// Waits for what a delivery goes on from, and for room for what it may send and record.
+    async fn permit(&self, version: &Version, event: &Event) -> Result<Permit, Stopped> {
+        // First of all: after a start this can take a while, in which others can use the room.
+        if event.key.is_some() && !self.bus.values().is_filled() {
+            tokio::select! {
+                filled = self.bus.values().filled() => filled?,
+                () = self.stop.cancelled() => return Err(Stopped::Closing),
+            }
+        }
         if !version.limits.http.is_empty() {
             tokio::select! {
                 () = self.bus.calls_room(self.instance) => {}
@@ -133,7 +140,7 @@ impl Runner {
             shape = self.bus.upcasters().lift(&event) => shape,
             () = self.stop.cancelled() => return Err(Stopped::Closing),
         };
-        let permit = self.permit(version).await?;
+        let permit = self.permit(version, &event).await?;
         if self.serves(&event).await? == Serves::Nothing {
             self.pass_over(
                 &version.deliverer,
@@ -471,6 +478,10 @@ impl From<ReadError> for Stopped {
 
 impl From<ColdError> for Stopped {
     fn from(error: ColdError) -> Self {
-        Self::Unreadable(error.to_string())
+        match error {
+            // The host ends, and who was to fill them said why.
+            ColdError::Unfilled => Self::Closing,
+            error => Self::Unreadable(error.to_string()),
+        }
     }
 }

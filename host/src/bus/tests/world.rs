@@ -188,7 +188,7 @@ impl World {
         Self::open(SimDisk::new(), Arc::default(), script, dir, None, manifest).await
     }
 
-    async fn open(
+    pub(super) async fn open(
         disk: SimDisk,
         clock: Arc<TurnedClock>,
         script: Arc<Script>,
@@ -204,9 +204,7 @@ impl World {
         let fold = fold.unwrap_or_else(|| (Ledger::default(), Arc::default(), CommitNumber(0)));
         let bus = Arc::new(Bus::durable("main", log.clone(), fold, dir.path()).unwrap());
         let (folding, runtime) = (Arc::clone(&bus), tokio::runtime::Handle::current());
-        let dir_of_checkpoints = Path::new("data/buses/main/checkpoints");
-        let checkpoints = Arc::new(disk.clone());
-        let checkpoints = Checkpoints::open(checkpoints, dir_of_checkpoints, log.id()).unwrap();
+        let checkpoints = checkpoints(&disk, &log);
         std::thread::spawn(move || folding.apply_durable(&runtime, &checkpoints));
         bus.until_applied(log.durable()).await;
         if bus.ledger().instance(PLUGIN).is_none() {
@@ -401,6 +399,11 @@ impl World {
         self.bus.log().unwrap().close().await.unwrap();
         self.pool.shutdown();
     }
+}
+
+pub(super) fn checkpoints(disk: &SimDisk, log: &Log) -> Checkpoints {
+    let dir = Path::new("data/buses/main/checkpoints");
+    Checkpoints::open(Arc::new(disk.clone()), dir, log.id()).unwrap()
 }
 
 /// `a1` is the first event of key `a`; `-1` has no key.

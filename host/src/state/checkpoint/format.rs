@@ -28,10 +28,9 @@ const ROW_GOES_ON: u8 = 1;
 const VALUE_ENDS: u8 = 1;
 /// Bytes of a value beside its name and itself, at most.
 const VALUE_HEADER_BYTES_MAX: usize = 17;
-/// Bytes of the last chunk.
-pub(super) const END_BYTES: usize = CHUNK_HEADER_BYTES + 5 * 8;
-/// Bytes of the row of a key, at least.
-pub(super) const ROW_BYTES_MIN: u64 = 16;
+const NOT_A_KEY: FormatError = FormatError::Damaged("a key is not one");
+/// Bytes of a value with its name, at least.
+pub(super) const VALUE_BYTES_MIN: usize = 9;
 /// Bytes of a timer.
 pub(super) const TIMER_BYTES: usize = 60;
 
@@ -248,10 +247,47 @@ pub(super) struct Row<'a> {
 
 /// The start of a row being read: its values are next in the cursor.
 #[derive(Debug)]
-pub(super) struct RowHeader {
-    pub(super) owner: Owner,
+pub(super) struct RowHeader<'a> {
+    pub(super) instance: InstanceId,
+    pub(super) generation: Generation,
+    /// Any text.
+    pub(super) key: &'a str,
     pub(super) values: u32,
     pub(super) goes_on: bool,
+}
+
+/// A value being read, with its name.
+#[derive(Debug)]
+pub(super) struct NamedValue<'a> {
+    pub(super) name: &'a str,
+    pub(super) bytes: &'a [u8],
+    pub(super) expires_ms: Option<u64>,
+}
+
+impl RowHeader<'_> {
+    /// Whether it is a row of that key.
+    pub(super) fn is_of(&self, owner: &Owner) -> bool {
+        self.instance == owner.instance
+            && self.generation == owner.generation
+            && self.key == owner.key.as_str()
+    }
+
+    pub(super) fn owner(&self) -> Result<Owner, FormatError> {
+        let RowHeader { instance, generation, .. } = *self;
+        let key = Key::new(self.key).map_err(|_invalid| NOT_A_KEY)?;
+        Ok(Owner { instance, generation, key })
+    }
+
+    pub(super) fn check_key(&self) -> Result<(), FormatError> {
+        Key::check(self.key).map_err(|_invalid| NOT_A_KEY)
+    }
+}
+
+impl NamedValue<'_> {
+    /// A copy: a slice would keep the whole chunk in memory as long as one value of it lives.
+    pub(super) fn value(&self) -> Value {
+        Value { bytes: Bytes::copy_from_slice(self.bytes), expires_ms: self.expires_ms }
+    }
 }
 
 /// Bytes being read from front to end.
@@ -293,14 +329,12 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    pub(super) fn row(&mut self) -> Result<RowHeader, FormatError> {
+    pub(super) fn row(&mut self) -> Result<RowHeader<'a>, FormatError> {
         let goes_on = self.flag()?;
         let (instance, generation) = (InstanceId(self.u32()?), Generation(self.u32()?));
         let key_bytes = usize::from(u16::from_le_bytes(self.array()?));
         let values = self.u32()?;
-        let key = Key::new(self.text(key_bytes)?)
-            .map_err(|_invalid| FormatError::Damaged("a key is not one"))?;
-        Ok(RowHeader { owner: Owner { instance, generation, key }, values, goes_on })
+        Ok(RowHeader { instance, generation, key: self.text(key_bytes)?, values, goes_on })
     }
 
     pub(super) fn timer(&mut self) -> Result<timers::Row, FormatError> {
@@ -317,13 +351,11 @@ impl<'a> Cursor<'a> {
     }
 
     /// A name and its value.
-    pub(super) fn value(&mut self) -> Result<(&'a str, Value), FormatError> {
+    pub(super) fn value(&mut self) -> Result<NamedValue<'a>, FormatError> {
         let ends = self.flag()?;
         let (name_bytes, value_bytes) = (self.u32()? as usize, self.u32()? as usize);
         let expires_ms = if ends { Some(u64::from_le_bytes(self.array()?)) } else { None };
         let name = self.text(name_bytes)?;
-        // A copy: a slice would keep the whole chunk in memory as long as one value of it lives.
-        let bytes = Bytes::copy_from_slice(self.take(value_bytes)?);
-        Ok((name, Value { bytes, expires_ms }))
+        Ok(NamedValue { name, bytes: self.take(value_bytes)?, expires_ms })
     }
 }

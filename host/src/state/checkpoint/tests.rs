@@ -13,6 +13,7 @@ use crate::state::ledger::Completed;
 use crate::state::ledger::Origin;
 use crate::state::values::{Owner, Value};
 
+mod behind;
 mod faults;
 mod round_trip;
 

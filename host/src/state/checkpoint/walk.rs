@@ -44,8 +44,9 @@ impl Values {
         &self,
         mut visit: impl FnMut(&Owner, &KeyValues) -> Result<(), E>,
     ) -> Result<(), E> {
+        let shards = self.shards.all()?;
         let _walk = Walk::begin(self);
-        for shard in &self.shards {
+        for shard in shards {
             let entries: Vec<_> = lock(shard)
                 .entries
                 .iter()
@@ -64,7 +65,7 @@ impl Values {
         let Some(cold) = &self.cold else { return Ok(()) };
         cold.each(|owner, values| {
             // In memory and no copy: visited above. A failed eviction can leave such.
-            let shard = self.shard(owner.as_ref());
+            let shard = self.shards.of(owner.as_ref())?;
             let visited = shard.entries.get(&owner).is_some_and(|entry| !lock(entry).copied);
             drop(shard);
             if visited { Ok(()) } else { visit(&owner, &values) }
@@ -73,8 +74,9 @@ impl Values {
 
     /// Makes room for so many further keys, as far as memory has room for them.
     pub(in crate::state) fn reserve(&self, keys: usize) {
-        let share = self.budget.keys_max().min(keys) / self.shards.len();
-        for shard in &self.shards {
+        let shards = self.shards.all_unfilled();
+        let share = self.budget.keys_max().min(keys) / shards.len();
+        for shard in shards {
             // Keys spread evenly, but for a little.
             lock(shard).entries.reserve(share + share / 32);
         }
@@ -83,7 +85,7 @@ impl Values {
     /// Puts in what a checkpoint holds: into memory up to the bound, the rest into the cold store;
     /// into memory too where that fails. None of the keys may be there yet.
     pub(in crate::state) fn restore(&self, keys: Vec<(Owner, KeyValues)>) {
-        self.accounts.add(&keys);
+        self.accounts.add_ends(&keys);
         let mut rest = Vec::new();
         for (owner, values) in keys {
             if self.is_over() {
@@ -102,7 +104,7 @@ impl Values {
     }
 
     fn insert_new(&self, owner: Owner, durable: KeyValues) {
-        let mut shard = self.shard(owner.as_ref());
+        let mut shard = self.shards.of_unfilled(owner.as_ref());
         self.put_in(&mut shard, owner, durable);
     }
 
@@ -112,7 +114,7 @@ impl Values {
     /// The cold store cannot be emptied.
     pub(in crate::state) fn clear(&self) -> Result<(), ColdError> {
         self.timers().clear();
-        for shard in &self.shards {
+        for shard in self.shards.all_unfilled() {
             let mut shard = lock(shard);
             for (_, entry) in shard.entries.drain() {
                 self.shrink_by_entry(&lock(&entry));

@@ -88,9 +88,11 @@ fn a_key_taken_up_since_it_was_looked_out_stays() {
     let values = with_cold(dir.path(), 0);
     let move_out = || {
         let (cold, k) = (values.cold.as_ref().unwrap(), owner("k"));
-        values.move_out(cold, &mut values.shard(k.as_ref()), &[owner("k")]).unwrap()
+        values.move_out(cold, &mut values.shards.of(k.as_ref()).unwrap(), &[owner("k")]).unwrap()
     };
-    let untouch = || lock(&values.shard(owner("k").as_ref()).entries[&owner("k")]).touched = false;
+    let untouch = || {
+        lock(&values.shards.of(owner("k").as_ref()).unwrap().entries[&owner("k")]).touched = false
+    };
     apply(&values, "k", b"1");
     assert_eq!(move_out(), 0, "touched");
     untouch();

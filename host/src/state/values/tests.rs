@@ -45,7 +45,8 @@ fn a_key_without_values_costs_nothing() {
     let _ = values.view(owner("seen"), 0).unwrap().get("n");
     apply(&values, "k", 1, &[set("n", "1")]);
     apply(&values, "k", 2, &[StateWrite { name: "n".into(), value: None, expires_ms: None }]);
-    let entries: usize = values.shards.iter().map(|shard| lock(shard).entries.len()).sum();
+    let entries: usize =
+        values.shards.all().unwrap().iter().map(|shard| lock(shard).entries.len()).sum();
     assert_eq!(entries, 0);
 }
 

@@ -12,7 +12,7 @@ fn with_cold(dir: &Path, bound: u64) -> Values {
 
 fn evict_all(values: &Values) {
     // Two rounds: the first one only takes the marks away.
-    for _ in 0..2 * values.shards.len() {
+    for _ in 0..2 * values.shards.all().unwrap().len() {
         values.evict_some().unwrap();
     }
 }
@@ -129,8 +129,18 @@ proptest! {
         prop_assert_eq!(written.keys, model.len() as u64);
         prop_assert_eq!(written.bytes, disk.bytes(&file(commit, "")).unwrap().len() as u64);
 
-        let restored = with_cold(&dir.path().join("after"), bounds.1);
-        let (found, place) = open(&disk).newest(&restored, LAST).unwrap().unwrap();
+        let restored = Arc::new(with_cold(&dir.path().join("after"), bounds.1));
+        let (found, place, fill) = open(&disk).find(&restored, LAST).unwrap().unwrap();
+        let plugins = || (0..3).map(|number| (InstanceId(number), Generation(number)));
+        for (instance, generation) in plugins() {
+            let used = values.usage(instance, generation);
+            prop_assert_eq!(restored.usage(instance, generation), used);
+        }
+        fill.run().unwrap();
+        for (instance, generation) in plugins() {
+            let ends = values.next_end_ms(instance, generation);
+            prop_assert_eq!(restored.next_end_ms(instance, generation), ends);
+        }
         prop_assert_eq!(place, at(commit));
         prop_assert_eq!(json(&found), json(&ledger));
         prop_assert_eq!(dump(&restored), model);
