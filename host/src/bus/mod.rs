@@ -15,6 +15,7 @@ pub mod operate;
 pub mod outlets;
 pub mod past;
 pub mod private;
+pub mod progress;
 pub mod replay;
 pub mod runner;
 pub mod source;
@@ -38,9 +39,9 @@ use crate::log::{AppendError, Appended, CommitTicket, EffectsPermit, Log, Publis
 use crate::state::slots::{Slots, Suspect};
 use crate::state::{Ledger, Values};
 
-use self::apply::Progress;
 use self::memory::{MemoryLog, MemoryOptions};
 use self::outlets::Outlets;
+use self::progress::Progress;
 use self::source::EventSource;
 use self::upcast::Upcasters;
 

@@ -1,0 +1,87 @@
+//! How far a plugin has come, as far as that is durable and folded.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use crate::event::Position;
+use crate::schedule::core::Settled;
+
+/// How far one plugin is known to have come in this run: what lets its ledger forget completions.
+///
+/// The scheduler knows which positions are done with, but some of those commits may not be durable
+/// yet. As the commits of one plugin keep their order, it is enough to count them: what was noted
+/// after `submitted` commits is safe once that many were applied.
+#[derive(Debug, Default)]
+pub struct Progress {
+    submitted: AtomicU64,
+    applied: AtomicU64,
+    scanned: AtomicU64,
+    candidate: Mutex<Option<(Settled, u64)>>,
+}
+
+impl Progress {
+    /// Notes that a completion is about to be committed. To be called before the scheduler is told
+    /// that the delivery is over.
+    pub fn submit(&self) {
+        self.submitted.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Completions that were handed to the log in this run, and those that are folded.
+    #[must_use]
+    pub fn counts(&self) -> (u64, u64) {
+        // Folded ones first: the other order could count one as folded and not as handed over.
+        let applied = self.applied.load(Ordering::SeqCst);
+        (self.submitted.load(Ordering::SeqCst), applied)
+    }
+
+    /// Completions that are on their way into the log and its fold.
+    #[must_use]
+    pub fn outstanding(&self) -> u64 {
+        let applied = self.applied.load(Ordering::SeqCst);
+        self.submitted.load(Ordering::SeqCst).saturating_sub(applied)
+    }
+
+    /// Counts completions that were folded.
+    pub(super) fn fold(&self, completions: usize) {
+        self.applied.fetch_add(completions as u64, Ordering::SeqCst);
+    }
+
+    /// Notes how far the plugin's runner has read.
+    pub fn scan(&self, scanned: Position) {
+        self.scanned.store(scanned.0, Ordering::Relaxed);
+    }
+
+    /// How far the plugin's runner has read; 0: none ran yet.
+    #[must_use]
+    pub fn scanned(&self) -> Position {
+        Position(self.scanned.load(Ordering::Relaxed))
+    }
+
+    /// Offers how far the scheduler is. It is asked before the commits are counted, and not at all
+    /// while what was offered before is not noted.
+    pub fn offer(&self, settled: impl FnOnce() -> Settled) {
+        let mut candidate = self.candidate.lock().unwrap_or_else(PoisonError::into_inner);
+        if candidate.is_none() {
+            let settled = settled();
+            *candidate = Some((settled, self.submitted.load(Ordering::SeqCst)));
+        }
+    }
+
+    /// Offers how far a scheduler was when its runner stopped, in place of any mark before.
+    pub fn conclude(&self, settled: Settled) {
+        let submitted = self.submitted.load(Ordering::SeqCst);
+        *self.candidate.lock().unwrap_or_else(PoisonError::into_inner) = Some((settled, submitted));
+    }
+
+    /// Forgets what was offered: it is a mark of a generation that is over.
+    pub(super) fn rewind(&self) {
+        *self.candidate.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// What was offered, once it is safe.
+    pub(super) fn take_safe(&self) -> Option<Settled> {
+        let mut candidate = self.candidate.lock().unwrap_or_else(PoisonError::into_inner);
+        let applied = self.applied.load(Ordering::SeqCst);
+        candidate.take_if(|(_, submitted)| *submitted <= applied).map(|(settled, _)| settled)
+    }
+}
