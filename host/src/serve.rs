@@ -145,12 +145,12 @@ impl Serving {
         let options = sandbox_options(&config, workers);
         // Beside the buses: neither knows of the other.
         let sandbox = tokio::task::spawn_blocking(move || Sandbox::new(options));
-        let open = open_buses(&config, &disk, &clock)?;
+        let (failed, failures) = tokio::sync::mpsc::channel(config.buses.len().max(1));
+        let open = open_buses(&config, &disk, &clock, &failed)?;
         let default = open.first().and_then(|open| open.durable.as_ref());
         let new_empty_log = default.is_some_and(|durable| durable.opened.new_empty);
         let epoch = default.map_or(0, |durable| durable.opened.epoch);
         let buses: Vec<Arc<Bus>> = open.iter().map(|open| Arc::clone(&open.bus)).collect();
-        let (failed, failures) = tokio::sync::mpsc::channel(buses.len().max(1));
         let (folds, evictors) = start_folds(open, &failed).await?;
 
         let buses_took = began.elapsed();

@@ -47,8 +47,15 @@ pub(super) struct OpenDurable {
     checkpoint_took: Duration,
     /// The commit that it stands for.
     checkpoint_at: CommitNumber,
-    /// Its keys, which are still to be read.
-    fill: Option<Fill>,
+    keys: Keys,
+}
+
+/// The keys of a checkpoint.
+enum Keys {
+    /// There are none, or they are being read.
+    Coming(Option<JoinHandle<()>>),
+    /// They are still to be read.
+    Later(Fill),
 }
 
 /// Opens all buses, the default one first.
@@ -59,11 +66,14 @@ pub(super) fn open_buses(
     config: &Config,
     disk: &Arc<dyn Disk>,
     clock: &Arc<dyn Clock>,
+    failed: &Sender<ServeError>,
 ) -> Result<Vec<OpenBus>, ServeError> {
     let mut open = Vec::new();
     for (name, bus) in &config.buses {
         let opened = match bus {
-            config::Bus::Durable(options) => open_durable(config, name, options, disk, clock)?,
+            config::Bus::Durable(options) => {
+                open_durable((config, name, options), disk, clock, failed)?
+            }
             config::Bus::Memory(options) => {
                 let bus = Arc::new(Bus::memory(name, memory_options(options), Arc::clone(clock)));
                 OpenBus { bus, durable: None }
@@ -77,11 +87,10 @@ pub(super) fn open_buses(
 }
 
 fn open_durable(
-    config: &Config,
-    name: &str,
-    bus: &config::DurableBus,
+    (config, name, bus): (&Config, &str, &config::DurableBus),
     disk: &Arc<dyn Disk>,
     clock: &Arc<dyn Clock>,
+    failed: &Sender<ServeError>,
 ) -> Result<OpenBus, ServeError> {
     let dir = config.data.join("buses").join(name);
     let state = dir.join("state");
@@ -96,9 +105,16 @@ fn open_durable(
         watermark_effects_bytes: bus.keep_free.bytes() / EFFECTS_SHARE_OF_FREE,
         ..LogOptions::default()
     };
-    let load = |log_id, last_commit| load(bus, disk, &dir, log_id, last_commit);
+    let load = |log_id, last_commit| {
+        let mut loaded = load(bus, disk, &dir, log_id, last_commit)?;
+        // There is something to fold, which may need the keys: the start has nothing better to do.
+        if loaded.at < last_commit {
+            loaded.keys.fill(name, failed)?;
+        }
+        Ok::<_, ServeError>(loaded)
+    };
     let (opened, loaded) = open_log(disk, &dir, options, clock, load)?;
-    let Loaded { checkpoints, ledger, values, at: checkpoint_at, took, fill } = loaded?;
+    let Loaded { checkpoints, ledger, values, at: checkpoint_at, took, keys } = loaded?;
     if let Some(cut) = &opened.cut {
         tracing::warn!(
             bus = name, file = %cut.path.display(), offset = cut.offset, bytes = cut.bytes,
@@ -108,7 +124,7 @@ fn open_durable(
     let fold = (ledger, values, checkpoint_at);
     let bus = Bus::durable(name, opened.log.clone(), fold, &state).map_err(at(&state))?;
     let checkpoint_took = took;
-    let durable = OpenDurable { opened, checkpoints, checkpoint_took, checkpoint_at, fill };
+    let durable = OpenDurable { opened, checkpoints, checkpoint_took, checkpoint_at, keys };
     Ok(OpenBus { bus: Arc::new(bus), durable: Some(durable) })
 }
 
@@ -121,7 +137,7 @@ struct Loaded {
     at: CommitNumber,
     /// How long it took to prove that it is whole.
     took: Duration,
-    fill: Option<Fill>,
+    keys: Keys,
 }
 
 /// Finds the newest checkpoint of a log; its lock is to be held.
@@ -142,11 +158,11 @@ fn load(
             every_bytes: bus.checkpoint_every.bytes(),
             ..CheckpointPolicy::default()
         });
-    let (ledger, at, fill) = match checkpoints.find(&values, last_commit)? {
-        Some((ledger, at, fill)) => (ledger, at.commit, Some(fill)),
-        None => (Ledger::default(), CommitNumber(0), None),
+    let (ledger, at, keys) = match checkpoints.find(&values, last_commit)? {
+        Some((ledger, at, fill)) => (ledger, at.commit, Keys::Later(fill)),
+        None => (Ledger::default(), CommitNumber(0), Keys::Coming(None)),
     };
-    Ok(Loaded { checkpoints, ledger, values, at, took: began.elapsed(), fill })
+    Ok(Loaded { checkpoints, ledger, values, at, took: began.elapsed(), keys })
 }
 
 /// Opens a log; one that is locked is tried again for a moment: whoever restarts a host that was
@@ -197,10 +213,9 @@ pub(super) async fn start_folds(
         let Some(durable) = durable else { continue };
         let evictor = Evictor::start(Arc::clone(bus.values()), bus.name());
         evictors.push(evictor.map_err(at(Path::new("threads")))?);
-        let OpenDurable { opened, checkpoints, checkpoint_took, checkpoint_at, fill } = durable;
-        if let Some(fill) = fill {
-            threads.push(fill_behind(fill, bus.name(), failed)?);
-        }
+        let OpenDurable { opened, checkpoints, checkpoint_took, checkpoint_at, mut keys } = durable;
+        keys.fill(bus.name(), failed)?;
+        threads.extend(keys.thread());
         let began = Instant::now();
         threads.push(fold(&bus, &opened.log, checkpoints, failed).await?);
         let times = opened.times;
@@ -219,6 +234,25 @@ pub(super) async fn start_folds(
         );
     }
     Ok((threads, evictors))
+}
+
+impl Keys {
+    /// Has them read, where they are not yet.
+    fn fill(&mut self, bus: &str, failed: &Sender<ServeError>) -> Result<(), ServeError> {
+        *self = match std::mem::replace(self, Self::Coming(None)) {
+            Self::Later(fill) => Self::Coming(Some(fill_behind(fill, bus, failed)?)),
+            coming @ Self::Coming(_) => coming,
+        };
+        Ok(())
+    }
+
+    /// Who reads them.
+    fn thread(self) -> Option<JoinHandle<()>> {
+        match self {
+            Self::Coming(thread) => thread,
+            Self::Later(_) => None,
+        }
+    }
 }
 
 /// Starts the thread that brings keyed state back from a checkpoint while the start goes on.
