@@ -76,12 +76,14 @@ impl fmt::Display for Violation {
 #[derive(Debug, Default)]
 pub(crate) struct Verdict(Vec<Violation>);
 
-/// Violations kept: one defect breaks the same promise a thousand times.
-const KEPT_MAX: usize = 50;
+/// Violations kept of each rule: one defect breaks the same promise a thousand times, and must not hide
+/// that it breaks others, too.
+const KEPT_MAX: usize = 20;
 
 impl Verdict {
     pub(crate) fn add(&mut self, rule: Rule, what: impl Into<String>) {
-        if self.0.len() < KEPT_MAX {
+        let known = self.0.iter().filter(|violation| violation.rule == rule).count();
+        if known < KEPT_MAX {
             self.0.push(Violation { rule, what: what.into() });
         }
     }
