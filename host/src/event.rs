@@ -417,6 +417,18 @@ pub enum To {
     Bus,
 }
 
+impl To {
+    /// Whom an event with this addressee is for.
+    #[must_use]
+    pub const fn of(addressee: Option<&Addressee>) -> Self {
+        match addressee {
+            None => Self::Everybody,
+            Some(Addressee::Plugin(instance)) => Self::Plugin(*instance),
+            Some(Addressee::Bus(_)) => Self::Bus,
+        }
+    }
+}
+
 /// What of an event tells most of those who do not want it from those who may.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Heading<'a> {
@@ -442,11 +454,7 @@ impl Event {
             position: self.position,
             recorded_ms: self.recorded_ms,
             kind: &self.kind,
-            to: match self.addressee {
-                None => To::Everybody,
-                Some(Addressee::Plugin(instance)) => To::Plugin(instance),
-                Some(Addressee::Bus(_)) => To::Bus,
-            },
+            to: To::of(self.addressee.as_ref()),
             emitter: self.emitter,
             is_forwarded: self.origin.is_some(),
         }

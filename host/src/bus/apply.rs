@@ -8,7 +8,7 @@ use super::timers::{FireId, NAME_ATTRIBUTE};
 use super::{Bus, Committed, commands, outlets, private};
 use crate::effects::{OutcomeKind, StateWrite};
 use crate::event::{CommitNumber, Generation, InstanceId, Key, Position, To};
-use crate::log::codec::{AddresseeRef, DecodeError, TimerRef, kind};
+use crate::log::codec::{AddresseeRef, DecodeError, OUTLINE_OF_ANOTHER, TimerRef, kind};
 use crate::log::frame::Entry;
 use crate::log::record::{Control, ControlRecord, DeliveryCommit, Mode};
 use crate::log::{AppendError, CommitRef, CompletionRef, EventRef, Frame, ReadError, RecordRef};
@@ -131,8 +131,7 @@ fn fold_commit<'a>(
     while let Some(raw) = records.next_raw() {
         let (raw, position) = raw.map_err(&unreadable)?;
         if raw.kind == kind::EVENT {
-            let missing = DecodeError::Inconsistent { what: "an outline and its frame" };
-            let event = events.next().ok_or(missing).map_err(&unreadable)?;
+            let event = events.next().ok_or(OUTLINE_OF_ANOTHER).map_err(&unreadable)?;
             fold_event((ledger, values), at, &event, folded).map_err(&unreadable)?;
             continue;
         }

@@ -325,7 +325,7 @@ impl FrameBuilder {
     }
 
     /// Notes the identities of the events of the commit that was pushed last, in order.
-    pub fn identify(&mut self, ids: impl DoubleEndedIterator<Item = IdHash> + ExactSizeIterator) {
+    pub fn identify(&mut self, ids: impl DoubleEndedIterator<Item = IdHash>) {
         let events = self.placed.iter_mut().rev();
         events.zip(ids.rev()).for_each(|(placed, id)| placed.id = Some(id));
     }

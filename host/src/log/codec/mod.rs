@@ -24,7 +24,7 @@ pub use header::{
     FLAG_MENDED, FLAG_SEAL, FRAME_ALIGN, FRAME_BYTES_MAX, HEADER_BYTES, Header, Salt, Section,
     chain,
 };
-pub use outline::{Completed, Line, Outline, Placed, Sketch};
+pub use outline::{Completed, Line, OUTLINE_OF_ANOTHER, Outline, Placed, Sketch};
 pub use share::Texts;
 
 use super::pack::PackError;

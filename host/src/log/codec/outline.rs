@@ -13,8 +13,7 @@ use super::decode::split;
 use super::event::{EventRef, Place};
 use super::{AddresseeRef, Commits, DecodeError, EventSlot, RawRecord, kind};
 use crate::event::{
-    Addressee, CommitNumber, Event, Generation, Heading, InstanceId, KeyHash, NewEvent, Position,
-    To,
+    CommitNumber, Event, Generation, Heading, InstanceId, KeyHash, NewEvent, Position, To,
 };
 use crate::log::dedup::IdHash;
 use crate::log::pack::{Fields, PackError, Reader};
@@ -29,14 +28,10 @@ pub struct Line {
     /// Where its record starts in the two sections.
     metadata: u32,
     payload: u32,
-    /// Where the type stands in the metadata section.
-    kind: (u32, u32),
+    sketch: Sketch,
     position: Position,
     commit: CommitNumber,
     time_ms: u64,
-    emitter: Option<InstanceId>,
-    to: To,
-    is_forwarded: bool,
     /// Its identity, where the writer knew it.
     id: Option<IdHash>,
     /// The event, once somebody wanted it. It goes with its frame: many at once, and not one by one on
@@ -152,36 +147,24 @@ impl Line {
         (position, commit): (Position, CommitNumber),
         time_ms: u64,
     ) -> Self {
-        let Sketch { kind, emitter, to, is_forwarded } = sketch;
         let (id, event) = (None, OnceLock::new());
-        Self {
-            metadata,
-            payload,
-            kind,
-            position,
-            commit,
-            time_ms,
-            emitter,
-            to,
-            is_forwarded,
-            id,
-            event,
-        }
+        Self { metadata, payload, sketch, position, commit, time_ms, id, event }
     }
 
     /// What it says, given the metadata section of its frame.
     #[must_use]
     pub fn heading<'a>(&self, metadata: &'a [u8]) -> Heading<'a> {
-        let (start, len) = (self.kind.0 as usize, self.kind.1 as usize);
+        let Sketch { kind: (start, len), emitter, to, is_forwarded } = self.sketch;
+        let (start, len) = (start as usize, len as usize);
         let kind = metadata.get(start..start.saturating_add(len)).unwrap_or_default();
         Heading {
             position: self.position,
             recorded_ms: self.time_ms,
             // It was read as text when the outline was made.
             kind: std::str::from_utf8(kind).unwrap_or_default(),
-            to: self.to,
-            emitter: self.emitter,
-            is_forwarded: self.is_forwarded,
+            to,
+            emitter,
+            is_forwarded,
         }
     }
 
@@ -219,7 +202,7 @@ impl Line {
         let mut metadata = metadata.get(self.metadata as usize..).unwrap_or_default();
         let mut payload = payload.get(self.payload as usize..).unwrap_or_default();
         let raw = split(&mut metadata, &mut payload)?;
-        if raw.kind == kind::EVENT { Ok(raw) } else { Err(MISSING) }
+        if raw.kind == kind::EVENT { Ok(raw) } else { Err(OUTLINE_OF_ANOTHER) }
     }
 
     /// The event, given the sections of its frame.
@@ -240,7 +223,9 @@ impl Line {
     }
 }
 
-const MISSING: DecodeError = DecodeError::Inconsistent { what: "an outline and its frame" };
+/// An outline that is of another frame.
+pub const OUTLINE_OF_ANOTHER: DecodeError =
+    DecodeError::Inconsistent { what: "an outline and its frame" };
 
 impl Sketch {
     /// Of an event whose type was put at this place of the metadata.
@@ -248,11 +233,7 @@ impl Sketch {
         Self {
             kind: (length(kind_at), length(event.kind.len())),
             emitter: event.emitter,
-            to: match event.addressee {
-                None => To::Everybody,
-                Some(Addressee::Plugin(instance)) => To::Plugin(instance),
-                Some(Addressee::Bus(_)) => To::Bus,
-            },
+            to: To::of(event.addressee.as_ref()),
             is_forwarded: event.origin.is_some(),
         }
     }

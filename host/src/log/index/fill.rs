@@ -4,8 +4,8 @@ use super::{
     CompletionEntry, EventToIndex, FrameMark, IndexError, IndexedAddressee, SegmentBase,
     SegmentIndexBuilder,
 };
-use crate::event::{CommitNumber, Position, To};
-use crate::log::codec::{Completed, DecodeError, EventRef, Header, RecordRef, kind};
+use crate::event::{CommitNumber, Heading, Position, To};
+use crate::log::codec::{Completed, DecodeError, Header, RecordRef, kind};
 use crate::log::dedup::{IdHash, IdHasher};
 use crate::log::frame::{Entry, Frame};
 
@@ -22,11 +22,16 @@ pub enum FillError {
 
 /// The identity of an event where it counts for deduplication: events that plugins emit, private
 /// ones and those forwarded from another bus are unique by other means.
-#[must_use]
-pub fn dedup_id(event: &EventRef<'_>, ids: &IdHasher) -> Option<IdHash> {
-    let is_ingested =
-        event.emitter.is_none() && event.addressee.is_none() && event.origin.is_none();
-    is_ingested.then(|| ids.of(event.source, event.id))
+fn dedup_id(entry: &Entry<'_>, ids: &IdHasher) -> Result<Option<IdHash>, DecodeError> {
+    let Heading { emitter, to, is_forwarded, .. } = entry.heading;
+    if emitter.is_some() || to != To::Everybody || is_forwarded {
+        return Ok(None);
+    }
+    if let Some(known) = entry.id() {
+        return Ok(Some(known));
+    }
+    let event = entry.read()?;
+    Ok(Some(ids.of(event.source, event.id)))
 }
 
 impl SegmentBase {
@@ -105,13 +110,6 @@ impl SegmentIndexBuilder {
 fn to_index<'a>(entry: &Entry<'a>, ids: &IdHasher) -> Result<EventToIndex<'a>, DecodeError> {
     let heading = entry.heading;
     let raw = entry.raw()?;
-    let is_ingested =
-        heading.emitter.is_none() && heading.to == To::Everybody && !heading.is_forwarded;
-    let id = match entry.id() {
-        Some(id) if is_ingested => Some(id),
-        None if is_ingested => dedup_id(&entry.read()?, ids),
-        _ => None,
-    };
     Ok(EventToIndex {
         position: heading.position,
         recorded_ms: heading.recorded_ms,
@@ -124,6 +122,6 @@ fn to_index<'a>(entry: &Entry<'a>, ids: &IdHasher) -> Result<EventToIndex<'a>, D
             To::Bus => IndexedAddressee::Bus,
         },
         emitter: heading.emitter,
-        id,
+        id: dedup_id(entry, ids)?,
     })
 }

@@ -27,7 +27,7 @@ use std::sync::Arc;
 
 pub use builder::SegmentIndexBuilder;
 pub use file::IndexFile;
-pub use fill::{FillError, dedup_id};
+pub use fill::FillError;
 pub use set::{FramePlace, LogIndex};
 pub use snapshot::{HeadsFile, HeadsMark};
 pub use whole::{IndexedCompletion, IndexedEvent};
