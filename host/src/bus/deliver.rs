@@ -51,8 +51,8 @@ pub fn source(bus: &str, plugin: &str) -> Arc<str> {
 /// The commit that ends a delivery.
 #[must_use]
 pub fn commit(by: &Deliverer, input: &Event, ended: Ended, effects: Effects) -> DeliveryCommit {
-    let effects = if ended.dead_letter.is_some() { Effects::default() } else { effects };
-    let effects = kept(ended.mode, effects);
+    let mut effects = if ended.dead_letter.is_some() { Effects::default() } else { effects };
+    keep(ended.mode, &mut effects);
     // Few events are traced, and a span costs a hash.
     let traced = !effects.emits.is_empty() && input.attribute("traceparent").is_some();
     let span = if traced { span_of(by, input, ended.attempt) } else { String::new() };
@@ -133,15 +133,12 @@ pub fn fits(by: &Deliverer, input: &Event, effects: &Effects) -> bool {
     bytes <= EFFECTS_BYTES_MAX
 }
 
-/// What is recorded of the effects of a delivery that ran in this mode: a rebuild repeats an earlier
-/// one, and nothing of it leaves the plugin twice.
-#[must_use]
-pub fn kept(mode: Mode, effects: Effects) -> Effects {
-    match mode {
-        Mode::Live | Mode::Redrive => effects,
-        Mode::Rebuild => {
-            Effects { state: effects.state, timers: effects.timers, ..Effects::default() }
-        }
+/// Leaves of the effects of a delivery that ran in this mode what is recorded: a rebuild repeats an
+/// earlier one, and nothing of it leaves the plugin twice.
+pub fn keep(mode: Mode, effects: &mut Effects) {
+    if mode == Mode::Rebuild {
+        let Effects { state, timers, .. } = std::mem::take(effects);
+        *effects = Effects { state, timers, ..Effects::default() };
     }
 }
 

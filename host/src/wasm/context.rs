@@ -58,6 +58,13 @@ impl Context {
         }
     }
 
+    /// The delivery it was made of; none: it was made of a question.
+    pub(super) fn into_delivery(self) -> Option<Delivery> {
+        let Self { event, attempt, redriven, seed, config, limits, state, outside, .. } = self;
+        let event = event?;
+        Some(Delivery { event, attempt, redriven, seed, config, limits, state, outside })
+    }
+
     /// The request is handed to the guest separately.
     pub(super) fn of_question(question: Question) -> Self {
         let Question { request, now_ms, seed, config, limits, state, keys } = question;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use sha1::{Digest, Sha1};
+use smallvec::SmallVec;
 use uuid::Uuid;
 
 use super::Slot;
@@ -19,6 +20,9 @@ use crate::log::record::LogLine;
 use crate::plugin::grants::{GrantName, HostPattern};
 use crate::plugin::{Instance as InstancePolicy, Manifest};
 
+/// Bytes that most names of ids have, the namespace included: longer ones are allocated.
+const NAME_BYTES: usize = 64;
+
 /// Runs deliveries. A seam, so that schedulers are tested without WebAssembly; [`super::Module`]
 /// is the real one.
 pub trait Invoker: Send + Sync + 'static {
@@ -28,6 +32,15 @@ pub trait Invoker: Send + Sync + 'static {
     /// Needs a tokio runtime with time in context. Cancel safe: a dropped future leaves nothing
     /// behind, and the slot empty.
     fn invoke<'a>(&'a self, slot: &'a mut Slot, delivery: Delivery) -> BoxFuture<'a, Invocation>;
+
+    /// As [`Invoker::invoke`], where that needs no waiting: without the cost of a future.
+    ///
+    /// # Errors
+    /// The delivery, where it may have to wait. Nothing of it has happened: [`Invoker::invoke`] it.
+    fn invoke_through(&self, slot: &mut Slot, delivery: Delivery) -> Result<Invocation, Delivery> {
+        let _ = slot;
+        Err(delivery)
+    }
 
     /// Whether a delivery may wait for an answer of the outside, which no record has.
     fn asks_outside(&self) -> bool {
@@ -359,14 +372,14 @@ impl Seed {
 
     fn uuid(&self, position: Position, index: u32, suffix: &[u8]) -> Arc<str> {
         // As `Uuid::new_v5`, with a hash that uses what the processor has for it.
-        let mut hasher = Sha1::new_with_prefix(self.log_id.as_bytes());
-        let place = u128::from(self.instance.0)
-            | u128::from(self.generation.0) << 32
-            | u128::from(position.0) << 64;
-        hasher.update(place.to_le_bytes());
-        hasher.update(index.to_le_bytes());
-        hasher.update(suffix);
-        let digest: [u8; 20] = hasher.finalize().into();
+        let mut name = SmallVec::<[u8; NAME_BYTES]>::new();
+        name.extend_from_slice(self.log_id.as_bytes());
+        name.extend_from_slice(&self.instance.0.to_le_bytes());
+        name.extend_from_slice(&self.generation.0.to_le_bytes());
+        name.extend_from_slice(&position.0.to_le_bytes());
+        name.extend_from_slice(&index.to_le_bytes());
+        name.extend_from_slice(suffix);
+        let digest: [u8; 20] = Sha1::digest(&name).into();
         let (&bytes, _) = digest.split_first_chunk().expect("sixteen of twenty bytes");
         let mut id = uuid::Builder::from_sha1_bytes(bytes).into_uuid();
         if planted!(RandomEmitIds) {

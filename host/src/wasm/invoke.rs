@@ -17,14 +17,14 @@ use wasmtime::component::{Instance, InstancePre};
 use super::bindings::direct::exports::tidegate::plugin::handler as direct_handler;
 use super::bindings::exports::tidegate::plugin::{command, handler, query, upcaster};
 use super::bindings::tidegate::plugin::types::{self, Failure};
-use super::context::Context;
-use super::delivery::{GuestLimits, Invocation, Lifted, Request};
+use super::context::{Access, Context};
+use super::delivery::{Delivery, GuestLimits, Invocation, Lifted, Request};
 use super::drafts::messaging::exports::wasi::messaging::incoming_handler;
 use super::limits::Breach;
 use super::module::{Linked, Module, Probed};
 use super::store::{self, Pace, StoreData};
 use super::{messaging, stdio, verdict};
-use crate::effects::{Outcome, Response};
+use crate::effects::{Effects, Outcome, Response};
 use crate::event::Event;
 
 /// Deliveries of a worker that begin where they can yield, after one that had to and could not.
@@ -71,6 +71,22 @@ pub(super) struct Finished {
     pub(super) lifted: Option<Lifted>,
 }
 
+/// What of a delivery's limits counts at its end, and when it began.
+#[derive(Clone, Copy)]
+struct Terms {
+    started: Instant,
+    fuel: u64,
+    reuse: bool,
+    recycle_after: u32,
+}
+
+impl Terms {
+    const fn new(limits: &GuestLimits, started: Instant) -> Self {
+        let GuestLimits { fuel, reuse, recycle_after, .. } = *limits;
+        Self { started, fuel, reuse, recycle_after }
+    }
+}
+
 /// What a worker keeps between deliveries of one plugin: the instance, where it may serve again.
 /// Empty at first.
 #[derive(Default)]
@@ -78,21 +94,18 @@ pub struct Slot {
     live: Option<Box<Live>>,
     /// Deliveries still to begin where they can yield.
     yielding: u32,
+    /// When the delivery began that turned out to take long, and is to run once more.
+    began: Option<Instant>,
 }
 
 impl Slot {
-    /// How the next delivery begins: on the caller's stack where all it can do is compute, and no
-    /// delivery of late took long.
-    fn pace(&mut self, live: &Live, entry: &Entry) -> Pace {
-        let is_direct = live.exports.as_ref().is_some_and(|exports| exports.direct.is_some());
-        if !is_direct || !matches!(entry, Entry::Handle) {
-            return Pace::Yielding;
-        }
-        if self.yielding == 0 {
-            return Pace::Through;
-        }
-        self.yielding -= 1;
-        Pace::Yielding
+    /// Whether the next delivery may run on the caller's stack: all the guest can do is compute, and
+    /// none of late took long.
+    fn runs_through(&self, module: &Module, delivery: &Delivery) -> bool {
+        self.yielding == 0
+            && self.live.as_ref().is_some_and(|live| {
+                live.direct().is_some() && live.fits(module, &delivery.config, &delivery.limits)
+            })
     }
 }
 
@@ -135,7 +148,31 @@ struct GuestExports {
     upcaster: Option<upcaster::Guest>,
 }
 
-/// Runs one entry of a module under every limit of the delivery.
+/// Hands an event to the handler on the stack of the caller, where that can be: most deliveries are done
+/// with in less time than it takes to set up another stack. Gives the delivery back where it cannot, or
+/// where it turned out to take long; of what was run then nothing is left but the time it took.
+pub(super) fn invoke_through(
+    module: &Module,
+    slot: &mut Slot,
+    delivery: Delivery,
+) -> Result<Invocation, Delivery> {
+    if !slot.runs_through(module, &delivery) {
+        return Err(delivery);
+    }
+    let Some(mut live) = slot.live.take() else { return Err(delivery) };
+    let terms = Terms::new(&delivery.limits, store::now());
+    let ended = live.run_through(Context::of_delivery(delivery, Access::Write), terms.started);
+    if ended.as_ref().is_err_and(is_long) {
+        let context = live.store.data_mut().take_back();
+        if let Some(delivery) = context.and_then(Context::into_delivery) {
+            (slot.yielding, slot.began) = (YIELDING_AFTER_LONG, Some(terms.started));
+            return Err(delivery);
+        }
+    }
+    Ok(live.finish(module, slot, ended, terms).invocation)
+}
+
+/// Runs one entry of a module under every limit of the delivery, where it can yield to others.
 ///
 /// Cancel safe: the instance is in the slot only between invocations.
 pub(super) async fn invoke(
@@ -144,53 +181,16 @@ pub(super) async fn invoke(
     context: Context,
     entry: Entry,
 ) -> Finished {
-    let started = store::now();
-    let GuestLimits { fuel: fuel_max, reuse, recycle_after, .. } = *context.limits;
-    // What most calls do not need is boxed below: their own future then fits where the allocator has
-    // memory at hand.
+    let now = store::now();
+    slot.yielding = slot.yielding.saturating_sub(1);
+    let terms = Terms::new(&context.limits, slot.began.take().unwrap_or(now));
     let mut live = match slot.live.take() {
-        Some(live) if live.fits(module, &context) => live,
+        Some(live) if live.fits(module, &context.config, &context.limits) => live,
         _ => Box::new(Live::new(module, &context)),
     };
-    let ended = match slot.pace(&live, &entry) {
-        Pace::Yielding => Box::pin(live.run(module, context, (started, &entry))).await,
-        Pace::Through => match live.run_through(context, started) {
-            Err(error) if is_long(&error) => {
-                slot.yielding = YIELDING_AFTER_LONG;
-                Box::pin(live.run_again(module, &entry)).await
-            }
-            ended => ended,
-        },
-    };
-    live.served = live.served.saturating_add(1);
-
-    let in_order = ended.is_ok();
-    // What it still asks must not go on, nor be answered to another delivery: it ends with it.
-    let is_spent = live.store.data().has_asked();
-    let fuel_left = live.store.get_fuel().unwrap_or(0);
-    let record = live.store.data_mut().finish();
-    let memory_bytes = live.store.data().memory_bytes();
-    let verdict = verdict::of(ended, record.exceeded);
-    // The count in the store is not right where the clock stopped the guest.
-    let timed_out = verdict.outcome == Outcome::Timeout;
-    let fuel = if timed_out { fuel_max } else { fuel_max.saturating_sub(fuel_left) };
-    let effects = if verdict.outcome == Outcome::Ok { record.effects } else { Default::default() };
-    let is_fresh = !is_spent && live.served < recycle_after;
-    if in_order && module.keeps_instances() && reuse && is_fresh {
-        slot.live = Some(live);
-    }
-    Finished {
-        invocation: Invocation {
-            outcome: verdict.outcome,
-            effects,
-            fuel,
-            wall: store::now().saturating_duration_since(started),
-            memory_bytes,
-            logs: record.logs,
-            backtrace: verdict.backtrace,
-        },
-        lifted: verdict.lifted,
-    }
+    // Boxed, so that the future of a delivery fits where the allocator has memory at hand.
+    let ended = Box::pin(live.run(module, context, (now, &entry))).await;
+    live.finish(module, slot, ended, terms)
 }
 
 /// Runs a future until a deadline. A guest that computes yields at epoch ticks and is judged by
@@ -224,11 +224,14 @@ impl Live {
         Self { store, exports: None, module: module.serial(), config, served: 0 }
     }
 
-    /// Whether the instance may serve a delivery in this context.
-    fn fits(&self, module: &Module, context: &Context) -> bool {
-        let same_config =
-            Arc::ptr_eq(&self.config, &context.config) || self.config == context.config;
-        let limits = &context.limits;
+    /// Whether the instance may serve a delivery with this configuration and these limits.
+    fn fits(
+        &self,
+        module: &Module,
+        config: &Arc<BTreeMap<String, String>>,
+        limits: &GuestLimits,
+    ) -> bool {
+        let same_config = Arc::ptr_eq(&self.config, config) || self.config == *config;
         self.module == module.serial()
             && same_config
             && limits.reuse
@@ -252,8 +255,13 @@ impl Live {
         within(deadline, run).await
     }
 
-    /// Runs a delivery of the handler on the stack of the caller, which most are done with in less
-    /// time than it takes to set up another one. Ends with [`Breach::Long`] where it should yield.
+    /// The handler, where nothing that the guest imports ever waits.
+    fn direct(&self) -> Option<&direct_handler::Guest> {
+        self.exports.as_ref()?.direct.as_ref()
+    }
+
+    /// Runs a delivery of the handler on the stack of the caller. Ends with [`Breach::Long`] where it
+    /// should yield.
     fn run_through(&mut self, context: Context, started: Instant) -> wasmtime::Result<Returned> {
         store::arm(&mut self.store, context, (started, Pace::Through))?;
         let direct = self.exports.as_ref().and_then(|exports| exports.direct.as_ref());
@@ -263,12 +271,42 @@ impl Live {
         Ok(returned.map_or_else(Returned::Failed, |()| Returned::Done))
     }
 
-    /// Runs the delivery that was stopped here once more, from its beginning, on a new instance.
-    /// Nothing of the first run is left but the time it took.
-    async fn run_again(&mut self, module: &Module, entry: &Entry) -> wasmtime::Result<Returned> {
-        let context = self.store.data_mut().take_back().ok_or(Breach::Idle)?;
-        *self = Self::new(module, &context);
-        self.run(module, context, (store::now(), entry)).await
+    /// Judges how a delivery ended, and keeps the instance for the next one where it may serve again.
+    fn finish(
+        mut self: Box<Self>,
+        module: &Module,
+        slot: &mut Slot,
+        ended: wasmtime::Result<Returned>,
+        terms: Terms,
+    ) -> Finished {
+        self.served = self.served.saturating_add(1);
+        let in_order = ended.is_ok();
+        // What it still asks must not go on, nor be answered to another delivery: it ends with it.
+        let is_spent = self.store.data().has_asked();
+        let fuel_left = self.store.get_fuel().unwrap_or(0);
+        let record = self.store.data_mut().finish();
+        let memory_bytes = self.store.data().memory_bytes();
+        let verdict = verdict::of(ended, record.exceeded);
+        // The count in the store is not right where the clock stopped the guest.
+        let timed_out = verdict.outcome == Outcome::Timeout;
+        let fuel = if timed_out { terms.fuel } else { terms.fuel.saturating_sub(fuel_left) };
+        let is_ok = verdict.outcome == Outcome::Ok;
+        let is_fresh = !is_spent && self.served < terms.recycle_after;
+        if in_order && module.keeps_instances() && terms.reuse && is_fresh {
+            slot.live = Some(self);
+        }
+        Finished {
+            invocation: Invocation {
+                outcome: verdict.outcome,
+                effects: if is_ok { record.effects } else { Effects::default() },
+                fuel,
+                wall: store::now().saturating_duration_since(terms.started),
+                memory_bytes,
+                logs: record.logs,
+                backtrace: verdict.backtrace,
+            },
+            lifted: verdict.lifted,
+        }
     }
 
     async fn enter(

@@ -15,7 +15,7 @@ use super::context::{Access, Context};
 use super::delivery::{Delivery, Invocation, Invoker, Question, Request, Upcast};
 use super::drafts::messaging::exports::wasi::messaging::incoming_handler;
 use super::drafts::messaging::wasi::messaging::types as messaging_types;
-use super::invoke::{Entry, Slot, invoke};
+use super::invoke::{Entry, Slot, invoke, invoke_through};
 use super::load::{Code, Loaded};
 use super::messaging::Message;
 use super::recognise::ModuleKind;
@@ -23,6 +23,7 @@ use super::refusal::Refusal;
 use super::sandbox::Linkers;
 use super::shape::{INCOMING_HANDLER, Verdict, verdict};
 use super::store::StoreData;
+use crate::command::is_command;
 use crate::event::Digest;
 
 /// Which of the interfaces of `tidegate:plugin` a module exports.
@@ -153,6 +154,10 @@ impl Module {
 
     /// Hands one event to the handler. See [`Invoker::invoke`].
     pub async fn handle(&self, slot: &mut Slot, delivery: Delivery) -> Invocation {
+        let delivery = match invoke_through(self, slot, delivery) {
+            Ok(invocation) => return invocation,
+            Err(delivery) => delivery,
+        };
         let context = Context::of_delivery(delivery, Access::Write);
         invoke(self, slot, context, Entry::Handle).await.invocation
     }
@@ -207,6 +212,13 @@ impl Invoker for Module {
         match delivery.command() {
             Some(request) => Box::pin(self.execute(slot, delivery, request)),
             None => Box::pin(self.handle(slot, delivery)),
+        }
+    }
+
+    fn invoke_through(&self, slot: &mut Slot, delivery: Delivery) -> Result<Invocation, Delivery> {
+        match is_command(&delivery.event) {
+            true => Err(delivery),
+            false => invoke_through(self, slot, delivery),
         }
     }
 

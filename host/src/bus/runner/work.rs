@@ -108,6 +108,22 @@ impl Runner {
         Ok(self.bus.reserve(self.instance, bytes).await?)
     }
 
+    /// The newest form of an event, or how its delivery fails. Whoever stops does not wait for an upcaster
+    /// that is not there yet.
+    async fn newest(
+        &self,
+        event: &Arc<Event>,
+    ) -> Result<Result<Arc<Event>, Box<Invocation>>, Stopped> {
+        if !self.bus.upcasters().concern(event) {
+            return Ok(Ok(Arc::clone(event)));
+        }
+        tokio::select! {
+            biased;
+            shape = self.bus.upcasters().lift(event) => Ok(shape),
+            () = self.stop.cancelled() => Err(Stopped::Closing),
+        }
+    }
+
     /// Runs a delivery and records what came of it.
     pub(super) async fn deliver(
         &self,
@@ -134,12 +150,7 @@ impl Runner {
         if version.outside.is_some() {
             self.until_earlier_are_folded().await?;
         }
-        // Whoever stops must not wait for an upcaster that is not there yet.
-        let shape = tokio::select! {
-            biased;
-            shape = self.bus.upcasters().lift(&event) => shape,
-            () = self.stop.cancelled() => return Err(Stopped::Closing),
-        };
+        let shape = self.newest(&event).await?;
         let permit = self.permit(version, &event).await?;
         if self.serves(&event).await? == Serves::Nothing {
             self.pass_over(
@@ -160,7 +171,10 @@ impl Runner {
             (Some(refused), _) => refused,
             (None, Ok(shape)) => {
                 let delivery = self.delivery(version, &shape, (number, redriven), view.as_ref());
-                version.invoker.invoke(slot, delivery).await
+                match version.invoker.invoke_through(slot, delivery) {
+                    Ok(invocation) => invocation,
+                    Err(delivery) => version.invoker.invoke(slot, delivery).await,
+                }
             }
             (None, Err(failed)) => *failed,
         };
@@ -168,7 +182,8 @@ impl Runner {
         if let Some(notes) = notes {
             notes.clear();
         }
-        let invocation = recordable(version, &event, invocation);
+        let mut invocation = invocation;
+        only_recordable(version, &event, &mut invocation);
         lease.spent(invocation.fuel);
         self.keep_logs(&event, number, &invocation);
         let ended_ms = self.bus.now_ms();
@@ -355,7 +370,8 @@ impl Runner {
         given_up: Option<GivenUp>,
     ) -> Ending {
         let mode = self.mode(event.position, attempt.redriven);
-        let mut effects = deliver::kept(mode, std::mem::take(&mut attempt.invocation.effects));
+        let mut effects = std::mem::take(&mut attempt.invocation.effects);
+        deliver::keep(mode, &mut effects);
         self.consume(event, &mut effects);
         let shown = self.notes.wanted().then(|| effects.clone());
         let dead = given_up.is_some();
@@ -445,12 +461,11 @@ impl Runner {
 }
 
 /// What a commit cannot hold is an exceeded budget like any other.
-fn recordable(version: &Version, event: &Event, invocation: Invocation) -> Invocation {
-    if deliver::fits(&version.deliverer, event, &invocation.effects) {
-        return invocation;
+fn only_recordable(version: &Version, event: &Event, invocation: &mut Invocation) {
+    if !deliver::fits(&version.deliverer, event, &invocation.effects) {
+        invocation.outcome = Outcome::Output { budget: deliver::COMMIT_BUDGET.to_owned() };
+        invocation.effects = Effects::default();
     }
-    let outcome = Outcome::Output { budget: deliver::COMMIT_BUDGET.to_owned() };
-    Invocation { outcome, effects: Effects::default(), ..invocation }
 }
 
 /// Why a worker ends.
