@@ -215,7 +215,7 @@ pub(super) fn effects(events: &Events, turns: u64, clock: Clock) -> Duration {
 
 fn asked_for(events: &Events, number: u64) -> Effects {
     let draft = Draft {
-        id: Events::id(number).into(),
+        id: Events::id(number),
         kind: "bench.counted".into(),
         key: events.key(number).cloned(),
         bus: None,
