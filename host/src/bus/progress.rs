@@ -3,6 +3,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use crossbeam_utils::CachePadded;
+
 use crate::event::Position;
 use crate::schedule::core::Settled;
 
@@ -13,8 +15,9 @@ use crate::schedule::core::Settled;
 /// after `submitted` commits is safe once that many were applied.
 #[derive(Debug, Default)]
 pub struct Progress {
-    submitted: AtomicU64,
-    applied: AtomicU64,
+    /// Counted by workers; the others by other threads.
+    submitted: CachePadded<AtomicU64>,
+    applied: CachePadded<AtomicU64>,
     scanned: AtomicU64,
     candidate: Mutex<Option<(Settled, u64)>>,
 }

@@ -3,7 +3,8 @@
 //! It is advanced by the monotonic clock and drawn towards the wall clock slowly. Where the two are
 //! too far apart it is not drawn at all: that raises an alarm, and is followed on command only.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::clock::Clock;
@@ -16,6 +17,11 @@ const SLEW_PARTS: u64 = 10;
 pub struct LogClock {
     clock: Arc<dyn Clock>,
     state: Mutex<State>,
+    /// The last answer.
+    answer_ms: AtomicU64,
+    /// The monotonic time, in microseconds, before which it stays the answer. Written after it and read
+    /// before it, so that nobody takes an older one for it.
+    stays_us: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -46,16 +52,28 @@ impl LogClock {
     pub fn start(clock: Arc<dyn Clock>, last_ms: u64) -> Self {
         let log_us = clock.wall_ms().max(last_ms).saturating_mul(1000);
         let at = clock.monotonic();
-        Self { clock, state: Mutex::new(State { log_us, at, alarm: None }) }
+        Self {
+            clock,
+            state: Mutex::new(State { log_us, at, alarm: None }),
+            answer_ms: AtomicU64::new(0),
+            stays_us: AtomicU64::new(0),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Log time. Never less than any answer before.
     #[must_use]
     pub fn now_ms(&self) -> u64 {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        // Every delivery asks, and most of them in the same millisecond as the one before.
+        if micros(self.clock.monotonic()) < self.stays_us.load(Ordering::Acquire) {
+            return self.answer_ms.load(Ordering::Acquire);
+        }
+        let mut state = self.state();
         let now = self.clock.monotonic();
-        let passed = now.saturating_sub(state.at);
-        let passed_us = u64::try_from(passed.as_micros()).unwrap_or(u64::MAX);
+        let passed_us = micros(now.saturating_sub(state.at));
         state.at = now;
         let wall_us = self.clock.wall_ms().saturating_mul(1000);
         let plain_us = state.log_us.saturating_add(passed_us);
@@ -72,23 +90,33 @@ impl LogClock {
                 plain_us.saturating_sub(step_us)
             };
         }
-        state.log_us / 1000
+        let answer_ms = state.log_us / 1000;
+        self.answer_ms.store(answer_ms, Ordering::Release);
+        // Drawn forwards, the rest of the millisecond passes faster.
+        let left_us = (1000 - state.log_us % 1000) * SLEW_PARTS / (SLEW_PARTS + 1);
+        self.stays_us.store(micros(now).saturating_add(left_us), Ordering::Release);
+        answer_ms
     }
 
-    /// Whether wall time ran away, as of the last [`Self::now_ms`].
+    /// Whether wall time ran away, as of about the last [`Self::now_ms`].
     #[must_use]
     pub fn alarm(&self) -> Option<ClockAlarm> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).alarm
+        self.state().alarm
     }
 
     /// Follows a wall clock that ran ahead, at once; one that fell behind is waited for by nobody:
     /// log time goes on from where it is.
     pub fn follow_wall(&self) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state();
         state.log_us = state.log_us.max(self.clock.wall_ms().saturating_mul(1000));
         state.at = self.clock.monotonic();
         state.alarm = None;
+        self.stays_us.store(0, Ordering::Release);
     }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -100,7 +128,7 @@ mod tests {
     #[derive(Default)]
     struct Hand {
         wall_ms: AtomicU64,
-        monotonic_ms: AtomicU64,
+        monotonic_us: AtomicU64,
     }
 
     impl Clock for Hand {
@@ -108,7 +136,7 @@ mod tests {
             self.wall_ms.load(Ordering::Relaxed)
         }
         fn monotonic(&self) -> Duration {
-            Duration::from_millis(self.monotonic_ms.load(Ordering::Relaxed))
+            Duration::from_micros(self.monotonic_us.load(Ordering::Relaxed))
         }
     }
 
@@ -120,7 +148,7 @@ mod tests {
 
     fn pass(hand: &Hand, ms: u64) {
         hand.wall_ms.fetch_add(ms, Ordering::Relaxed);
-        hand.monotonic_ms.fetch_add(ms, Ordering::Relaxed);
+        hand.monotonic_us.fetch_add(ms * 1000, Ordering::Relaxed);
     }
 
     #[test]
@@ -155,13 +183,24 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_stays_no_longer_than_its_millisecond() {
+        let (hand, clock) = at(100_000, 0);
+        for passed_us in (0..200_000).step_by(70) {
+            hand.monotonic_us.store(passed_us, Ordering::Relaxed);
+            hand.wall_ms.store(100_000 + passed_us / 1000, Ordering::Relaxed);
+            let late = (100_000 + passed_us / 1000).abs_diff(clock.now_ms());
+            assert!(late <= 1, "{late} ms at {passed_us} us");
+        }
+    }
+
+    #[test]
     fn it_never_goes_back() {
         let (hand, clock) = at(10_000_000, 0);
         let mut random = fastrand::Rng::with_seed(7);
         let mut last = 0;
         for _ in 0..10_000 {
             hand.wall_ms.store(random.u64(0..20_000_000), Ordering::Relaxed);
-            hand.monotonic_ms.fetch_add(random.u64(0..50), Ordering::Relaxed);
+            hand.monotonic_us.fetch_add(random.u64(0..50_000), Ordering::Relaxed);
             if random.u8(0..100) == 0 {
                 clock.follow_wall();
             }

@@ -7,9 +7,11 @@
 //! Rule: the one lock here is held for pushing, taking and counting, and never across I/O.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use crossbeam_utils::CachePadded;
 use tokio::sync::oneshot;
 
 use super::assign::Batch;
@@ -76,6 +78,8 @@ struct State {
 pub(super) struct Lanes {
     state: Mutex<State>,
     work: Condvar,
+    /// They are not open any more. Asked before each publish, by many at once.
+    refuses: CachePadded<AtomicBool>,
 }
 
 /// Room in the effects lane, given back when dropped or when its commit is durable.
@@ -142,7 +146,8 @@ impl Lanes {
             waiters: Waiters::default(),
             writer_waits: false,
         };
-        Arc::new(Self { state: Mutex::new(state), work: Condvar::new() })
+        let refuses = CachePadded::default();
+        Arc::new(Self { state: Mutex::new(state), work: Condvar::new(), refuses })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -242,6 +247,7 @@ impl Lanes {
         if state.status == Status::Open {
             state.status = Status::Closing;
         }
+        self.refuses.store(true, Ordering::Release);
         state.waiters.clear();
         self.wake(state);
     }
@@ -252,6 +258,7 @@ impl Lanes {
         if !matches!(state.status, Status::Failed(_)) {
             state.status = Status::Failed(failure.clone());
         }
+        self.refuses.store(true, Ordering::Release);
         state.waiters.clear();
         let effects = std::mem::take(&mut state.effects);
         let ingest = std::mem::take(&mut state.ingest);
@@ -269,7 +276,8 @@ impl Lanes {
 
     /// Why the lanes take no more; none: they do.
     pub(super) fn refusal(&self) -> Option<AppendError> {
-        self.state().refusal()
+        let refuses = self.refuses.load(Ordering::Acquire);
+        refuses.then(|| self.state().refusal()).flatten()
     }
 
     /// Commits that wait in both lanes.

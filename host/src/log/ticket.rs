@@ -1,7 +1,9 @@
 //! What appending comes to: answers that exist only once an fdatasync has covered what they speak of.
 
+use std::cell::RefCell;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Poll};
 
 use tokio::sync::oneshot;
@@ -85,21 +87,35 @@ impl Future for CommitTicket {
 
 /// Buffers of commits that were written, to be used again.
 #[derive(Debug, Default)]
-pub(super) struct Buffers(std::sync::Mutex<Vec<Encoded>>);
+pub(super) struct Buffers(Mutex<Vec<Encoded>>);
 
 /// Buffers kept at most.
 const BUFFERS_MAX: usize = 1024;
 /// Bytes of a buffer worth keeping: a rare large commit does not stay for good.
 const BUFFER_BYTES_MAX: usize = 16 * 1024;
+/// Buffers that a thread takes at a time.
+const TAKEN_AT_ONCE: usize = 16;
+
+thread_local! {
+    /// Buffers that this thread took and has not used yet, of whichever log: all threads that commit
+    /// would wait for each other, did each of them take one at a time.
+    static TAKEN: RefCell<Vec<Encoded>> = const { RefCell::new(Vec::new()) };
+}
 
 impl Buffers {
     pub(super) fn take(&self) -> Encoded {
-        let mut kept = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        kept.pop().unwrap_or_default()
+        TAKEN.with_borrow_mut(|taken| {
+            if taken.is_empty() {
+                let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+                let rest = kept.len().saturating_sub(TAKEN_AT_ONCE);
+                taken.extend(kept.drain(rest..));
+            }
+            taken.pop().unwrap_or_default()
+        })
     }
 
     pub(super) fn give(&self, buffers: impl Iterator<Item = Encoded>) {
-        let mut kept = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for mut buffer in buffers {
             if kept.len() < BUFFERS_MAX && buffer.capacity() <= BUFFER_BYTES_MAX {
                 buffer.clear();

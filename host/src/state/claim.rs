@@ -6,12 +6,12 @@
 use std::sync::{Arc, Mutex};
 
 use super::account::{StateQuota, Usage, counted};
-use super::values::{KeyView, Layers, Owner, Values, lock};
+use super::values::{Handle, KeyView, Layers, Owner, lock};
 
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Claim {
-    values: Arc<Values>,
+    values: Handle,
     owner: Owner,
     quota: StateQuota,
     now_ms: u64,
@@ -28,7 +28,7 @@ struct Claimed {
 }
 
 impl Claim {
-    pub(super) fn new(values: Arc<Values>, owner: Owner, quota: StateQuota, now_ms: u64) -> Self {
+    pub(super) fn new(values: Handle, owner: Owner, quota: StateQuota, now_ms: u64) -> Self {
         Self { values, owner, quota, now_ms, claimed: Mutex::default() }
     }
 

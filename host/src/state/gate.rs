@@ -6,6 +6,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
+use crossbeam_utils::CachePadded;
 use tokio::sync::Notify;
 
 use super::cold::ColdError;
@@ -122,16 +123,19 @@ fn answer(keys: Keys) -> Option<Result<(), ColdError>> {
     }
 }
 
+/// A part of the keys. Apart from the next one: its lock is not taken from who holds that.
+pub(super) type Part = CachePadded<Mutex<Shard>>;
+
 /// All keys in memory, behind their gate.
 #[derive(Debug)]
 pub(super) struct Shards {
     gate: Gate,
-    shards: Vec<Mutex<Shard>>,
+    shards: Vec<Part>,
 }
 
 impl Shards {
     pub(super) fn new() -> Self {
-        let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
+        let shards = (0..SHARDS).map(|_| Part::default()).collect();
         Self { gate: Gate::new(), shards }
     }
 
@@ -140,7 +144,7 @@ impl Shards {
     }
 
     /// All of them, once all keys are there. Blocks.
-    pub(super) fn all(&self) -> Result<&[Mutex<Shard>], ColdError> {
+    pub(super) fn all(&self) -> Result<&[Part], ColdError> {
         self.gate.wait()?;
         Ok(&self.shards)
     }
@@ -152,7 +156,7 @@ impl Shards {
     }
 
     /// For who fills them.
-    pub(super) fn all_unfilled(&self) -> &[Mutex<Shard>] {
+    pub(super) fn all_unfilled(&self) -> &[Part] {
         &self.shards
     }
 

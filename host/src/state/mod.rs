@@ -31,7 +31,7 @@ pub use instance::{Activation, AttemptState, Instance};
 pub use keys::KeyState;
 pub use ledger::{At, Ledger};
 pub use letters::DeadLetter;
-pub use values::{KeyView, Owner, Value, Values};
+pub use values::{Handle, KeyView, Owner, Value, Values};
 
 /// A page of names or keys, which ascend: those with `prefix` after `after`, at most `limit`.
 pub(crate) fn page<'a>(

@@ -122,10 +122,14 @@ pub(super) struct Shard {
     pub(super) entries: HashMap<Owner, Arc<Mutex<Layers>>>,
 }
 
+/// A hold on all keyed state for whoever makes many views: each of them counts on it, and threads that
+/// count on the same one hold up each other.
+pub type Handle = Arc<Arc<Values>>;
+
 /// The state of one key as its deliveries see it, pending writes included.
 #[derive(Debug, Clone)]
 pub struct KeyView {
-    pub(super) values: Arc<Values>,
+    pub(super) values: Handle,
     pub(super) owner: Owner,
     /// None: the key had no state when the view was made.
     pub(super) layers: Option<Arc<Mutex<Layers>>>,
@@ -180,8 +184,16 @@ impl Values {
     /// # Errors
     /// The cold store cannot be read.
     pub fn view(self: &Arc<Self>, owner: Owner, now_ms: u64) -> Result<KeyView, ColdError> {
-        let layers = self.warm(&mut *self.shards.of(owner.as_ref())?, owner.as_ref())?;
-        Ok(KeyView { values: Arc::clone(self), owner, layers, now_ms, claim: None })
+        Self::view_with(&Arc::new(Arc::clone(self)), owner, now_ms)
+    }
+
+    /// As [`Values::view`], for who makes many.
+    ///
+    /// # Errors
+    /// The cold store cannot be read.
+    pub fn view_with(this: &Handle, owner: Owner, now_ms: u64) -> Result<KeyView, ColdError> {
+        let layers = this.warm(&mut *this.shards.of(owner.as_ref())?, owner.as_ref())?;
+        Ok(KeyView { values: Arc::clone(this), owner, layers, now_ms, claim: None })
     }
 
     /// The entry of a key, moved in from the cold store where it is there.
@@ -310,10 +322,10 @@ impl Values {
         let before = Measure::of(&layers.durable);
         let claimed = act(&mut layers);
         let after = Measure::of(&layers.durable);
-        if weight(after) >= weight(before) {
-            self.budget.grow(weight(after) - weight(before));
-        } else {
-            self.budget.shrink(weight(before) - weight(after));
+        match (weight(before), weight(after)) {
+            (before, after) if after > before => self.budget.grow(after - before),
+            (before, after) if after < before => self.budget.shrink(before - after),
+            _ => {}
         }
         if before != after || claimed != Usage::default() {
             let known = shard.entries.get_key_value(&owner);

@@ -8,6 +8,7 @@
 
 mod later;
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
@@ -19,7 +20,14 @@ use super::limits::{Breach, HOST_CALLS_MAX};
 use crate::effects::{Draft, Effects, Response, StateWrite};
 use crate::event::Key;
 use crate::limits;
+use crate::log::codec::Texts;
 use crate::log::record::LogLine;
+
+thread_local! {
+    /// Types, media types and names that guests used last on this thread. Its own: those of the input are
+    /// counted by every thread that has one of its neighbours.
+    static TEXTS: RefCell<Texts> = RefCell::default();
+}
 
 /// Writes of state up to which they are searched one by one.
 const WRITES_SEARCHED_MAX: usize = 16;
@@ -98,10 +106,10 @@ impl Session {
         let bus = draft.bus.map(|name| self.bus(name)).transpose()?;
         let made = Draft {
             id: Text::default(),
-            kind: self.shared(draft.kind),
+            kind: shared(draft.kind),
             key,
             bus,
-            content_type: self.shared(draft.content_type),
+            content_type: shared(draft.content_type),
             data: Bytes::copy_from_slice(draft.data),
             attributes: check::event_attributes(draft.attributes)?,
         };
@@ -132,23 +140,6 @@ impl Session {
             return Ok(name.into());
         }
         Err(Denial::Invalid(format!("there is no bus `{}`", check::cut(name, 64))))
-    }
-
-    /// Most emits repeat the type or content type of their input or of the emit before.
-    fn shared(&self, text: &str) -> Text {
-        let event = self.context.event.as_deref();
-        let last = self.effects.emits.last();
-        let known = [
-            event.map(|event| &event.content_type),
-            last.map(|draft| &draft.content_type),
-            last.map(|draft| &draft.kind),
-        ];
-        known
-            .into_iter()
-            .flatten()
-            .find(|known| &***known == text)
-            .cloned()
-            .unwrap_or_else(|| text.into())
     }
 
     // State.
@@ -213,7 +204,7 @@ impl Session {
         let room = self.context.state.grow(name, own, new);
         room.map_err(|limit| Denial::Exceeded(Exceeded::Output(limit)))?;
         Ok(StateWrite {
-            name: old.map_or_else(|| name.into(), |old| old.name.clone()),
+            name: shared(name),
             value: value.map(Bytes::copy_from_slice),
             expires_ms: ttl_ms.map(|ttl_ms| self.context.now_ms.saturating_add(ttl_ms)),
         })
@@ -318,6 +309,11 @@ impl Session {
         }
         result
     }
+}
+
+/// A text that most deliveries have in common, owned.
+fn shared(text: &str) -> Text {
+    TEXTS.with_borrow_mut(|texts| texts.share(text))
 }
 
 fn emit_bytes(draft: &Draft) -> usize {

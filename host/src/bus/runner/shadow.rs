@@ -190,7 +190,9 @@ impl Runner {
 
     /// A place for the version beside, with what the live one sees; none: it is not wanted.
     pub(super) fn beside(&self, event: &Event, view: Option<&KeyView>) -> Option<Beside> {
-        let shadow = self.shadow.load_full().filter(|shadow| shadow.take_place())?;
+        // Without one, which is the rule, nothing is counted.
+        let shadow = self.shadow.load();
+        let shadow = shadow.as_ref().filter(|shadow| shadow.take_place()).map(Arc::clone)?;
         let seen = match view {
             Some(view) if event.key.is_some() => seen(view),
             _ => Seen::nothing(),

@@ -21,7 +21,7 @@ use crate::schedule::driver::Lease;
 use crate::schedule::retry::{self, Step};
 use crate::state::cold::ColdError;
 use crate::state::slots::Suspect;
-use crate::state::{KeyView, Owner};
+use crate::state::{Handle, KeyView, Owner, Values};
 use crate::wasm::{Delivery, Invocation, Seed, StateView};
 
 /// Bytes that the lane must have room for beside `limits.output`: the completion itself.
@@ -127,7 +127,7 @@ impl Runner {
     /// Runs a delivery and records what came of it.
     pub(super) async fn deliver(
         &self,
-        Worker { slot, notes, pinned, tally }: &mut Worker<'_>,
+        Worker { slot, notes, pinned, values, tally }: &mut Worker<'_>,
         lease: &Lease<Arc<Event>>,
     ) -> Result<Finish, Stopped> {
         let assignment = lease.assignment();
@@ -166,7 +166,7 @@ impl Runner {
             notes.begin(Suspect { instance, position, attempt: number });
         }
         self.bus.values().room().await;
-        let view = self.view(version, &event)?;
+        let view = self.view((version, values), &event)?;
         let invocation = match (refused, shape) {
             (Some(refused), _) => refused,
             (None, Ok(shape)) => {
@@ -206,10 +206,14 @@ impl Runner {
         Ok(ending.finish)
     }
 
-    fn view(&self, version: &Version, event: &Event) -> Result<Option<Arc<KeyView>>, ColdError> {
+    fn view(
+        &self,
+        (version, values): (&Version, &Handle),
+        event: &Event,
+    ) -> Result<Option<Arc<KeyView>>, ColdError> {
         let Some(key) = event.key.clone() else { return Ok(None) };
         let owner = Owner { instance: self.instance, generation: self.generation, key };
-        let view = self.bus.values().view(owner, event.recorded_ms)?;
+        let view = Values::view_with(values, owner, event.recorded_ms)?;
         Ok(Some(Arc::new(view.within(version.state))))
     }
 

@@ -13,6 +13,7 @@ use super::work::Stopped;
 use super::{Runner, Version};
 use crate::effects::OutcomeKind;
 use crate::schedule::core::Finished;
+use crate::state::Handle;
 use crate::state::slots::{Slot as NoteSlot, Slots};
 use crate::wasm::{GuestLimits, Invocation, Slot};
 
@@ -26,6 +27,7 @@ pub(super) struct Worker<'a> {
     /// Where a delivery is noted that may be what kills the host.
     pub(super) notes: Option<NoteSlot<'a>>,
     pub(super) pinned: Pinned,
+    pub(super) values: Handle,
     pub(super) tally: Tally<'a>,
 }
 
@@ -56,6 +58,7 @@ impl Runner {
             slot: Slot::default(),
             notes: self.bus.slots().and_then(Slots::take),
             pinned: Pinned::new(self.version.load_full()),
+            values: Arc::new(Arc::clone(self.bus.values())),
             tally: Tally { runner: &self, attempts: Vec::new() },
         };
         let mut next = self.queue.take().await;

@@ -1,4 +1,4 @@
-//! Texts that come again and again in one frame: sources, types, media types, names of attributes.
+//! Texts that come again and again: sources, types, media types, names of attributes and of state.
 //!
 //! An owned event has an `Arc<str>` for each of its texts. Most of them are those of the event
 //! before: one allocation serves them all.
@@ -8,7 +8,7 @@ use std::sync::Arc;
 /// Texts remembered.
 const TEXTS: usize = 16;
 
-/// The last few texts of a frame, by where they fall.
+/// The last few texts of a frame, or of a thread, by where they fall.
 #[derive(Debug, Default)]
 pub struct Texts([Option<Arc<str>>; TEXTS]);
 
