@@ -10,6 +10,7 @@ mod expire;
 mod feed;
 mod fires;
 mod keys;
+mod prepare;
 mod rebuild;
 mod restore;
 mod seen;

@@ -6,7 +6,8 @@
 use std::sync::{Arc, Mutex};
 
 use super::account::{StateQuota, Usage, counted};
-use super::values::{Handle, KeyView, Layers, Owner, lock};
+use super::values::{Layers, Owner, lock};
+use super::view::{Handle, KeyView};
 
 /// See the module.
 #[derive(Debug)]

@@ -22,6 +22,7 @@ pub mod rewind;
 pub mod slots;
 pub mod timers;
 pub mod values;
+pub mod view;
 
 pub use account::{StateQuota, Usage};
 pub use calls::{CallPlace, OpenCall, OpenCalls};
@@ -31,7 +32,8 @@ pub use instance::{Activation, AttemptState, Instance};
 pub use keys::KeyState;
 pub use ledger::{At, Ledger};
 pub use letters::DeadLetter;
-pub use values::{Handle, KeyView, Owner, Value, Values};
+pub use values::{Owner, Value, Values};
+pub use view::{Handle, KeyView};
 
 /// A page of names or keys, which ascend: those with `prefix` after `after`, at most `limit`.
 pub(crate) fn page<'a>(

@@ -18,11 +18,9 @@ use bytes::Bytes;
 use hashbrown::{Equivalent, HashMap};
 
 use super::account::{Accounts, Measure, Usage};
-use super::claim::Claim;
 use super::cold::{Cold, ColdError, KeyValues};
 use super::evict::Budget;
 use super::gate::Shards;
-use super::page;
 use super::timers::Timers;
 use crate::effects::StateWrite;
 use crate::event::{Generation, InstanceId, Key, KeyHash, Position};
@@ -122,22 +120,6 @@ pub(super) struct Shard {
     pub(super) entries: HashMap<Owner, Arc<Mutex<Layers>>>,
 }
 
-/// A hold on all keyed state for whoever makes many views: each of them counts on it, and threads that
-/// count on the same one hold up each other.
-pub type Handle = Arc<Arc<Values>>;
-
-/// The state of one key as its deliveries see it, pending writes included.
-#[derive(Debug, Clone)]
-pub struct KeyView {
-    pub(super) values: Handle,
-    pub(super) owner: Owner,
-    /// None: the key had no state when the view was made.
-    pub(super) layers: Option<Arc<Mutex<Layers>>>,
-    pub(super) now_ms: u64,
-    /// None: nothing is limited.
-    pub(super) claim: Option<Arc<Claim>>,
-}
-
 pub(super) const SHARDS: usize = 64;
 /// What a key costs in memory beside its values, about: measured, with the room its list keeps.
 pub(super) const KEY_OVERHEAD_BYTES: usize = 400;
@@ -179,25 +161,8 @@ impl Values {
         &self.timers
     }
 
-    /// The state of a key as its next delivery sees it, at log time `now_ms`.
-    ///
-    /// # Errors
-    /// The cold store cannot be read.
-    pub fn view(self: &Arc<Self>, owner: Owner, now_ms: u64) -> Result<KeyView, ColdError> {
-        Self::view_with(&Arc::new(Arc::clone(self)), owner, now_ms)
-    }
-
-    /// As [`Values::view`], for who makes many.
-    ///
-    /// # Errors
-    /// The cold store cannot be read.
-    pub fn view_with(this: &Handle, owner: Owner, now_ms: u64) -> Result<KeyView, ColdError> {
-        let layers = this.warm(&mut *this.shards.of(owner.as_ref())?, owner.as_ref())?;
-        Ok(KeyView { values: Arc::clone(this), owner, layers, now_ms, claim: None })
-    }
-
     /// The entry of a key, moved in from the cold store where it is there.
-    fn warm(
+    pub(super) fn warm(
         &self,
         shard: &mut Shard,
         owner: OwnerRef<'_>,
@@ -469,60 +434,6 @@ impl Layers {
 /// Bytes of memory that values take.
 const fn weight(measure: Measure) -> usize {
     measure.bytes + measure.values * VALUE_OVERHEAD_BYTES
-}
-
-impl KeyView {
-    /// The value of a name, pending writes included.
-    #[must_use]
-    pub fn get(&self, name: &str) -> Option<Bytes> {
-        let layers = lock(self.layers.as_ref()?);
-        if let Some(write) = layers.pending(name) {
-            let lives = write.expires_ms.is_none_or(|end| self.now_ms < end);
-            return write.value.clone().filter(|_| lives);
-        }
-        layers
-            .durable(name)
-            .filter(|value| value.lives_at(self.now_ms))
-            .map(|value| value.bytes.clone())
-    }
-
-    /// Names with `prefix`, ascending, after `after`, at most `limit`; pending writes included.
-    #[must_use]
-    pub fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Vec<String> {
-        let Some(layers) = &self.layers else { return Vec::new() };
-        let layers = lock(layers);
-        let mut names: std::collections::BTreeSet<&str> = layers
-            .durable
-            .iter()
-            .filter(|(_, value)| value.lives_at(self.now_ms))
-            .map(|(name, _)| &**name)
-            .collect();
-        for write in layers.pending.iter().flat_map(|(_, writes, _)| writes.iter()) {
-            if write.value.is_some() && write.expires_ms.is_none_or(|end| self.now_ms < end) {
-                names.insert(&write.name);
-            } else {
-                names.remove(&*write.name);
-            }
-        }
-        page(names.into_iter(), prefix, after, limit)
-    }
-
-    /// Puts the writes of a delivery into the pending layer, until [`Values::apply`] takes them.
-    pub fn push_pending(&self, position: Position, writes: Vec<StateWrite>) {
-        if writes.is_empty() {
-            return;
-        }
-        // Through the shard, not through `layers`: an entry that became empty since is no longer
-        // the one that the next delivery finds. Who has a view came by the gate.
-        let owner = self.owner.as_ref();
-        let mut shard = self.values.shards.of_unfilled(owner);
-        let known = shard.entries.get(&owner).map(Arc::clone);
-        let entry = known.or_else(|| self.values.insert(&mut shard, owner, Vec::new()));
-        if let Some(entry) = entry {
-            let claimed = self.claim.as_ref().map(|claim| claim.take()).unwrap_or_default();
-            lock(&entry).pending.push_back((position, writes, claimed));
-        }
-    }
 }
 
 #[cfg(test)]

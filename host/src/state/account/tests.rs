@@ -8,7 +8,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::effects::StateWrite;
 use crate::event::Position;
-use crate::state::values::{KeyView, Owner};
+use crate::state::values::Owner;
+use crate::state::view::KeyView;
 
 const WHOSE: Whose = (InstanceId(1), Generation(0));
 

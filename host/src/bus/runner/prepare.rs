@@ -1,0 +1,122 @@
+//! What a delivery is made of, and what it waits for before its guest runs.
+
+use std::sync::Arc;
+
+use super::work::Stopped;
+use super::{Runner, Version};
+use crate::bus::Permit;
+use crate::bus::deliver;
+use crate::effects::{Effects, Outcome};
+use crate::event::Event;
+use crate::log::record::Mode;
+use crate::state::cold::ColdError;
+use crate::state::{Handle, KeyView, Owner, Values};
+use crate::wasm::{Delivery, Invocation, Seed, StateView};
+
+/// Bytes that the lane must have room for beside `limits.output`: the completion itself.
+const COMPLETION_BYTES: usize = 1024;
+
+impl StateView for KeyView {
+    fn get(&self, name: &str) -> Option<bytes::Bytes> {
+        Self::get(self, name)
+    }
+
+    fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Vec<String> {
+        Self::list(self, prefix, after, limit)
+    }
+
+    fn grow(&self, name: &str, own: Option<usize>, new: usize) -> Result<(), &'static str> {
+        Self::grow(self, name, own, new)
+    }
+
+    fn other_timers(&self, name: &str) -> usize {
+        Self::other_timers(self, name)
+    }
+}
+
+impl Runner {
+    /// Waits for what a delivery goes on from, and for room for what it may send and record.
+    pub(super) async fn permit(&self, version: &Version, event: &Event) -> Result<Permit, Stopped> {
+        // First of all: after a start this can take a while, in which others can use the room.
+        if event.key.is_some() && !self.bus.values().is_filled() {
+            tokio::select! {
+                filled = self.bus.values().filled() => filled?,
+                () = self.stop.cancelled() => return Err(Stopped::Closing),
+            }
+        }
+        if !version.limits.http.is_empty() {
+            tokio::select! {
+                () = self.bus.calls_room(self.instance) => {}
+                () = self.stop.cancelled() => return Err(Stopped::Closing),
+            }
+        }
+        let bytes = version.limits.output_bytes_max + COMPLETION_BYTES;
+        Ok(self.bus.reserve(self.instance, bytes).await?)
+    }
+
+    /// The newest form of an event, or how its delivery fails. Whoever stops does not wait for an upcaster
+    /// that is not there yet.
+    pub(super) async fn newest(
+        &self,
+        event: &Arc<Event>,
+    ) -> Result<Result<Arc<Event>, Box<Invocation>>, Stopped> {
+        if !self.bus.upcasters().concern(event) {
+            return Ok(Ok(Arc::clone(event)));
+        }
+        tokio::select! {
+            biased;
+            shape = self.bus.upcasters().lift(event) => Ok(shape),
+            () = self.stop.cancelled() => Err(Stopped::Closing),
+        }
+    }
+
+    pub(super) fn view(
+        &self,
+        (version, values): (&Version, &Handle),
+        event: &Event,
+    ) -> Result<Option<Arc<KeyView>>, ColdError> {
+        let Some(key) = event.key.clone() else { return Ok(None) };
+        let owner = Owner { instance: self.instance, generation: self.generation, key };
+        let view = Values::view_with(values, owner, event.recorded_ms)?;
+        Ok(Some(Arc::new(view.within(version.state))))
+    }
+
+    pub(super) fn delivery(
+        &self,
+        version: &Version,
+        event: &Arc<Event>,
+        (attempt, redriven): (u32, bool),
+        view: Option<&Arc<KeyView>>,
+    ) -> Delivery {
+        let state: Arc<dyn StateView> = match view {
+            Some(view) => Arc::<KeyView>::clone(view),
+            None => Arc::new(()),
+        };
+        Delivery {
+            event: Arc::clone(event),
+            attempt,
+            redriven,
+            seed: Seed {
+                log_id: self.bus.log_id(),
+                instance: self.instance,
+                generation: self.generation,
+            },
+            config: Arc::clone(&version.config),
+            limits: Arc::clone(&version.limits),
+            state,
+            // What is rebuilt reaches nothing outside.
+            outside: match self.mode(event.position, redriven) {
+                Mode::Rebuild => None,
+                _ => version.outside.clone(),
+            },
+        }
+    }
+}
+
+/// What a commit cannot hold is an exceeded budget like any other.
+pub(super) fn only_recordable(version: &Version, event: &Event, invocation: &mut Invocation) {
+    if !deliver::fits(&version.deliverer, event, &invocation.effects) {
+        invocation.outcome = Outcome::Output { budget: deliver::COMMIT_BUDGET.to_owned() };
+        invocation.effects = Effects::default();
+    }
+}
