@@ -29,4 +29,5 @@ pub mod plugin;
 pub mod schedule;
 pub mod serve;
 pub mod state;
+pub mod texts;
 pub mod wasm;

@@ -9,10 +9,11 @@ use bytes::Bytes;
 
 use super::codec::{
     Commits, Completed, DecodeError, Encoded, EventRef, FLAG_SEAL, FRAME_ALIGN, HEADER_BYTES,
-    Header, Line, Outline, Placed, RawRecord, RecordRef, Salt, Texts, chain, kind,
+    Header, Line, Outline, Placed, RawRecord, RecordRef, Salt, chain, kind,
 };
 use super::dedup::IdHash;
 use crate::event::{CommitNumber, Event, Heading, KeySequence, Position};
+use crate::texts::Texts;
 
 /// One frame, its checksums verified. Cheap to share behind an `Arc`.
 pub struct Frame {

@@ -20,8 +20,8 @@ use super::limits::{Breach, HOST_CALLS_MAX};
 use crate::effects::{Draft, Effects, Response, StateWrite};
 use crate::event::Key;
 use crate::limits;
-use crate::log::codec::Texts;
 use crate::log::record::LogLine;
+use crate::texts::Texts;
 
 thread_local! {
     /// Types, media types and names that guests used last on this thread. Its own: those of the input are

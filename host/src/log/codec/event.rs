@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{DecodeError, Texts, kind};
+use super::{DecodeError, kind};
 use crate::event::{
     Addressee, CommitNumber, Event, EventTime, InstanceId, Key, KeyHash, KeySequence, KeyVariant,
     LOST_EVENT, NewEvent, Origin, Position,
 };
 use crate::log::pack::{Fields, PackError, Reader};
+use crate::texts::Texts;
 
 /// An event in a frame. Fields as in [`NewEvent`] and [`Event`].
 #[derive(Debug, Clone, Copy)]

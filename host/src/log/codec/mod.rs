@@ -11,7 +11,6 @@ mod encode;
 mod event;
 mod header;
 mod outline;
-mod share;
 #[cfg(test)]
 mod tests;
 
@@ -25,7 +24,6 @@ pub use header::{
     chain,
 };
 pub use outline::{Completed, Line, OUTLINE_OF_ANOTHER, Outline, Placed, Sketch};
-pub use share::Texts;
 
 use super::pack::PackError;
 
