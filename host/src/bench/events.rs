@@ -57,8 +57,11 @@ impl Events {
         let mut id = *b"00000000-0000-4000-8000-000000000000";
         let mut left = number;
         for place in id.iter_mut().rev().take(ID_DIGITS) {
-            let digit = char::from_digit((left & 0xf) as u32, 16).unwrap_or('0');
-            *place = u8::try_from(digit).unwrap_or(b'0');
+            if left == 0 {
+                break;
+            }
+            let digit = left.to_le_bytes()[0] & 0xf;
+            *place = if digit < 10 { b'0' + digit } else { b'a' - 10 + digit };
             left >>= 4;
         }
         std::str::from_utf8(&id).unwrap_or_default().into()
@@ -110,7 +113,7 @@ mod tests {
 
     #[test]
     fn ids_are_those_of_their_numbers() {
-        for number in [0, 7, 0xabc, 0x1234_5678_9abc] {
+        for number in [0, 7, 0xabc, 0x1234_5678_9abc_u64] {
             let expected = format!("00000000-0000-4000-8000-{number:012x}");
             assert_eq!(*Events::id(number), *expected);
         }
