@@ -206,12 +206,6 @@ impl Upcasters {
         self.changed.send_replace(());
     }
 
-    /// Whether somebody lifts events like this one, of some version.
-    #[must_use]
-    pub fn concern(&self, event: &Event) -> bool {
-        self.lifts.load().concerns(event)
-    }
-
     /// The newest form of an event: itself where nobody lifts it. Waits for upcasters that the
     /// host is still loading.
     ///

@@ -276,8 +276,7 @@ impl Lanes {
 
     /// Why the lanes take no more; none: they do.
     pub(super) fn refusal(&self) -> Option<AppendError> {
-        let refuses = self.refuses.load(Ordering::Acquire);
-        refuses.then(|| self.state().refusal()).flatten()
+        if self.refuses.load(Ordering::Acquire) { self.state().refusal() } else { None }
     }
 
     /// Commits that wait in both lanes.

@@ -62,6 +62,10 @@ impl Budget {
     }
 
     pub(super) fn grow(&self, bytes: usize) {
+        // A value that is only replaced, as most are: the count is everybody's.
+        if bytes == 0 {
+            return;
+        }
         let before = self.bytes.fetch_add(bytes as u64, Ordering::SeqCst);
         if before <= self.max && before + bytes as u64 > self.max {
             self.wake();

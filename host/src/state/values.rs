@@ -287,10 +287,10 @@ impl Values {
         let before = Measure::of(&layers.durable);
         let claimed = act(&mut layers);
         let after = Measure::of(&layers.durable);
-        match (weight(before), weight(after)) {
-            (before, after) if after > before => self.budget.grow(after - before),
-            (before, after) if after < before => self.budget.shrink(before - after),
-            _ => {}
+        if weight(after) >= weight(before) {
+            self.budget.grow(weight(after) - weight(before));
+        } else {
+            self.budget.shrink(weight(before) - weight(after));
         }
         if before != after || claimed != Usage::default() {
             let known = shard.entries.get_key_value(&owner);

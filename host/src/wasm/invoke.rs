@@ -104,7 +104,8 @@ impl Slot {
     fn runs_through(&self, module: &Module, delivery: &Delivery) -> bool {
         self.yielding == 0
             && self.live.as_ref().is_some_and(|live| {
-                live.direct().is_some() && live.fits(module, &delivery.config, &delivery.limits)
+                live.exports.as_ref().is_some_and(|exports| exports.direct.is_some())
+                    && live.fits(module, &delivery.config, &delivery.limits)
             })
     }
 }
@@ -253,11 +254,6 @@ impl Live {
             }
         };
         within(deadline, run).await
-    }
-
-    /// The handler, where nothing that the guest imports ever waits.
-    fn direct(&self) -> Option<&direct_handler::Guest> {
-        self.exports.as_ref()?.direct.as_ref()
     }
 
     /// Runs a delivery of the handler on the stack of the caller. Ends with [`Breach::Long`] where it

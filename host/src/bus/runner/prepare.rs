@@ -60,9 +60,6 @@ impl Runner {
         &self,
         event: &Arc<Event>,
     ) -> Result<Result<Arc<Event>, Box<Invocation>>, Stopped> {
-        if !self.bus.upcasters().concern(event) {
-            return Ok(Ok(Arc::clone(event)));
-        }
         tokio::select! {
             biased;
             shape = self.bus.upcasters().lift(event) => Ok(shape),

@@ -192,7 +192,7 @@ impl Runner {
     pub(super) fn beside(&self, event: &Event, view: Option<&KeyView>) -> Option<Beside> {
         // Without one, which is the rule, nothing is counted.
         let shadow = self.shadow.load();
-        let shadow = shadow.as_ref().filter(|shadow| shadow.take_place()).map(Arc::clone)?;
+        let shadow = shadow.as_ref().filter(|shadow| shadow.take_place()).cloned()?;
         let seen = match view {
             Some(view) if event.key.is_some() => seen(view),
             _ => Seen::nothing(),

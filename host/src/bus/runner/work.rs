@@ -112,7 +112,7 @@ impl Runner {
         }
         self.bus.values().room().await;
         let view = self.view((version, values), &event)?;
-        let invocation = match (refused, shape) {
+        let mut invocation = match (refused, shape) {
             (Some(refused), _) => refused,
             (None, Ok(shape)) => {
                 let delivery = self.delivery(version, &shape, (number, redriven), view.as_ref());
@@ -127,7 +127,6 @@ impl Runner {
         if let Some(notes) = notes {
             notes.clear();
         }
-        let mut invocation = invocation;
         only_recordable(version, &event, &mut invocation);
         lease.spent(invocation.fuel);
         self.keep_logs(&event, number, &invocation);
