@@ -3,22 +3,31 @@
 //! Rule: a `Frame` has passed its checksums. What is kept of its records beside the bytes is an outline,
 //! and the events that somebody wanted.
 
+use std::io;
+use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use super::codec::{
     Commits, Completed, DecodeError, Encoded, EventRef, FLAG_SEAL, FRAME_ALIGN, HEADER_BYTES,
     Header, Line, Outline, Placed, RawRecord, RecordRef, Salt, chain, kind,
 };
 use super::dedup::IdHash;
+use super::disk::{BLOCK_BYTES, DiskFile};
 use crate::event::{CommitNumber, Event, Heading, KeySequence, Position};
 use crate::texts::Texts;
+
+/// A smaller frame is copied to where it is written from: that place is in the cache of the processor,
+/// and the same each time.
+const WITHIN_BYTES_MIN: usize = 2 << 20;
 
 /// One frame, its checksums verified. Cheap to share behind an `Arc`.
 pub struct Frame {
     header: Header,
     bytes: Bytes,
+    /// Bytes of memory that `bytes` stand in.
+    memory: usize,
     outline: OnceLock<Result<Outline, DecodeError>>,
     /// Ends of deliveries of keyed events, where they are known unread.
     completed: Option<Box<[Completed]>>,
@@ -73,7 +82,8 @@ impl Frame {
         header.sections(bytes, salt)?;
         let len = usize::try_from(header.frame_bytes()).unwrap_or(usize::MAX);
         let bytes = bytes.slice(..len.min(bytes.len()));
-        Ok(Self { header, bytes, outline: OnceLock::new(), completed: None })
+        let memory = bytes.len();
+        Ok(Self { header, bytes, memory, outline: OnceLock::new(), completed: None })
     }
 
     /// The header.
@@ -86,6 +96,12 @@ impl Frame {
     #[must_use]
     pub const fn bytes(&self) -> &Bytes {
         &self.bytes
+    }
+
+    /// Bytes of memory it keeps, less what was made of its records.
+    #[must_use]
+    pub const fn memory(&self) -> usize {
+        self.memory
     }
 
     /// Number of its first commit; in a seal, of the next one.
@@ -244,11 +260,26 @@ impl Frame {
     }
 }
 
-/// A frame being put together by the writer. Kept, its payload buffer does not allocate again.
+/// A frame that is whole, but not written yet.
+#[derive(Debug)]
+pub struct Unwritten {
+    header: Header,
+    buffer: BytesMut,
+    /// Where its bytes start in the buffer.
+    start: usize,
+    outline: OnceLock<Result<Outline, DecodeError>>,
+    completed: Option<Box<[Completed]>>,
+}
+
+/// A frame being put together by the writer.
 #[derive(Debug, Default)]
 pub struct FrameBuilder {
-    bytes: Vec<u8>,
-    payload: Vec<u8>,
+    /// Room, and the frame behind it but for its payload.
+    bytes: BytesMut,
+    /// The payload: where there is room for it, directly behind.
+    payload: BytesMut,
+    /// Where the frame starts in `bytes`.
+    start: usize,
     commits: u32,
     records: u32,
     events: u32,
@@ -258,6 +289,50 @@ pub struct FrameBuilder {
     is_unread: bool,
 }
 
+impl Unwritten {
+    /// The header.
+    #[must_use]
+    pub const fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// Bytes it takes on the disk.
+    #[must_use]
+    pub const fn frame_bytes(&self) -> u64 {
+        self.header.frame_bytes()
+    }
+
+    fn place(&self) -> Range<usize> {
+        let len = usize::try_from(self.frame_bytes()).unwrap_or(usize::MAX);
+        self.start..self.start.saturating_add(len)
+    }
+
+    /// Writes it.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn write(&mut self, file: &dyn DiskFile, offset: u64) -> io::Result<()> {
+        let place = self.place();
+        file.write_within(&mut self.buffer, place, offset)
+    }
+
+    /// The frame.
+    #[must_use]
+    pub fn written(self) -> Frame {
+        let place = self.place();
+        let memory = self.buffer.capacity();
+        let buffer = self.buffer.freeze();
+        let bytes = buffer.slice(place.start.min(buffer.len())..place.end.min(buffer.len()));
+        Frame {
+            header: self.header,
+            bytes,
+            memory,
+            outline: self.outline,
+            completed: self.completed,
+        }
+    }
+}
+
 impl FrameBuilder {
     /// Whether it has no commit yet.
     #[must_use]
@@ -265,9 +340,22 @@ impl FrameBuilder {
         self.records == 0
     }
 
-    /// Makes room for a frame of so many bytes.
-    pub fn reserve(&mut self, frame_bytes: usize) {
-        self.bytes.reserve(frame_bytes);
+    /// Begins a frame for `offset` of its file, of commits that have so many bytes at most. A large
+    /// one gets the blocks around it as room: so it is written from where it stands.
+    pub fn begin(&mut self, offset: u64, metadata_bytes: usize, payload_bytes: usize) {
+        let metadata_end = HEADER_BYTES + metadata_bytes;
+        let len = metadata_end + payload_bytes + FRAME_ALIGN;
+        self.start = 0;
+        if len < WITHIN_BYTES_MIN {
+            self.bytes = BytesMut::with_capacity(len);
+        } else {
+            let before = usize::try_from(offset % BLOCK_BYTES as u64).unwrap_or(0);
+            self.bytes = BytesMut::with_capacity(before + len + 2 * BLOCK_BYTES);
+            let unaligned = self.bytes.as_ptr().align_offset(BLOCK_BYTES).min(BLOCK_BYTES);
+            self.start = unaligned + before;
+        }
+        self.bytes.resize(self.start + HEADER_BYTES, 0);
+        self.payload = self.bytes.split_off(self.start + metadata_end);
     }
 
     /// Commits so far.
@@ -284,12 +372,12 @@ impl FrameBuilder {
 
     /// Bytes the frame has on the disk as it is.
     #[must_use]
-    pub const fn frame_bytes(&self) -> usize {
-        (HEADER_BYTES + self.body_bytes()).next_multiple_of(FRAME_ALIGN)
+    pub fn frame_bytes(&self) -> usize {
+        (HEADER_BYTES + self.metadata_bytes() + self.payload.len()).next_multiple_of(FRAME_ALIGN)
     }
 
-    const fn body_bytes(&self) -> usize {
-        self.bytes.len().saturating_sub(HEADER_BYTES) + self.payload.len()
+    fn metadata_bytes(&self) -> usize {
+        self.bytes.len().saturating_sub(self.start + HEADER_BYTES)
     }
 
     /// Adds a commit; `sequences` are the key sequences of its events, in order.
@@ -299,7 +387,7 @@ impl FrameBuilder {
             self.bytes.resize(HEADER_BYTES, 0);
         }
         let at = self.bytes.len();
-        self.outline(commit, (at - HEADER_BYTES, self.payload.len()));
+        self.outline(commit, (self.metadata_bytes(), self.payload.len()));
         self.bytes.extend_from_slice(&commit.metadata);
         self.payload.extend_from_slice(&commit.payload);
         for (slot, sequence) in commit.events.iter().zip(sequences) {
@@ -332,24 +420,35 @@ impl FrameBuilder {
     }
 
     /// Makes the frame. `header` says all but counts and lengths; a seal is the one record pushed.
+    #[must_use]
+    pub fn build(&mut self, header: Header, salt: Salt) -> Frame {
+        self.finish(header, salt).written()
+    }
+
+    /// As [`Self::build`], for whoever writes it first.
     #[allow(clippy::cast_possible_truncation, reason = "groups are bounded by `FRAME_BYTES_MAX`")]
     #[must_use]
-    pub fn build(&mut self, mut header: Header, salt: Salt) -> Frame {
+    pub fn finish(&mut self, mut header: Header, salt: Salt) -> Unwritten {
         header.commit_count = if header.flags & FLAG_SEAL == 0 { self.commits } else { 0 };
         header.record_count = self.records;
         header.event_count = self.events;
-        header.metadata_bytes = self.bytes.len().saturating_sub(HEADER_BYTES) as u32;
+        header.metadata_bytes = self.metadata_bytes() as u32;
         header.payload_bytes = self.payload.len() as u32;
-        let mut bytes = std::mem::take(&mut self.bytes);
-        bytes.reserve_exact(self.payload.len() + FRAME_ALIGN);
-        bytes.extend_from_slice(&self.payload);
-        bytes.resize(bytes.len().next_multiple_of(FRAME_ALIGN), 0);
-        if let Some((head, body)) = bytes.split_at_mut_checked(HEADER_BYTES) {
+        let start = std::mem::take(&mut self.start);
+        let mut buffer = std::mem::take(&mut self.bytes);
+        // Copies what does not stand there already.
+        buffer.unsplit(std::mem::take(&mut self.payload));
+        let end = start + (buffer.len() - start).next_multiple_of(FRAME_ALIGN);
+        // To the end of its block, where there is room for that.
+        let block_end = end.next_multiple_of(BLOCK_BYTES);
+        buffer.resize(if block_end <= buffer.capacity() { block_end } else { end }, 0);
+        if let Some((head, body)) =
+            buffer.get_mut(start..end).and_then(|frame| frame.split_at_mut_checked(HEADER_BYTES))
+        {
             let (metadata, payload) =
                 body.split_at_checked(header.metadata_bytes as usize).unwrap_or_default();
             head.copy_from_slice(&header.encode(salt, metadata, payload));
         }
-        self.payload.clear();
         (self.commits, self.records, self.events) = (0, 0, 0);
         let (first_commit, first) = (header.first_commit, Position(header.first_position));
         let at = (CommitNumber(first_commit), first);
@@ -361,6 +460,6 @@ impl FrameBuilder {
         let completed = self.completed.drain(..).map(numbered).collect();
         let is_known = !std::mem::take(&mut self.is_unread);
         let outline = if is_known { OnceLock::from(Ok(outline)) } else { OnceLock::new() };
-        Frame { header, bytes: bytes.into(), outline, completed: is_known.then_some(completed) }
+        Unwritten { header, buffer, start, outline, completed: is_known.then_some(completed) }
     }
 }

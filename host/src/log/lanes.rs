@@ -114,6 +114,17 @@ impl EffectsPermit {
     }
 }
 
+impl Taken {
+    /// Bytes of (metadata, payload).
+    pub(super) fn section_bytes(&self) -> (usize, usize) {
+        let effects = self.effects.iter().map(|entry| &entry.commit);
+        let commits = effects.chain(self.ingest.iter().map(|entry| &entry.batch.commit));
+        commits.fold((0, 0), |(metadata, payload), commit| {
+            (metadata + commit.metadata.len(), payload + commit.payload.len())
+        })
+    }
+}
+
 impl EffectsEntry {
     /// Says how it went, where somebody wants to know.
     pub(super) fn answer(self, answer: Result<Committed, AppendError>) {

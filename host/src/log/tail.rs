@@ -33,7 +33,7 @@ impl Tail {
     /// Adds the next frame. Says whether it is time to [`Tail::trim`].
     pub(super) fn push(&self, frame: Arc<Frame>) -> bool {
         let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);
-        inner.bytes += frame.bytes().len();
+        inner.bytes += frame.memory();
         inner.frames.push_back(frame);
         let above = inner.bytes.saturating_sub(self.bytes_max);
         let oldest = inner.take_above(self.bytes_max + self.bytes_max / 8);
@@ -86,7 +86,7 @@ impl Inner {
         // At least one stays: the commit just made is always here.
         while self.bytes > bytes_max && self.frames.len() > 1 {
             let Some(frame) = self.frames.pop_front() else { break };
-            self.bytes -= frame.bytes().len();
+            self.bytes -= frame.memory();
             oldest.push(frame);
         }
         oldest
@@ -112,7 +112,7 @@ mod tests {
 
     #[test]
     fn it_is_bounded_whether_it_is_trimmed_or_not() {
-        let bytes = frame(1).bytes().len();
+        let bytes = frame(1).memory();
         let tail = Tail::new(64 * bytes);
         let pushed: Vec<bool> = (1..=200).map(|number| tail.push(frame(number))).collect();
         let first = pushed.iter().position(|due| *due).unwrap();

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use super::assign::{Batch, Group, Item, Verdict};
+use super::assign::{Batch, Group, Verdict};
 use super::codec::Encoded;
 use super::derived::publish_heads;
 use super::disk::LockGuard;
@@ -221,7 +221,8 @@ impl Writer {
         let tip = self.segment.tip();
         let first_commit = tip.next_commit;
         self.group.begin(tip.next_position);
-        self.builder.reserve(taken.bytes + super::codec::HEADER_BYTES + super::codec::FRAME_ALIGN);
+        let (metadata_bytes, payload_bytes) = taken.section_bytes();
+        self.builder.begin(self.segment.end(), metadata_bytes, payload_bytes);
         for EffectsEntry { commit, reply, permit } in taken.effects {
             let first = self.group.effects(&shared.heads, &commit, &mut self.sequences);
             let number = first_commit + u64::from(self.builder.commits());
@@ -299,7 +300,7 @@ impl Writer {
                 }
                 (Waiting::Ingest { reply, batch, number, first }, Some(proof)) => {
                     let committed = committed_as(proof, number, first, true);
-                    let items: Vec<Item> = batch.items;
+                    let items = batch.items;
                     drop(reply.send(IngestReply::Committed { committed, items }));
                     buffers.push(batch.commit);
                 }

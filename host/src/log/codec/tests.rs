@@ -142,6 +142,32 @@ fn seal_comes_back_and_takes_no_commit_number() {
 }
 
 #[test]
+fn a_frame_is_the_same_wherever_it_was_put_together() {
+    let commits: Vec<_> =
+        (0..3).map(|_| encoded(|commit| commit.event(&small_event()).unwrap())).collect();
+    let expected = frame(&commits);
+    let metadata: usize = commits.iter().map(|commit| commit.metadata.len()).sum();
+    let payload: usize = commits.iter().map(|commit| commit.payload.len()).sum();
+    for offset in [0, 64, 4096 * 7 + 4032] {
+        // As much as announced, and less; so little that it is copied, and so much that it is not.
+        for (metadata, payload) in [
+            (metadata, payload),
+            (metadata + 70, payload),
+            (metadata, payload + (4 << 20)),
+            (metadata + 70, payload + (4 << 20)),
+        ] {
+            let mut builder = FrameBuilder::default();
+            builder.begin(offset, metadata, payload);
+            for (commit, sequence) in commits.iter().zip(41..) {
+                builder.push(commit, std::iter::once(KeySequence(sequence)));
+            }
+            assert_eq!(builder.frame_bytes(), expected.bytes().len());
+            assert_eq!(builder.build(base_header(), salt()).bytes(), expected.bytes());
+        }
+    }
+}
+
+#[test]
 fn a_mended_frame_says_what_the_next_is_chained_to() {
     let mut builder = FrameBuilder::default();
     let mut commit = encoded(|commit| commit.event(&small_event()).unwrap());

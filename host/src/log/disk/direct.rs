@@ -10,6 +10,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -36,11 +37,12 @@ pub(super) struct DirectFile {
 /// The last block written, as far as it was filled.
 #[derive(Debug, Default)]
 struct End {
-    /// Starts, where `aligned` says, with the bytes of that block.
-    buffer: Vec<u8>,
-    /// Where the block starts in the file.
+    /// Its bytes.
+    bytes: Vec<u8>,
+    /// Where it starts in the file.
     block: u64,
-    filled: usize,
+    /// What a write is copied to that has no room around it.
+    copies: Vec<u8>,
 }
 
 impl DirectFile {
@@ -51,78 +53,90 @@ impl DirectFile {
         Self { file, direct, refused: AtomicBool::new(false), end: Mutex::default() }
     }
 
-    fn write_blocks(&self, direct: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
-        if is_aligned(bytes, offset) {
-            return direct.write_all_at(bytes, offset);
-        }
+    /// Writes past the page cache. False: not this file; nothing was written then.
+    fn write_direct(
+        &self,
+        write: impl FnOnce(&File, &mut End) -> io::Result<()>,
+    ) -> io::Result<bool> {
+        let Some(direct) = self.direct.as_ref().filter(|_| !self.refused.load(Ordering::Relaxed))
+        else {
+            return Ok(false);
+        };
         let mut end = self.end.lock().unwrap_or_else(PoisonError::into_inner);
-        let block = offset - offset % BLOCK;
-        let before = usize::try_from(offset - block).unwrap_or(0);
-        let known = end.block == block && end.filled == before;
-        let len = (before + bytes.len()).next_multiple_of(BLOCK_BYTES);
-        let buffer = end.room(len, before);
-        let (head, rest) = buffer.split_at_mut_checked(before).ok_or_else(too_long)?;
-        if !known {
-            self.file.read_exact_at(head, block)?;
-        }
-        let (body, zeros) = rest.split_at_mut_checked(bytes.len()).ok_or_else(too_long)?;
-        body.copy_from_slice(bytes);
-        zeros.fill(0);
-        // What is kept is not right while the write is under way.
-        let written = direct.write_all_at(buffer, block);
-        end.keep(block, before + bytes.len());
+        let written = write(direct, &mut end);
         if written.is_err() {
+            // What is kept is not right then.
             *end = End::default();
         }
-        written
+        match written {
+            // Some file systems take the flag and refuse the write.
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                self.refused.store(true, Ordering::Relaxed);
+                Ok(false)
+            }
+            written => written.map(|()| true),
+        }
+    }
+
+    /// Writes the blocks that `buffer[place]` stands in, where [`blocks`] finds them there.
+    fn write_blocks(
+        &self,
+        (direct, end): (&File, &mut End),
+        (buffer, place): (&mut [u8], &Range<usize>),
+        offset: u64,
+    ) -> io::Result<()> {
+        let around = blocks(buffer, place, offset).ok_or_else(too_long)?;
+        let block = offset - offset % BLOCK;
+        let (head_at, zeros_at) = (around.start..place.start, place.end..around.end);
+        let head = buffer.get_mut(head_at).ok_or_else(too_long)?;
+        if end.block == block && end.bytes.len() == head.len() {
+            head.copy_from_slice(&end.bytes);
+        } else {
+            self.file.read_exact_at(head, block)?;
+        }
+        buffer.get_mut(zeros_at).ok_or_else(too_long)?.fill(0);
+        let whole = buffer.get(around.clone()).ok_or_else(too_long)?;
+        direct.write_all_at(whole, block)?;
+        let written = place.end - around.start;
+        let last = written - written % BLOCK_BYTES;
+        end.block = block + last as u64;
+        end.bytes.clear();
+        end.bytes.extend_from_slice(whole.get(last..written).unwrap_or_default());
+        Ok(())
+    }
+
+    fn write_copy(
+        &self,
+        (direct, end): (&File, &mut End),
+        bytes: &[u8],
+        offset: u64,
+    ) -> io::Result<()> {
+        let before = usize::try_from(offset % BLOCK).unwrap_or(0);
+        let mut copies = std::mem::take(&mut end.copies);
+        let len = (before + bytes.len()).next_multiple_of(BLOCK_BYTES) + BLOCK_BYTES;
+        if copies.len() < len {
+            copies = vec![0; len.next_power_of_two()];
+        }
+        let at = copies.as_ptr().align_offset(BLOCK_BYTES).min(BLOCK_BYTES) + before;
+        let place = at..at + bytes.len();
+        copies.get_mut(place.clone()).ok_or_else(too_long)?.copy_from_slice(bytes);
+        self.write_blocks((direct, end), (&mut copies, &place), offset)?;
+        if copies.len() <= KEPT_BYTES_MAX {
+            end.copies = copies;
+        }
+        Ok(())
     }
 }
 
-impl End {
-    /// So many bytes at an aligned address; the first `kept` are what they were.
-    fn room(&mut self, len: usize, kept: usize) -> &mut [u8] {
-        let needed = len + BLOCK_BYTES;
-        if self.buffer.len() < needed {
-            let mut larger = vec![0; needed.next_power_of_two()];
-            let old = start(&self.buffer);
-            let new = start(&larger);
-            let (from, to) = (self.buffer.get(old..old + kept), larger.get_mut(new..new + kept));
-            if let (Some(from), Some(to)) = (from, to) {
-                to.copy_from_slice(from);
-            }
-            self.buffer = larger;
-        }
-        let start = start(&self.buffer);
-        self.buffer.get_mut(start..start + len).unwrap_or_default()
-    }
-
-    /// Moves the last block of what was written to the front.
-    fn keep(&mut self, block: u64, written: usize) {
-        let start = start(&self.buffer);
-        let whole = written - written % BLOCK_BYTES;
-        self.block = block + whole as u64;
-        self.filled = written - whole;
-        if whole > 0 {
-            self.buffer.copy_within(start + whole..start + written, start);
-        }
-        if self.buffer.len() > KEPT_BYTES_MAX {
-            let mut smaller = vec![0; 2 * BLOCK_BYTES];
-            let to = self::start(&smaller);
-            let kept = self.buffer.get(start..start + self.filled);
-            if let (Some(from), Some(to)) = (kept, smaller.get_mut(to..to + self.filled)) {
-                to.copy_from_slice(from);
-            }
-            self.buffer = smaller;
-        }
-    }
-}
-
-/// Where the first aligned address in a buffer is.
-fn start(buffer: &[u8]) -> usize {
-    match buffer.as_ptr().align_offset(BLOCK_BYTES) {
-        start if start < buffer.len() => start,
-        _ => 0,
-    }
+/// The whole blocks around `buffer[place]`, which is for `offset` of a file; none: the buffer has not
+/// all of them, or not at aligned addresses.
+fn blocks(buffer: &[u8], place: &Range<usize>, offset: u64) -> Option<Range<usize>> {
+    let before = usize::try_from(offset % BLOCK).ok()?;
+    let start = place.start.checked_sub(before)?;
+    let len = place.end.checked_sub(start)?.next_multiple_of(BLOCK_BYTES);
+    let whole = buffer.get(start..start.checked_add(len)?)?;
+    let is_aligned = whole.as_ptr().align_offset(BLOCK_BYTES) == 0;
+    is_aligned.then_some(start..start + len)
 }
 
 fn is_aligned(bytes: &[u8], offset: u64) -> bool {
@@ -132,7 +146,7 @@ fn is_aligned(bytes: &[u8], offset: u64) -> bool {
 }
 
 fn too_long() -> io::Error {
-    io::Error::from(io::ErrorKind::InvalidInput)
+    io::Error::other("a write that no buffer holds")
 }
 
 impl DiskFile for DirectFile {
@@ -141,18 +155,24 @@ impl DiskFile for DirectFile {
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        if let Some(direct) = &self.direct
-            && !self.refused.load(Ordering::Relaxed)
-        {
-            match self.write_blocks(direct, bytes, offset) {
-                // Some file systems take the flag and refuse the write. Nothing was written then.
-                Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
-                    self.refused.store(true, Ordering::Relaxed);
-                }
-                result => return result,
+        let written = self.write_direct(|direct, end| {
+            if is_aligned(bytes, offset) {
+                return direct.write_all_at(bytes, offset);
             }
+            self.write_copy((direct, end), bytes, offset)
+        })?;
+        if written { Ok(()) } else { self.file.write_all_at(bytes, offset) }
+    }
+
+    fn write_within(&self, buffer: &mut [u8], place: Range<usize>, offset: u64) -> io::Result<()> {
+        if blocks(buffer, &place, offset).is_some()
+            && self.write_direct(|direct, end| {
+                self.write_blocks((direct, end), (&mut *buffer, &place), offset)
+            })?
+        {
+            return Ok(());
         }
-        self.file.write_all_at(bytes, offset)
+        self.write_at(buffer.get(place).ok_or_else(too_long)?, offset)
     }
 
     fn next_data(&self, offset: u64) -> io::Result<Option<u64>> {
@@ -187,22 +207,57 @@ mod tests {
         DirectFile::new(file, &path)
     }
 
+    /// A buffer in which so many bytes for `offset` have the blocks around them, filled with `around`.
+    fn with_room(bytes: &[u8], offset: u64, around: u8) -> (Vec<u8>, Range<usize>) {
+        let mut buffer = vec![around; bytes.len() + 4 * BLOCK_BYTES];
+        let before = usize::try_from(offset % BLOCK).unwrap();
+        let at = buffer.as_ptr().align_offset(BLOCK_BYTES) + before;
+        buffer[at..at + bytes.len()].copy_from_slice(bytes);
+        (buffer, at..at + bytes.len())
+    }
+
     #[test]
     fn what_is_written_one_after_the_other_stands_there() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = file(dir.path(), 64 << 20);
-        let mut expected = Vec::new();
-        for (turn, len) in
-            [1, 4095, 1, 8192, 100, 3996, 70_000, 9 << 20, 5, 4096].iter().enumerate()
-        {
-            let bytes: Vec<u8> = (0..=250).cycle().skip(turn * 7 + 1).take(*len).collect();
-            file.write_at(&bytes, expected.len() as u64).unwrap();
-            expected.extend_from_slice(&bytes);
-            let mut found = vec![0; expected.len()];
-            file.file.read_exact_at(&mut found, 0).unwrap();
-            assert!(found == expected, "after {len} bytes");
+        for room in [[true, true], [false, false], [true, false]] {
+            let dir = tempfile::tempdir().unwrap();
+            let file = file(dir.path(), 64 << 20);
+            let mut expected = Vec::new();
+            for (turn, len) in
+                [1, 4095, 1, 8192, 100, 3996, 70_000, 9 << 20, 5, 4096].iter().enumerate()
+            {
+                let bytes: Vec<u8> = (0..=250).cycle().skip(turn * 7 + 1).take(*len).collect();
+                let offset = expected.len() as u64;
+                if room[turn % 2] {
+                    let (mut buffer, place) = with_room(&bytes, offset, 255);
+                    file.write_within(&mut buffer, place.clone(), offset).unwrap();
+                    assert!(buffer[place] == bytes);
+                } else {
+                    file.write_at(&bytes, offset).unwrap();
+                }
+                expected.extend_from_slice(&bytes);
+                let mut found = vec![0; expected.len() + 1];
+                file.file.read_exact_at(&mut found, 0).unwrap();
+                assert_eq!(found.pop(), Some(0));
+                assert!(found == expected, "after {len} bytes, {room:?}");
+            }
+            file.sync_data().unwrap();
         }
-        file.sync_data().unwrap();
+    }
+
+    #[test]
+    fn a_buffer_without_room_or_at_another_address_is_copied() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = file(dir.path(), 1 << 20);
+        file.write_at(&[1; 10], 0).unwrap();
+        let mut bare = vec![2; 9000];
+        file.write_within(&mut bare, 0..9000, 10).unwrap();
+        let (mut shifted, place) = with_room(&[3; 9000], 9011, 9);
+        file.write_within(&mut shifted, place, 9010).unwrap();
+        let mut found = vec![0; 18_011];
+        file.read_at(&mut found, 0).unwrap();
+        let expected = [vec![1; 10], vec![2; 9000], vec![3; 9000], vec![0]].concat();
+        assert!(found == expected);
+        assert!(file.write_within(&mut bare, 0..9001, 18_010).is_err());
     }
 
     #[test]
@@ -227,7 +282,7 @@ mod tests {
         let file = file(dir.path(), 1 << 20);
         file.write_at(&[1; 100], 0).unwrap();
         let zeros = vec![9; 4 * BLOCK_BYTES];
-        let at = start(&zeros);
+        let at = zeros.as_ptr().align_offset(BLOCK_BYTES);
         file.write_at(&zeros[at..at + BLOCK_BYTES], 2 * BLOCK).unwrap();
         file.write_at(&[2; 100], 100).unwrap();
         let mut found = vec![0; 3 * BLOCK_BYTES];

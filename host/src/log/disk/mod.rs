@@ -10,6 +10,7 @@ pub mod sim;
 
 use std::fmt;
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -30,6 +31,15 @@ pub trait DiskFile: Send + Sync + fmt::Debug {
     /// # Errors
     /// The disk's.
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
+    /// Writes `buffer[place]` at `offset`, as [`DiskFile::write_at`] does. What else the buffer has may
+    /// be used as room: a block before and behind, and an address that is as far from a multiple of
+    /// [`BLOCK_BYTES`] as the offset is, save a copy.
+    ///
+    /// # Errors
+    /// The disk's.
+    fn write_within(&self, buffer: &mut [u8], place: Range<usize>, offset: u64) -> io::Result<()> {
+        self.write_at(buffer.get(place).ok_or(io::ErrorKind::InvalidInput)?, offset)
+    }
     /// Where, from `offset` on, bytes begin that are not known to be zero; none: there are no more.
     /// Says `offset` where the file system does not tell.
     ///

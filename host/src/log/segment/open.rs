@@ -8,7 +8,7 @@ use super::{CLAIM_ALIGN, SEAL_BYTES_MAX, Tip, sealed_len, segment_path};
 use crate::limits::{SEGMENT_ZEROED_AHEAD_BYTES, SEGMENT_ZEROED_STEP_BYTES};
 use crate::log::codec::{Encoded, FLAG_SEAL, Header, Salt, Seal};
 use crate::log::disk::{BLOCK_BYTES, Disk, DiskFile};
-use crate::log::frame::{Frame, FrameBuilder};
+use crate::log::frame::{Frame, FrameBuilder, Unwritten};
 
 /// At an address that can be written from as it is.
 #[repr(align(4096))]
@@ -172,9 +172,10 @@ impl OpenSegment {
         builder: &mut FrameBuilder,
         header: Header,
     ) -> Result<(Frame, u64, Durable), SegmentError> {
-        let frame = builder.build(header, self.salt);
+        let mut frame = builder.finish(header, self.salt);
         let offset = self.end;
-        let durable = self.write(&frame).map_err(|source| self.failed(source))?;
+        let durable = self.write(&mut frame).map_err(|source| self.failed(source))?;
+        let frame = frame.written();
         if !frame.header().is_seal() {
             self.count(&frame);
         }
@@ -183,12 +184,12 @@ impl OpenSegment {
         Ok((frame, offset, durable))
     }
 
-    fn write(&mut self, frame: &Frame) -> io::Result<Durable> {
-        self.zero_ahead(frame.bytes().len() as u64)?;
+    fn write(&mut self, frame: &mut Unwritten) -> io::Result<Durable> {
+        self.zero_ahead(frame.frame_bytes())?;
         if planted!(AcknowledgesBeforeSync) {
             self.file.sync_data()?;
         }
-        self.file.write_at(frame.bytes(), self.end)?;
+        frame.write(&*self.file, self.end)?;
         self.sync(frame.header().is_seal())?;
         Ok(Durable(()))
     }

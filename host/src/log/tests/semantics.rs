@@ -207,9 +207,12 @@ async fn it_works_on_a_real_disk_and_names_the_process_that_has_it() {
         Log::open(disk, &bus, options(), HandClock::at(START_MS))
     };
     let log = open().unwrap().log;
-    for n in 0..100 {
-        let event = event(&n.to_string(), "a", &format!("\"{}\"", "x".repeat(2000)));
-        log.ingest(vec![Publish { event, expected: None }]).await.unwrap();
+    // Now and then more than a frame has that is copied to where it is written from.
+    let data =
+        |n: usize| format!("\"{}\"", "x".repeat(if n % 20 < 3 { 950_000 + n } else { 2000 }));
+    let event = |n: usize| Publish { event: event(&n.to_string(), "a", &data(n)), expected: None };
+    for n in (0..100).step_by(5) {
+        log.ingest((n..n + 5).map(event).collect()).await.unwrap();
     }
     let error = open().unwrap_err().to_string();
     assert!(error.ends_with(&format!("is in use by process {}", std::process::id())), "{error}");
@@ -217,5 +220,8 @@ async fn it_works_on_a_real_disk_and_names_the_process_that_has_it() {
     let opened = open().unwrap();
     assert!(opened.clean && opened.log.stats().segments >= 4);
     let events = all_events(&opened.log).await.unwrap();
-    assert!(events.iter().zip(0..).all(|(event, n)| &*event.id == n.to_string().as_str()));
+    assert_eq!(events.len(), 100);
+    assert!(events.iter().zip(0..).all(|(found, n)| {
+        &*found.id == n.to_string().as_str() && found.data == data(n).as_bytes()
+    }));
 }
