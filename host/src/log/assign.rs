@@ -5,6 +5,7 @@
 //! the group at hand adds is kept here until its sync is through.
 
 use hashbrown::HashMap;
+use smallvec::SmallVec;
 
 use super::codec::Encoded;
 use super::dedup::{Dedup, DedupEntry, IdHash};
@@ -12,12 +13,15 @@ use super::error::AppendError;
 use super::heads::{Head, Heads};
 use crate::event::{KeyHash, KeySequence, Position};
 
+/// One for each event of a batch, which mostly is one.
+pub(super) type Each<T> = SmallVec<[T; 1]>;
+
 /// A published batch, encoded: its new events, duplicates taken out.
 #[derive(Debug)]
 pub(super) struct Batch {
     pub(super) commit: Encoded,
     /// One for each event of `commit`.
-    pub(super) items: Vec<Item>,
+    pub(super) items: Each<Item>,
 }
 
 /// A new event of a batch.

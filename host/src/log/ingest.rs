@@ -6,10 +6,9 @@
 use std::sync::Arc;
 
 use hashbrown::HashMap;
-use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
-use super::assign::{Batch, Item};
+use super::assign::{Batch, Each, Item};
 use super::codec::Encoded;
 use super::dedup::{Dedup, IdHash};
 use super::error::{AppendError, LogFailure};
@@ -27,9 +26,6 @@ pub struct Publish {
     /// What the key's last sequence must be; 0: the key must be new. None: no condition.
     pub expected: Option<KeySequence>,
 }
-
-/// One for each event of a batch, which mostly is one.
-type Each<T> = SmallVec<[T; 1]>;
 
 /// What an event of a batch is, as far as this side knows.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -160,7 +156,7 @@ fn encode(encoded: &mut Encoded, batch: &[Publish], known: &[Known]) -> Result<(
     Ok(encoded.finish()?)
 }
 
-fn items(batch: &[Publish], ids: &[IdHash], known: &[Known]) -> Vec<Item> {
+fn items(batch: &[Publish], ids: &[IdHash], known: &[Known]) -> Each<Item> {
     new_ones(batch, known)
         .filter_map(|(index, one, others)| {
             Some(Item {

@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 
 use tokio::sync::oneshot;
 
-use super::assign::Item;
+use super::assign::{Each, Item};
 use super::codec::Encoded;
 use super::error::{AppendError, LogFailure};
 use super::segment::Durable;
@@ -42,7 +42,7 @@ pub struct Appended {
 #[derive(Debug)]
 pub(super) enum IngestReply {
     /// In the log. `items` have their key sequences.
-    Committed { committed: Committed, items: Vec<Item> },
+    Committed { committed: Committed, items: Each<Item> },
     /// An identity of the batch may be in the log by now: look again. What it collided with is
     /// durable.
     Recheck,

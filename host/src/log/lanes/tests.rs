@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::event::NewEvent;
+use crate::log::assign::Each;
 
 fn encoded(bytes: usize) -> Encoded {
     let mut commit = Encoded::default();
@@ -17,7 +18,7 @@ fn effects(lanes: &Arc<Lanes>, bytes: usize) {
 
 fn ingest(lanes: &Arc<Lanes>, bytes: usize) -> Result<(), AppendError> {
     let (reply, _) = oneshot::channel();
-    let batch = Batch { commit: encoded(bytes), items: Vec::new() };
+    let batch = Batch { commit: encoded(bytes), items: Each::new() };
     lanes.push_ingest(IngestEntry { batch, reply })
 }
 
