@@ -32,8 +32,8 @@ pub struct InvokeOptions {
 struct Eight;
 
 impl StateView for Eight {
-    fn get(&self, _name: &str) -> Option<Bytes> {
-        Some(Bytes::from_static(&[7, 0, 0, 0, 0, 0, 0, 0]))
+    fn get(&self, _name: &str) -> Option<Vec<u8>> {
+        Some(vec![7, 0, 0, 0, 0, 0, 0, 0])
     }
 
     fn list(&self, _prefix: &str, _after: Option<&str>, _limit: usize) -> Vec<String> {

@@ -8,7 +8,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::sync::Semaphore;
 
 use crate::api::requests::{Answered, QueryRequest, RequestError};
@@ -147,9 +146,9 @@ fn answered(invocation: Invocation, snapshot: &Snapshot) -> Result<Answered, Req
 struct OfKey(KeyValues);
 
 impl StateView for OfKey {
-    fn get(&self, name: &str) -> Option<Bytes> {
+    fn get(&self, name: &str) -> Option<Vec<u8>> {
         let at = self.0.binary_search_by(|(own, _)| (**own).cmp(name)).ok()?;
-        self.0.get(at).map(|(_, value)| value.bytes.clone())
+        self.0.get(at).map(|(_, value)| value.bytes.to_vec())
     }
 
     fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Vec<String> {
@@ -236,11 +235,11 @@ impl KeysView for Across {
         keys.take(limit).map(ToString::to_string).collect()
     }
 
-    fn get(&self, key: &str, name: &str) -> Option<Bytes> {
+    fn get(&self, key: &str, name: &str) -> Option<Vec<u8>> {
         let key = Key::new(key).ok()?;
         let owner = Owner { instance: self.instance, generation: self.generation, key };
         let found = self.bus.values().get(&owner, name, self.now_ms);
-        found.map_err(|error| self.fail(&error)).ok().flatten().map(|value| value.bytes)
+        found.map_err(|error| self.fail(&error)).ok().flatten().map(|value| value.bytes.into())
     }
 }
 

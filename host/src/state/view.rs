@@ -2,8 +2,6 @@
 
 use std::sync::{Arc, Mutex};
 
-use bytes::Bytes;
-
 use super::claim::Claim;
 use super::cold::ColdError;
 use super::page;
@@ -47,18 +45,19 @@ impl Values {
 }
 
 impl KeyView {
-    /// The value of a name, pending writes included.
+    /// A copy of the value of a name, pending writes included. One that shared its bytes would have to
+    /// be counted, and be copied for the guest all the same.
     #[must_use]
-    pub fn get(&self, name: &str) -> Option<Bytes> {
+    pub fn get(&self, name: &str) -> Option<Vec<u8>> {
         let layers = lock(self.layers.as_ref()?);
         if let Some(write) = layers.pending(name) {
             let lives = write.expires_ms.is_none_or(|end| self.now_ms < end);
-            return write.value.clone().filter(|_| lives);
+            return write.value.as_ref().filter(|_| lives).map(|value| value.to_vec());
         }
         layers
             .durable(name)
             .filter(|value| value.lives_at(self.now_ms))
-            .map(|value| value.bytes.clone())
+            .map(|value| value.bytes.to_vec())
     }
 
     /// Names with `prefix`, ascending, after `after`, at most `limit`; pending writes included.

@@ -4,10 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes};
 use futures_util::future::BoxFuture;
 use sha1::{Digest, Sha1};
-use smallvec::SmallVec;
 use uuid::Uuid;
 
 use super::Slot;
@@ -20,8 +19,8 @@ use crate::log::record::LogLine;
 use crate::plugin::grants::{GrantName, HostPattern};
 use crate::plugin::{Instance as InstancePolicy, Manifest};
 
-/// Bytes that most names of ids have, the namespace included: longer ones are allocated.
-const NAME_BYTES: usize = 64;
+/// Bytes of the name of an id, less its suffix: log, instance, generation, position, index.
+const NAME_BYTES: usize = 16 + 4 + 4 + 8 + 4;
 
 /// Runs deliveries. A seam, so that schedulers are tested without WebAssembly; [`super::Module`]
 /// is the real one.
@@ -216,8 +215,8 @@ impl GuestLimits {
 
 /// State of one plugin and key, as the delivery may see it.
 pub trait StateView: Send + Sync {
-    /// The value of a name, if any.
-    fn get(&self, name: &str) -> Option<Bytes>;
+    /// A copy of the value of a name, if any.
+    fn get(&self, name: &str) -> Option<Vec<u8>>;
     /// Names with `prefix`, ascending, after `after`; at most `limit`.
     fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Vec<String>;
     /// Makes room for a name with `new` bytes (with its value; 0: it is removed) in place of `own`
@@ -242,13 +241,13 @@ pub trait StateView: Send + Sync {
 pub trait KeysView: Send + Sync {
     /// Keys with `prefix` that have state, ascending, after `after`; at most `limit`.
     fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Vec<String>;
-    /// The value of a name under a key, if any.
-    fn get(&self, key: &str, name: &str) -> Option<Bytes>;
+    /// A copy of the value of a name under a key, if any.
+    fn get(&self, key: &str, name: &str) -> Option<Vec<u8>>;
 }
 
 /// No state at all.
 impl StateView for () {
-    fn get(&self, _name: &str) -> Option<Bytes> {
+    fn get(&self, _name: &str) -> Option<Vec<u8>> {
         None
     }
 
@@ -371,15 +370,16 @@ impl Seed {
     }
 
     fn uuid(&self, position: Position, index: u32, suffix: &[u8]) -> Arc<str> {
+        let mut name = [0; NAME_BYTES];
+        let mut rest = &mut name[..];
+        rest.put_slice(self.log_id.as_bytes());
+        rest.put_u32_le(self.instance.0);
+        rest.put_u32_le(self.generation.0);
+        rest.put_u64_le(position.0);
+        rest.put_u32_le(index);
         // As `Uuid::new_v5`, with a hash that uses what the processor has for it.
-        let mut name = SmallVec::<[u8; NAME_BYTES]>::new();
-        name.extend_from_slice(self.log_id.as_bytes());
-        name.extend_from_slice(&self.instance.0.to_le_bytes());
-        name.extend_from_slice(&self.generation.0.to_le_bytes());
-        name.extend_from_slice(&position.0.to_le_bytes());
-        name.extend_from_slice(&index.to_le_bytes());
-        name.extend_from_slice(suffix);
-        let digest: [u8; 20] = Sha1::digest(&name).into();
+        let digest: [u8; 20] =
+            Sha1::new().chain_update(name).chain_update(suffix).finalize().into();
         let (&bytes, _) = digest.split_first_chunk().expect("sixteen of twenty bytes");
         let mut id = uuid::Builder::from_sha1_bytes(bytes).into_uuid();
         if planted!(RandomEmitIds) {

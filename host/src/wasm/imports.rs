@@ -97,7 +97,7 @@ fn draft_emit(store: &mut Store<'_>, arg: &DraftArg) -> wasmtime::Result<Result<
 fn state_get(mut store: Store<'_>, (name,): (WasmStr,)) -> Returned<Option<Vec<u8>>> {
     called(&mut store)?;
     let name = name.to_str(&store)?;
-    Ok((store.data().session()?.state(&name).map(Vec::from),))
+    Ok((store.data().session()?.state(&name),))
 }
 
 fn state_set(
@@ -145,7 +145,7 @@ fn keys_list(
 fn keys_get(mut store: Store<'_>, (key, name): (WasmStr, WasmStr)) -> Returned<Option<Vec<u8>>> {
     called(&mut store)?;
     let (key, name) = (key.to_str(&store)?, name.to_str(&store)?);
-    Ok((store.data().session()?.value_of(&key, &name).map(Vec::from),))
+    Ok((store.data().session()?.value_of(&key, &name),))
 }
 
 fn timers_set(

@@ -7,7 +7,6 @@
 use std::fmt::Display;
 use std::str::FromStr;
 
-use bytes::Bytes;
 use wasmtime::component::{HasSelf, Linker, Resource};
 
 use super::context::Denial;
@@ -32,7 +31,7 @@ pub struct Bucket {
 #[allow(unreachable_pub, reason = "the generated bindings name it in public")]
 pub struct Cas {
     name: String,
-    seen: Option<Bytes>,
+    seen: Option<Vec<u8>>,
 }
 
 /// Why something was not done.
@@ -54,7 +53,7 @@ impl Held for Bucket {
 
 impl Held for Cas {
     fn bytes(&self) -> usize {
-        self.name.len() + self.seen.as_ref().map_or(0, Bytes::len)
+        self.name.len() + self.seen.as_ref().map_or(0, Vec::len)
     }
 }
 
@@ -93,7 +92,7 @@ impl StoreData {
         Ok(format!("{}{key}", self.shelved(bucket)?.prefix))
     }
 
-    fn value(&mut self, bucket: &Resource<Bucket>, key: &str) -> wasmtime::Result<Option<Bytes>> {
+    fn value(&mut self, bucket: &Resource<Bucket>, key: &str) -> wasmtime::Result<Option<Vec<u8>>> {
         let name = self.value_name(bucket, key)?;
         Ok(self.session()?.state(&name))
     }
@@ -207,11 +206,11 @@ impl StoreData {
         let (mut found, mut bytes) = (Vec::new(), 0_usize);
         for key in keys {
             let value = self.value(bucket, &key)?;
-            bytes += value.as_ref().map_or(0, Bytes::len);
+            bytes += value.as_ref().map_or(0, Vec::len);
             if bytes > most {
                 return Ok(Err(Refused::Other(format!("the values have more than {most} bytes"))));
             }
-            found.push(value.map(|value| (key, value.to_vec())));
+            found.push(value.map(|value| (key, value)));
         }
         Ok(Ok(found))
     }

@@ -145,10 +145,10 @@ impl Session {
     // State.
 
     /// What a name stands for, own writes included.
-    pub(super) fn state(&self, name: &str) -> Option<Bytes> {
+    pub(super) fn state(&self, name: &str) -> Option<Vec<u8>> {
         self.context.key.as_ref()?;
         match self.place(name).and_then(|place| self.effects.state.get(place)) {
-            Some(write) => self.visible(write).cloned(),
+            Some(write) => self.visible(write).map(|value| value.to_vec()),
             None if check::name("", name).is_err() => None,
             None => self.context.state.get(name),
         }
@@ -253,7 +253,7 @@ impl Session {
     }
 
     /// A value under another key.
-    pub(super) fn value_of(&self, key: &str, name: &str) -> Option<Bytes> {
+    pub(super) fn value_of(&self, key: &str, name: &str) -> Option<Vec<u8>> {
         self.context.keys.as_ref()?.get(key, name)
     }
 

@@ -57,8 +57,8 @@ impl Values {
 }
 
 impl StateView for Values {
-    fn get(&self, name: &str) -> Option<Bytes> {
-        self.0.lock().unwrap().get(name).cloned()
+    fn get(&self, name: &str) -> Option<Vec<u8>> {
+        self.0.lock().unwrap().get(name).map(|value| value.to_vec())
     }
 
     fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Vec<String> {
@@ -77,7 +77,7 @@ impl KeysView for Values {
         vec!["k".to_owned()]
     }
 
-    fn get(&self, key: &str, name: &str) -> Option<Bytes> {
+    fn get(&self, key: &str, name: &str) -> Option<Vec<u8>> {
         StateView::get(self, &format!("{key}/{name}"))
     }
 }

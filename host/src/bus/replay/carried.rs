@@ -112,9 +112,9 @@ impl Seen {
 }
 
 impl StateView for Seen {
-    fn get(&self, name: &str) -> Option<Bytes> {
+    fn get(&self, name: &str) -> Option<Vec<u8>> {
         let found = self.0.binary_search_by(|(known, _)| (**known).cmp(name)).ok()?;
-        self.0.get(found).map(|(_, value)| value.bytes.clone())
+        self.0.get(found).map(|(_, value)| value.bytes.to_vec())
     }
 
     fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Vec<String> {

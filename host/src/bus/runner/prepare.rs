@@ -17,7 +17,7 @@ use crate::wasm::{Delivery, Invocation, Seed, StateView};
 const COMPLETION_BYTES: usize = 1024;
 
 impl StateView for KeyView {
-    fn get(&self, name: &str) -> Option<bytes::Bytes> {
+    fn get(&self, name: &str) -> Option<Vec<u8>> {
         Self::get(self, name)
     }
 

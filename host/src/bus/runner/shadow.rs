@@ -242,7 +242,7 @@ impl Drop for Ends<'_> {
 fn seen(view: &KeyView) -> Seen {
     let names = view.list("", None, usize::MAX).into_iter();
     let values = names.filter_map(|name| {
-        let value = Value { bytes: view.get(&name)?, expires_ms: None };
+        let value = Value { bytes: view.get(&name)?.into(), expires_ms: None };
         Some((name.into(), value))
     });
     Seen::of(values.collect())

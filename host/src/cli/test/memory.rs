@@ -64,9 +64,9 @@ impl Values {
 }
 
 impl StateView for View {
-    fn get(&self, name: &str) -> Option<Bytes> {
+    fn get(&self, name: &str) -> Option<Vec<u8>> {
         let (value, expires_ms) = self.values.0.get(name)?;
-        expires_ms.is_none_or(|expires_ms| expires_ms > self.now_ms).then(|| value.clone())
+        expires_ms.is_none_or(|expires_ms| expires_ms > self.now_ms).then(|| value.to_vec())
     }
 
     fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Vec<String> {
@@ -81,7 +81,7 @@ impl KeysView for Across {
         page(keys.map(|(key, _)| key.as_str()), prefix, after, limit)
     }
 
-    fn get(&self, key: &str, name: &str) -> Option<Bytes> {
+    fn get(&self, key: &str, name: &str) -> Option<Vec<u8>> {
         let key = Key::new(key).ok()?;
         View { values: Arc::clone(self.keys.get(&key)?), now_ms: self.now_ms }.get(name)
     }

@@ -63,7 +63,7 @@ fn keys_over_the_bound_move_out_and_come_back_whole() {
         let found = values.get(&owner(&name), "n", 0).unwrap().unwrap();
         assert_eq!(found.bytes, key.to_string());
         let view = values.view(owner(&name), 0).unwrap();
-        assert_eq!(view.get("n").unwrap(), key.to_string());
+        assert_eq!(view.get("n").unwrap(), key.to_string().into_bytes());
     }
     assert_eq!(values.cold.as_ref().unwrap().keys(), 0);
 }
@@ -237,8 +237,8 @@ fn deliver(values: &Arc<Values>, worker: u64, seed: u64, commits: &SyncSender<Co
         let key = format!("{worker}-{}", random.u64(..KEYS));
         let view = values.view(owner(&key), 0).unwrap();
         for name in ["a", "b", "c"] {
-            let expected = seen.get(&key).and_then(|names| names.get(name));
-            assert_eq!(view.get(name).as_ref(), expected, "`{key}` at step {step}, seed {seed}");
+            let expected = seen.get(&key).and_then(|names| names.get(name)).map(AsRef::as_ref);
+            assert_eq!(view.get(name).as_deref(), expected, "`{key}` at step {step}, seed {seed}");
         }
         let name = ["a", "b", "c"][random.usize(..3)];
         let value = vec![b'x'; random.usize(..400)];

@@ -60,7 +60,7 @@ impl atomics::HostCas for StoreData {
         cas: Resource<Cas>,
     ) -> wasmtime::Result<Result<Option<Vec<u8>>, store::Error>> {
         self.called()?;
-        Ok(Ok(self.shelved(&cas)?.seen.clone().map(Vec::from)))
+        Ok(Ok(self.shelved(&cas)?.seen.clone()))
     }
 
     fn drop(&mut self, cas: Resource<Cas>) -> wasmtime::Result<()> {

@@ -10,8 +10,8 @@ use crate::event::Position;
 struct Stored(Vec<&'static str>);
 
 impl StateView for Stored {
-    fn get(&self, name: &str) -> Option<Bytes> {
-        self.0.contains(&name).then(|| Bytes::copy_from_slice(name.as_bytes()))
+    fn get(&self, name: &str) -> Option<Vec<u8>> {
+        self.0.contains(&name).then(|| name.into())
     }
 
     fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Vec<String> {
