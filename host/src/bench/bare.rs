@@ -15,8 +15,10 @@ use wasmtime::component::{Component, HasSelf, Linker};
 use wasmtime::{Config, Engine, Store};
 
 use crate::event::Event;
+use crate::wasm::StateView;
 use crate::wasm::encode::encode;
 
+use super::kept::Kept;
 use super::{BenchError, cpu};
 
 wasmtime::component::bindgen!({
@@ -49,7 +51,8 @@ pub(super) struct Bare {
 /// What a guest is answered from.
 #[derive(Default)]
 struct Effects {
-    value: Vec<u8>,
+    state: Kept,
+    written: Vec<u8>,
     emitted: Vec<Draft>,
 }
 
@@ -61,12 +64,12 @@ impl bus::Host for Effects {
 }
 
 impl state::Host for Effects {
-    fn get(&mut self, _name: String) -> Option<Vec<u8>> {
-        Some(self.value.clone())
+    fn get(&mut self, name: String) -> Option<Vec<u8>> {
+        self.state.get(&name)
     }
 
     fn set(&mut self, _: String, value: Vec<u8>, _: Option<u64>) -> Result<(), EffectError> {
-        self.value = value;
+        self.written = value;
         Ok(())
     }
 
@@ -74,8 +77,8 @@ impl state::Host for Effects {
         Ok(())
     }
 
-    fn list(&mut self, _prefix: String, _after: Option<String>, _limit: u32) -> Vec<String> {
-        Vec::new()
+    fn list(&mut self, prefix: String, after: Option<String>, limit: u32) -> Vec<String> {
+        self.state.list(&prefix, after.as_deref(), usize::try_from(limit).unwrap_or(usize::MAX))
     }
 }
 
@@ -144,9 +147,9 @@ fn failed(error: &wasmtime::Error) -> BenchError {
 }
 
 impl Bare {
-    /// Loads a component, or a typed core module; none: it is something else, or needs more than
-    /// `tidegate:plugin`.
-    pub(super) fn load(wasm: &[u8], fuel: Fuel) -> Result<Option<Self>, BenchError> {
+    /// Loads a component, or a typed core module, to be called with this state; none: it is something
+    /// else, or needs more than `tidegate:plugin`.
+    pub(super) fn load(wasm: &[u8], fuel: Fuel, state: &Kept) -> Result<Option<Self>, BenchError> {
         let wasm = wat::Parser::new().parse_bytes(None, wasm).map_or(wasm.into(), |wasm| wasm);
         let component = match wasmparser::Parser::is_component(&wasm) {
             true => wasm.into_owned(),
@@ -162,7 +165,8 @@ impl Bare {
         let linker = linker(&engine).map_err(|error| failed(&error))?;
         let Ok(pre) = linker.instantiate_pre(&component) else { return Ok(None) };
         let Ok(indices) = handler::GuestIndices::new(&pre) else { return Ok(None) };
-        let mut store = Store::new(&engine, Effects { value: vec![7; 8], ..Effects::default() });
+        let state = state.clone();
+        let mut store = Store::new(&engine, Effects { state, ..Effects::default() });
         if fuel == Fuel::On {
             store.set_fuel(FUEL).map_err(|error| failed(&error))?;
         }

@@ -1,13 +1,21 @@
 //! One keep-alive HTTP/1.1 connection of a bench: sends what was put together before, reads as much
 //! of the answer as it takes to know that all went well.
 
+use std::time::Duration;
+
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 /// Bytes of an answer's head.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
 /// Bytes of an answer.
 const BODY_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// How long a connection takes to be made.
+const CONNECT_TIME_MAX: Duration = Duration::from_secs(10);
+/// How long an answer takes.
+const ANSWER_TIME_MAX: Duration = Duration::from_secs(60);
 
 /// Where requests go.
 #[derive(Debug, Clone)]
@@ -36,12 +44,15 @@ pub(super) struct Answer<'a> {
 impl Connection {
     /// Connects.
     pub(super) async fn open(target: &Target) -> std::io::Result<Self> {
-        let stream = TcpStream::connect(&*target.authority).await?;
+        let stream = timeout(CONNECT_TIME_MAX, TcpStream::connect(&*target.authority)).await??;
         stream.set_nodelay(true)?;
         Ok(Self { stream, request: Vec::new(), answer: Vec::new() })
     }
 
     /// Sends one request and waits for its answer.
+    ///
+    /// # Errors
+    /// The system's, and `TimedOut`.
     pub(super) async fn post(
         &mut self,
         target: &Target,
@@ -61,8 +72,12 @@ impl Connection {
         self.request.extend_from_slice(head.as_bytes());
         self.request.extend_from_slice(b"\r\n");
         self.request.extend_from_slice(body);
-        self.stream.write_all(&self.request).await?;
-        self.answer().await
+        let exchange = async {
+            self.stream.write_all(&self.request).await?;
+            self.answer().await
+        };
+        let none = |_| std::io::Error::new(std::io::ErrorKind::TimedOut, "no answer for a minute");
+        timeout(ANSWER_TIME_MAX, exchange).await.map_err(none)?
     }
 
     async fn answer(&mut self) -> std::io::Result<Answer<'_>> {

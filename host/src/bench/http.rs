@@ -2,19 +2,24 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
 
 use crate::api::cloudevents::{BATCH, STRUCTURED};
 
 use super::append::{Limit, describe};
-use super::connection::{Connection, Target};
+use super::connection::{Answer, Connection, Target};
 use super::events::Events;
 use super::latency::Latencies;
 use super::place::{BenchHost, Place};
 use super::report::{Figure, Report, Run, median_percentiles};
-use super::{BenchError, Settings, cpu};
+use super::{BenchError, IN_FLIGHT_MAX, Settings, cpu};
+
+/// When to try again where the host has too much to write. It is part of what a request takes.
+const FULL_WAIT: Duration = Duration::from_millis(1);
+/// How long one request is tried.
+const FULL_TIME_MAX: Duration = Duration::from_secs(60);
 
 /// What only this bench is told.
 #[derive(Debug, Clone)]
@@ -48,6 +53,11 @@ struct Clients {
 pub async fn run(settings: &Settings, options: &HttpOptions) -> Result<Report, BenchError> {
     // As many in flight as the connections carry: what the limit is measured with.
     let in_flight = options.connections.max(1).saturating_mul(options.batch.max(1));
+    if in_flight > IN_FLIGHT_MAX {
+        let (name, actual) = ("--connections times --batch", in_flight as u64);
+        let (limit, what) = (IN_FLIGHT_MAX as u64, "events at a time");
+        return Err(BenchError::TooMuch { name, actual, limit, what });
+    }
     let settings = &Settings { in_flight, ..settings.clone() };
     settings.check()?;
     let place = Place::new(settings)?;
@@ -165,10 +175,18 @@ impl Clients {
             self.write(&mut body, first..last);
             let media_type = if self.batch == 1 { STRUCTURED } else { BATCH };
             let begun = Instant::now();
-            let answer = connection.post(&self.target, media_type, &body).await.map_err(broken)?;
-            if answer.status != 200 {
-                let said = String::from_utf8_lossy(answer.body);
-                return Err(failed(format!("answered {} {said}", answer.status)));
+            loop {
+                let answer = connection.post(&self.target, media_type, &body).await;
+                match answer.map_err(broken)? {
+                    Answer { status: 200, .. } => break,
+                    Answer { status: 429, .. } if begun.elapsed() < FULL_TIME_MAX => {
+                        tokio::time::sleep(FULL_WAIT).await;
+                    }
+                    Answer { status, body } => {
+                        let said = String::from_utf8_lossy(body);
+                        return Err(failed(format!("answered {status} {said}")));
+                    }
+                }
             }
             latencies.add(begun.elapsed());
         }

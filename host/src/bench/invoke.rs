@@ -9,17 +9,24 @@ use crate::effects::Outcome;
 use crate::event::{CommitNumber, Event, KeySequence, Position};
 use crate::wasm::engine::HostEngineOptions;
 use crate::wasm::load::{Compiler, LoaderOptions};
-use crate::wasm::{Delivery, GuestLimits, Module, Sandbox, SandboxOptions, Seed, Slot, StateView};
+use crate::wasm::{Delivery, GuestLimits, Module, Sandbox, SandboxOptions, Seed, Slot};
 
 use super::bare::{Bare, Fuel};
 use super::events::Events;
 use super::guest::{Guest, module};
+use super::kept::Kept;
 use super::place::Place;
 use super::report::{Call, Figure, Report, median};
 use super::{BenchError, Settings, cpu};
 
 /// Calls of a fresh instance: one in so many of the others.
 const FRESH_SHARE: u64 = 20;
+/// Deliveries after which a guest finds its state as it leaves it: the first one finds none, the second
+/// one what the first one makes of that.
+const DELIVERIES_TO_SETTLE: u32 = 2;
+/// As in the manifest that the other benches write: a handler that emits what it gets may get the
+/// largest events there are.
+const OUTPUT_BYTES_MAX: usize = 4 << 20;
 
 /// What only this bench is told.
 #[derive(Debug, Clone, Default)]
@@ -28,55 +35,80 @@ pub struct InvokeOptions {
     pub module: Option<PathBuf>,
 }
 
-/// State of every key: the same eight bytes under every name.
-struct Eight;
-
-impl StateView for Eight {
-    fn get(&self, _name: &str) -> Option<Vec<u8>> {
-        Some(vec![7, 0, 0, 0, 0, 0, 0, 0])
-    }
-
-    fn list(&self, _prefix: &str, _after: Option<&str>, _limit: usize) -> Vec<String> {
-        Vec::new()
-    }
-}
-
 /// A guest as the host runs it.
 pub(super) struct Hosted {
     module: Arc<Module>,
     delivery: Delivery,
+    state: Kept,
 }
 
 impl Hosted {
-    /// Loads a module as the host does; its code is cached in `place`.
+    /// Loads a module as the host does; its code is cached in `place`. Its key has no state.
     pub(super) async fn load(
         place: &Place,
         events: &Events,
         wasm: &[u8],
     ) -> Result<Self, BenchError> {
         let compiler = std::env::current_exe().map_or(Compiler::InProcess, Compiler::Child);
+        Self::compiled_by(compiler, place, events, wasm).await
+    }
+
+    async fn compiled_by(
+        compiler: Compiler,
+        place: &Place,
+        events: &Events,
+        wasm: &[u8],
+    ) -> Result<Self, BenchError> {
         let loader = LoaderOptions::new(place.path().join("invoke-cache"), compiler);
         let engine = HostEngineOptions { workers: 1, plugins_max: 1, ..Default::default() };
         let sandbox = Sandbox::new(SandboxOptions { loader, engine })?;
         let module = sandbox.load("bench", Bytes::copy_from_slice(wasm)).await?;
+        let limits = GuestLimits { output_bytes_max: OUTPUT_BYTES_MAX, ..GuestLimits::default() };
+        let state = Kept::default();
         let delivery = Delivery {
             event: Arc::new(event(events)),
             attempt: 1,
             redriven: false,
             seed: Seed::default(),
             config: Arc::default(),
-            limits: Arc::new(GuestLimits::default()),
-            state: Arc::new(Eight),
+            limits: Arc::new(limits),
+            state: Arc::new(state.clone()),
             outside: None,
         };
-        Ok(Self { module, delivery })
+        Ok(Self { module, delivery, state })
+    }
+
+    /// Delivers as often as it takes for the guest to find state of its own making. Gives the processor
+    /// time of the last of these calls, microseconds.
+    ///
+    /// # Errors
+    /// How a delivery ended that is not ok.
+    pub(super) async fn settle(&mut self) -> Result<f64, Outcome> {
+        let mut slot = Slot::default();
+        let mut us = 0.0;
+        for _ in 0..DELIVERIES_TO_SETTLE {
+            let begun = cpu::thread();
+            let invocation = self.module.handle(&mut slot, self.delivery.clone()).await;
+            us = cpu::thread().saturating_sub(begun).as_secs_f64() * 1e6;
+            if invocation.outcome != Outcome::Ok {
+                return Err(invocation.outcome);
+            }
+            self.state.take(invocation.effects.state);
+            self.delivery.state = Arc::new(self.state.clone());
+        }
+        Ok(us)
+    }
+
+    /// The state that the guest is measured on.
+    pub(super) const fn state(&self) -> &Kept {
+        &self.state
     }
 
     /// The same with an instance for each call.
     fn fresh(&self) -> Self {
         let limits = GuestLimits { reuse: false, ..GuestLimits::clone(&self.delivery.limits) };
         let delivery = Delivery { limits: Arc::new(limits), ..self.delivery.clone() };
-        Self { module: Arc::clone(&self.module), delivery }
+        Self { module: Arc::clone(&self.module), delivery, state: self.state.clone() }
     }
 
     /// Processor time of one call, microseconds. Gives the outcome of the last one where it failed.
@@ -116,10 +148,11 @@ pub async fn run(settings: &Settings, options: &InvokeOptions) -> Result<Report,
     let place = Place::new(settings)?;
     let wasm = module(options.module.as_deref(), &Guest::Counting)?;
     let events = Events::new(settings);
-    let reuse = Hosted::load(&place, &events, &wasm).await?;
+    let mut reuse = Hosted::load(&place, &events, &wasm).await?;
+    reuse.settle().await.map_err(|outcome| unfit(&outcome))?;
     let fresh = reuse.fresh();
-    let mut bare = Bare::load(&wasm, Fuel::Off)?;
-    let mut metered = Bare::load(&wasm, Fuel::On)?;
+    let mut bare = Bare::load(&wasm, Fuel::Off, reuse.state())?;
+    let mut metered = Bare::load(&wasm, Fuel::On, reuse.state())?;
     let event = event(&events);
 
     let mut found: [Vec<f64>; 4] = Default::default();
@@ -150,6 +183,15 @@ pub async fn run(settings: &Settings, options: &InvokeOptions) -> Result<Report,
     Ok(report)
 }
 
+/// Words for a module that does not take the events of the bench.
+fn unfit(outcome: &Outcome) -> BenchError {
+    let (kind, reason) = (outcome.kind().name(), outcome.reason());
+    let said =
+        if reason.is_empty() || reason == kind { String::new() } else { format!(": {reason}") };
+    let hint = "choose an event that it takes with --type and --data-file";
+    BenchError::Module { why: format!("ends with `{kind}` on an event of the bench{said}; {hint}") }
+}
+
 fn calls(found: [Vec<f64>; 4]) -> Vec<Call> {
     let names = ["bare, fuel off", "bare, fuel on", "host, reuse", "host, fresh"];
     let medians = found.map(median);
@@ -159,4 +201,35 @@ fn calls(found: [Vec<f64>; 4]) -> Vec<Call> {
         Some(Call { call, us: Figure(us), ratio_to_bare: bare.map(|bare| Figure(us / bare)) })
     });
     calls.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wasm::StateView;
+
+    #[tokio::test]
+    async fn a_guest_is_measured_on_state_of_its_own_making() {
+        let settings = Settings::default();
+        let place = Place::new(&settings).unwrap();
+        let wasm = module(None, &Guest::Counting).unwrap();
+        let events = Events::new(&settings);
+        let loaded = Hosted::compiled_by(Compiler::InProcess, &place, &events, &wasm).await;
+        let mut hosted = loaded.unwrap();
+        assert_eq!(hosted.state().get("n"), None);
+        assert!(hosted.settle().await.unwrap() > 0.0);
+        assert_eq!(hosted.state().get("n"), Some(2_u64.to_le_bytes().to_vec()));
+        // What is measured changes nothing.
+        assert_eq!(hosted.us(3).await.1, None);
+        assert_eq!(hosted.state().get("n"), Some(2_u64.to_le_bytes().to_vec()));
+    }
+
+    #[test]
+    fn a_module_that_does_not_take_the_event_is_told_so_in_words() {
+        let said = |outcome| unfit(&outcome).to_string();
+        let rejected = said(Outcome::Reject { reason: "no amount".to_owned() });
+        assert!(rejected.starts_with("the module ends with `reject` on an event"), "{rejected}");
+        assert!(rejected.contains(": no amount; choose"), "{rejected}");
+        assert!(said(Outcome::Fuel).contains("`fuel`"));
+    }
 }

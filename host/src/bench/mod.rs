@@ -17,6 +17,7 @@ mod connection;
 mod cpu;
 mod events;
 mod guest;
+mod kept;
 mod latency;
 mod observe;
 mod place;

@@ -77,8 +77,8 @@ pub async fn run(settings: &Settings, options: &PipelineOptions) -> Result<Repor
     report.parameter("module", module.unwrap_or_else(|| "built-in".to_owned()));
     runs.report(&mut report);
     limit.report(&mut report);
-    if let Some(cpu) = report.cpu_us_per_event {
-        let handler_excluded = (cpu - alone.guest_us()).max(0.0);
+    if let (Some(cpu), Some(guest)) = (report.cpu_us_per_event, alone.guest_us()) {
+        let handler_excluded = (cpu - guest).max(0.0);
         report.figures.insert("cpu_us_per_event_handler_excluded", Figure(handler_excluded));
     }
     report.stages = alone.stages();

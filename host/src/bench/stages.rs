@@ -18,13 +18,15 @@ use super::{BenchError, alone, cpu};
 const TURNS: u64 = 5000;
 /// Bytes of payload that these turns have at the same time, at most, or a little more.
 const TURNS_BYTES: u64 = 64 << 20;
+/// Microseconds that the calls of one round take, about: some guests take milliseconds for each.
+const GUEST_ROUND_US_MAX: f64 = 500_000.0;
 /// How often each is measured.
 const ROUNDS: usize = 3;
 
 /// What each stage takes when nothing else runs, microseconds of processor time for an event.
 pub(super) struct Alone {
     stages: Vec<(&'static str, f64)>,
-    guest_us: f64,
+    guest_us: Option<f64>,
 }
 
 impl Alone {
@@ -36,27 +38,21 @@ impl Alone {
     ) -> Result<Self, BenchError> {
         let hosted = Hosted::load(place, events, wasm).await?;
         let turns = turns(events.data().len());
-        hosted.us(turns / 10).await;
-        let mut wasm = Vec::new();
-        for _ in 0..ROUNDS {
-            wasm.push(hosted.us(turns).await.0);
-        }
-        let guest_us = median(wasm).unwrap_or_default();
-        let stages = vec![
+        let guest_us = guest_us(hosted, turns).await;
+        let mut stages = vec![
             ("encode", often(turns, || alone::encode(events, turns, cpu::thread))),
             ("decode", often(turns, || alone::decode(events, turns, cpu::thread))),
             ("state, read and write", often(turns, || alone::state(events, turns, cpu::thread))),
-            ("wasm", guest_us),
-            (
-                "effects, made and encoded",
-                often(turns, || alone::effects(events, turns, cpu::thread)),
-            ),
         ];
+        stages.extend(guest_us.map(|us| ("wasm", us)));
+        let effects = often(turns, || alone::effects(events, turns, cpu::thread));
+        stages.push(("effects, made and encoded", effects));
         Ok(Self { stages, guest_us })
     }
 
-    /// Of the guest and the host's work around one call.
-    pub(super) const fn guest_us(&self) -> f64 {
+    /// Of the guest and the host's work around one call; none: the guest does not take the events of
+    /// the bench, or not all of them.
+    pub(super) const fn guest_us(&self) -> Option<f64> {
         self.guest_us
     }
 
@@ -69,6 +65,29 @@ impl Alone {
         });
         alone.collect()
     }
+}
+
+/// Of the guest and the host's work around one call, microseconds; none: one was not ok.
+async fn guest_us(mut hosted: Hosted, turns: u64) -> Option<f64> {
+    let once_us = hosted.settle().await.ok()?;
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a number of calls, bounded by the next line"
+    )]
+    let affordable = (GUEST_ROUND_US_MAX / once_us.max(0.01)) as u64;
+    let turns = affordable.clamp(1, turns);
+    let mut rounds = Vec::new();
+    // The first one warms up.
+    for round in 0..=ROUNDS {
+        let turns = if round == 0 { turns.div_ceil(10) } else { turns };
+        let (us, failed) = hosted.us(turns).await;
+        if failed.is_some() {
+            return None;
+        }
+        rounds.extend((round > 0).then_some(us));
+    }
+    median(rounds)
 }
 
 /// How many turns, for payloads of so many bytes: some stages prepare an event for each.

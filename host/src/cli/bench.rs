@@ -4,15 +4,18 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
+use clap::builder::RangedU64ValueParser;
 use clap::{Args, Subcommand};
 use uuid::Uuid;
 
 use super::Output;
 use super::client::{self, ConnectArgs};
-use super::out::Out;
+use super::out::{Out, UsageError};
 use super::table::Table;
 use crate::bench::report::{Measure, Percentiles, RawFigures, Report};
-use crate::bench::{Settings, Ticker, alone, append, http, invoke, pipeline, replay, ticker};
+use crate::bench::{
+    BenchError, Settings, Ticker, alone, append, http, invoke, pipeline, replay, ticker,
+};
 
 /// What to measure. Every figure stands beside the limit of the disk, measured in the same run.
 #[derive(Debug, Clone, Subcommand)]
@@ -24,7 +27,7 @@ pub enum BenchCommand {
         /// What every bench can be told.
         #[command(flatten)]
         common: Common,
-        /// The module [default: a built-in one, which writes one value and emits one event]
+        /// The module [default: a built-in one, which reads and writes one value and emits one event]
         #[arg(long, value_name = "F")]
         module: Option<PathBuf>,
         /// Events a second, for latencies at that load [default: as many as go through]
@@ -46,10 +49,10 @@ pub enum BenchCommand {
         #[command(flatten)]
         common: Common,
         /// Events of a request; 1: single events
-        #[arg(long, value_name = "N", default_value_t = 1)]
+        #[arg(long, value_name = "N", default_value_t = 1, value_parser = from_one())]
         batch: usize,
         /// Connections, each with one request at a time
-        #[arg(long, value_name = "N", default_value_t = 64)]
+        #[arg(long, value_name = "N", default_value_t = 64, value_parser = from_one())]
         connections: usize,
     },
     /// How fast a new plugin catches up with an old log
@@ -85,7 +88,7 @@ pub struct Common {
     #[arg(long, value_name = "BYTES", default_value_t = 256)]
     size: usize,
     /// Events on their way at the same time
-    #[arg(long, value_name = "N", default_value_t = 256)]
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = from_one())]
     in_flight: usize,
     /// Keys the events are spread over; 0: unkeyed
     #[arg(long, value_name = "N", default_value_t = 10_000)]
@@ -98,7 +101,7 @@ pub struct Common {
     data_file: Option<PathBuf>,
     /// How often each side is measured; medians are shown
     #[arg(long, value_name = "N", default_value_t = 3,
-        value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=100))]
+        value_parser = RangedU64ValueParser::<usize>::new().range(1..=100))]
     repetitions: usize,
     /// What wakes 10,000 times a second, so that no sync waits for the tick of an idle processor
     #[arg(long, value_enum, default_value = "process")]
@@ -106,6 +109,11 @@ pub struct Common {
     /// Folder to work in; what is made there is removed [default: the system's for such things]
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
+}
+
+/// A count of something there must be one of; how many there may be, the bench says.
+fn from_one() -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(1..)
 }
 
 /// Runs a bench and prints what it found.
@@ -132,7 +140,7 @@ pub fn run(
         let stop = super::run::stop_signal()?;
         // Dropped where it stands, a bench takes its folder and its ticker with it.
         tokio::select! {
-            report = measure(command, connect) => report,
+            report = measure(command, connect) => report.map_err(usage),
             () = stop => anyhow::bail!("stopped before it was through"),
         }
     })?;
@@ -169,6 +177,14 @@ async fn measure(command: &BenchCommand, connect: &ConnectArgs) -> anyhow::Resul
     })
 }
 
+/// What a parameter makes no sense for is wrong use, and ends as such.
+fn usage(error: anyhow::Error) -> anyhow::Error {
+    match error.downcast_ref() {
+        Some(BenchError::TooMuch { .. }) => UsageError(error.to_string()).into(),
+        _ => error,
+    }
+}
+
 impl Common {
     fn settings(&self, events: u64) -> anyhow::Result<Settings> {
         let data = match &self.data_file {
@@ -198,7 +214,7 @@ fn http_options(
     connections: usize,
 ) -> anyhow::Result<http::HttpOptions> {
     let url = connect.url.as_deref().map(url::Url::parse).transpose();
-    let url = url.map_err(|error| super::out::UsageError(format!("--url is no URL: {error}")))?;
+    let url = url.map_err(|error| UsageError(format!("--url is no URL: {error}")))?;
     let token = client::token(connect)?;
     let run = Uuid::new_v4().as_u64_pair().0;
     Ok(http::HttpOptions { url, token, batch, connections, run })

@@ -1,0 +1,57 @@
+//! The state a guest is measured on.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::effects::StateWrite;
+use crate::state::page;
+use crate::wasm::StateView;
+
+/// State of one key as the first deliveries to it left it. What a guest writes while it is measured is
+/// forgotten, so that each call finds the same.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Kept(BTreeMap<Arc<str>, Bytes>);
+
+impl Kept {
+    /// Takes what a delivery wrote.
+    pub(super) fn take(&mut self, writes: Vec<StateWrite>) {
+        for StateWrite { name, value, .. } in writes {
+            match value {
+                Some(value) => self.0.insert(name, value),
+                None => self.0.remove(&name),
+            };
+        }
+    }
+}
+
+impl StateView for Kept {
+    fn get(&self, name: &str) -> Option<Vec<u8>> {
+        self.0.get(name).map(|value| value.to_vec())
+    }
+
+    fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Vec<String> {
+        page(self.0.keys().map(|name| &**name), prefix, after, limit)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write(name: &str, value: Option<&'static str>) -> StateWrite {
+        let value = value.map(|text| Bytes::from_static(text.as_bytes()));
+        StateWrite { name: name.into(), value, expires_ms: None }
+    }
+
+    #[test]
+    fn what_was_written_is_there_until_it_is_removed() {
+        let mut kept = Kept::default();
+        assert_eq!(kept.get("a"), None);
+        kept.take(vec![write("a", Some("1")), write("b", Some("2"))]);
+        kept.take(vec![write("a", None), write("c", Some("3"))]);
+        assert_eq!((kept.get("a"), kept.get("b")), (None, Some(b"2".to_vec())));
+        assert_eq!(kept.list("", None, 9), ["b", "c"]);
+    }
+}
