@@ -23,7 +23,8 @@ pub(super) enum Access {
 /// What the guest may know.
 pub(super) struct Context {
     pub(super) event: Option<Arc<Event>>,
-    pub(super) key: Option<Key>,
+    /// The key of a question. That of a delivery is its event's.
+    asked: Option<Key>,
     pub(super) now_ms: u64,
     pub(super) attempt: u32,
     pub(super) redriven: bool,
@@ -39,11 +40,10 @@ pub(super) struct Context {
 impl Context {
     pub(super) fn of_delivery(delivery: Delivery, access: Access) -> Self {
         let Delivery { event, attempt, redriven, seed, config, limits, state, outside } = delivery;
-        let (key, now_ms) = (event.key.clone(), event.recorded_ms);
-        let event = Some(event);
+        let now_ms = event.recorded_ms;
         Self {
-            event,
-            key,
+            event: Some(event),
+            asked: None,
             now_ms,
             attempt,
             redriven,
@@ -70,7 +70,7 @@ impl Context {
         let Question { request, now_ms, seed, config, limits, state, keys } = question;
         Self {
             event: None,
-            key: request.key,
+            asked: request.key,
             now_ms,
             attempt: 1,
             redriven: false,
@@ -82,6 +82,11 @@ impl Context {
             keys: Some(keys),
             outside: None,
         }
+    }
+
+    /// The key whose state is at hand.
+    pub(super) fn key(&self) -> Option<&Key> {
+        self.event.as_ref().map_or(self.asked.as_ref(), |event| event.key.as_ref())
     }
 
     pub(super) fn position(&self) -> Position {

@@ -284,9 +284,9 @@ impl Live {
         let memory_bytes = self.store.data().memory_bytes();
         let verdict = verdict::of(ended, record.exceeded);
         // The count in the store is not right where the clock stopped the guest.
-        let timed_out = verdict.outcome == Outcome::Timeout;
+        let timed_out = matches!(verdict.outcome, Outcome::Timeout);
         let fuel = if timed_out { terms.fuel } else { terms.fuel.saturating_sub(fuel_left) };
-        let is_ok = verdict.outcome == Outcome::Ok;
+        let is_ok = matches!(verdict.outcome, Outcome::Ok);
         let is_fresh = !is_spent && self.served < terms.recycle_after;
         if in_order && module.keeps_instances() && terms.reuse && is_fresh {
             slot.live = Some(self);

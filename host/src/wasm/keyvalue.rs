@@ -80,7 +80,7 @@ impl StoreData {
         if !is_name {
             return Ok(Err(Refused::NoSuchStore));
         }
-        if self.session()?.context.key.is_none() {
+        if self.session()?.context.key().is_none() {
             return Ok(Err(Denial::Unkeyed.into()));
         }
         self.shelve(Bucket { prefix: format!("{name}/"), ends: Vec::new() }).map(Ok)

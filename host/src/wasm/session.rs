@@ -100,7 +100,7 @@ impl Session {
         check::content_type(draft.content_type)?;
         check::bytes("`data`", draft.data.len(), limits::EVENT_DATA_BYTES_MAX)?;
         let key = match draft.key {
-            None => self.context.key.clone(),
+            None => self.context.key().cloned(),
             Some(text) => Some(self.key(text)?),
         };
         let bus = draft.bus.map(|name| self.bus(name)).transpose()?;
@@ -129,7 +129,7 @@ impl Session {
     }
 
     fn key(&self, text: &str) -> Result<Key, Denial> {
-        match &self.context.key {
+        match self.context.key() {
             Some(key) if key.as_str() == text => Ok(key.clone()),
             _ => Key::new(text).map_err(|why| Denial::Invalid(why.to_string())),
         }
@@ -146,7 +146,7 @@ impl Session {
 
     /// What a name stands for, own writes included.
     pub(super) fn state(&self, name: &str) -> Option<Vec<u8>> {
-        self.context.key.as_ref()?;
+        self.context.key()?;
         match self.place(name).and_then(|place| self.effects.state.get(place)) {
             Some(write) => self.visible(write).map(|value| value.to_vec()),
             None if check::name("", name).is_err() => None,
@@ -157,7 +157,7 @@ impl Session {
     /// Names with a prefix, own writes included.
     pub(super) fn state_names(&self, prefix: &str, after: Option<&str>, limit: u32) -> Vec<String> {
         let limit = listed(limit);
-        if self.context.key.is_none() || limit == 0 {
+        if self.context.key().is_none() || limit == 0 {
             return Vec::new();
         }
         let own = |name: &str| name.starts_with(prefix) && after.is_none_or(|after| name > after);
@@ -186,7 +186,7 @@ impl Session {
         ttl_ms: Option<u64>,
     ) -> Result<StateWrite, Denial> {
         self.may_write()?;
-        if self.context.key.is_none() {
+        if self.context.key().is_none() {
             return Err(Denial::Unkeyed);
         }
         check::name("a name", name)?;

@@ -50,7 +50,7 @@ impl Session {
 
     fn may_change_timer(&self, name: &str) -> Result<(), Denial> {
         self.may_write()?;
-        if self.context.key.is_none() {
+        if self.context.key().is_none() {
             return Err(Denial::Unkeyed);
         }
         if self.context.limits.timers_max == 0 {

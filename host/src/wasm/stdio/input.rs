@@ -79,7 +79,7 @@ fn member(text: &mut String, index: usize, name: &str, value: &str) {
 /// All state of the key, each value as JSON: as it stands where it is JSON, as a string where it is
 /// other text, as `{"base64": ..}` where it is neither.
 fn state(session: &Session, text: &mut String) -> Result<(), String> {
-    if session.context.key.is_none() {
+    if session.context.key().is_none() {
         return Ok(());
     }
     let view = &session.context.state;
