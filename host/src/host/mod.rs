@@ -81,7 +81,16 @@ impl Host {
         plugins: Arc<Plugins>,
         metrics: Arc<Metrics>,
     ) -> Self {
-        let buses = buses.iter().map(|bus| (Arc::clone(bus), metrics.bus(bus.name()))).collect();
+        let counted = |bus: &Arc<Bus>| {
+            let counters = metrics.bus(bus.name());
+            if let Some(log) = bus.log() {
+                // The log takes its course where a publisher goes away, and so does the count.
+                let counters = counters.clone();
+                log.on_ingested(move |events, took| counters.appended(events, took));
+            }
+            (Arc::clone(bus), counters)
+        };
+        let buses = buses.iter().map(counted).collect();
         Self { about, buses, plugins, metrics, draining: AtomicBool::new(false) }
     }
 
@@ -154,8 +163,10 @@ impl Host {
         }
         let begun = Instant::now();
         let appended = bus.publish(batch).await.map_err(publish_error)?;
-        let new = appended.iter().filter(|appended| !appended.duplicate).count();
-        metrics.appended(new as u64, begun.elapsed());
+        if bus.log().is_none() {
+            // Nothing was waited for, so it is counted wherever it was taken.
+            metrics.appended(appended.len() as u64, begun.elapsed());
+        }
         Ok(appended)
     }
 

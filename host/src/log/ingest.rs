@@ -4,6 +4,7 @@
 //! side did not comes back, and goes around again once what it hit is durable.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use hashbrown::HashMap;
 use tokio::sync::oneshot;
@@ -43,6 +44,7 @@ pub(super) async fn ingest(
     shared: &Arc<Shared>,
     batch: &[Publish],
 ) -> Result<Vec<Appended>, AppendError> {
+    let begun = Instant::now();
     if let Some(error) = shared.lanes.refusal() {
         return Err(error);
     }
@@ -56,13 +58,14 @@ pub(super) async fn ingest(
     loop {
         look_up((shared, recent), batch, &ids, &mut known).await?;
         if !known.iter().any(|known| matches!(known, Known::New { .. })) {
+            shared.note_ingested(0, begun);
             return Ok(appended(&known, Position(0), &[]));
         }
         let mut encoded = shared.buffers.take();
         encode(&mut encoded, batch, &known)?;
         let batch = Batch { commit: encoded, items: items(batch, &ids, &known) };
         let (reply, answer) = oneshot::channel();
-        shared.lanes.push_ingest(IngestEntry { batch, reply })?;
+        shared.lanes.push_ingest(IngestEntry { batch, begun, reply })?;
         match answer.await {
             Ok(IngestReply::Committed { committed, items }) => {
                 return Ok(appended(&known, committed.first_position.unwrap_or_default(), &items));

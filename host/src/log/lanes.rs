@@ -9,7 +9,7 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_utils::CachePadded;
 use tokio::sync::oneshot;
@@ -36,6 +36,8 @@ pub(super) struct EffectsEntry {
 #[derive(Debug)]
 pub(super) struct IngestEntry {
     pub(super) batch: Batch,
+    /// When it was published.
+    pub(super) begun: Instant,
     pub(super) reply: oneshot::Sender<IngestReply>,
 }
 

@@ -40,6 +40,7 @@ mod writer;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use tokio::sync::watch;
 
@@ -137,6 +138,13 @@ impl Log {
     /// [`AppendError`].
     pub async fn ingest(&self, batch: Vec<Publish>) -> Result<Vec<Appended>, AppendError> {
         ingest::ingest(self.shared(), &batch).await
+    }
+
+    /// From now on `heard` is told of each batch that was published once it is durable: how many events
+    /// of it are new, and how long it took; also where its publisher has gone away. The writer calls
+    /// it, so it must not wait. Only the first one is heard.
+    pub fn on_ingested(&self, heard: impl Fn(u64, Duration) + Send + Sync + 'static) {
+        let _ = self.shared().ingested.set(Box::new(heard));
     }
 
     /// Reserves room in the effects lane, before a guest runs. Waits for it in turn with other

@@ -5,7 +5,8 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
@@ -49,6 +50,8 @@ pub(super) struct Shared {
     /// The writer is to seal the log when the lanes are drained.
     pub(super) stops_clean: AtomicBool,
     pub(super) counters: Counters,
+    /// Hears of what was published.
+    pub(super) ingested: OnceLock<OnIngested>,
     /// Segments that nobody has checked since the start.
     pub(super) unchecked: Mutex<Vec<SealedSegment>>,
 }
@@ -58,6 +61,10 @@ impl std::fmt::Debug for Shared {
         f.debug_struct("Shared").field("bus", &self.folders.bus).finish_non_exhaustive()
     }
 }
+
+/// Called with the number of new events of a batch that is durable, and how long that took since it was
+/// published. The writer calls it, so it must not wait.
+pub(super) type OnIngested = Box<dyn Fn(u64, Duration) + Send + Sync>;
 
 /// What [`super::LogStats`] reports.
 #[derive(Debug, Default)]
@@ -79,6 +86,12 @@ impl Shared {
     /// Bytes free for us on the disk. A disk that does not say is not full.
     pub(super) fn free_bytes(&self) -> u64 {
         self.disk.free_bytes(&self.folders.segments).unwrap_or(u64::MAX)
+    }
+
+    pub(super) fn note_ingested(&self, events: u64, begun: Instant) {
+        if let Some(heard) = self.ingested.get() {
+            heard(events, begun.elapsed());
+        }
     }
 
     /// Bytes that the next segment claims.

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
@@ -350,6 +350,7 @@ fn share(
         ended: watch::Sender::new(false),
         stops_clean: AtomicBool::new(false),
         counters,
+        ingested: OnceLock::new(),
         unchecked: Mutex::new(begun.sealed.iter().take(begun.unchecked).cloned().collect()),
     }))
 }

@@ -60,14 +60,12 @@ enum Waiting {
     Ingest {
         reply: oneshot::Sender<IngestReply>,
         batch: Batch,
+        begun: Instant,
         number: u64,
         first: Position,
     },
     /// Nothing of it is in the group, but what the answer speaks of may be.
-    Answer {
-        reply: oneshot::Sender<IngestReply>,
-        answer: IngestReply,
-    },
+    Answer { reply: oneshot::Sender<IngestReply>, answer: IngestReply },
 }
 
 /// That a group is durable, and its log time, milliseconds since the Unix epoch.
@@ -229,13 +227,13 @@ impl Writer {
             self.builder.push(&commit, self.sequences.iter().copied());
             waiting.push(Waiting::Effects { reply, commit, permit, number, first });
         }
-        for IngestEntry { mut batch, reply } in taken.ingest {
+        for IngestEntry { mut batch, begun, reply } in taken.ingest {
             match self.group.ingest(shared.recent.get(), &shared.heads, &mut batch) {
                 Verdict::Taken(first) => {
                     let number = first_commit + u64::from(self.builder.commits());
                     self.builder.push(&batch.commit, batch.items.iter().map(|item| item.sequence));
                     self.builder.identify(batch.items.iter().map(|item| item.id));
-                    waiting.push(Waiting::Ingest { reply, batch, number, first });
+                    waiting.push(Waiting::Ingest { reply, batch, begun, number, first });
                 }
                 Verdict::Recheck => {
                     waiting.push(Waiting::Answer { reply, answer: IngestReply::Recheck });
@@ -298,9 +296,10 @@ impl Writer {
                     room += permit.map_or(0, |mut permit| permit.take_bytes());
                     buffers.push(commit);
                 }
-                (Waiting::Ingest { reply, batch, number, first }, Some(proof)) => {
+                (Waiting::Ingest { reply, batch, begun, number, first }, Some(proof)) => {
                     let committed = committed_as(proof, number, first, true);
                     let items = batch.items;
+                    self.shared.note_ingested(items.len() as u64, begun);
                     drop(reply.send(IngestReply::Committed { committed, items }));
                     buffers.push(batch.commit);
                 }

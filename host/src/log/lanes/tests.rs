@@ -19,7 +19,7 @@ fn effects(lanes: &Arc<Lanes>, bytes: usize) {
 fn ingest(lanes: &Arc<Lanes>, bytes: usize) -> Result<(), AppendError> {
     let (reply, _) = oneshot::channel();
     let batch = Batch { commit: encoded(bytes), items: Each::new() };
-    lanes.push_ingest(IngestEntry { batch, reply })
+    lanes.push_ingest(IngestEntry { batch, begun: std::time::Instant::now(), reply })
 }
 
 const MIB: usize = 1024 * 1024;

@@ -1,6 +1,7 @@
 //! Group commit, acknowledgement, poison, full disks, reading along.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::support::*;
@@ -68,6 +69,33 @@ async fn nothing_is_acknowledged_or_seen_before_the_sync() {
     disk.release_syncs();
     publisher.await.unwrap().unwrap();
     assert_eq!(log.last_position(), Position(1));
+}
+
+/// A client that went away was once not counted, though its event is in the log.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_durable_is_heard_of_though_its_publisher_has_gone() {
+    let disk = SimDisk::new();
+    let log = open(&disk).log;
+    let heard = Arc::new(AtomicU64::new(0));
+    log.on_ingested({
+        let heard = Arc::clone(&heard);
+        move |events, _| {
+            heard.fetch_add(events, Ordering::SeqCst);
+        }
+    });
+    disk.hold_syncs();
+    let publisher = tokio::spawn({
+        let log = log.clone();
+        async move { log.ingest(vec![publish("1", "a"), publish("2", "a")]).await }
+    });
+    until("the sync", || disk.holds_a_sync()).await;
+    assert_eq!(heard.load(Ordering::SeqCst), 0, "not before it is durable");
+    publisher.abort();
+    assert!(publisher.await.unwrap_err().is_cancelled());
+    disk.release_syncs();
+    until("the count", || heard.load(Ordering::SeqCst) == 2).await;
+    log.ingest(vec![publish("2", "a"), publish("3", "a")]).await.unwrap();
+    assert_eq!(heard.load(Ordering::SeqCst), 3, "a duplicate is not new");
 }
 
 #[tokio::test(flavor = "multi_thread")]
