@@ -1,7 +1,6 @@
 //! What client commands speak to the host with: blocking HTTP, typed answers, errors that say what
 //! to do next.
 
-use std::io::{BufRead, BufReader, Read};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,6 +12,7 @@ use ureq::{Agent, Body};
 use url::Url;
 
 use super::out::UsageError;
+use super::sse::Items;
 use super::trust::{self, Handshake};
 use crate::api::errors::{ErrorBody, ErrorDetail};
 use crate::api::view::BusKind;
@@ -26,8 +26,6 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 const SILENCE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Bytes of an answer that is not a stream.
 const ANSWER_BYTES_MAX: u64 = 256 * 1024 * 1024;
-/// Bytes of one line of a stream: an event in JSON, escaped.
-const LINE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
 /// Which host, and who asks.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -287,8 +285,7 @@ impl Client {
     ) -> Result<Items, ClientError> {
         let last = last.map(|id| ("last-event-id", id));
         let response = self.send("GET", &self.url(path, query), last.as_slice(), &[])?;
-        let reader = BufReader::new(Box::new(response.into_body().into_reader()) as Box<dyn Read>);
-        Ok(Items { reader, url: self.base.to_string() })
+        Ok(Items::new(response.into_body().into_reader(), self.base.to_string()))
     }
 
     fn body(&self, response: Response<Body>) -> Result<Vec<u8>, ClientError> {
@@ -375,62 +372,6 @@ fn took(timing: &str) -> Option<(&'static str, f64)> {
     Some((words.into_iter().find(|known| *known == word)?, ms.parse().ok()?))
 }
 
-/// Server-sent events.
-pub struct Items {
-    reader: BufReader<Box<dyn Read>>,
-    url: String,
-}
-
-/// One server-sent event.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Item {
-    /// Where to go on after it.
-    pub id: Option<String>,
-    /// What it says.
-    pub data: String,
-}
-
-impl Items {
-    /// The next one; none: the stream has ended.
-    ///
-    /// # Errors
-    /// [`ClientError::Broken`].
-    pub fn next_item(&mut self) -> Result<Option<Item>, ClientError> {
-        let mut item = Item::default();
-        let mut has_data = false;
-        loop {
-            let mut line = String::new();
-            let mut bounded = (&mut self.reader).take(LINE_BYTES_MAX);
-            let read = bounded.read_line(&mut line);
-            let read = read.map_err(|error| ClientError::Broken {
-                url: self.url.clone(),
-                why: error.to_string(),
-            })?;
-            // What stands before a blank line that never came is not an item.
-            if read == 0 {
-                return Ok(None);
-            }
-            let line = line.trim_end_matches(['\n', '\r']);
-            if line.is_empty() && has_data {
-                return Ok(Some(item));
-            }
-            let (field, value) = line.split_once(':').unwrap_or((line, ""));
-            let value = value.strip_prefix(' ').unwrap_or(value);
-            match field {
-                "data" => {
-                    if has_data {
-                        item.data.push('\n');
-                    }
-                    has_data = true;
-                    item.data.push_str(value);
-                }
-                "id" => item.id = Some(value.to_owned()),
-                _ => {}
-            }
-        }
-    }
-}
-
 /// From the environment or a file, never from an argument, where everybody on the machine sees it.
 pub(super) fn token(args: &ConnectArgs) -> anyhow::Result<Option<String>> {
     let (text, from) = if let Some(path) = &args.token_file {
@@ -462,18 +403,6 @@ fn is_loopback(url: &Url) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn items_are_put_together_from_their_lines() {
-        let text = ":keep\n\nid: 1-2\ndata: {\ndata: }\n\nevent: x\ndata:y\n\ndata: cut";
-        let reader: Box<dyn Read> = Box::new(text.as_bytes());
-        let mut items = Items { reader: BufReader::new(reader), url: String::new() };
-        let first = Item { id: Some("1-2".to_owned()), data: "{\n}".to_owned() };
-        assert_eq!(items.next_item().unwrap(), Some(first));
-        let second = Item { id: None, data: "y".to_owned() };
-        assert_eq!(items.next_item().unwrap(), Some(second));
-        assert_eq!(items.next_item().unwrap(), None);
-    }
 
     #[test]
     fn names_travel_encoded() {

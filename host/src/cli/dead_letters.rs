@@ -3,10 +3,10 @@
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::Output;
 use super::client::Client;
 use super::out::{Out, note, plain};
 use super::table::{Table, shortened};
+use super::{Output, from_one};
 use crate::api::view::{ActedView, DeadLetterView, DeadLettersView};
 use crate::limits;
 
@@ -25,7 +25,7 @@ pub enum DeadLettersCommand {
         #[arg(long)]
         outcome: Option<String>,
         /// How many at most
-        #[arg(long, default_value_t = 100)]
+        #[arg(long, default_value_t = 100, value_parser = from_one())]
         limit: usize,
     },
     /// Show everything about one, with its event

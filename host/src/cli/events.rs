@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use serde_json::value::RawValue;
 
-use super::Output;
-use super::client::{Client, ClientError, Items};
+use super::client::{Client, ClientError};
 use super::out::{Out, note, plain};
+use super::sse::Items;
 use super::table::{Table, shortened};
+use super::{Output, from_one};
 use crate::api::view::TreeView;
 use crate::limits;
 
@@ -27,7 +28,7 @@ pub enum EventsCommand {
         #[command(flatten)]
         filter: FilterArgs,
         /// How many at most
-        #[arg(long, default_value_t = 100)]
+        #[arg(long, default_value_t = 100, value_parser = from_one())]
         limit: usize,
     },
     /// Show one event
@@ -44,7 +45,7 @@ pub enum EventsCommand {
         #[command(flatten)]
         filter: FilterArgs,
         /// Stop after so many
-        #[arg(long)]
+        #[arg(long, value_parser = from_one())]
         limit: Option<usize>,
     },
     /// Show what caused an event, and what it caused

@@ -19,6 +19,7 @@ pub mod plugins;
 pub mod publish;
 pub mod requests;
 pub mod run;
+mod sse;
 pub mod state;
 pub mod status;
 mod table;
@@ -41,6 +42,11 @@ pub enum Output {
     Text,
     /// One document, or one object a line for streams.
     Json,
+}
+
+/// A count that nobody asks for in vain: the API refuses 0, too.
+fn from_one() -> clap::builder::RangedU64ValueParser<usize> {
+    clap::builder::RangedU64ValueParser::new().range(1..)
 }
 
 /// A WebAssembly plugin host for event handlers, with a durable log and order per key.

@@ -127,6 +127,38 @@ async fn commands_print_text_for_people() {
     }
 }
 
+/// Such an event once ended `tail`, because a line of its data ends with CR.
+#[tokio::test]
+async fn tail_prints_json_with_any_line_break_on_one_line() {
+    let server = Fixture::default().await;
+    for (id, end) in [(1, "\r"), (2, "\r\n"), (3, "\n")] {
+        let lines = ["{", r#"  "a": "b\r\nc""#, "}"].join(end);
+        let id = id.to_string();
+        tidegate(&server, &["publish", "a.b", "--id", &id, "--data", &lines]).await.unwrap();
+    }
+    let tail = ["--output", "json", "events", "tail", "--from", "1", "--limit", "3"];
+    let printed = tidegate(&server, &tail).await.unwrap();
+    assert_eq!(printed.lines().count(), 3, "{printed}");
+    for line in printed.split_terminator('\n') {
+        let event: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert_eq!(event["data"]["a"], "b\r\nc", "{line}");
+        assert!(!line.contains('\r'), "{line}");
+    }
+}
+
+#[test]
+fn a_limit_of_nothing_is_a_usage_error() {
+    for words in [
+        &["events", "list", "--limit", "0"][..],
+        &["events", "tail", "--limit", "0"],
+        &["dead-letters", "list", "--limit", "0"],
+        &["timers", "list", "totals", "--limit", "0"],
+    ] {
+        let error = Cli::try_parse_from([&["tidegate"], words].concat()).unwrap_err();
+        assert_eq!(error.exit_code(), 2, "{words:?}: {error}");
+    }
+}
+
 #[tokio::test]
 async fn commands_print_one_json_document() {
     let server = Fixture::default().await;

@@ -1,9 +1,9 @@
 //! `tidegate timers`: what a plugin has set.
 
-use super::Output;
 use super::client::Client;
 use super::out::{Out, note};
 use super::table::{Table, bytes, shortened};
+use super::{Output, from_one};
 use crate::api::view::{TimerView, TimersView};
 
 /// Characters of a key or a name that a listing shows.
@@ -22,7 +22,7 @@ pub enum TimersCommand {
         #[arg(long)]
         key: Option<String>,
         /// At most so many
-        #[arg(long, value_name = "N", default_value_t = 100)]
+        #[arg(long, value_name = "N", default_value_t = 100, value_parser = from_one())]
         limit: usize,
     },
 }
