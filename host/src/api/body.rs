@@ -84,6 +84,8 @@ impl App {
         if seen > limit {
             return Err(too_large(limit, announced.unwrap_or(seen as u64)));
         }
+        // Only now, so that the client sees the answer.
+        check_encoding(headers)?;
         Ok((bytes.freeze(), permit))
     }
 
@@ -114,6 +116,21 @@ async fn next(body: &mut Body, until: Instant, pace: &Pace) -> Result<Option<Byt
     }
 }
 
+/// A body is taken as it is: one that is compressed would be stored as what it is not.
+fn check_encoding(headers: &HeaderMap) -> Result<(), ApiError> {
+    for value in headers.get_all(header::CONTENT_ENCODING) {
+        let text = String::from_utf8_lossy(value.as_bytes());
+        let known = |coding: &&str| coding.is_empty() || coding.eq_ignore_ascii_case("identity");
+        if let Some(coding) = text.split(',').map(str::trim).find(|coding| !known(coding)) {
+            let coding = coding.escape_debug();
+            let message =
+                format!("content encoding `{coding}` is not supported: send the body as it is");
+            return Err(ApiError::new(Code::UnsupportedMediaType, message));
+        }
+    }
+    Ok(())
+}
+
 fn too_large(limit: usize, actual: u64) -> ApiError {
     let limit = limit as u64;
     let message = format!("the body has {actual} bytes, at most {limit} are allowed");
@@ -122,7 +139,27 @@ fn too_large(limit: usize, actual: u64) -> ApiError {
 
 #[cfg(test)]
 mod tests {
+    use axum::http::HeaderValue;
+
     use super::*;
+
+    #[test]
+    fn an_encoding_that_would_have_to_be_undone_is_refused() {
+        let with = |values: &[&'static str]| {
+            let name = header::CONTENT_ENCODING;
+            values.iter().map(|value| (name.clone(), HeaderValue::from_static(value))).collect()
+        };
+        for fine in [&[][..], &["identity"], &["Identity, identity"], &[""]] {
+            assert!(check_encoding(&with(fine)).is_ok(), "{fine:?}");
+        }
+        for (wrong, named) in
+            [(&["gzip"][..], "`gzip`"), (&["identity", "identity, br"], "`br`"), (&["x\t"], "`x`")]
+        {
+            let error = check_encoding(&with(wrong)).unwrap_err();
+            assert_eq!(error.code, Code::UnsupportedMediaType);
+            assert!(error.detail.message.contains(named), "{wrong:?}: {}", error.detail.message);
+        }
+    }
 
     #[test]
     fn who_sends_is_waited_for_and_who_trickles_is_not() {

@@ -311,18 +311,22 @@ where
 
 fn builder(options: &ServerOptions, door: Door) -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
+    // Above the limits of `App`, which answers with a body; what is far over gets a bare 431.
+    let headers_bytes = options.headers_bytes_max.saturating_mul(4).max(64 * 1024);
+    // No `half_close`: the end of what a client sends is how one is known to have gone away, so that
+    // streams and questions that wait give back their places. A client that ends its half after a
+    // request is taken for gone, and gets no answer.
     builder
         .http1()
         .timer(TokioTimer::new())
         .header_read_timeout(options.header_timeout)
         .keep_alive(matches!(door, Door::Open))
-        // Above the limits of `App`, which answers with a body; what is far over gets a bare 431.
         .max_headers(options.headers_count_max.saturating_mul(2))
-        .max_buf_size(options.headers_bytes_max.saturating_mul(4).max(64 * 1024));
+        .max_buf_size(headers_bytes);
     builder
         .http2()
         .timer(TokioTimer::new())
-        .max_header_list_size(u32::try_from(options.headers_bytes_max).unwrap_or(u32::MAX))
+        .max_header_list_size(u32::try_from(headers_bytes).unwrap_or(u32::MAX))
         .max_concurrent_streams(H2_STREAMS_MAX)
         .initial_stream_window_size(H2_WINDOW_BYTES.0)
         .initial_connection_window_size(H2_WINDOW_BYTES.1)

@@ -154,6 +154,9 @@ pub(super) enum CommandErrors {
     /// `too_large`
     #[response(status = 413)]
     TooLarge(ErrorBody),
+    /// `unsupported_media_type`: the body is compressed
+    #[response(status = 415)]
+    MediaType(ErrorBody),
     /// `invalid_field`, `invalid_key`; `rejected`: the plugin says no
     #[response(status = 422)]
     Rejected(ErrorBody),
@@ -187,6 +190,9 @@ pub(super) enum QueryErrors {
     /// `too_large`
     #[response(status = 413)]
     TooLarge(ErrorBody),
+    /// `unsupported_media_type`: the body is compressed
+    #[response(status = 415)]
+    MediaType(ErrorBody),
     /// `invalid_field`, `invalid_key`; `rejected`: the plugin says no
     #[response(status = 422)]
     Rejected(ErrorBody),

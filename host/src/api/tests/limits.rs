@@ -46,6 +46,24 @@ async fn a_body_over_the_limit_is_refused_with_limit_and_actual() {
 }
 
 #[tokio::test]
+async fn a_compressed_body_is_refused_wherever_it_is_sent() {
+    let server = Fixture::default().await;
+    let gzip = [("content-type", "application/cloudevents+json"), ("content-encoding", "gzip")];
+    let binary = [("ce-id", "1"), ("ce-type", "a"), ("content-encoding", "gzip")];
+    for (path, headers) in [
+        ("/v1/events", &gzip[..]),
+        ("/v1/events", &binary),
+        ("/v1/plugins/totals/command/open?key=k", &gzip),
+        ("/v1/plugins/totals/query/all", &gzip),
+    ] {
+        let answer = server.post(path, headers, b"\x1f\x8b").await;
+        assert_eq!((answer.status, &*answer.code()), (415, "unsupported_media_type"), "{path}");
+        assert!(answer.body.contains("`gzip`"), "{answer:?}");
+    }
+    assert!(server.host.events().is_empty());
+}
+
+#[tokio::test]
 async fn headers_over_the_limit_are_refused() {
     let server = Fixture::start(small()).await;
     let long = server.get(&format!("/v1/events?type={}", "x".repeat(3000))).await;
@@ -57,6 +75,27 @@ async fn headers_over_the_limit_are_refused() {
     assert_eq!((many.status, many.json()["error"]["actual"].as_u64()), (431, Some(32)));
     let huge = format!("GET / HTTP/1.1\r\nx: {}", "x".repeat(200_000));
     assert_eq!(server.send(&huge, b"").await.status, 431);
+}
+
+/// The library once refused them itself, with no body that says the limit.
+#[tokio::test]
+async fn headers_over_the_limit_are_refused_in_words_over_http_2_too() {
+    let server = Fixture::start(small()).await;
+    // GET http / of localhost, and a header `x` of 3000 bytes.
+    let mut block = b"\x82\x86\x84\x01\x09localhost\x00\x01x\x7f\xb9\x16".to_vec();
+    block.extend([b'x'; 3000]);
+    let mut request = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec();
+    request.extend(&u32::try_from(block.len()).unwrap().to_be_bytes()[1..]);
+    // HEADERS that end both themselves and stream 1.
+    request.extend(b"\x01\x05\0\0\0\x01");
+    request.extend(block);
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    stream.write_all(&request).await.unwrap();
+    let mut seen = Vec::new();
+    while !String::from_utf8_lossy(&seen).contains(r#""code":"headers_too_large""#) {
+        let read = tokio::time::timeout(PATIENCE, stream.read_buf(&mut seen)).await;
+        assert!(read.expect("the answer comes in time").unwrap() > 0, "{seen:?}");
+    }
 }
 
 #[tokio::test]
