@@ -156,7 +156,11 @@ pub fn is_batch(headers: &HeaderMap) -> bool {
 }
 
 fn condition_header(headers: &HeaderMap) -> Result<Option<KeySequence>, InvalidEvent> {
-    let Some(value) = headers.get(EXPECTED_SEQUENCE_HEADER) else { return Ok(None) };
+    let mut all = headers.get_all(EXPECTED_SEQUENCE_HEADER).iter();
+    let Some(value) = all.next() else { return Ok(None) };
+    if all.next().is_some() {
+        return Err(attributes::twice(EXPECTED_SEQUENCE_HEADER));
+    }
     let text = value.to_str().unwrap_or_default();
     attributes::sequence(EXPECTED_SEQUENCE_HEADER, text).map(Some)
 }

@@ -141,6 +141,11 @@ fn a_condition_is_read_and_never_stored() {
     let pairs = [("content-type", cloudevents::STRUCTURED), ("tidegate-expected-sequence", "0")];
     let publish = read(&headers(&pairs), &Bytes::from_static(json.as_bytes())).unwrap().remove(0);
     assert_eq!(publish.expected, Some(KeySequence(0)));
+    for second in ["0", "1"] {
+        let pairs = [pairs[0], pairs[1], (pairs[1].0, second)];
+        let error = read(&headers(&pairs), &Bytes::from_static(json.as_bytes())).unwrap_err();
+        assert!(error.problem.to_string().contains("is given twice"), "{error:?}");
+    }
 }
 
 #[test]
