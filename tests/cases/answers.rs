@@ -137,6 +137,9 @@ fn events() -> Vec<Row> {
         row("another content type", 415, "unsupported_media_type")
             .post("/v1/events", an_event(|_| ()))
             .with(("content-type", "text/html")),
+        row("a compressed body", 415, "unsupported_media_type")
+            .event(an_event(|_| ()))
+            .with(("content-encoding", "gzip")),
         row("the same again", 200, "")
             .event(an_event(|_| ()))
             .more(json!({ "duplicate": true, "position": 1, "sequence": 1 })),
@@ -165,6 +168,8 @@ fn requests() -> Vec<Row> {
     vec![
         row("no such plugin", 404, "not_found").get("/v1/plugins/nobody"),
         row("no such dead letter", 404, "not_found").get("/v1/dead-letters/4711"),
+        row("a cursor that is none", 422, "invalid_field").get("/v1/dead-letters?cursor=zzz"),
+        row("a cursor on no bus", 422, "invalid_field").get("/v1/dead-letters?cursor=none:1"),
         row("a command to nobody", 404, "not_found")
             .post("/v1/plugins/nobody/command/add?key=k", "1")
             .with(JSON),

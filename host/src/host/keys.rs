@@ -60,7 +60,13 @@ impl Host {
         filter: &DeadLetterFilter,
     ) -> Result<Vec<DeadLetterView>, HostError> {
         let mut views = Vec::new();
-        let after = filter.after.as_deref().and_then(|id| self.dead_letter_id(id));
+        let after = match &filter.after {
+            Some(id) => Some(self.dead_letter_id(id).ok_or_else(|| {
+                let why = "is not a cursor that this host gave".to_owned();
+                HostError::Invalid { field: "cursor".to_owned(), why }
+            })?),
+            None => None,
+        };
         let first = after.map_or(0, |(bus, _)| {
             self.buses.iter().position(|(other, _)| other.name() == bus.name()).unwrap_or_default()
         });

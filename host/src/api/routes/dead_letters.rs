@@ -52,7 +52,7 @@ pub(super) async fn list(
         plugin: params.text("plugin"),
         key: params.key()?,
         outcome: params.text("outcome").map(|text| outcome(&text)).transpose()?,
-        after: params.text("cursor"),
+        after: params.text("cursor").map(cursor).transpose()?,
         limit: params.limit()?.unwrap_or(LIMIT_DEFAULT),
     };
     params.finish()?;
@@ -60,6 +60,15 @@ pub(super) async fn list(
     let more = dead_letters.len() >= filter.limit;
     let next = dead_letters.last().filter(|_| more).map(|letter| letter.id.clone());
     Ok(Json(DeadLettersView { dead_letters, next }))
+}
+
+/// The id of a dead letter: a number, with the name of the bus in front where it is not the default one.
+fn cursor(id: String) -> Result<String, ApiError> {
+    let number = id.rsplit_once(':').map_or(&*id, |(_, number)| number);
+    if number.parse::<u64>().is_err() {
+        return Err(ApiError::field("cursor", "is not a cursor that this host gave"));
+    }
+    Ok(id)
 }
 
 fn outcome(text: &str) -> Result<OutcomeKind, ApiError> {

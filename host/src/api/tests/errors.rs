@@ -90,6 +90,8 @@ async fn what_is_not_there_is_told_in_json() {
         ("DELETE /v1/plugins/totals", 409, "conflict"),
         ("GET /v1/dead-letters/7", 404, "not_found"),
         ("GET /v1/dead-letters?outcome=bad", 422, "invalid_field"),
+        ("GET /v1/dead-letters?cursor=zzz", 422, "invalid_field"),
+        ("GET /v1/dead-letters?cursor=main:", 422, "invalid_field"),
         ("PUT /v1/events", 405, "method_not_allowed"),
     ] {
         let answer = server.send(&format!("{request} HTTP/1.1"), b"").await;
