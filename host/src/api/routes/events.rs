@@ -42,6 +42,8 @@ const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
     request_body(content(
         (CloudEvent = "application/cloudevents+json"),
         (Vec<CloudEvent> = "application/cloudevents-batch+json"),
+        // Binary mode: the data, of any type, with its attributes as headers.
+        (serde_json::Value = "*/*"),
     )),
     responses(
         (status = 200, description = "Durable", body = Vec<AppendedView>),
@@ -182,8 +184,10 @@ fn next_link(query: Option<&str>, cursor: &str) -> String {
             `ce-` headers, data as the body"),
     ),
     responses(
-        (status = 200, description = "The event", body = CloudEvent,
-            content_type = "application/cloudevents+json"),
+        (status = 200, description = "The event; in binary mode its data, of its own type", content(
+            (CloudEvent = "application/cloudevents+json"),
+            (serde_json::Value = "*/*"),
+        )),
         Errors,
     ),
 )]

@@ -3,6 +3,7 @@
 mod dead_letters;
 mod diff;
 mod events;
+mod exposition;
 mod keys;
 mod openapi;
 mod plugins;

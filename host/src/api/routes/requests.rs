@@ -44,10 +44,10 @@ const EXPECTED_SEQUENCE: &str = "Tidegate-Expected-Sequence";
             description = "What the key's last sequence must be when the command runs; 0: the key \
                 is new. Else nothing is executed: `sequence_conflict`"),
     ),
-    request_body(content = String, content_type = "*/*", description = "At most 1 MiB"),
+    request_body(content = serde_json::Value, content_type = "*/*", description = "At most 1 MiB"),
     responses(
         (status = 200, description = "The plugin's answer, and its effects are durable",
-            body = String, content_type = "*/*",
+            body = serde_json::Value, content_type = "*/*",
             headers(
                 ("Tidegate-Commit" = u64, description = "The commit that holds its effects"),
                 ("Tidegate-Position" = u64, description = "The last event that came of it: what \
@@ -111,7 +111,7 @@ pub(super) async fn command(
             event at this position; at most 10 s, then `wait_timeout`"),
     ),
     responses(
-        (status = 200, description = "The plugin's answer", body = String, content_type = "*/*",
+        (status = 200, description = "The plugin's answer", body = serde_json::Value, content_type = "*/*",
             headers(
                 ("Tidegate-Commit" = u64, description = "The state is that of this commit. Other \
                     keys are seen as they are then or later"),
@@ -150,10 +150,10 @@ pub(super) async fn ask(
         ("wait" = Option<u64>, Query, description = "Answer only once the plugin has completed the \
             event at this position; at most 10 s, then `wait_timeout`"),
     ),
-    request_body(content = String, content_type = "*/*", description = "At most 1 MiB"),
+    request_body(content = serde_json::Value, content_type = "*/*", description = "At most 1 MiB"),
     responses(
         (status = 200, description = "The plugin's answer, with the headers of GET",
-            body = String, content_type = "*/*"),
+            body = serde_json::Value, content_type = "*/*"),
         Errors,
         QueryErrors,
     ),

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{RawQuery, State};
-use axum::http::header;
+use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 
+use super::exposition::Format;
 use super::openapi::{Errors, ProbeErrors};
 use crate::api::app::App;
 use crate::api::errors::{ApiError, Code};
@@ -71,20 +72,26 @@ pub(super) async fn status(
 }
 
 /// Shows metrics, for Prometheus
+///
+/// In the text format 0.0.4 for clients whose `Accept` would rather have `text/plain` than
+/// `application/openmetrics-text`.
 #[utoipa::path(
     get,
     path = "/metrics",
     tag = "host",
     operation_id = "getMetrics",
     responses(
-        (status = 200, description = "OpenMetrics text", body = String,
-            content_type = "application/openmetrics-text"),
+        (status = 200, description = "OpenMetrics 1.0, or the text format 0.0.4", content(
+            (String = "application/openmetrics-text"),
+            (String = "text/plain"),
+        )),
         Errors,
     ),
 )]
-pub(super) async fn metrics(State(app): State<Arc<App>>) -> Response {
-    const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(header::CONTENT_TYPE, OPEN_METRICS)], app.host.metrics()).into_response()
+pub(super) async fn metrics(State(app): State<Arc<App>>, headers: HeaderMap) -> Response {
+    let format = Format::asked(&headers);
+    let types = [(header::CONTENT_TYPE, format.content_type()), (header::VARY, "accept")];
+    (types, format.write(app.host.metrics())).into_response()
 }
 
 /// Says that the process answers

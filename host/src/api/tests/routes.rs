@@ -111,9 +111,31 @@ async fn the_document_names_errors_schemas_and_no_dangling_reference() {
     {
         assert!(publish["responses"].get(status).is_some(), "{status}");
     }
+    let of = |content: &serde_json::Value| {
+        let types = content["content"].as_object().unwrap();
+        types.keys().cloned().collect::<Vec<_>>().join(" ")
+    };
+    let modes = "*/* application/cloudevents+json";
+    assert_eq!(of(&publish["requestBody"]), format!("{modes} application/cloudevents-batch+json"));
+    let event = &document["paths"]["/v1/events/{position}"]["get"]["responses"]["200"];
+    assert_eq!(of(event), modes);
+    let query = &document["paths"]["/v1/plugins/{plugin}/query/{path}"]["get"]["responses"]["200"];
+    assert_eq!(query["content"]["*/*"]["schema"].get("type"), None, "{query}");
     for reference in text.split("\"$ref\": \"#").skip(1) {
         let pointer = reference.split('"').next().unwrap();
         assert!(document.pointer(pointer).is_some(), "{pointer}");
+    }
+}
+
+#[tokio::test]
+async fn metrics_come_in_the_format_that_is_asked_for() {
+    let server = Fixture::default().await;
+    for (accept, content_type, body) in [
+        ("*/*", "application/openmetrics-text; version=1.0.0; charset=utf-8", "# EOF\n"),
+        ("text/plain;version=0.0.4", "text/plain; version=0.0.4; charset=utf-8", ""),
+    ] {
+        let answer = server.send(&format!("GET /metrics HTTP/1.1\r\naccept: {accept}"), b"").await;
+        assert_eq!((answer.header("content-type"), &*answer.body), (Some(content_type), body));
     }
 }
 
