@@ -88,9 +88,10 @@ impl Shared {
         self.disk.free_bytes(&self.folders.segments).unwrap_or(u64::MAX)
     }
 
-    pub(super) fn note_ingested(&self, events: u64, begun: Instant) {
+    /// Tells who counts of a batch that is durable by now.
+    pub(super) fn note_ingested(&self, events: u64, (begun, now): (Instant, Instant)) {
         if let Some(heard) = self.ingested.get() {
-            heard(events, begun.elapsed());
+            heard(events, now.saturating_duration_since(begun));
         }
     }
 

@@ -187,7 +187,7 @@ impl Writer {
         let committed = if self.builder.is_empty() { Ok(None) } else { self.append(time_ms) };
         match committed {
             Ok(committed) => {
-                self.answer(&mut waiting, committed.map(|(proof, _)| proof));
+                self.answer(&mut waiting, committed);
                 let synced = committed.map_or(gathered, |(_, synced)| synced);
                 self.note_times(started, gathered, synced);
             }
@@ -282,13 +282,13 @@ impl Writer {
         handed_over.map_err(|error| follow::failure(&error))
     }
 
-    fn answer(&self, waiting: &mut Vec<Waiting>, committed: Option<Proof>) {
+    fn answer(&self, waiting: &mut Vec<Waiting>, committed: Option<(Proof, Instant)>) {
         let mut buffers = Vec::with_capacity(waiting.len());
         let mut room = 0;
         for one in waiting.drain(..) {
             match (one, committed) {
                 (Waiting::Answer { reply, answer }, _) => drop(reply.send(answer)),
-                (Waiting::Effects { reply, commit, permit, number, first }, Some(proof)) => {
+                (Waiting::Effects { reply, commit, permit, number, first }, Some((proof, _))) => {
                     let answer = committed_as(proof, number, first, !commit.events.is_empty());
                     if let Some(reply) = reply {
                         drop(reply.send(Ok(answer)));
@@ -296,10 +296,10 @@ impl Writer {
                     room += permit.map_or(0, |mut permit| permit.take_bytes());
                     buffers.push(commit);
                 }
-                (Waiting::Ingest { reply, batch, begun, number, first }, Some(proof)) => {
+                (Waiting::Ingest { reply, batch, begun, number, first }, Some((proof, synced))) => {
                     let committed = committed_as(proof, number, first, true);
                     let items = batch.items;
-                    self.shared.note_ingested(items.len() as u64, begun);
+                    self.shared.note_ingested(items.len() as u64, (begun, synced));
                     drop(reply.send(IngestReply::Committed { committed, items }));
                     buffers.push(batch.commit);
                 }
