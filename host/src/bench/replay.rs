@@ -4,6 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::event::Position;
+
 use super::append::{Limit, Mark, describe};
 use super::events::Events;
 use super::guest::{Guest, module};
@@ -35,10 +37,10 @@ pub async fn run(settings: &Settings, options: &ReplayOptions) -> Result<Report,
     let mut report = Report::new("replay");
     for repetition in 0..settings.repetitions {
         let host = BenchHost::start(settings).await?;
-        fill(&host, &events, settings.events).await?;
+        let published = fill(&host, &events, settings.events).await?;
         let mut limit = Limit::new(host.place(), settings)?;
         let raw = limit.run(settings.events)?;
-        runs.push(catch_up(&host, &wasm, settings.events, raw).await?);
+        runs.push(catch_up(&host, &wasm, &published, raw).await?);
         if repetition + 1 == settings.repetitions {
             limit.report(&mut report);
         }
@@ -56,23 +58,30 @@ pub async fn run(settings: &Settings, options: &ReplayOptions) -> Result<Report,
     Ok(report)
 }
 
-/// Makes the old log.
-async fn fill(host: &BenchHost, events: &Events, count: u64) -> Result<(), BenchError> {
+/// Makes the old log; gives where its events stand.
+async fn fill(host: &BenchHost, events: &Events, count: u64) -> Result<Vec<Position>, BenchError> {
     let log = host.log()?;
+    let mut published = Vec::new();
     for first in (0..count).step_by(usize::try_from(BATCH).unwrap_or(1)) {
         let batch = (first..(first + BATCH).min(count)).map(|number| events.publish(number));
-        log.ingest(batch.collect()).await?;
+        let appended = log.ingest(batch.collect()).await?;
+        published.extend(appended.iter().map(|appended| appended.position));
     }
-    Ok(())
+    Ok(published)
 }
 
 /// Drops the module in, and measures from the first durable completions to the last: what comes
 /// before is compiling.
 #[allow(clippy::cast_precision_loss, reason = "rates need no more digits")]
-async fn catch_up(host: &BenchHost, wasm: &[u8], count: u64, raw: f64) -> Result<Run, BenchError> {
-    let log = host.log()?;
-    let observer = Observer::new(log);
-    let mut begun = Observer::new(log);
+async fn catch_up(
+    host: &BenchHost,
+    wasm: &[u8],
+    published: &[Position],
+    raw: f64,
+) -> Result<Run, BenchError> {
+    let (log, count) = (host.log()?, published.len() as u64);
+    let observer = Observer::of(log, published);
+    let mut begun = Observer::of(log, published);
     let before = Mark::new(log);
     host.drop_in(wasm)?;
     let cpu = tokio::spawn(async move {
