@@ -11,7 +11,7 @@ use crate::log::{Log, LogOptions, LogStats};
 
 use super::events::Events;
 use super::place::Place;
-use super::publish::{Publishers, Release};
+use super::publish::{Lanes, Publishers, Release};
 use super::raw::{RawSegment, Zeroing};
 use super::report::{Figure, Percentiles, RawFigures, Report, Run, median, median_percentiles};
 use super::{BenchError, ENVELOPE_BYTES, Settings, cpu};
@@ -32,7 +32,7 @@ pub async fn run(settings: &Settings) -> Result<Report, BenchError> {
     std::fs::create_dir_all(&bus).map_err(super::place::at(&bus))?;
     let opened = Log::open(Arc::new(OsDisk), &bus, LogOptions::default(), clock)?;
     let log = opened.log;
-    let events = Arc::new(Events::new(settings));
+    let lanes = Lanes::new(Arc::new(Events::new(settings)));
     let mut limit = Limit::new(&place, settings)?;
 
     let mut first = 0;
@@ -44,7 +44,7 @@ pub async fn run(settings: &Settings) -> Result<Report, BenchError> {
         let before = Mark::new(&log);
         let window = Arc::new(Semaphore::new(settings.in_flight.max(1)));
         let numbers = first..first + count;
-        let publishers = Publishers::new(&log, &events, numbers, window, Release::Durable, None);
+        let publishers = Publishers::new(&log, &lanes, numbers, window, Release::Durable, None);
         let sent = publishers.run().await?;
         let run = before.run(&log, count, raw);
         first += count;

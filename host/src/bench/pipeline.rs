@@ -12,7 +12,7 @@ use super::guest::{Guest, module};
 use super::latency::Latencies;
 use super::observe::{Observed, Observer};
 use super::place::BenchHost;
-use super::publish::{Pace, Publishers, Release, Sent};
+use super::publish::{Lanes, Pace, Publishers, Release, Sent};
 use super::report::{Figure, Percentiles, Report, Run, median_percentiles};
 use super::stages::{Alone, Watch};
 use super::{BenchError, Settings};
@@ -46,6 +46,7 @@ pub async fn run(settings: &Settings, options: &PipelineOptions) -> Result<Repor
     let ticking = settings.ticker.start()?;
     let events = Arc::new(Events::new(settings));
     let alone = Alone::measure(host.place(), &events, &wasm).await?;
+    let lanes = Lanes::new(events);
 
     let mut limit = Limit::new(host.place(), settings)?;
     let mut watch = Watch::default();
@@ -57,7 +58,7 @@ pub async fn run(settings: &Settings, options: &PipelineOptions) -> Result<Repor
         let before = Mark::new(host.log()?);
         let started = watch.begin(&host)?;
         let (sent, observed) =
-            deliver(&host, &events, first..first + count, settings, options.rate).await?;
+            deliver(&host, &lanes, first..first + count, settings, options.rate).await?;
         let run = before.run(host.log()?, count, raw);
         first += count;
         if repetition == 0 {
@@ -89,7 +90,7 @@ pub async fn run(settings: &Settings, options: &PipelineOptions) -> Result<Repor
 /// Publishes events and waits until the effects of all are durable.
 async fn deliver(
     host: &BenchHost,
-    events: &Arc<Events>,
+    lanes: &Lanes,
     numbers: std::ops::Range<u64>,
     settings: &Settings,
     rate: Option<u64>,
@@ -102,7 +103,7 @@ async fn deliver(
     let window = Arc::new(Semaphore::new(room));
     let opened = pace.is_none().then(|| Arc::clone(&window));
     let publishers =
-        Publishers::new(log, events, numbers, Arc::clone(&window), Release::Elsewhere, pace);
+        Publishers::new(log, lanes, numbers, Arc::clone(&window), Release::Elsewhere, pace);
     let paced = tokio::task::spawn_blocking(move || {
         if let Some(pace) = pace {
             pace.open(count, &window);

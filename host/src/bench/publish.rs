@@ -30,10 +30,15 @@ pub(super) enum Release {
     Elsewhere,
 }
 
+/// Events for each of the tasks that publish. Made before any clock starts, once for all runs: a million
+/// keys take longer to copy than some runs take.
+#[derive(Clone)]
+pub(super) struct Lanes(Arc<[Arc<Events>]>);
+
 /// Publishers of one run.
 pub(super) struct Publishers {
     log: Log,
-    events: Arc<Events>,
+    lanes: Lanes,
     next: AtomicU64,
     numbers: Range<u64>,
     window: Arc<Semaphore>,
@@ -84,27 +89,35 @@ impl Pace {
     }
 }
 
+impl Lanes {
+    /// For as many tasks as there are processors; they share no memory that they count references to.
+    pub(super) fn new(events: Arc<Events>) -> Self {
+        let count = std::thread::available_parallelism().map_or(1, usize::from);
+        let apart: Vec<_> = (1..count).map(|_| Arc::new(events.apart())).collect();
+        Self(apart.into_iter().chain([events]).collect())
+    }
+}
+
 impl Publishers {
     pub(super) fn new(
         log: &Log,
-        events: &Arc<Events>,
+        lanes: &Lanes,
         numbers: Range<u64>,
         window: Arc<Semaphore>,
         release: Release,
         pace: Option<Pace>,
     ) -> Self {
-        let (log, events) = (log.clone(), Arc::clone(events));
+        let (log, lanes) = (log.clone(), lanes.clone());
         let next = AtomicU64::new(numbers.start);
-        Self { log, events, next, numbers, window, release, pace }
+        Self { log, lanes, next, numbers, window, release, pace }
     }
 
-    /// Publishes all of them from as many tasks as there are processors.
+    /// Publishes all of them, each lane from a task of its own.
     pub(super) async fn run(self) -> Result<Sent, BenchError> {
-        let lanes = std::thread::available_parallelism().map_or(1, usize::from);
         let this = Arc::new(self);
         let mut tasks = JoinSet::new();
-        for _ in 0..lanes {
-            tasks.spawn(Arc::clone(&this).lane(this.events.apart()));
+        for events in &*this.lanes.0 {
+            tasks.spawn(Arc::clone(&this).lane(Arc::clone(events)));
         }
         let mut all = Sent::default();
         while let Some(sent) = tasks.join_next().await {
@@ -115,7 +128,7 @@ impl Publishers {
         Ok(all)
     }
 
-    async fn lane(self: Arc<Self>, events: Events) -> Result<Sent, BenchError> {
+    async fn lane(self: Arc<Self>, events: Arc<Events>) -> Result<Sent, BenchError> {
         let mut sent = Sent::default();
         let mut pending = FuturesUnordered::new();
         let mut through = false;
