@@ -49,7 +49,7 @@ pub async fn run(settings: &Settings) -> Result<Report, BenchError> {
         let run = before.run(&log, count, raw);
         first += count;
         if repetition == 0 {
-            limit.learn(&place, settings, &run)?;
+            limit.learn(&place, run.group_events, count)?;
         } else {
             runs.push(run);
             percentiles.extend(sent.latencies.percentiles());
@@ -79,10 +79,13 @@ pub(super) fn describe(report: &mut Report, settings: &Settings) {
 
 /// The limit, measured in turns with the host: with groups as large as what may be in flight, and
 /// with groups as large as the log made them while it warmed up.
+///
+/// Rule: the first run of each side warms it up, and does not count.
 pub(super) struct Limit {
     window: Side,
     zeroed_before: Side,
     same_group: Option<Side>,
+    event_bytes: usize,
 }
 
 /// The limit at one group size.
@@ -93,30 +96,43 @@ struct Side {
 }
 
 impl Limit {
+    /// For a log that writes each event as it was published.
     pub(super) fn new(place: &Place, settings: &Settings) -> Result<Self, BenchError> {
+        Self::of(place, settings.in_flight, settings.payload_bytes() + ENVELOPE_BYTES)
+    }
+
+    /// For a log that writes so many bytes for each event.
+    pub(super) fn of(
+        place: &Place,
+        in_flight: usize,
+        event_bytes: usize,
+    ) -> Result<Self, BenchError> {
         Ok(Self {
-            window: Side::new(place, settings, Zeroing::Ahead, settings.in_flight)?,
-            zeroed_before: Side::new(place, settings, Zeroing::Before, settings.in_flight)?,
+            window: Side::new(place, Zeroing::Ahead, in_flight, event_bytes)?,
+            zeroed_before: Side::new(place, Zeroing::Before, in_flight, event_bytes)?,
             same_group: None,
+            event_bytes,
         })
     }
 
-    /// Takes the size of the groups of a run of the host.
+    /// Takes the size of the groups of a run of the host, and warms up with so many events.
     pub(super) fn learn(
         &mut self,
         place: &Place,
-        settings: &Settings,
-        run: &Run,
+        group_events: Figure,
+        events: u64,
     ) -> Result<(), BenchError> {
         #[allow(
             clippy::cast_possible_truncation,
             clippy::cast_sign_loss,
             reason = "a number of events, of which there are not so many"
         )]
-        let group = run.group_events.0.round() as usize;
-        let group = RawSegment::group_of(group, settings.payload_bytes() + ENVELOPE_BYTES);
+        let group = group_events.0.round() as usize;
+        let group = RawSegment::group_of(group, self.event_bytes);
         if group as u64 != self.window.raw.group() {
-            self.same_group = Some(Side::new(place, settings, Zeroing::Ahead, group)?);
+            let mut side = Side::new(place, Zeroing::Ahead, group, self.event_bytes)?;
+            side.run(events)?;
+            self.same_group = Some(side);
         }
         Ok(())
     }
@@ -132,25 +148,22 @@ impl Limit {
 
     /// Puts what was found into the report, whose own figures stand already.
     pub(super) fn report(&self, report: &mut Report) {
-        let same_group = self.same_group.as_ref().unwrap_or(&self.window).figures();
-        let before = self.zeroed_before.figures();
-        let rate = report.events_per_second;
-        let against = |limit: &RawFigures| Some(rate? / limit.events_per_second.0);
-        report.ratio_to_raw_segment_same_group = against(&same_group);
-        report.ratio_to_file_zeroed_before = against(&before);
-        report.raw_segment = vec![self.window.figures(), same_group, before];
+        let same_group = self.same_group.as_ref().unwrap_or(&self.window);
+        report.take_limits(warm(&same_group.rates), warm(&self.zeroed_before.rates));
+        report.raw_segment = vec![self.window.figures()];
+        report.raw_segment.extend(self.same_group.as_ref().map(Side::figures));
+        report.raw_segment.push(self.zeroed_before.figures());
     }
 }
 
 impl Side {
     fn new(
         place: &Place,
-        settings: &Settings,
         zeroing: Zeroing,
         group: usize,
+        event_bytes: usize,
     ) -> Result<Self, BenchError> {
-        let bytes = settings.payload_bytes() + ENVELOPE_BYTES;
-        let raw = RawSegment::new(&place.path(), zeroing, group, bytes)?;
+        let raw = RawSegment::new(&place.path(), zeroing, group, event_bytes)?;
         Ok(Self { raw, rates: Vec::new(), groups: Vec::new() })
     }
 
@@ -162,14 +175,20 @@ impl Side {
     }
 
     fn figures(&self) -> RawFigures {
+        let rate = median(warm(&self.rates).iter().copied());
         RawFigures {
             zeroed_before: self.raw.zeroing() == Zeroing::Before,
             group_events: self.raw.group(),
             event_bytes: self.raw.event_bytes(),
-            events_per_second: Figure(median(self.rates.iter().copied()).unwrap_or_default()),
-            group: median_percentiles(&self.groups),
+            events_per_second: Figure(rate.unwrap_or_default()),
+            group: median_percentiles(warm(&self.groups)),
         }
     }
+}
+
+/// All but what was found while it warmed up.
+fn warm<T>(found: &[T]) -> &[T] {
+    found.get(1..).unwrap_or_default()
 }
 
 /// How things stood before a run.
@@ -197,5 +216,37 @@ impl Mark {
             cpu_us_per_event: Figure(cpu.as_secs_f64() * 1e6 / events as f64),
             group_events: Figure(events as f64 / groups as f64),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::Ticker;
+
+    fn found(warming: f64, rates: &[f64], side: &mut Side) {
+        side.rates = [&[warming], rates].concat();
+    }
+
+    #[test]
+    fn the_limit_is_the_median_of_the_repetitions_without_what_warmed_it_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = Some(dir.path().to_owned());
+        let settings = Settings { dir, ticker: Ticker::Off, in_flight: 4, ..Settings::default() };
+        let place = Place::new(&settings).unwrap();
+        let mut limit = Limit::new(&place, &settings).unwrap();
+        limit.run(8).unwrap();
+        limit.learn(&place, Figure(2.2), 8).unwrap();
+        limit.run(8).unwrap();
+        let learnt = limit.same_group.as_mut().unwrap();
+        assert_eq!((learnt.raw.group(), learnt.rates.len(), learnt.groups.len()), (2, 2, 2));
+        found(9000.0, &[100.0, 300.0, 200.0], learnt);
+        found(1.0, &[1000.0, 1100.0, 5000.0], &mut limit.window);
+        assert!((learnt_figures(&limit) - 200.0).abs() < 0.1);
+        assert!((limit.window.figures().events_per_second.0 - 1100.0).abs() < 0.1);
+    }
+
+    fn learnt_figures(limit: &Limit) -> f64 {
+        limit.same_group.as_ref().unwrap().figures().events_per_second.0
     }
 }

@@ -134,16 +134,24 @@ pub enum BenchError {
         why: String,
     },
     /// Deliveries stand still.
-    #[error(
-        "no delivery ended for {seconds} s, {done} of {events} are done; does the module fail, or \
-         wait? Try it with `tidegate test`"
-    )]
+    #[error("no delivery ended for {seconds} s, {done} of {events} are done; {why}")]
     Stuck {
         /// How long.
         seconds: u64,
         /// How many ended.
         done: u64,
         /// How many should.
+        events: u64,
+        /// What is known of the reason.
+        why: String,
+    },
+    /// All deliveries ended at once.
+    #[error(
+        "`--events` is {events}: all of them ended in one group of the log, which does not tell how \
+         long they took; ask for more"
+    )]
+    TooFew {
+        /// How many there were.
         events: u64,
     },
     /// A record of the log makes no sense.

@@ -9,28 +9,57 @@ use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 
 use crate::effects::OutcomeKind;
-use crate::event::{CommitNumber, Heading, Position, To};
+use crate::event::{CommitNumber, Heading, Key, Position, To};
 use crate::log::codec::{DecodeError, kind};
 use crate::log::{Frame, FrameReader, Log, RecordRef};
 
-use super::BenchError;
+use super::{BenchError, cpu};
 
 /// How long nothing may end before the bench gives up.
 const STALL: Duration = Duration::from_secs(10);
+/// Events whose keys are named where deliveries were given up, at most.
+const NAMED_MAX: usize = 3;
 
 /// What ended.
 #[derive(Default)]
 pub(super) struct Observed {
     /// The inputs, and when their effects were seen to be durable.
     pub(super) done: Vec<(Position, Instant)>,
-    /// How many of them were given up.
-    pub(super) failed: u64,
-    /// When the first frame with completions was seen, and how many it had.
-    pub(super) first: Option<(Instant, u64)>,
+    /// Those of them that were given up.
+    pub(super) given_up: GivenUp,
+    /// The first frame in which deliveries ended.
+    pub(super) first: Option<First>,
+    /// Frames in which deliveries ended.
+    pub(super) frames: u64,
+    /// Bytes of these.
+    pub(super) frame_bytes: u64,
+}
+
+/// When deliveries began to end.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct First {
+    /// When the frame was seen.
+    pub(super) at: Instant,
+    /// Processor time of the process until then.
+    pub(super) cpu: Duration,
+    /// How many ended in it.
+    pub(super) ended: u64,
+}
+
+/// Deliveries that failed for good.
+#[derive(Debug, Default)]
+pub(super) struct GivenUp {
+    /// How many.
+    pub(super) count: u64,
+    /// The first of their events.
+    positions: Vec<Position>,
+    /// Why the first one was given up, as its dead letter says.
+    reason: Option<String>,
 }
 
 /// A look at a log from some moment on.
 pub(super) struct Observer {
+    log: Log,
     frames: FrameReader,
     awaited: Awaited,
 }
@@ -47,7 +76,8 @@ impl Observer {
     /// Sees what is committed from now on.
     pub(super) fn new(log: &Log) -> Self {
         let next = CommitNumber(log.durable().0 + 1);
-        Self { frames: log.frames_from_commit(next), awaited: Awaited::default() }
+        let frames = log.frames_from_commit(next);
+        Self { log: log.clone(), frames, awaited: Awaited::default() }
     }
 
     /// The same, where these are the events that were published before.
@@ -57,48 +87,89 @@ impl Observer {
         this
     }
 
-    /// Waits until the first delivery ended.
-    pub(super) async fn first(&mut self) -> Result<(), BenchError> {
-        let mut observed = Observed::default();
-        while observed.done.is_empty() {
-            let frame = self.frames.next().await?;
-            observed.take_from(&frame, &mut self.awaited, Instant::now())?;
-        }
-        Ok(())
-    }
-
-    /// Waits until `count` deliveries ended; opens `window` by one for each.
+    /// Waits until `count` deliveries ended; opens `window` by one for each. How long nothing ends counts
+    /// from when `serving` is ready: a large module compiles for longer than any delivery may take.
     pub(super) async fn run(
         mut self,
         count: u64,
         window: Option<Arc<Semaphore>>,
+        serving: impl Future<Output = Result<(), BenchError>>,
     ) -> Result<Observed, BenchError> {
         let mut observed = Observed::default();
-        let mut since = Instant::now();
+        let mut serving = std::pin::pin!(serving);
+        let mut since = None;
         while (observed.done.len() as u64) < count {
-            let done = observed.done.len() as u64;
-            let frame = match tokio::time::timeout(STALL, self.frames.next()).await {
-                Ok(frame) => frame?,
-                Err(_) => {
-                    let seconds = STALL.as_secs();
-                    return Err(BenchError::Stuck { seconds, done, events: count });
+            let frame = tokio::select! {
+                biased;
+                serves = &mut serving, if since.is_none() => {
+                    serves?;
+                    since = Some(Instant::now());
+                    continue;
                 }
+                frame = self.frames.next() => frame?,
+                () = stalled(since) => return Err(self.stuck(&observed, count).await),
             };
             let now = Instant::now();
-            observed.take_from(&frame, &mut self.awaited, now)?;
-            let ended = observed.done.len() as u64 - done;
+            let ended = observed.take_from(&frame, &mut self.awaited, now)?;
             if ended > 0 {
-                since = now;
-                observed.first.get_or_insert((now, ended));
+                since = since.map(|_| now);
                 if let Some(window) = &window {
                     window.add_permits(usize::try_from(ended).unwrap_or(0));
                 }
-            } else if now.duration_since(since) > STALL {
+            } else if since.is_some_and(|since| now.duration_since(since) > STALL) {
                 // Frames come, but no delivery ends: retries, without end.
-                return Err(BenchError::Stuck { seconds: STALL.as_secs(), done, events: count });
+                return Err(self.stuck(&observed, count).await);
             }
         }
         Ok(observed)
+    }
+
+    /// That nothing ends any more, and what is known of why.
+    async fn stuck(&self, observed: &Observed, events: u64) -> BenchError {
+        let mut keys = Vec::new();
+        for position in &observed.given_up.positions {
+            // Without its key it is one of those that are counted.
+            let event = self.log.event(*position).await.ok().flatten();
+            let key = event.and_then(|event| event.body.key.clone());
+            keys.extend(key.filter(|key| !keys.contains(key)));
+        }
+        let (seconds, done) = (STALL.as_secs(), observed.done.len() as u64);
+        let keys: Vec<_> = keys.iter().map(Key::as_str).collect();
+        BenchError::Stuck { seconds, done, events, why: observed.given_up.words(&keys) }
+    }
+}
+
+/// Ends when nothing has ended for too long; never where that does not count yet.
+async fn stalled(since: Option<Instant>) {
+    match since {
+        Some(since) => tokio::time::sleep_until((since + STALL).into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+impl GivenUp {
+    fn add(&mut self, position: Position) {
+        self.count += 1;
+        if self.positions.len() < NAMED_MAX {
+            self.positions.push(position);
+        }
+    }
+
+    /// Why deliveries may stand still, where the first of those that were given up have these keys.
+    fn words(&self, keys: &[&str]) -> String {
+        if self.count == 0 {
+            return "does the module fail, or wait? Try it with `tidegate test`".to_owned();
+        }
+        let mut words = format!("{} of these were given up", self.count);
+        if let Some(line) = self.reason.as_deref().and_then(|reason| reason.lines().next()) {
+            words.push_str(&format!(" (the first: {line})"));
+        }
+        if !keys.is_empty() {
+            let more = if self.count > keys.len() as u64 { ", .." } else { "" };
+            let keys = keys.join("`, `");
+            words.push_str(&format!("; parked keys hold back what is behind: `{keys}`{more}"));
+        }
+        words
     }
 }
 
@@ -133,16 +204,25 @@ fn is_published(heading: &Heading<'_>) -> bool {
 }
 
 impl Observed {
+    /// Takes what ended in a frame, and says how much that is.
     fn take_from(
         &mut self,
         frame: &Frame,
         awaited: &mut Awaited,
         now: Instant,
-    ) -> Result<(), BenchError> {
+    ) -> Result<u64, BenchError> {
+        let before = self.done.len();
         self.take(frame, awaited, now).map_err(|error| BenchError::Decode {
             position: Position(frame.header().first_position),
             why: error.to_string(),
-        })
+        })?;
+        let ended = (self.done.len() - before) as u64;
+        if ended > 0 {
+            self.first.get_or_insert_with(|| First { at: now, cpu: cpu::process(), ended });
+            self.frames += 1;
+            self.frame_bytes += frame.header().frame_bytes();
+        }
+        Ok(ended)
     }
 
     fn take(
@@ -161,12 +241,21 @@ impl Observed {
             let mut records = commit?.records();
             while let Some(raw) = records.next_raw() {
                 let (raw, position) = raw?;
-                if raw.kind == kind::COMPLETION
-                    && let RecordRef::Completion(done) = records.read(&raw, position)?
-                    && awaited.take(done.position)
-                {
-                    self.done.push((done.position, now));
-                    self.failed += u64::from(done.outcome != OutcomeKind::Ok);
+                // State and events are most of it, and are not read.
+                if raw.kind != kind::COMPLETION && raw.kind != kind::DEAD_LETTER {
+                    continue;
+                }
+                match records.read(&raw, position)? {
+                    RecordRef::Completion(done) if awaited.take(done.position) => {
+                        self.done.push((done.position, now));
+                        if done.outcome != OutcomeKind::Ok {
+                            self.given_up.add(done.position);
+                        }
+                    }
+                    RecordRef::DeadLetter(letter) => {
+                        self.given_up.reason.get_or_insert(letter.reason);
+                    }
+                    _ => {}
                 }
             }
         }
@@ -201,5 +290,18 @@ mod tests {
         assert!(is_published(&published));
         assert!(!is_published(&Heading { to: To::Plugin(InstanceId(1)), ..published }));
         assert!(!is_published(&Heading { emitter: Some(InstanceId(1)), ..published }));
+    }
+
+    #[test]
+    fn who_is_stuck_hears_what_was_given_up_and_which_keys_are_parked() {
+        let mut given_up = GivenUp::default();
+        assert!(given_up.words(&[]).contains("`tidegate test`"));
+        (1..=14).map(Position).for_each(|position| given_up.add(position));
+        given_up.reason = Some("division by zero\nand more".to_owned());
+        let words = given_up.words(&["a", "b"]);
+        let expected = "14 of these were given up (the first: division by zero); parked \
+                        keys hold back what is behind: `a`, `b`, ..";
+        assert_eq!(words, expected);
+        assert_eq!(given_up.positions.len(), NAMED_MAX);
     }
 }

@@ -1,12 +1,12 @@
 //! Where a bench keeps its files: a folder of its own, removed at the end.
 
 use std::path::{Path, PathBuf};
-
 use std::sync::Arc;
+use std::time::Duration;
 
 use tempfile::TempDir;
 
-use crate::api::view::PluginState;
+use crate::api::view::{PluginState, PluginView};
 use crate::bus::Bus;
 use crate::config::{Auth, Bus as BusConfig, Compile, Config, DurableBus, Granting, Http};
 use crate::host::Host;
@@ -18,6 +18,11 @@ use super::{BenchError, Settings};
 
 /// A handler that emits what it gets may get the largest events there are.
 const MANIFEST: &str = "[limits]\noutput = \"4MiB\"\n";
+
+/// What a module exports that gets events.
+const HANDLER: &str = "handler";
+/// Between two looks at a plugin that is being compiled. Nothing is timed by them.
+const POLL: Duration = Duration::from_millis(5);
 
 /// A folder that is removed when this is dropped.
 pub(super) struct Place(TempDir);
@@ -70,19 +75,41 @@ impl BenchHost {
         let serving = Serving::start(config).await?;
         let this = Self { serving, place };
         this.serving.host.readied().await;
-        for plugin in this.serving.host.plugins_now().plugins {
-            if plugin.state != PluginState::Live {
-                let why = plugin.reason.unwrap_or_else(|| plugin.state.name().to_owned());
-                this.stop().await?;
-                return Err(BenchError::Refused { why });
-            }
+        if let Err(error) = this.serves().await {
+            this.stop().await?;
+            return Err(error);
         }
         Ok(this)
+    }
+
+    /// Waits until its plugin gets deliveries.
+    ///
+    /// # Errors
+    /// It never will: it was refused, or handles no events.
+    pub(super) async fn serves(&self) -> Result<(), BenchError> {
+        loop {
+            if let Some(plugin) = self.serving.host.plugins_now().plugins.first()
+                && serves(plugin)?
+            {
+                return Ok(());
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// The error, with what the host knows of a plugin whose deliveries stand still.
+    pub(super) fn explain(&self, error: BenchError) -> BenchError {
+        let BenchError::Stuck { seconds, done, events, why } = error else { return error };
+        let plugin = self.serving.host.plugins_now().plugins.into_iter().next();
+        let why = said(plugin).map_or(why.clone(), |said| format!("{why}; the host says: {said}"));
+        BenchError::Stuck { seconds, done, events, why }
     }
 
     /// Puts a module into its plugins folder, as a person would: beside, then in place.
     pub(super) fn drop_in(&self, wasm: &[u8]) -> Result<(), BenchError> {
         let folder = self.place.path().join("plugins");
+        let manifest = folder.join("bench.toml");
+        std::fs::write(&manifest, MANIFEST).map_err(at(&manifest))?;
         let (beside, file) = (self.place.path().join("bench.wasm"), folder.join("bench.wasm"));
         std::fs::write(&beside, wasm).map_err(at(&beside))?;
         std::fs::rename(&beside, &file).map_err(at(&file))
@@ -120,6 +147,34 @@ impl BenchHost {
         self.serving.until(std::future::ready(())).await?;
         Ok(())
     }
+}
+
+/// Whether a plugin gets deliveries by now.
+fn serves(plugin: &PluginView) -> Result<bool, BenchError> {
+    match plugin.state {
+        PluginState::Compiling => Ok(false),
+        // One that fails at once is paused for a while, and was live.
+        PluginState::Live | PluginState::Paused => {
+            let Some(module) = &plugin.module else { return Ok(false) };
+            if module.exports.iter().any(|export| export == HANDLER) {
+                return Ok(true);
+            }
+            let exports = module.exports.join("`, `");
+            let why = format!("exports no `{HANDLER}`, only `{exports}`: it gets no events");
+            Err(BenchError::Module { why })
+        }
+        state => {
+            let why = plugin.reason.clone().unwrap_or_else(|| state.name().to_owned());
+            Err(BenchError::Refused { why })
+        }
+    }
+}
+
+/// Why a plugin is paused, or what went wrong last: the first line of it.
+fn said(plugin: Option<PluginView>) -> Option<String> {
+    let plugin = plugin?;
+    let said = plugin.reason.or(plugin.last_error.map(|error| error.message))?;
+    said.lines().next().map(str::to_owned)
 }
 
 /// The defaults, but for folders and port.

@@ -1,8 +1,8 @@
 //! Publishing as fast as a window allows, or at a fixed rate: the clients of a bench, in process.
 
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
@@ -20,6 +20,9 @@ use super::latency::Latencies;
 /// When to try again where too many bytes wait: large events, many in flight. It is part of what they
 /// take.
 const FULL_WAIT: Duration = Duration::from_millis(1);
+
+/// How long a pace that nobody follows any more goes on, at most: the program ends after it.
+const PACE_SLEEP_MAX: Duration = Duration::from_millis(20);
 
 /// Who opens the window again for an event that went through it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,18 +77,22 @@ impl Pace {
         self.started + self.period.saturating_mul(index)
     }
 
-    /// Opens the window event by event as they are due. Blocks its thread: the timers of the
-    /// runtime know whole milliseconds only.
-    pub(super) fn open(&self, count: u64, window: &Semaphore) {
+    /// Opens the window event by event as they are due, while anybody holds it. Blocks its thread: the
+    /// timers of the runtime know whole milliseconds only.
+    pub(super) fn open(&self, count: u64, window: &Weak<Semaphore>) {
+        let add = || window.upgrade().map(|window| window.add_permits(1));
         for index in 0..count {
-            let wait = self.due(index).saturating_duration_since(Instant::now());
-            if !wait.is_zero() {
-                std::thread::sleep(wait);
+            let mut wait = self.due(index).saturating_duration_since(Instant::now());
+            while !wait.is_zero() && window.strong_count() > 0 {
+                std::thread::sleep(wait.min(PACE_SLEEP_MAX));
+                wait = self.due(index).saturating_duration_since(Instant::now());
             }
-            window.add_permits(1);
+            if add().is_none() {
+                return;
+            }
         }
         // One more, for those who wait to see that there is nothing left.
-        window.add_permits(1);
+        add();
     }
 }
 
@@ -188,5 +195,23 @@ impl Publishers {
         let took = called.elapsed();
         let position = appended.first().map_or(Position(0), |appended| appended.position);
         Ok((position, begun, took))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pace_ends_with_those_who_follow_it() {
+        let window = Arc::new(Semaphore::new(0));
+        let weak = Arc::downgrade(&window);
+        Pace::new(1_000_000).open(3, &weak);
+        assert_eq!(window.available_permits(), 4);
+        let begun = Instant::now();
+        let slow = std::thread::spawn(move || Pace::new(1).open(1000, &weak));
+        drop(window);
+        slow.join().unwrap();
+        assert!(begun.elapsed() < Duration::from_secs(100));
     }
 }

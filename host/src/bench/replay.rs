@@ -5,16 +5,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::event::Position;
+use crate::limits::GROUP_BYTES_MAX;
 
-use super::append::{Limit, Mark, describe};
+use super::append::{Limit, describe};
 use super::events::Events;
 use super::guest::{Guest, module};
 use super::observe::{Observed, Observer};
-use super::place::BenchHost;
+use super::pipeline::given_up;
+use super::place::{BenchHost, Place};
 use super::report::{Figure, Report, Run};
-use super::{BenchError, Settings, cpu};
+use super::{BenchError, ENVELOPE_BYTES, Settings, cpu};
 
-/// Events published at once to make the old log.
+/// Events published at once to make the old log, at most.
 const BATCH: u64 = 500;
 
 /// What only this bench is told.
@@ -24,6 +26,18 @@ pub struct ReplayOptions {
     pub module: Option<PathBuf>,
 }
 
+/// What one plugin came to that caught up.
+#[derive(Debug, Clone, Copy)]
+struct CaughtUp {
+    events_per_second: f64,
+    cpu_us_per_event: f64,
+    /// Of the log, on average, where deliveries ended.
+    group_events: f64,
+    /// Bytes that the log wrote for the end of a delivery, effects included.
+    event_bytes: f64,
+    given_up: u64,
+}
+
 /// Runs it. Each repetition makes a log and a host of its own: a plugin catches up once.
 ///
 /// # Errors
@@ -31,81 +45,165 @@ pub struct ReplayOptions {
 pub async fn run(settings: &Settings, options: &ReplayOptions) -> Result<Report, BenchError> {
     settings.check()?;
     let wasm = module(options.module.as_deref(), &Guest::Idle)?;
+    let place = Place::new(settings)?;
     let ticking = settings.ticker.start()?;
     let events = Arc::new(Events::new(settings));
-    let mut runs = Vec::new();
-    let mut report = Report::new("replay");
-    for repetition in 0..settings.repetitions {
+    let (mut runs, mut failed) = (Vec::new(), 0);
+    let mut limit = None;
+    for _ in 0..settings.repetitions {
         let host = BenchHost::start(settings).await?;
-        let published = fill(&host, &events, settings.events).await?;
-        let mut limit = Limit::new(host.place(), settings)?;
-        let raw = limit.run(settings.events)?;
-        runs.push(catch_up(&host, &wasm, &published, raw).await?);
-        if repetition + 1 == settings.repetitions {
-            limit.report(&mut report);
-        }
+        let published = fill(&host, &events, settings).await?;
+        let found = catch_up(&host, &wasm, &published).await?;
         host.stop().await?;
+        let limit = match &mut limit {
+            Some(limit) => limit,
+            none => none.insert(learnt(&place, settings, &found)?),
+        };
+        runs.push(found.beside(limit.run(settings.events)?));
+        failed += found.given_up;
     }
     drop(ticking);
 
+    let mut report = Report::new("replay");
     describe(&mut report, settings);
     let module = options.module.as_ref().map(|path| path.display().to_string());
     report.parameter("module", module.unwrap_or_else(|| "built-in, does nothing".to_owned()));
     report.take_runs(runs);
+    limit.iter().for_each(|limit| limit.report(&mut report));
     if let Some(us) = report.cpu_us_per_event {
         report.figures.insert("events_per_second_and_core", Figure(1e6 / us));
     }
+    given_up(&mut report, failed);
     Ok(report)
 }
 
+/// The limit of what is written to catch up: ends of deliveries and effects, not the events.
+fn learnt(place: &Place, settings: &Settings, found: &CaughtUp) -> Result<Limit, BenchError> {
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "no more bytes than a frame has"
+    )]
+    let event_bytes = found.event_bytes.round() as usize;
+    let mut limit = Limit::of(place, settings.in_flight, event_bytes.max(1))?;
+    let warming_up = settings.events.div_ceil(10);
+    limit.run(warming_up)?;
+    limit.learn(place, Figure(found.group_events), warming_up)?;
+    Ok(limit)
+}
+
 /// Makes the old log; gives where its events stand.
-async fn fill(host: &BenchHost, events: &Events, count: u64) -> Result<Vec<Position>, BenchError> {
-    let log = host.log()?;
+async fn fill(
+    host: &BenchHost,
+    events: &Events,
+    settings: &Settings,
+) -> Result<Vec<Position>, BenchError> {
+    let (log, count) = (host.log()?, settings.events);
+    let batch = batch(settings.payload_bytes());
     let mut published = Vec::new();
-    for first in (0..count).step_by(usize::try_from(BATCH).unwrap_or(1)) {
-        let batch = (first..(first + BATCH).min(count)).map(|number| events.publish(number));
-        let appended = log.ingest(batch.collect()).await?;
-        published.extend(appended.iter().map(|appended| appended.position));
+    let mut first = 0;
+    while first < count {
+        let end = (first + batch).min(count);
+        let appended = log.ingest((first..end).map(|number| events.publish(number)).collect());
+        published.extend(appended.await?.iter().map(|appended| appended.position));
+        first = end;
     }
     Ok(published)
 }
 
+/// How many events with payloads of so many bytes are published at once: no more than make a group.
+fn batch(payload_bytes: usize) -> u64 {
+    let fit = GROUP_BYTES_MAX / (payload_bytes + ENVELOPE_BYTES);
+    (fit as u64).clamp(1, BATCH)
+}
+
 /// Drops the module in, and measures from the first durable completions to the last: what comes
 /// before is compiling.
-#[allow(clippy::cast_precision_loss, reason = "rates need no more digits")]
 async fn catch_up(
     host: &BenchHost,
     wasm: &[u8],
     published: &[Position],
-    raw: f64,
-) -> Result<Run, BenchError> {
-    let (log, count) = (host.log()?, published.len() as u64);
-    let observer = Observer::of(log, published);
-    let mut begun = Observer::of(log, published);
-    let before = Mark::new(log);
+) -> Result<CaughtUp, BenchError> {
+    let observer = Observer::of(host.log()?, published);
     host.drop_in(wasm)?;
-    let cpu = tokio::spawn(async move {
-        begun.first().await?;
-        Ok::<_, BenchError>(cpu::process())
-    });
-    let observed = observer.run(count, None).await?;
+    let observed = observer.run(published.len() as u64, None, host.serves()).await;
     let ended = cpu::process();
-    let spent = ended.saturating_sub(cpu.await??);
-    let (events, took) = span(&observed);
-    let rate = events as f64 / took.as_secs_f64().max(1e-9);
-    Ok(Run {
-        events_per_second: Figure(rate),
-        raw_events_per_second: Figure(raw),
-        ratio_to_raw_segment: Figure(rate / raw),
-        cpu_us_per_event: Figure(spent.as_secs_f64() * 1e6 / events.max(1) as f64),
-        ..before.run(log, count, raw)
+    caught_up(&observed.map_err(|error| host.explain(error))?, ended)
+}
+
+/// What was observed until this processor time.
+#[allow(clippy::cast_precision_loss, reason = "rates need no more digits")]
+fn caught_up(observed: &Observed, cpu: Duration) -> Result<CaughtUp, BenchError> {
+    let all = observed.done.len() as u64;
+    let (Some(first), Some((_, last))) = (observed.first, observed.done.last()) else {
+        return Err(BenchError::TooFew { events: all });
+    };
+    let (events, took) = (all - first.ended, last.saturating_duration_since(first.at));
+    if events == 0 || took.is_zero() {
+        return Err(BenchError::TooFew { events: all });
+    }
+    Ok(CaughtUp {
+        events_per_second: events as f64 / took.as_secs_f64(),
+        cpu_us_per_event: cpu.saturating_sub(first.cpu).as_secs_f64() * 1e6 / events as f64,
+        group_events: all as f64 / observed.frames.max(1) as f64,
+        event_bytes: observed.frame_bytes as f64 / all as f64,
+        given_up: observed.given_up.count,
     })
 }
 
-/// How many ended after the first frame that had some, and in how long.
-fn span(observed: &Observed) -> (u64, Duration) {
-    let (Some((begun, before)), Some((_, ended))) = (observed.first, observed.done.last()) else {
-        return (0, Duration::ZERO);
-    };
-    (observed.done.len() as u64 - before, ended.saturating_duration_since(begun))
+impl CaughtUp {
+    /// Beside so many events a second of the limit.
+    fn beside(&self, raw: f64) -> Run {
+        Run {
+            events_per_second: Figure(self.events_per_second),
+            raw_events_per_second: Figure(raw),
+            ratio_to_raw_segment: Figure(self.events_per_second / raw),
+            cpu_us_per_event: Figure(self.cpu_us_per_event),
+            group_events: Figure(self.group_events),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+    use crate::bench::observe::First;
+
+    #[test]
+    fn a_batch_is_bounded_in_bytes() {
+        assert_eq!(batch(256), BATCH);
+        for payload_bytes in [100_000, 262_144, 1 << 20] {
+            let bytes = batch(payload_bytes) * payload_bytes as u64;
+            assert!(
+                bytes <= GROUP_BYTES_MAX as u64 && bytes * 3 > GROUP_BYTES_MAX as u64,
+                "{bytes}"
+            );
+        }
+        assert_eq!(batch(usize::MAX / 2), 1);
+    }
+
+    #[test]
+    fn what_ended_in_one_group_does_not_tell_how_fast() {
+        let at = Instant::now();
+        let later = at + Duration::from_secs(1);
+        let cpu = Duration::from_secs(2);
+        let mut observed = Observed {
+            done: vec![(Position(1), at), (Position(2), at)],
+            first: Some(First { at, cpu, ended: 2 }),
+            frames: 1,
+            frame_bytes: 200,
+            ..Observed::default()
+        };
+        let refused = caught_up(&observed, cpu).unwrap_err().to_string();
+        assert!(refused.contains("`--events` is 2"), "{refused}");
+
+        observed.done.extend((3..=12).map(|position| (Position(position), later)));
+        (observed.frames, observed.frame_bytes) = (3, 1200);
+        let found = caught_up(&observed, cpu + Duration::from_millis(1)).unwrap();
+        let figures = [found.events_per_second, found.cpu_us_per_event, found.group_events];
+        assert_eq!(figures.map(f64::round), [10.0, 100.0, 4.0]);
+        assert!((found.event_bytes - 100.0).abs() < 1e-9);
+    }
 }

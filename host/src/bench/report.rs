@@ -46,7 +46,10 @@ pub struct Report {
     pub figures: BTreeMap<&'static str, Figure>,
     /// What each repetition came to.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub runs: Vec<Run>,
+    pub runs: Vec<Repetition>,
+    /// What is to be known about the figures, or why there is one less.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }
 
 /// A number, rounded for printing.
@@ -59,8 +62,8 @@ impl Serialize for Figure {
     }
 }
 
-/// One repetition.
-#[derive(Debug, Clone, Serialize)]
+/// What one repetition of a bench hands in.
+#[derive(Debug, Clone)]
 pub struct Run {
     /// Of the host.
     pub events_per_second: Figure,
@@ -72,6 +75,36 @@ pub struct Run {
     pub cpu_us_per_event: Figure,
     /// Events in a group of the log, on average.
     pub group_events: Figure,
+}
+
+/// One repetition, beside its limits. Fields as in [`Run`] and, for ratios, [`Report`].
+#[derive(Debug, Clone, Serialize)]
+#[allow(missing_docs, reason = "each field is documented on `Run` or `Report`")]
+pub struct Repetition {
+    pub events_per_second: Figure,
+    pub raw_events_per_second: Figure,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ratio_to_raw_segment: Option<Figure>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ratio_to_raw_segment_same_group: Option<Figure>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ratio_to_file_zeroed_before: Option<Figure>,
+    pub cpu_us_per_event: Figure,
+    pub group_events: Figure,
+}
+
+impl From<Run> for Repetition {
+    fn from(run: Run) -> Self {
+        Self {
+            events_per_second: run.events_per_second,
+            raw_events_per_second: run.raw_events_per_second,
+            ratio_to_raw_segment: Some(run.ratio_to_raw_segment),
+            ratio_to_raw_segment_same_group: None,
+            ratio_to_file_zeroed_before: None,
+            cpu_us_per_event: run.cpu_us_per_event,
+            group_events: run.group_events,
+        }
+    }
 }
 
 /// How long something took.
@@ -160,7 +193,34 @@ impl Report {
         self.events_per_second = of(|run| run.events_per_second);
         self.ratio_to_raw_segment = of(|run| run.ratio_to_raw_segment);
         self.cpu_us_per_event = of(|run| run.cpu_us_per_event);
-        self.runs = runs;
+        self.runs = runs.into_iter().map(Repetition::from).collect();
+    }
+
+    /// Takes over what the two other limits came to in each repetition, in their order.
+    pub(super) fn take_limits(&mut self, same_group: &[f64], zeroed_before: &[f64]) {
+        for ((run, same_group), before) in self.runs.iter_mut().zip(same_group).zip(zeroed_before) {
+            let rate = run.events_per_second.0;
+            run.ratio_to_raw_segment_same_group = Some(Figure(rate / same_group));
+            run.ratio_to_file_zeroed_before = Some(Figure(rate / before));
+        }
+        let of = |pick: fn(&Repetition) -> Option<Figure>| {
+            median(self.runs.iter().filter_map(pick).map(|ratio| ratio.0))
+        };
+        self.ratio_to_raw_segment_same_group = of(|run| run.ratio_to_raw_segment_same_group);
+        self.ratio_to_file_zeroed_before = of(|run| run.ratio_to_file_zeroed_before);
+    }
+
+    /// Leaves out the ratios, and says why.
+    pub(super) fn without_ratios(&mut self, why: &str) {
+        self.ratio_to_raw_segment = None;
+        self.ratio_to_raw_segment_same_group = None;
+        self.ratio_to_file_zeroed_before = None;
+        for run in &mut self.runs {
+            run.ratio_to_raw_segment = None;
+            run.ratio_to_raw_segment_same_group = None;
+            run.ratio_to_file_zeroed_before = None;
+        }
+        self.notes.push(why.to_owned());
     }
 }
 
@@ -212,20 +272,45 @@ mod tests {
 
     #[test]
     fn a_report_is_one_document_with_the_ratio_in_it() {
-        let mut report = Report::new("append");
-        let figure = Figure;
-        let run = |rate| Run {
-            events_per_second: figure(rate),
-            raw_events_per_second: figure(200.0),
-            ratio_to_raw_segment: figure(rate / 200.0),
-            cpu_us_per_event: figure(1.234_56),
-            group_events: figure(7.0),
-        };
-        report.take_runs(vec![run(100.0), run(160.0), run(120.0)]);
+        let report = of_runs(&[100.0, 160.0, 120.0]);
         let json = serde_json::to_value(&report).unwrap();
         assert_eq!(json["ratio_to_raw_segment"], 0.6);
         assert_eq!(json["cpu_us_per_event"], 1.235);
         assert_eq!(json["runs"][1]["ratio_to_raw_segment"], 0.8);
+        assert!(json.get("notes").is_none());
         assert!(json.get("stages").is_none());
+    }
+
+    fn of_runs(rates: &[f64]) -> Report {
+        let mut report = Report::new("append");
+        let run = |rate: &f64| Run {
+            events_per_second: Figure(*rate),
+            raw_events_per_second: Figure(200.0),
+            ratio_to_raw_segment: Figure(rate / 200.0),
+            cpu_us_per_event: Figure(1.234_56),
+            group_events: Figure(7.0),
+        };
+        report.take_runs(rates.iter().map(run).collect());
+        report
+    }
+
+    #[test]
+    fn each_repetition_is_held_against_its_own_limits() {
+        let mut report = of_runs(&[100.0, 160.0, 120.0]);
+        report.take_limits(&[200.0, 200.0, 480.0], &[1000.0, 400.0, 400.0]);
+        assert_eq!(report.ratio_to_raw_segment_same_group, Some(0.5));
+        assert_eq!(report.ratio_to_file_zeroed_before, Some(0.3));
+        let json = serde_json::to_value(&report).unwrap();
+        assert_eq!(json["runs"][2]["ratio_to_raw_segment_same_group"], 0.25);
+        assert_eq!(json["runs"][0]["ratio_to_file_zeroed_before"], 0.1);
+    }
+
+    #[test]
+    fn a_ratio_that_is_left_out_is_nowhere_and_the_report_says_why() {
+        let mut report = of_runs(&[100.0]);
+        report.take_limits(&[200.0], &[400.0]);
+        report.without_ratios("because");
+        let json = serde_json::to_string(&report).unwrap();
+        assert!(!json.contains("ratio") && json.contains("because"), "{json}");
     }
 }
