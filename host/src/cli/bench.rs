@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
 use uuid::Uuid;
 
 use super::Output;
@@ -138,10 +139,12 @@ pub fn run(
     }
     let report = runtime.block_on(async {
         let stop = super::run::stop_signal()?;
+        let hangup = hangup()?;
         // Dropped where it stands, a bench takes its folder and its ticker with it.
         tokio::select! {
             report = measure(command, connect) => report.map_err(usage),
             () = stop => anyhow::bail!("stopped before it was through"),
+            () = hangup => anyhow::bail!("the terminal is gone: stopped before it was through"),
         }
     })?;
     match output {
@@ -149,6 +152,29 @@ pub fn run(
         Output::Text => print(&report, out)?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Resolves at SIGHUP: when the terminal is closed. Never where that is ignored, as `nohup` has it.
+fn hangup() -> anyhow::Result<impl Future<Output = ()>> {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mut hangup = if ignores_hangup(&status) {
+        None
+    } else {
+        Some(signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?)
+    };
+    Ok(async move {
+        match &mut hangup {
+            Some(hangup) => drop(hangup.recv().await),
+            None => std::future::pending().await,
+        }
+    })
+}
+
+/// Whether a process with this `/proc/PID/status` ignores signal 1.
+fn ignores_hangup(status: &str) -> bool {
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    ignored.is_some_and(|mask| mask & 1 == 1)
 }
 
 async fn measure(command: &BenchCommand, connect: &ConnectArgs) -> anyhow::Result<Report> {
@@ -232,7 +258,8 @@ fn print(report: &Report, out: &mut Out) -> std::io::Result<()> {
     headline(report, out)?;
     latencies(report, out)?;
     calls(report, out)?;
-    stages(report, out)
+    stages(report, out)?;
+    report.notes.iter().try_for_each(|note| out.line(format_args!("\n{note}")))
 }
 
 fn headline(report: &Report, out: &mut Out) -> std::io::Result<()> {
@@ -303,6 +330,7 @@ fn number(value: f64) -> String {
     match value.abs() {
         1000.0.. => format!("{value:.0}"),
         100.0.. => format!("{value:.1}"),
+        f64::MIN_POSITIVE..0.01 => format!("{value:.4}"),
         _ => format!("{value:.2}"),
     }
 }
@@ -336,6 +364,10 @@ mod tests {
         assert!(text.contains("publish to durable"), "{text}");
         assert!(json["ratio_to_raw_segment"].as_f64().unwrap() > 0.0, "{json}");
         assert_eq!(json["raw_segment"][0]["group_events"], 8);
+        for run in [&json, &json["runs"][0]] {
+            assert!(run["ratio_to_raw_segment_same_group"].as_f64().unwrap() > 0.0, "{json}");
+            assert!(run["ratio_to_file_zeroed_before"].as_f64().unwrap() > 0.0, "{json}");
+        }
         assert!(json["latency"]["publish_to_durable"]["p999_us"].as_f64().unwrap() > 0.0);
     }
 
@@ -344,6 +376,13 @@ mod tests {
         let (text, json) = said(&["http", "--connections", "2", "--batch", "5"]);
         assert!(text.contains("request to durable"), "{text}");
         assert!(json["events_per_second"].as_f64().unwrap() > 0.0, "{json}");
+    }
+
+    #[test]
+    fn who_was_started_with_nohup_ignores_a_hangup() {
+        assert!(ignores_hangup("SigBlk:\t0000000000000000\nSigIgn:\t0000000000001001\n"));
+        assert!(!ignores_hangup("SigIgn:\t0000000000001000\n"));
+        assert!(!ignores_hangup(""));
     }
 
     #[test]
