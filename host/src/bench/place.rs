@@ -197,3 +197,40 @@ fn config(place: &Place) -> Config {
         warnings: Vec::new(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plugin(state: &str, reason: Option<&str>, exports: &[&str]) -> PluginView {
+        serde_json::from_value(serde_json::json!({
+            "name": "bench", "state": state, "reason": reason, "generation": 0,
+            "module": { "digest": "", "kind": "core", "size_bytes": 1, "compile_ms": 1,
+                "exports": exports, "pinned": false },
+            "subscription": { "bus": "main", "types": [], "sources": [], "where": {},
+                "own": false, "start": "latest" },
+            "completed_position": 0, "lag_events": 0, "in_flight": 0, "waiting": 0,
+            "deliveries": {}, "dead_letters": 0,
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_plugin_that_never_gets_an_event_is_told_at_once() {
+        let look = |state, exports: &[&str]| {
+            serves(&plugin(state, Some("because"), exports)).map_err(|error| error.to_string())
+        };
+        assert_eq!(look("compiling", &[]), Ok(false));
+        assert_eq!(look("live", &["handler", "query"]), Ok(true));
+        assert_eq!(look("refused", &[]), Err("the module was not taken: because".to_owned()));
+        let expected =
+            "the module exports no `handler`, only `command`, `query`: it gets no events";
+        assert_eq!(look("live", &["command", "query"]), Err(expected.to_owned()));
+    }
+
+    #[test]
+    fn who_is_stuck_hears_why_a_plugin_is_paused() {
+        let said = said(Some(plugin("paused", Some("20 of 20 keys failed\nmore"), &["handler"])));
+        assert_eq!(said.as_deref(), Some("20 of 20 keys failed"));
+    }
+}
