@@ -76,9 +76,12 @@ fn encoded(events: &Events, number: u64) -> Encoded {
 fn frame(events: &Events, turns: u64, clock: Clock) -> Duration {
     let commits: Vec<_> = (0..FRAME_EVENTS).map(|number| encoded(events, number)).collect();
     let salt = Salt::new([7; 16], 1);
+    let metadata = commits.iter().map(|commit| commit.metadata.len()).sum();
+    let payload = commits.iter().map(|commit| commit.payload.len()).sum();
     let mut builder = FrameBuilder::default();
     let begun = clock();
     for _ in 0..turns.div_ceil(FRAME_EVENTS) {
+        builder.begin(0, metadata, payload);
         for commit in &commits {
             builder.push(commit, std::iter::once(KeySequence(1)));
         }

@@ -84,7 +84,9 @@ pub(super) fn describe(report: &mut Report, settings: &Settings) {
 pub(super) struct Limit {
     window: Side,
     zeroed_before: Side,
+    /// None: they are as large as the window, or their size is not known.
     same_group: Option<Side>,
+    has_learned: bool,
     event_bytes: usize,
 }
 
@@ -111,17 +113,20 @@ impl Limit {
             window: Side::new(place, Zeroing::Ahead, in_flight, event_bytes)?,
             zeroed_before: Side::new(place, Zeroing::Before, in_flight, event_bytes)?,
             same_group: None,
+            has_learned: false,
             event_bytes,
         })
     }
 
-    /// Takes the size of the groups of a run of the host, and warms up with so many events.
+    /// Takes the size of the groups of a run of the host, where it is known, and warms up with so many events.
     pub(super) fn learn(
         &mut self,
         place: &Place,
-        group_events: Figure,
+        group_events: Option<Figure>,
         events: u64,
     ) -> Result<(), BenchError> {
+        let Some(group_events) = group_events else { return Ok(()) };
+        self.has_learned = true;
         #[allow(
             clippy::cast_possible_truncation,
             clippy::cast_sign_loss,
@@ -149,7 +154,8 @@ impl Limit {
     /// Puts what was found into the report, whose own figures stand already.
     pub(super) fn report(&self, report: &mut Report) {
         let same_group = self.same_group.as_ref().unwrap_or(&self.window);
-        report.take_limits(warm(&same_group.rates), warm(&self.zeroed_before.rates));
+        let same_group = self.has_learned.then(|| warm(&same_group.rates));
+        report.take_limits(same_group, warm(&self.zeroed_before.rates));
         report.raw_segment = vec![self.window.figures()];
         report.raw_segment.extend(self.same_group.as_ref().map(Side::figures));
         report.raw_segment.push(self.zeroed_before.figures());
@@ -214,7 +220,7 @@ impl Mark {
             raw_events_per_second: Figure(raw),
             ratio_to_raw_segment: Figure(rate / raw),
             cpu_us_per_event: Figure(cpu.as_secs_f64() * 1e6 / events as f64),
-            group_events: Figure(events as f64 / groups as f64),
+            group_events: Some(Figure(events as f64 / groups as f64)),
         }
     }
 }
@@ -236,7 +242,7 @@ mod tests {
         let place = Place::new(&settings).unwrap();
         let mut limit = Limit::new(&place, &settings).unwrap();
         limit.run(8).unwrap();
-        limit.learn(&place, Figure(2.2), 8).unwrap();
+        limit.learn(&place, Some(Figure(2.2)), 8).unwrap();
         limit.run(8).unwrap();
         let learnt = limit.same_group.as_mut().unwrap();
         assert_eq!((learnt.raw.group(), learnt.rates.len(), learnt.groups.len()), (2, 2, 2));

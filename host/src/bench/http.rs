@@ -86,9 +86,17 @@ pub async fn run(settings: &Settings, options: &HttpOptions) -> Result<Report, B
             next: AtomicU64::new(first),
             end: first + count,
         };
+        let groups = || own.as_ref().map(|own| Ok::<_, BenchError>(own.log()?.stats().groups));
+        let before = groups().transpose()?;
         let (run, found) = measure(clients, options.connections.max(1), count, raw).await?;
+        let made = groups().transpose()?.zip(before).map(|(now, before)| (now - before).max(1));
+        #[allow(clippy::cast_precision_loss, reason = "a mean needs no more digits")]
+        let group_events = made.map(|made| Figure(count as f64 / made as f64));
+        let run = Run { group_events, ..run };
         first += count;
-        if repetition > 0 {
+        if repetition == 0 {
+            limit.learn(&place, group_events, count)?;
+        } else {
             runs.push(run);
             latencies.extend(found.percentiles());
         }
@@ -134,7 +142,6 @@ async fn measure(
     count: u64,
     raw: f64,
 ) -> Result<(Run, Latencies), BenchError> {
-    let batch = clients.batch;
     let clients = Arc::new(clients);
     let (spent, begun) = (cpu::process(), Instant::now());
     let mut tasks = JoinSet::new();
@@ -152,7 +159,7 @@ async fn measure(
         raw_events_per_second: Figure(raw),
         ratio_to_raw_segment: Figure(rate / raw),
         cpu_us_per_event: Figure(spent.as_secs_f64() * 1e6 / count as f64),
-        group_events: Figure(batch as f64),
+        group_events: None,
     };
     Ok((run, latencies))
 }

@@ -219,10 +219,10 @@ mod tests {
     #[test]
     fn a_handler_that_alone_takes_longer_than_the_run_is_not_taken_off() {
         let mut report = Report { cpu_us_per_event: Some(12.0), ..Report::default() };
-        without_handler(&mut report, 5.0);
+        without_handler(&mut report, Some(5.0));
         assert_eq!(report.figures.get("cpu_us_per_event_handler_excluded"), Some(&Figure(7.0)));
         let mut report = Report { cpu_us_per_event: Some(12.0), ..Report::default() };
-        without_handler(&mut report, 12.5);
+        without_handler(&mut report, Some(12.5));
         assert!(report.figures.is_empty());
         assert!(report.notes[0].contains("12.50 us a call"), "{:?}", report.notes);
     }

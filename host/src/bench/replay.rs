@@ -88,7 +88,7 @@ fn learnt(place: &Place, settings: &Settings, found: &CaughtUp) -> Result<Limit,
     let mut limit = Limit::of(place, settings.in_flight, event_bytes.max(1))?;
     let warming_up = settings.events.div_ceil(10);
     limit.run(warming_up)?;
-    limit.learn(place, Figure(found.group_events), warming_up)?;
+    limit.learn(place, Some(Figure(found.group_events)), warming_up)?;
     Ok(limit)
 }
 
@@ -159,7 +159,7 @@ impl CaughtUp {
             raw_events_per_second: Figure(raw),
             ratio_to_raw_segment: Figure(self.events_per_second / raw),
             cpu_us_per_event: Figure(self.cpu_us_per_event),
-            group_events: Figure(self.group_events),
+            group_events: Some(Figure(self.group_events)),
         }
     }
 }

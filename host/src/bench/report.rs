@@ -73,8 +73,8 @@ pub struct Run {
     pub ratio_to_raw_segment: Figure,
     /// Processor time of the process.
     pub cpu_us_per_event: Figure,
-    /// Events in a group of the log, on average.
-    pub group_events: Figure,
+    /// Events in a group of the log, on average; none: another process has the log.
+    pub group_events: Option<Figure>,
 }
 
 /// One repetition, beside its limits. Fields as in [`Run`] and, for ratios, [`Report`].
@@ -90,7 +90,8 @@ pub struct Repetition {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ratio_to_file_zeroed_before: Option<Figure>,
     pub cpu_us_per_event: Figure,
-    pub group_events: Figure,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub group_events: Option<Figure>,
 }
 
 impl From<Run> for Repetition {
@@ -196,12 +197,14 @@ impl Report {
         self.runs = runs.into_iter().map(Repetition::from).collect();
     }
 
-    /// Takes over what the two other limits came to in each repetition, in their order.
-    pub(super) fn take_limits(&mut self, same_group: &[f64], zeroed_before: &[f64]) {
-        for ((run, same_group), before) in self.runs.iter_mut().zip(same_group).zip(zeroed_before) {
+    /// Takes over what the two other limits came to in each repetition, in their order; none: the size
+    /// of the log's own groups is not known.
+    pub(super) fn take_limits(&mut self, same_group: Option<&[f64]>, zeroed_before: &[f64]) {
+        for (index, run) in self.runs.iter_mut().enumerate() {
             let rate = run.events_per_second.0;
-            run.ratio_to_raw_segment_same_group = Some(Figure(rate / same_group));
-            run.ratio_to_file_zeroed_before = Some(Figure(rate / before));
+            let against = |limits: &[f64]| limits.get(index).map(|limit| Figure(rate / limit));
+            run.ratio_to_raw_segment_same_group = same_group.and_then(against);
+            run.ratio_to_file_zeroed_before = against(zeroed_before);
         }
         let of = |pick: fn(&Repetition) -> Option<Figure>| {
             median(self.runs.iter().filter_map(pick).map(|ratio| ratio.0))
@@ -288,7 +291,7 @@ mod tests {
             raw_events_per_second: Figure(200.0),
             ratio_to_raw_segment: Figure(rate / 200.0),
             cpu_us_per_event: Figure(1.234_56),
-            group_events: Figure(7.0),
+            group_events: Some(Figure(7.0)),
         };
         report.take_runs(rates.iter().map(run).collect());
         report
@@ -297,7 +300,7 @@ mod tests {
     #[test]
     fn each_repetition_is_held_against_its_own_limits() {
         let mut report = of_runs(&[100.0, 160.0, 120.0]);
-        report.take_limits(&[200.0, 200.0, 480.0], &[1000.0, 400.0, 400.0]);
+        report.take_limits(Some(&[200.0, 200.0, 480.0]), &[1000.0, 400.0, 400.0]);
         assert_eq!(report.ratio_to_raw_segment_same_group, Some(0.5));
         assert_eq!(report.ratio_to_file_zeroed_before, Some(0.3));
         let json = serde_json::to_value(&report).unwrap();
@@ -308,7 +311,7 @@ mod tests {
     #[test]
     fn a_ratio_that_is_left_out_is_nowhere_and_the_report_says_why() {
         let mut report = of_runs(&[100.0]);
-        report.take_limits(&[200.0], &[400.0]);
+        report.take_limits(Some(&[200.0]), &[400.0]);
         report.without_ratios("because");
         let json = serde_json::to_string(&report).unwrap();
         assert!(!json.contains("ratio") && json.contains("because"), "{json}");
