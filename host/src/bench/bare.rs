@@ -11,6 +11,8 @@
     reason = "generated code; the unsafe parts are wasmtime's own"
 )]
 
+use std::collections::BTreeMap;
+
 use wasmtime::component::{Component, HasSelf, Linker};
 use wasmtime::{Config, Engine, Store};
 
@@ -18,6 +20,7 @@ use crate::event::Event;
 use crate::wasm::StateView;
 use crate::wasm::encode::encode;
 
+use super::guest::Plugin;
 use super::kept::Kept;
 use super::{BenchError, cpu};
 
@@ -38,20 +41,19 @@ pub(super) enum Fuel {
     Off,
 }
 
-/// Fuel of one call.
-const FUEL: u64 = 50_000_000;
-
 /// One instance.
 pub(super) struct Bare {
     store: Store<Effects>,
     guest: handler::Guest,
-    fuel: Fuel,
+    /// Of one call; none: instructions are not counted.
+    fuel: Option<u64>,
 }
 
 /// What a guest is answered from.
 #[derive(Default)]
 struct Effects {
     state: Kept,
+    config: BTreeMap<String, String>,
     written: Vec<u8>,
     emitted: Vec<Draft>,
 }
@@ -133,8 +135,8 @@ impl context::Host for Effects {
         4
     }
 
-    fn config(&mut self, _name: String) -> Option<String> {
-        None
+    fn config(&mut self, name: String) -> Option<String> {
+        self.config.get(&name).cloned()
     }
 
     fn log(&mut self, _level: context::Level, _message: String) {}
@@ -149,7 +151,12 @@ fn failed(error: &wasmtime::Error) -> BenchError {
 impl Bare {
     /// Loads a component, or a typed core module, to be called with this state; none: it is something
     /// else, or needs more than `tidegate:plugin`.
-    pub(super) fn load(wasm: &[u8], fuel: Fuel, state: &Kept) -> Result<Option<Self>, BenchError> {
+    pub(super) fn load(
+        plugin: &Plugin,
+        fuel: Fuel,
+        state: &Kept,
+    ) -> Result<Option<Self>, BenchError> {
+        let wasm = &plugin.wasm;
         let wasm = wat::Parser::new().parse_bytes(None, wasm).map_or(wasm.into(), |wasm| wasm);
         let component = match wasmparser::Parser::is_component(&wasm) {
             true => wasm.into_owned(),
@@ -165,10 +172,11 @@ impl Bare {
         let linker = linker(&engine).map_err(|error| failed(&error))?;
         let Ok(pre) = linker.instantiate_pre(&component) else { return Ok(None) };
         let Ok(indices) = handler::GuestIndices::new(&pre) else { return Ok(None) };
-        let state = state.clone();
-        let mut store = Store::new(&engine, Effects { state, ..Effects::default() });
-        if fuel == Fuel::On {
-            store.set_fuel(FUEL).map_err(|error| failed(&error))?;
+        let (state, config) = (state.clone(), plugin.manifest.config.clone());
+        let mut store = Store::new(&engine, Effects { state, config, ..Effects::default() });
+        let fuel = (fuel == Fuel::On).then(|| plugin.limits().fuel);
+        if let Some(fuel) = fuel {
+            store.set_fuel(fuel).map_err(|error| failed(&error))?;
         }
         let instance = pre.instantiate(&mut store).map_err(|error| failed(&error))?;
         let guest = indices.load(&mut store, &instance).map_err(|error| failed(&error))?;
@@ -180,8 +188,8 @@ impl Bare {
     pub(super) fn us(&mut self, event: &Event, calls: u64) -> Result<f64, BenchError> {
         let begun = cpu::thread();
         for _ in 0..calls {
-            if self.fuel == Fuel::On {
-                self.store.set_fuel(FUEL).map_err(|error| failed(&error))?;
+            if let Some(fuel) = self.fuel {
+                self.store.set_fuel(fuel).map_err(|error| failed(&error))?;
             }
             let event = types::Event {
                 id: &event.id,

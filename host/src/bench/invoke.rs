@@ -13,7 +13,7 @@ use crate::wasm::{Delivery, GuestLimits, Module, Sandbox, SandboxOptions, Seed, 
 
 use super::bare::{Bare, Fuel};
 use super::events::Events;
-use super::guest::{Guest, module};
+use super::guest::{Guest, Plugin};
 use super::kept::Kept;
 use super::place::Place;
 use super::report::{Call, Figure, Report, median};
@@ -24,9 +24,6 @@ const FRESH_SHARE: u64 = 20;
 /// Deliveries after which a guest finds its state as it leaves it: the first one finds none, the second
 /// one what the first one makes of that.
 const DELIVERIES_TO_SETTLE: u32 = 2;
-/// As in the manifest that the other benches write: a handler that emits what it gets may get the
-/// largest events there are.
-const OUTPUT_BYTES_MAX: usize = 4 << 20;
 
 /// What only this bench is told.
 #[derive(Debug, Clone, Default)]
@@ -47,31 +44,30 @@ impl Hosted {
     pub(super) async fn load(
         place: &Place,
         events: &Events,
-        wasm: &[u8],
+        plugin: &Plugin,
     ) -> Result<Self, BenchError> {
         let compiler = std::env::current_exe().map_or(Compiler::InProcess, Compiler::Child);
-        Self::compiled_by(compiler, place, events, wasm).await
+        Self::compiled_by(compiler, place, events, plugin).await
     }
 
     async fn compiled_by(
         compiler: Compiler,
         place: &Place,
         events: &Events,
-        wasm: &[u8],
+        plugin: &Plugin,
     ) -> Result<Self, BenchError> {
         let loader = LoaderOptions::new(place.path().join("invoke-cache"), compiler);
         let engine = HostEngineOptions { workers: 1, plugins_max: 1, ..Default::default() };
         let sandbox = Sandbox::new(SandboxOptions { loader, engine })?;
-        let module = sandbox.load("bench", Bytes::copy_from_slice(wasm)).await?;
-        let limits = GuestLimits { output_bytes_max: OUTPUT_BYTES_MAX, ..GuestLimits::default() };
+        let module = sandbox.load("bench", Bytes::copy_from_slice(&plugin.wasm)).await?;
         let state = Kept::default();
         let delivery = Delivery {
             event: Arc::new(event(events)),
             attempt: 1,
             redriven: false,
             seed: Seed::default(),
-            config: Arc::default(),
-            limits: Arc::new(limits),
+            config: Arc::new(plugin.manifest.config.clone()),
+            limits: Arc::new(plugin.limits()),
             state: Arc::new(state.clone()),
             outside: None,
         };
@@ -146,13 +142,13 @@ pub(super) fn event(events: &Events) -> Event {
 pub async fn run(settings: &Settings, options: &InvokeOptions) -> Result<Report, BenchError> {
     settings.check()?;
     let place = Place::new(settings)?;
-    let wasm = module(options.module.as_deref(), &Guest::Counting)?;
+    let plugin = Plugin::of(options.module.as_deref(), &Guest::Counting, settings)?;
     let events = Events::new(settings);
-    let mut reuse = Hosted::load(&place, &events, &wasm).await?;
+    let mut reuse = Hosted::load(&place, &events, &plugin).await?;
     reuse.settle().await.map_err(|outcome| unfit(&outcome))?;
     let fresh = reuse.fresh();
-    let mut bare = Bare::load(&wasm, Fuel::Off, reuse.state())?;
-    let mut metered = Bare::load(&wasm, Fuel::On, reuse.state())?;
+    let mut bare = Bare::load(&plugin, Fuel::Off, reuse.state())?;
+    let mut metered = Bare::load(&plugin, Fuel::On, reuse.state())?;
     let event = event(&events);
 
     let mut found: [Vec<f64>; 4] = Default::default();
@@ -212,9 +208,9 @@ mod tests {
     async fn a_guest_is_measured_on_state_of_its_own_making() {
         let settings = Settings::default();
         let place = Place::new(&settings).unwrap();
-        let wasm = module(None, &Guest::Counting).unwrap();
+        let plugin = Plugin::of(None, &Guest::Counting, &settings).unwrap();
         let events = Events::new(&settings);
-        let loaded = Hosted::compiled_by(Compiler::InProcess, &place, &events, &wasm).await;
+        let loaded = Hosted::compiled_by(Compiler::InProcess, &place, &events, &plugin).await;
         let mut hosted = loaded.unwrap();
         assert_eq!(hosted.state().get("n"), None);
         assert!(hosted.settle().await.unwrap() > 0.0);

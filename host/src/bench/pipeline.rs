@@ -8,7 +8,7 @@ use tokio::sync::Semaphore;
 
 use super::append::{Limit, Mark, describe};
 use super::events::Events;
-use super::guest::{Guest, module};
+use super::guest::{Guest, Plugin};
 use super::latency::Latencies;
 use super::observe::{Observed, Observer};
 use super::place::{BenchHost, Place};
@@ -44,11 +44,11 @@ struct Runs {
 /// A parameter makes no sense, the module is not taken, or the host fails.
 pub async fn run(settings: &Settings, options: &PipelineOptions) -> Result<Report, BenchError> {
     settings.check()?;
-    let wasm = module(options.module.as_deref(), &Guest::Counting)?;
-    let host = BenchHost::with_plugin(settings, &wasm).await?;
+    let plugin = Plugin::of(options.module.as_deref(), &Guest::Counting, settings)?;
+    let host = BenchHost::with_plugin(settings, &plugin).await?;
     let ticking = settings.ticker.start()?;
     let events = Arc::new(Events::new(settings));
-    let alone = Alone::measure(host.place(), &events, &wasm).await?;
+    let alone = Alone::measure(host.place(), &events, &plugin).await?;
     let lanes = Lanes::new(events);
 
     let mut limit = limit(host.place(), settings, options)?;

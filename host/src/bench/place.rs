@@ -14,10 +14,8 @@ use crate::log::Log;
 use crate::plugin::DEFAULT_BUS;
 use crate::serve::Serving;
 
+use super::guest::Plugin;
 use super::{BenchError, Settings};
-
-/// A handler that emits what it gets may get the largest events there are.
-const MANIFEST: &str = "[limits]\noutput = \"4MiB\"\n";
 
 /// What a module exports that gets events.
 const HANDLER: &str = "handler";
@@ -64,14 +62,17 @@ impl BenchHost {
     }
 
     /// Starts one with a plugin, and waits until it serves.
-    pub(super) async fn with_plugin(settings: &Settings, wasm: &[u8]) -> Result<Self, BenchError> {
+    pub(super) async fn with_plugin(
+        settings: &Settings,
+        plugin: &Plugin,
+    ) -> Result<Self, BenchError> {
         let place = Place::new(settings)?;
         let config = config(&place);
         std::fs::create_dir_all(&config.plugins).map_err(at(&config.plugins))?;
         let file = config.plugins.join("bench.wasm");
-        std::fs::write(&file, wasm).map_err(at(&file))?;
+        std::fs::write(&file, &plugin.wasm).map_err(at(&file))?;
         let manifest = file.with_extension("toml");
-        std::fs::write(&manifest, MANIFEST).map_err(at(&manifest))?;
+        std::fs::write(&manifest, plugin.manifest.to_toml()).map_err(at(&manifest))?;
         let serving = Serving::start(config).await?;
         let this = Self { serving, place };
         this.serving.host.readied().await;
@@ -105,13 +106,13 @@ impl BenchHost {
         BenchError::Stuck { seconds, done, events, why }
     }
 
-    /// Puts a module into its plugins folder, as a person would: beside, then in place.
-    pub(super) fn drop_in(&self, wasm: &[u8]) -> Result<(), BenchError> {
+    /// Puts a plugin into its plugins folder, as a person would: the module beside, then in place.
+    pub(super) fn drop_in(&self, plugin: &Plugin) -> Result<(), BenchError> {
         let folder = self.place.path().join("plugins");
         let manifest = folder.join("bench.toml");
-        std::fs::write(&manifest, MANIFEST).map_err(at(&manifest))?;
+        std::fs::write(&manifest, plugin.manifest.to_toml()).map_err(at(&manifest))?;
         let (beside, file) = (self.place.path().join("bench.wasm"), folder.join("bench.wasm"));
-        std::fs::write(&beside, wasm).map_err(at(&beside))?;
+        std::fs::write(&beside, &plugin.wasm).map_err(at(&beside))?;
         std::fs::rename(&beside, &file).map_err(at(&file))
     }
 

@@ -9,7 +9,7 @@ use crate::limits::GROUP_BYTES_MAX;
 
 use super::append::{Limit, describe};
 use super::events::Events;
-use super::guest::{Guest, module};
+use super::guest::{Guest, Plugin};
 use super::observe::{Observed, Observer};
 use super::pipeline::given_up;
 use super::place::{BenchHost, Place};
@@ -44,7 +44,7 @@ struct CaughtUp {
 /// A parameter makes no sense, the module is not taken, or the host fails.
 pub async fn run(settings: &Settings, options: &ReplayOptions) -> Result<Report, BenchError> {
     settings.check()?;
-    let wasm = module(options.module.as_deref(), &Guest::Idle)?;
+    let plugin = Plugin::of(options.module.as_deref(), &Guest::Idle, settings)?;
     let place = Place::new(settings)?;
     let ticking = settings.ticker.start()?;
     let events = Arc::new(Events::new(settings));
@@ -53,7 +53,7 @@ pub async fn run(settings: &Settings, options: &ReplayOptions) -> Result<Report,
     for _ in 0..settings.repetitions {
         let host = BenchHost::start(settings).await?;
         let published = fill(&host, &events, settings).await?;
-        let found = catch_up(&host, &wasm, &published).await?;
+        let found = catch_up(&host, &plugin, &published).await?;
         host.stop().await?;
         let limit = match &mut limit {
             Some(limit) => limit,
@@ -121,11 +121,11 @@ fn batch(payload_bytes: usize) -> u64 {
 /// before is compiling.
 async fn catch_up(
     host: &BenchHost,
-    wasm: &[u8],
+    plugin: &Plugin,
     published: &[Position],
 ) -> Result<CaughtUp, BenchError> {
     let observer = Observer::of(host.log()?, published);
-    host.drop_in(wasm)?;
+    host.drop_in(plugin)?;
     let observed = observer.run(published.len() as u64, None, host.serves()).await;
     let ended = cpu::process();
     caught_up(&observed.map_err(|error| host.explain(error))?, ended)

@@ -9,6 +9,7 @@ use crate::api::host::HostApi;
 use crate::log::LogStats;
 
 use super::events::Events;
+use super::guest::Plugin;
 use super::invoke::Hosted;
 use super::place::{BenchHost, Place};
 use super::report::{Figure, Measure, Stage, median};
@@ -34,9 +35,9 @@ impl Alone {
     pub(super) async fn measure(
         place: &Place,
         events: &Arc<Events>,
-        wasm: &[u8],
+        plugin: &Plugin,
     ) -> Result<Self, BenchError> {
-        let hosted = Hosted::load(place, events, wasm).await?;
+        let hosted = Hosted::load(place, events, plugin).await?;
         let turns = turns(events.data().len());
         let guest_us = guest_us(hosted, turns).await;
         let mut stages = vec![

@@ -28,7 +28,8 @@ pub enum BenchCommand {
         /// What every bench can be told.
         #[command(flatten)]
         common: Common,
-        /// The module [default: a built-in one, which reads and writes one value and emits one event]
+        /// The module, with the manifest beside it if there is one [default: a built-in one, which reads
+        /// and writes one value and emits one event]
         #[arg(long, value_name = "F")]
         module: Option<PathBuf>,
         /// Events a second, for latencies at that load [default: as many as go through]
@@ -40,7 +41,8 @@ pub enum BenchCommand {
         /// What every bench can be told.
         #[command(flatten)]
         common: Common,
-        /// The module [default: a built-in one, which reads and writes one value and emits one event]
+        /// The module, with the manifest beside it if there is one [default: a built-in one, which reads
+        /// and writes one value and emits one event]
         #[arg(long, value_name = "F")]
         module: Option<PathBuf>,
     },
@@ -61,7 +63,8 @@ pub enum BenchCommand {
         /// What every bench can be told.
         #[command(flatten)]
         common: Common,
-        /// The module [default: a built-in one, which does nothing]
+        /// The module, with the manifest beside it if there is one [default: a built-in one, which does
+        /// nothing]
         #[arg(long, value_name = "F")]
         module: Option<PathBuf>,
     },
