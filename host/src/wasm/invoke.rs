@@ -210,10 +210,14 @@ async fn within<T>(
         let sleep =
             sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline.into())));
         // The clock is asked beside the timer, which fires only where its driver gets to run.
-        if store::now() >= deadline || sleep.as_mut().poll(context).is_ready() {
-            return Poll::Ready(Err(Breach::Timeout.into()));
+        if store::now() < deadline && sleep.as_mut().poll(context).is_pending() {
+            return Poll::Pending;
         }
-        Poll::Pending
+        // A guest that yielded just before goes on to its next tick, ends there, and says where it was.
+        match work.as_mut().poll(context) {
+            Poll::Ready(done) => Poll::Ready(done),
+            Poll::Pending => Poll::Ready(Err(Breach::Timeout.into())),
+        }
     })
     .await
 }
@@ -428,4 +432,32 @@ fn respond(
         attributes: attributes.map(|(name, value)| (name.into(), value.into())).collect(),
     });
     Ok(verdict::responded(taken))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    /// Ends at a poll by this number, from 1.
+    async fn ended_at(poll: u32) -> Option<u32> {
+        let mut polls = 0;
+        let work = poll_fn(|context| {
+            polls += 1;
+            context.waker().wake_by_ref();
+            if polls < poll { Poll::Pending } else { Poll::Ready(Ok(polls)) }
+        });
+        let past = store::now();
+        let done = tokio::time::timeout(Duration::from_secs(60), within(past, work)).await;
+        let done = done.expect("past the deadline nothing is waited for");
+        done.map_err(|error| assert!(matches!(error.downcast_ref(), Some(Breach::Timeout)))).ok()
+    }
+
+    #[tokio::test]
+    async fn a_guest_that_yielded_as_its_time_ran_out_is_heard_once_more() {
+        assert_eq!(ended_at(1).await, Some(1));
+        assert_eq!(ended_at(2).await, Some(2));
+        assert_eq!(ended_at(3).await, None);
+    }
 }
