@@ -9,10 +9,10 @@ use clap::{Args, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 use uuid::Uuid;
 
-use super::Output;
 use super::client::{self, ConnectArgs};
 use super::out::{Out, UsageError};
 use super::table::Table;
+use super::{Output, from_one};
 use crate::bench::report::{Measure, Percentiles, RawFigures, Report};
 use crate::bench::{
     BenchError, Settings, Ticker, alone, append, http, invoke, pipeline, replay, ticker,
@@ -113,11 +113,6 @@ pub struct Common {
     /// Folder to work in; what is made there is removed [default: the system's for such things]
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
-}
-
-/// A count of something there must be one of; how many there may be, the bench says.
-fn from_one() -> RangedU64ValueParser<usize> {
-    RangedU64ValueParser::new().range(1..)
 }
 
 /// Runs a bench and prints what it found.

@@ -44,7 +44,7 @@ pub enum Output {
     Json,
 }
 
-/// A count that nobody asks for in vain: the API refuses 0, too.
+/// A count of at least one: who asks for none made a mistake, and the API refuses it, too.
 fn from_one() -> clap::builder::RangedU64ValueParser<usize> {
     clap::builder::RangedU64ValueParser::new().range(1..)
 }
