@@ -214,7 +214,7 @@ impl Bus {
             let KeyState { last, values, timers } = state;
             let permit = self.reserve(instance, bytes).await?;
             self.progress(instance).submit();
-            self.commit_untold(
+            drop(self.commit(
                 permit,
                 DeliveryCommit {
                     completion: Completion {
@@ -236,8 +236,7 @@ impl Bus {
                     dead_letter: None,
                     park: false,
                 },
-                drop,
-            );
+            ));
         }
         let control = Control::Carried { instance, generation };
         let record = ControlRecord { actor: "host".into(), control };

@@ -35,7 +35,9 @@ use crate::clock::Clock;
 use crate::effects::StateWrite;
 use crate::event::{CommitNumber, Event, InstanceId, Key, KeySequence, NewEvent, Position};
 use crate::log::record::{ControlRecord, DeliveryCommit};
-use crate::log::{AppendError, Appended, CommitTicket, EffectsPermit, Log, Publish, ReadError};
+use crate::log::{
+    AppendError, Appended, CommitTicket, EffectsPermit, Log, OUTBOX_BYTES, Publish, ReadError,
+};
 use crate::state::slots::{Slots, Suspect};
 use crate::state::{Ledger, Values};
 
@@ -74,6 +76,40 @@ pub enum Permit {
     Durable(EffectsPermit),
     /// A memory bus has nothing to reserve.
     Memory,
+}
+
+/// Where one worker puts the ends of its deliveries: see [`log::Outbox`](crate::log::Outbox).
+pub enum Outbox {
+    /// On their way to the writer of a log.
+    Durable(crate::log::Outbox),
+    /// A memory bus takes each at once.
+    Memory,
+}
+
+impl Outbox {
+    /// Hands over what is in it; the room for the delivery that is under way stays.
+    pub fn hand_over(&self) {
+        if let Self::Durable(outbox) = self {
+            outbox.hand_over();
+        }
+    }
+
+    /// Hands over what is in it, and keeps room for the effects of a delivery of `bytes` where that can be
+    /// had at once; 0: none.
+    pub fn hand_over_for(&self, bytes: usize) {
+        if let Self::Durable(outbox) = self {
+            outbox.hand_over_for(if bytes == 0 { 0 } else { bytes.saturating_add(OUTBOX_BYTES) });
+        }
+    }
+
+    /// Hands over what is in it, and gives the room to a commit that somebody waits for.
+    #[must_use]
+    pub fn permit(&self) -> Permit {
+        match self {
+            Self::Durable(outbox) => Permit::Durable(outbox.take_room()),
+            Self::Memory => Permit::Memory,
+        }
+    }
 }
 
 /// A commit that no crash takes back; on a memory bus, that was made.
@@ -319,21 +355,45 @@ impl Bus {
         }
     }
 
-    /// As [`Bus::commit`], where nobody waits for the end of it. `written` gets the state it writes,
-    /// before anybody else can see it.
+    /// Where a worker puts the ends of its deliveries.
+    #[must_use]
+    pub fn outbox(&self) -> Outbox {
+        self.log().map_or(Outbox::Memory, |log| Outbox::Durable(log.outbox()))
+    }
+
+    /// Makes sure that an outbox has room for the effects of one delivery of `bytes` at most; what is in it
+    /// is handed over before that takes waiting.
+    ///
+    /// # Errors
+    /// The log failed or is closed.
+    pub async fn reserve_in(
+        &self,
+        outbox: &Outbox,
+        (instance, bytes): (InstanceId, usize),
+    ) -> Result<(), AppendError> {
+        let (Some(log), Outbox::Durable(outbox)) = (self.log(), outbox) else { return Ok(()) };
+        if !outbox.has_room(bytes) {
+            outbox.hand_over_for(0);
+            outbox.put(log.reserve(instance, bytes.saturating_add(OUTBOX_BYTES)).await?);
+        }
+        Ok(())
+    }
+
+    /// Commits a delivery where nobody waits for the end of it. `written` gets the state it writes, before
+    /// anybody else can see it.
     pub fn commit_untold(
         &self,
-        permit: Permit,
+        outbox: &Outbox,
         commit: DeliveryCommit,
         written: impl FnOnce(Vec<StateWrite>),
     ) {
-        let (Store::Durable(log), Permit::Durable(permit)) = (&self.store, permit) else {
+        let Outbox::Durable(outbox) = outbox else {
             written(commit.state.clone());
             drop(self.commit(Permit::Memory, commit));
             return;
         };
         let position = commit.completion.position;
-        if let Err(error) = log.commit_untold(permit, commit, |commit| written(commit.state)) {
+        if let Err(error) = outbox.push(commit, |commit| written(commit.state)) {
             tracing::error!(bus = %self.name, %position, %error, "effects cannot be recorded");
         }
     }

@@ -200,6 +200,58 @@ impl Lanes {
         self.wake(state);
     }
 
+    /// Queues effects that nobody waits for, in their order, in place of so much of `room`. Answers with what
+    /// is left of that; with `keep` filled up to so many bytes, where there is room that nobody waits
+    /// for. Refused commits are dropped.
+    pub(super) fn push_commits(
+        self: &Arc<Self>,
+        commits: &mut Vec<Encoded>,
+        room: Option<EffectsPermit>,
+        keep: Option<usize>,
+    ) -> Option<EffectsPermit> {
+        let mut state = self.state();
+        let is_refused = match &state.status {
+            Status::Closing => room.is_none(),
+            Status::Open => false,
+            Status::Failed(_) => true,
+        };
+        if is_refused {
+            // Dropping a permit takes the lock.
+            drop(state);
+            commits.clear();
+            return None;
+        }
+        let bytes = commits.iter().map(Encoded::bytes).sum();
+        let mut room = room.unwrap_or_else(|| EffectsPermit::new(self, 0));
+        let used = room.bytes.min(bytes);
+        room.bytes -= used;
+        let count = commits.len();
+        state.effects.extend(commits.drain(..).enumerate().map(|(index, commit)| {
+            // They are written in order: the last one gives back what all of them took.
+            let is_last = index + 1 == count && used > 0;
+            let permit = is_last.then(|| EffectsPermit::new(self, used));
+            EffectsEntry { commit, reply: None, permit }
+        }));
+        state.effects_bytes += bytes;
+        if let Some(keep) = keep {
+            self.fill(&mut state, &mut room, keep);
+        }
+        self.wake(state);
+        (room.bytes > 0).then_some(room)
+    }
+
+    /// Makes `room` as large as `keep`, where others leave room for that; gives it back where somebody
+    /// waits for it, or none is to be kept.
+    fn fill(self: &Arc<Self>, state: &mut State, room: &mut EffectsPermit, keep: usize) {
+        let missing = keep.saturating_sub(room.bytes);
+        if keep == 0 || !state.waiters.is_empty() || state.status != Status::Open {
+            self.give_back(state, std::mem::take(&mut room.bytes));
+        } else if state.reserved + missing <= EFFECTS_LANE_BYTES_MAX {
+            state.reserved += missing;
+            room.bytes += missing;
+        }
+    }
+
     /// Queues a batch.
     ///
     /// # Errors

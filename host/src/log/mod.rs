@@ -28,6 +28,7 @@ mod follow;
 mod identity;
 mod ingest;
 mod lanes;
+mod outbox;
 mod permits;
 mod reader;
 mod shared;
@@ -51,6 +52,7 @@ pub use frame::Frame;
 pub use ingest::Publish;
 pub use lanes::EffectsPermit;
 pub use options::{CheckRest, ClockGap, LogOptions};
+pub use outbox::{OUTBOX_BYTES, Outbox};
 pub use reader::FrameReader;
 pub use recovery::CutReport;
 pub use start::{OpenTimes, Opened};
@@ -165,26 +167,10 @@ impl Log {
         self.effects(Some(permit), |encoded| encoded.delivery(commit))
     }
 
-    /// As [`Log::commit`], where nobody waits for the end of it. `encoded` is called once the commit is
-    /// in bytes, and before anybody could read it.
-    ///
-    /// # Errors
-    /// The commit cannot be encoded: it is in no lane. That the log takes nothing any more is not
-    /// told.
-    pub fn commit_untold(
-        &self,
-        permit: EffectsPermit,
-        commit: DeliveryCommit,
-        encoded: impl FnOnce(DeliveryCommit),
-    ) -> Result<(), AppendError> {
-        if planted!(CommitsTwice) {
-            drop(self.effects(None, |encoded| encoded.delivery(&commit)));
-        }
-        let bytes = self.encode(|encoded| encoded.delivery(&commit))?;
-        encoded(commit);
-        let permit = Some(permit);
-        self.shared().lanes.push_effects(EffectsEntry { commit: bytes, reply: None, permit });
-        Ok(())
+    /// Where commits go that nobody waits for, in the order in which they are put there.
+    #[must_use]
+    pub fn outbox(&self) -> Outbox {
+        Outbox::new(self.shared())
     }
 
     /// Commits control records, at least one, through the effects lane.

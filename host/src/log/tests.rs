@@ -3,6 +3,7 @@
 mod crash;
 mod damage;
 mod opening;
+mod outbox;
 mod semantics;
 mod support;
 mod writing;

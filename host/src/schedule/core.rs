@@ -268,6 +268,20 @@ impl<T> KeyScheduler<T> {
         }
     }
 
+    /// Takes back an event that was taken and not begun: the same attempt is ready again at once.
+    pub fn give_back(&mut self, assignment: Assignment<T>) {
+        let Assignment { ticket, position, item, .. } = assignment;
+        if let Some(lane) = self.lanes.get(ticket.lane)
+            && lane.phase == Phase::Running(ticket.stamp)
+            && lane.waiting.is_none()
+            && let Some(head) = self.nodes.front_mut(lane.queue)
+            && head.position == position
+        {
+            head.item = item;
+        }
+        self.finish(ticket, Finish::Return);
+    }
+
     /// The bounds in force.
     #[must_use]
     pub const fn bounds(&self) -> Bounds {

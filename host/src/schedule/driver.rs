@@ -4,6 +4,7 @@
 //! taker never both wait (see `takers`), and nobody is woken under the lock, because a waker may run
 //! foreign destructors, among them those of [`Lease`]s.
 
+mod lease;
 mod takers;
 #[cfg(test)]
 mod tests;
@@ -14,13 +15,11 @@ use std::future::poll_fn;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+pub use self::lease::Lease;
 pub use self::takers::Take;
 use self::takers::Takers;
-use super::core::{
-    Assignment, Bounds, Cursor, Drain, Entry, Finish, Finished, KeyScheduler, Refill,
-};
-use super::pool;
-use super::sync::{Arc, AtomicU64, Mutex, MutexGuard, Ordering, PoisonError};
+use super::core::{Assignment, Bounds, Cursor, Drain, Entry, KeyScheduler, Refill};
+use super::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::event::{Event, Position};
 
 /// Where the log clock is read, in milliseconds.
@@ -308,7 +307,7 @@ impl<T> PluginQueue<T> {
     }
 
     fn lease(&self, assignment: Assignment<T>) -> Lease<T> {
-        Lease { assignment, queue: self.clone(), fuel: AtomicU64::new(0), finished: false }
+        Lease::new(self.clone(), assignment)
     }
 }
 
@@ -321,88 +320,6 @@ impl<T> Clone for PluginQueue<T> {
 impl<T> fmt::Debug for PluginQueue<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("PluginQueue").field(&self.cursor()).finish()
-    }
-}
-
-/// The right to deliver one event; its key belongs to the holder until it is finished. Dropped
-/// unfinished (the holder was cancelled or panicked), the same attempt becomes ready again: so
-/// between handing a completion to the log and finishing there must be no `await`.
-pub struct Lease<T = Arc<Event>> {
-    assignment: Assignment<T>,
-    queue: PluginQueue<T>,
-    /// What the delivery used so far.
-    fuel: AtomicU64,
-    finished: bool,
-}
-
-impl<T> Lease<T> {
-    /// What is to be delivered.
-    #[must_use]
-    pub const fn assignment(&self) -> &Assignment<T> {
-        &self.assignment
-    }
-
-    /// Notes fuel that the delivery used: it counts once the lease ends.
-    pub fn spent(&self, fuel: u64) {
-        self.fuel.fetch_add(fuel, Ordering::Relaxed);
-    }
-
-    /// Says how the delivery ended.
-    pub fn finish(mut self, finish: Finish) -> Finished {
-        self.finish_with(finish, |_, _| ()).0
-    }
-
-    /// Says how the delivery ended and waits for the next event, with one lock where one is ready.
-    /// Cancelled while it waits, the delivery is finished all the same.
-    pub async fn finish_then_take(mut self, finish: Finish) -> (Finished, Option<Self>) {
-        let (finished, next) = self.finish_with(finish, |state, now_ms| {
-            if state.closed || pool::slice_is_over() {
-                return None;
-            }
-            state.due(now_ms);
-            state.core.take()
-        });
-        if let Some(assignment) = next {
-            self.assignment = assignment;
-            self.finished = false;
-            return (finished, Some(self));
-        }
-        let queue = self.queue.clone();
-        drop(self);
-        (finished, queue.take().await)
-    }
-
-    fn finish_with<R>(
-        &mut self,
-        finish: Finish,
-        then: impl FnOnce(&mut State<T>, &NowMs) -> R,
-    ) -> (Finished, R) {
-        self.finished = true;
-        let mut state = self.queue.lock();
-        state.fill(&self.queue.0.now_ms);
-        state.core.spend(self.fuel.swap(0, Ordering::Relaxed));
-        let finished = state.core.finish(self.assignment.ticket, finish);
-        let result = then(&mut state, &self.queue.0.now_ms);
-        let wakes = state.settle();
-        drop(state);
-        wakes.wake();
-        (finished, result)
-    }
-}
-
-impl<T> Drop for Lease<T> {
-    fn drop(&mut self) {
-        if !self.finished {
-            self.finish_with(Finish::Return, |_, _| ());
-        }
-    }
-}
-
-impl<T> fmt::Debug for Lease<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Assignment { position, key, attempt, .. } = &self.assignment;
-        let mut f = f.debug_struct("Lease");
-        f.field("position", position).field("key", key).field("attempt", attempt).finish()
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::work::{Attempt, Ending, Stopped};
 use super::{Runner, Version};
-use crate::bus::Permit;
+use crate::bus::Outbox;
 use crate::command;
 use crate::effects::{Effects, Outcome, OutcomeKind};
 use crate::event::{Event, Key, KeySequence, Position};
@@ -90,7 +90,7 @@ impl Runner {
         event: &Arc<Event>,
         attempt: &mut Attempt,
         view: Option<Arc<KeyView>>,
-        permit: Permit,
+        outbox: &Outbox,
     ) -> Ending {
         let outcome = &attempt.invocation.outcome;
         let (number, first_ms, now_ms) = (attempt.number, attempt.first_ms, attempt.ended_ms);
@@ -116,7 +116,7 @@ impl Runner {
             let effects = &mut attempt.invocation.effects;
             effects.response.get_or_insert_with(|| command::failure(&reason));
         }
-        self.complete(version, event, attempt, view, permit, None)
+        self.complete(version, event, attempt, view, outbox, None)
     }
 }
 

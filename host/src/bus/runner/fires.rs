@@ -6,7 +6,7 @@ use super::Runner;
 use super::work::Stopped;
 use crate::bus::deliver::{self, Deliverer, Ended};
 use crate::bus::timers::{self, FireId, Serves};
-use crate::bus::{Permit, private};
+use crate::bus::{Outbox, private};
 use crate::effects::{Effects, OutcomeKind, TimerChange};
 use crate::event::{Event, Key, LOST_EVENT};
 use crate::log::record::{DeliveryCommit, Mode};
@@ -55,7 +55,7 @@ impl Runner {
         by: &Deliverer,
         event: &Event,
         (attempt, mode): (u32, Mode),
-        permit: Permit,
+        outbox: &Outbox,
     ) {
         let ended = Ended {
             attempt,
@@ -67,7 +67,7 @@ impl Runner {
         };
         let commit = deliver::commit(by, event, ended, Effects::default());
         self.progress.submit();
-        self.bus.commit_untold(permit, commit, drop);
+        self.bus.commit_untold(outbox, commit, drop);
     }
 
     /// Makes a fire take away the timer it served, where the fold cannot see that it did.

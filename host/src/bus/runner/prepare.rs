@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::work::Stopped;
 use super::{Runner, Version};
-use crate::bus::Permit;
+use crate::bus::Outbox;
 use crate::bus::deliver;
 use crate::effects::{Effects, Outcome};
 use crate::event::Event;
@@ -34,9 +34,19 @@ impl StateView for KeyView {
     }
 }
 
+/// Bytes that a delivery may take in the lane.
+pub(super) fn commit_bytes(version: &Version) -> usize {
+    version.limits.output_bytes_max + COMPLETION_BYTES
+}
+
 impl Runner {
     /// Waits for what a delivery goes on from, and for room for what it may send and record.
-    pub(super) async fn permit(&self, version: &Version, event: &Event) -> Result<Permit, Stopped> {
+    pub(super) async fn room(
+        &self,
+        version: &Version,
+        event: &Event,
+        outbox: &Outbox,
+    ) -> Result<(), Stopped> {
         // First of all: after a start this can take a while, in which others can use the room.
         if event.key.is_some() && !self.bus.values().is_filled() {
             tokio::select! {
@@ -50,8 +60,7 @@ impl Runner {
                 () = self.stop.cancelled() => return Err(Stopped::Closing),
             }
         }
-        let bytes = version.limits.output_bytes_max + COMPLETION_BYTES;
-        Ok(self.bus.reserve(self.instance, bytes).await?)
+        Ok(self.bus.reserve_in(outbox, (self.instance, commit_bytes(version))).await?)
     }
 
     /// The newest form of an event, or how its delivery fails. Whoever stops does not wait for an upcaster

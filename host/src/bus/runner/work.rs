@@ -5,20 +5,19 @@ use std::sync::Arc;
 use super::fires::timers_set;
 use super::prepare::only_recordable;
 use super::shadow::Beside;
-use super::worker::Worker;
+use super::worker::{Delivered, Hand, Worker};
 use super::{Runner, Version, breaker};
 use crate::bus::deliver::{self, Ended};
 use crate::bus::notes::{Line, Note};
 use crate::bus::timers::Serves;
-use crate::bus::{Permit, Ticket};
+use crate::bus::{Outbox, Ticket};
 use crate::command;
-use crate::effects::{Effects, OutcomeKind};
+use crate::effects::{Effects, Outcome, OutcomeKind};
 use crate::event::Event;
 use crate::log::record::{AttemptRecord, Control, ControlRecord, DeadLetterRecord};
 use crate::log::{AppendError, ReadError};
 use crate::plugin::manifest::{OnFailure, OnReject};
 use crate::schedule::core::{Assignment, Finish};
-use crate::schedule::driver::Lease;
 use crate::schedule::retry::{self, Step};
 use crate::state::KeyView;
 use crate::state::cold::ColdError;
@@ -73,15 +72,15 @@ impl Runner {
     pub(super) async fn deliver(
         &self,
         Worker { slot, notes, pinned, values, tally }: &mut Worker<'_>,
-        lease: &Lease<Arc<Event>>,
-    ) -> Result<Finish, Stopped> {
+        Hand { outbox, lease }: &Hand,
+    ) -> Result<Delivered, Stopped> {
         let assignment = lease.assignment();
         let event = match &assignment.item {
             Some(event) => Arc::clone(event),
             None => match self.bus.event(assignment.position).await? {
                 Some(event) => event,
                 // Only a memory bus that dropped it comes here.
-                None => return Ok(Finish::Done),
+                None => return Ok(Delivered::passed_over()),
             },
         };
         let Assignment { again, .. } = *assignment;
@@ -96,15 +95,15 @@ impl Runner {
             self.until_earlier_are_folded().await?;
         }
         let shape = self.newest(&event).await?;
-        let permit = self.permit(version, &event).await?;
+        self.room(version, &event, outbox).await?;
         if self.serves(&event).await? == Serves::Nothing {
             self.pass_over(
                 &version.deliverer,
                 &event,
                 (number, self.mode(event.position, redriven)),
-                permit,
+                outbox,
             );
-            return Ok(Finish::Done);
+            return Ok(Delivered::passed_over());
         }
         if let Some(notes) = notes {
             let (instance, position) = (self.instance, event.position);
@@ -141,13 +140,14 @@ impl Runner {
             Attempt { number, first_ms, redriven, again, ended_ms, invocation, beside };
         // No `await` from here to `finish`: a delivery that is committed must be over, and one that
         // is over must be committed.
-        let ending = self.end(version, &event, &mut attempt, view, permit);
+        let ending = self.end(version, &event, &mut attempt, view, outbox);
         let lag_ms = ended_ms.saturating_sub(event.recorded_ms);
         tally.add(&attempt.invocation, ending.is_over().then_some(lag_ms));
         if let Some(told) = ending.told {
             self.tell(&event, &attempt, told);
         }
-        Ok(ending.finish)
+        let Invocation { outcome, wall, .. } = attempt.invocation;
+        Ok(Delivered { finish: ending.finish, went_well: outcome == Outcome::Ok, wall })
     }
 
     /// Decides what the attempt means, and records it.
@@ -157,11 +157,11 @@ impl Runner {
         event: &Arc<Event>,
         attempt: &mut Attempt,
         view: Option<Arc<KeyView>>,
-        permit: Permit,
+        outbox: &Outbox,
     ) -> Ending {
         let kind = attempt.invocation.outcome.kind();
         if command::is_command(event) {
-            return self.end_command(version, event, attempt, view, permit);
+            return self.end_command(version, event, attempt, view, outbox);
         }
         let outcome = &attempt.invocation.outcome;
         let (number, first_ms, now_ms) = (attempt.number, attempt.first_ms, attempt.ended_ms);
@@ -179,7 +179,7 @@ impl Runner {
             self.note_failure(now_ms, format!("{} {}", kind.name(), outcome.reason()));
         }
         match step {
-            Step::Done => self.complete(version, event, attempt, view, permit, None),
+            Step::Done => self.complete(version, event, attempt, view, outbox, None),
             Step::RetryAt(due_ms) => self.retry(version, event, attempt, due_ms),
             Step::GiveUp => {
                 let policy = self.policy(version, event, attempt);
@@ -191,7 +191,7 @@ impl Runner {
                     module: version.digest,
                 };
                 let given_up = GivenUp { letter, park: policy == OnFailure::Park };
-                let ending = self.complete(version, event, attempt, None, permit, Some(given_up));
+                let ending = self.complete(version, event, attempt, None, outbox, Some(given_up));
                 if policy == OnFailure::Pause {
                     let position = event.position;
                     let words = kind.name();
@@ -272,7 +272,7 @@ impl Runner {
         event: &Arc<Event>,
         attempt: &mut Attempt,
         view: Option<Arc<KeyView>>,
-        permit: Permit,
+        outbox: &Outbox,
         given_up: Option<GivenUp>,
     ) -> Ending {
         let mode = self.mode(event.position, attempt.redriven);
@@ -304,11 +304,11 @@ impl Runner {
         let parks = park && !planted!(ForgetsToPark);
         let finish = if parks { Finish::Park } else { Finish::Done };
         let Some(effects) = shown else {
-            self.bus.commit_untold(permit, commit, push_pending);
+            self.bus.commit_untold(outbox, commit, push_pending);
             return Ending { finish, told: None };
         };
         push_pending(commit.state.clone());
-        let ticket = Some(self.bus.commit(permit, commit));
+        let ticket = Some(self.bus.commit(outbox.permit(), commit));
         let told = Some(Told { effects, ticket, dead, parked: park, again_ms: None });
         Ending { finish, told }
     }

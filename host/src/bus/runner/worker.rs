@@ -1,7 +1,8 @@
 //! What one worker of a plugin keeps between its deliveries.
 //!
 //! Rule: what every delivery changes is the worker's own. A count or a lock that two processors use
-//! in turn goes back and forth between them, which takes longer than a short guest runs.
+//! in turn goes back and forth between them, which takes longer than a short guest runs. So a worker
+//! whose deliveries are short has several in hand, and lets go of them before it waits for anything.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -9,16 +10,24 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use super::prepare::commit_bytes;
 use super::work::Stopped;
 use super::{Runner, Version};
+use crate::bus::Outbox;
 use crate::effects::OutcomeKind;
-use crate::schedule::core::Finished;
+use crate::event::Event;
+use crate::schedule::core::{Finish, Finished};
+use crate::schedule::driver::Lease;
 use crate::state::Handle;
 use crate::state::slots::{Slot as NoteSlot, Slots};
 use crate::wasm::{GuestLimits, Invocation, Slot};
 
 /// Attempts after which the counters are told at the latest.
 const TOLD_AFTER: usize = 256;
+/// Deliveries that a worker has in hand at most.
+const IN_HAND_MAX: u128 = 16;
+/// How long what a worker has in hand may take, going by the last delivery.
+const IN_HAND_FOR: Duration = Duration::from_micros(100);
 
 /// See the top of the file.
 pub(super) struct Worker<'a> {
@@ -51,6 +60,50 @@ struct Counted {
     lag_ms: Option<u64>,
 }
 
+/// What a worker has taken and not given back. Its fields are dropped in this order: the end of a delivery
+/// is with the log before the scheduler hears of it.
+pub(super) struct Hand {
+    /// Ends of deliveries that the log has not got yet.
+    pub(super) outbox: Outbox,
+    pub(super) lease: Lease<Arc<Event>>,
+}
+
+/// How a delivery went, for who delivers the next one.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Delivered {
+    pub(super) finish: Finish,
+    /// The guest returned, and what it asked for is recorded.
+    pub(super) went_well: bool,
+    /// How long it took.
+    pub(super) wall: Duration,
+}
+
+impl Delivered {
+    /// Of an event that no guest was to see.
+    pub(super) const fn passed_over() -> Self {
+        Self { finish: Finish::Done, went_well: true, wall: Duration::ZERO }
+    }
+
+    /// Whether what was taken with it may follow at once. After a failure the plugin may be paused.
+    fn is_followed(&self) -> bool {
+        self.went_well && self.finish == Finish::Done && self.wall < IN_HAND_FOR
+    }
+
+    /// How many deliveries like this one to have in hand.
+    fn count_in_hand(&self) -> usize {
+        let count = IN_HAND_FOR.as_nanos() / self.wall.as_nanos().max(1);
+        usize::try_from(count.clamp(1, IN_HAND_MAX)).unwrap_or(1)
+    }
+}
+
+impl Hand {
+    /// Gives back all but the event that is being delivered.
+    fn let_go(&self) {
+        self.outbox.hand_over();
+        self.lease.let_go();
+    }
+}
+
 impl Runner {
     /// Takes one delivery after the other until stopped.
     pub(super) async fn work(self: Arc<Self>) {
@@ -61,33 +114,65 @@ impl Runner {
             values: Arc::new(Arc::clone(self.bus.values())),
             tally: Tally { runner: &self, attempts: Vec::new() },
         };
-        let mut next = self.queue.take().await;
-        while let Some(lease) = next {
-            let position = lease.assignment().position;
-            match self.deliver(&mut worker, &lease).await {
-                Ok(finish) => {
-                    let following = worker.tally.told_before(lease.finish_then_take(finish));
-                    let (finished, following) = following.await;
-                    if finished == Finished::WaitsOver {
-                        let why = format!(
-                            "more keys wait than `run.waiting-max` = {} allows",
-                            self.version.load().manifest.run.waiting_max
-                        );
-                        self.pause_because(why);
-                    }
-                    next = following;
-                }
+        let Some(lease) = self.queue.take().await else { return };
+        let mut hand = Hand { outbox: self.bus.outbox(), lease };
+        loop {
+            let delivery = self.deliver(&mut worker, &hand);
+            let delivered = match before_waiting(delivery, || hand.let_go()).await {
+                Ok(delivered) => delivered,
                 Err(Stopped::Closing) => return,
                 Err(Stopped::Unreadable(why)) => {
+                    let position = hand.lease.assignment().position;
                     tracing::error!(plugin = %self.name, %position, why, "cannot deliver an event");
                     self.pause_because(format!(
                         "the event at {position} cannot be delivered: {why}"
                     ));
                     return;
                 }
+            };
+            if delivered.is_followed() && hand.lease.advance() {
+                continue;
             }
+            let Some(next) = self.next(&mut worker, hand, delivered).await else { return };
+            hand = next;
         }
     }
+
+    /// Says how the deliveries in hand ended, and waits for the next ones.
+    async fn next(
+        &self,
+        worker: &mut Worker<'_>,
+        Hand { outbox, lease }: Hand,
+        delivered: Delivered,
+    ) -> Option<Hand> {
+        outbox.hand_over_for(commit_bytes(worker.pinned.current(self)));
+        let next = lease.finish_then_take(delivered.finish, delivered.count_in_hand());
+        let tell = || {
+            outbox.hand_over_for(0);
+            worker.tally.tell();
+        };
+        let (finished, next) = before_waiting(next, tell).await;
+        if finished == Finished::WaitsOver {
+            self.pause_because(format!(
+                "more keys wait than `run.waiting-max` = {} allows",
+                self.version.load().manifest.run.waiting_max
+            ));
+        }
+        next.map(|lease| Hand { outbox, lease })
+    }
+}
+
+/// Waits for something; does `act` each time before it does.
+async fn before_waiting<T>(future: impl Future<Output = T>, mut act: impl FnMut()) -> T {
+    let mut future = pin!(future);
+    poll_fn(|context| {
+        let poll = future.as_mut().poll(context);
+        if poll.is_pending() {
+            act();
+        }
+        poll
+    })
+    .await
 }
 
 impl Pinned {
@@ -117,19 +202,6 @@ impl Tally<'_> {
         if self.attempts.len() >= TOLD_AFTER {
             self.tell();
         }
-    }
-
-    /// Waits for something; before it does, the counters are told.
-    async fn told_before<T>(&mut self, future: impl Future<Output = T>) -> T {
-        let mut future = pin!(future);
-        poll_fn(|context| {
-            let poll = future.as_mut().poll(context);
-            if poll.is_pending() {
-                self.tell();
-            }
-            poll
-        })
-        .await
     }
 
     fn tell(&mut self) {

@@ -8,11 +8,14 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::clock::Clock;
-use crate::event::{Event, Key, KeyVariant, NewEvent, Position};
+use crate::effects::OutcomeKind;
+use crate::event::{Digest, Event, Generation, InstanceId, Key, KeyVariant, NewEvent, Position};
 use crate::log::disk::sim::SimDisk;
+use crate::log::record::{Completion, DeliveryCommit, Mode};
 use crate::log::{Log, LogOptions, OpenError, Opened, Publish, ReadError};
 
 pub(super) const START_MS: u64 = 1_700_000_000_000;
+pub(super) const DEADLINE: Duration = Duration::from_secs(20);
 
 #[derive(Debug)]
 pub(super) struct HandClock {
@@ -78,6 +81,40 @@ pub(super) fn event(id: &str, key: &str, data: &str) -> NewEvent {
 
 pub(super) fn publish(id: &str, key: &str) -> Publish {
     Publish { event: event(id, key, "{\"n\":1}"), expected: None }
+}
+
+/// Waits for a condition that another thread brings about.
+pub(super) async fn until(what: &str, condition: impl Fn() -> bool) {
+    let waiting = async {
+        while !condition() {
+            tokio::task::yield_now().await;
+        }
+    };
+    assert!(tokio::time::timeout(DEADLINE, waiting).await.is_ok(), "{what} did not happen");
+}
+
+/// The end of a delivery that did nothing.
+pub(super) fn delivery(position: u64) -> DeliveryCommit {
+    DeliveryCommit {
+        completion: Completion {
+            instance: InstanceId(1),
+            generation: Generation(0),
+            position: Position(position),
+            key: None,
+            environment: Digest([0; 32]),
+            attempt: 1,
+            mode: Mode::Live,
+            outcome: OutcomeKind::Ok,
+            fuel: 0,
+            response: None,
+        },
+        emits: Vec::new(),
+        state: Vec::new(),
+        timers: Vec::new(),
+        calls: Vec::new(),
+        dead_letter: None,
+        park: false,
+    }
 }
 
 /// All durable events, read frame by frame.

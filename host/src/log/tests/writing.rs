@@ -2,49 +2,12 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use super::support::*;
-use crate::effects::OutcomeKind;
-use crate::event::{CommitNumber, Digest, Generation, InstanceId, Position};
+use crate::event::{CommitNumber, InstanceId, Position};
 use crate::log::disk::sim::{Crash, Fault, SimDisk};
-use crate::log::record::{Completion, DeliveryCommit, Mode};
+use crate::log::record::DeliveryCommit;
 use crate::log::{AppendError, CommitTicket, Log, LogOptions, ReadError, RecordRef};
-
-const DEADLINE: Duration = Duration::from_secs(20);
-
-/// Waits for a condition that another thread brings about.
-async fn until(what: &str, condition: impl Fn() -> bool) {
-    let waiting = async {
-        while !condition() {
-            tokio::task::yield_now().await;
-        }
-    };
-    assert!(tokio::time::timeout(DEADLINE, waiting).await.is_ok(), "{what} did not happen");
-}
-
-fn delivery(position: u64) -> DeliveryCommit {
-    DeliveryCommit {
-        completion: Completion {
-            instance: InstanceId(1),
-            generation: Generation(0),
-            position: Position(position),
-            key: None,
-            environment: Digest([0; 32]),
-            attempt: 1,
-            mode: Mode::Live,
-            outcome: OutcomeKind::Ok,
-            fuel: 0,
-            response: None,
-        },
-        emits: Vec::new(),
-        state: Vec::new(),
-        timers: Vec::new(),
-        calls: Vec::new(),
-        dead_letter: None,
-        park: false,
-    }
-}
 
 async fn commit(log: &Log, position: u64) -> CommitTicket {
     let permit = log.reserve(InstanceId(1), 1000).await.unwrap();

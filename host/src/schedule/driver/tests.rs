@@ -7,9 +7,12 @@ use std::time::Instant;
 
 use tokio::runtime::{Builder, Runtime};
 
+use super::super::core::{Finish, Finished};
 use super::*;
 use crate::event::Key;
 use crate::schedule::pool::GuestPool;
+
+mod lease;
 
 const BOUNDS: Bounds =
     Bounds { in_flight_count_max: 64, in_flight_bytes_max: 1 << 20, waiting_max: 1000 };
@@ -301,7 +304,7 @@ impl Oracle {
     }
 
     /// One delivery; what comes of it depends on position and attempt alone.
-    async fn deliver(&self, queue: &PluginQueue<u64>, lease: Lease<u64>) -> Option<Lease<u64>> {
+    async fn deliver(&self, queue: &PluginQueue<u64>, mut lease: Lease<u64>) -> Option<Lease<u64>> {
         let position = lease.assignment().position.0;
         let key = self.keys[at(position)];
         let failed = self.failed[at(position)].load(Ordering::SeqCst);
@@ -313,6 +316,7 @@ impl Oracle {
         }
         let dice = mix(position * 31 + failed);
         if dice.is_multiple_of(3) {
+            lease.let_go();
             tokio::task::yield_now().await;
         }
         let free = || key.map(|key| self.owned[at(key)].store(false, Ordering::SeqCst));
@@ -345,7 +349,11 @@ impl Oracle {
             assert!(queue.with(|core| core.redrive(&key)));
             return queue.take().await;
         }
-        lease.finish_then_take(finish).await.1
+        if finish == Finish::Done && lease.advance() {
+            return Some(lease);
+        }
+        let count = at(dice % 5);
+        lease.finish_then_take(finish, count).await.1
     }
 
     async fn work(self: Arc<Self>, queue: PluginQueue<u64>, cancels: bool) {

@@ -1,0 +1,120 @@
+//! Commits of one worker on their way to the writer, and the room that is reserved for them.
+//!
+//! The lane's lock goes from processor to processor, which takes longer than to encode a short commit: so
+//! several are handed over at once, and room for the next ones is taken with them.
+//!
+//! Rule: what is in an outbox is in no lane yet. Whoever is going to wait, or to let the scheduler know
+//! that a delivery is over, hands it over before.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::codec::Encoded;
+use super::error::AppendError;
+use super::lanes::{EffectsPermit, Lanes};
+use super::record::DeliveryCommit;
+use super::shared::Shared;
+
+/// Bytes that the commits of an outbox may take beside the room that is reserved for the next one.
+pub const OUTBOX_BYTES: usize = 64 * 1024;
+
+/// Commits that nobody waits for, of one holder. Dropped, it hands over what is in it.
+#[derive(Debug)]
+pub struct Outbox {
+    shared: Arc<Shared>,
+    held: Mutex<Held>,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    commits: Vec<Encoded>,
+    bytes: usize,
+    room: Option<EffectsPermit>,
+}
+
+impl Outbox {
+    pub(super) fn new(shared: &Arc<Shared>) -> Self {
+        Self { shared: Arc::clone(shared), held: Mutex::default() }
+    }
+
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether room is reserved for one more commit of so many bytes. Where it is not, hand over for
+    /// nothing, reserve that and [`OUTBOX_BYTES`], and [`put`](Self::put) it here.
+    #[must_use]
+    pub fn has_room(&self, bytes: usize) -> bool {
+        let held = self.held();
+        held.room.as_ref().is_some_and(|room| held.bytes.saturating_add(bytes) <= room.bytes())
+    }
+
+    /// Takes room for the commits to come; what it had before is given back.
+    pub fn put(&self, room: EffectsPermit) {
+        let before = self.held().room.replace(room);
+        drop(before);
+    }
+
+    /// Takes a commit. `encoded` is called once it is in bytes, and before anybody could read it.
+    ///
+    /// # Errors
+    /// It cannot be encoded. That the log takes nothing any more is not told.
+    pub fn push(
+        &self,
+        commit: DeliveryCommit,
+        encoded: impl FnOnce(DeliveryCommit),
+    ) -> Result<(), AppendError> {
+        let encode = || {
+            let mut bytes = self.shared.buffers.take();
+            bytes.delivery(&commit).and_then(|()| bytes.finish()).map(|()| bytes)
+        };
+        let bytes = encode()?;
+        let again = if planted!(CommitsTwice) { Some(encode()?) } else { None };
+        encoded(commit);
+        let mut held = self.held();
+        for bytes in again.into_iter().chain([bytes]) {
+            held.bytes += bytes.bytes();
+            held.commits.push(bytes);
+        }
+        Ok(())
+    }
+
+    /// Hands its commits to the writer. The room that is left stays.
+    pub fn hand_over(&self) {
+        let mut held = self.held();
+        if !held.commits.is_empty() {
+            held.push(&self.shared.lanes, None);
+        }
+    }
+
+    /// Hands its commits to the writer. Keeps room for `bytes` where that can be had at once; 0: none.
+    pub fn hand_over_for(&self, bytes: usize) {
+        let mut held = self.held();
+        let room = held.room.as_ref().map_or(0, EffectsPermit::bytes);
+        if !held.commits.is_empty() || room != bytes {
+            held.push(&self.shared.lanes, Some(bytes));
+        }
+    }
+
+    /// Hands its commits to the writer, and gives the room that is left to a commit that somebody waits
+    /// for.
+    #[must_use]
+    pub fn take_room(&self) -> EffectsPermit {
+        let mut held = self.held();
+        let lanes = &self.shared.lanes;
+        held.push(lanes, None);
+        held.room.take().unwrap_or_else(|| EffectsPermit::new(lanes, 0))
+    }
+}
+
+impl Held {
+    fn push(&mut self, lanes: &Arc<Lanes>, keep: Option<usize>) {
+        self.room = lanes.push_commits(&mut self.commits, self.room.take(), keep);
+        self.bytes = 0;
+    }
+}
+
+impl Drop for Outbox {
+    fn drop(&mut self) {
+        self.hand_over_for(0);
+    }
+}
