@@ -18,7 +18,7 @@ use std::sync::{Mutex, PoisonError};
 
 use rustix::fs::OFlags;
 
-use super::{BLOCK_BYTES, DiskFile};
+use super::{BLOCK_BYTES, DiskFile, is_aligned};
 
 const BLOCK: u64 = BLOCK_BYTES as u64;
 /// Larger buffers are given back after use.
@@ -32,6 +32,15 @@ pub(super) struct DirectFile {
     /// The file system has refused such a write after all.
     refused: AtomicBool,
     end: Mutex<End>,
+}
+
+/// Opens a file past the page cache.
+///
+/// # Errors
+/// `InvalidInput` where the file system cannot, and the disk's.
+pub(super) fn open(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
+    let flags = i32::try_from(OFlags::DIRECT.bits()).map_err(|_| io::ErrorKind::Unsupported)?;
+    options.custom_flags(flags).open(path)
 }
 
 /// The last block written, as far as it was filled.
@@ -48,8 +57,7 @@ struct End {
 impl DirectFile {
     /// Takes the file at `path`.
     pub(super) fn new(file: File, path: &Path) -> Self {
-        let flags = i32::try_from(OFlags::DIRECT.bits()).unwrap_or(0);
-        let direct = OpenOptions::new().write(true).custom_flags(flags).open(path).ok();
+        let direct = open(OpenOptions::new().write(true), path).ok();
         Self { file, direct, refused: AtomicBool::new(false), end: Mutex::default() }
     }
 
@@ -137,12 +145,6 @@ fn blocks(buffer: &[u8], place: &Range<usize>, offset: u64) -> Option<Range<usiz
     let whole = buffer.get(start..start.checked_add(len)?)?;
     let is_aligned = whole.as_ptr().align_offset(BLOCK_BYTES) == 0;
     is_aligned.then_some(start..start + len)
-}
-
-fn is_aligned(bytes: &[u8], offset: u64) -> bool {
-    offset.is_multiple_of(BLOCK)
-        && bytes.len().is_multiple_of(BLOCK_BYTES)
-        && bytes.as_ptr().align_offset(BLOCK_BYTES) == 0
 }
 
 fn too_long() -> io::Error {

@@ -95,6 +95,14 @@ pub trait Disk: Send + Sync + fmt::Debug + 'static {
     /// # Errors
     /// `NotFound`, and the disk's.
     fn open_read(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>>;
+    /// Opens a file for reading past the page cache, which neither fills nor empties that; none: the
+    /// file system cannot, or not this file. Offset, length and address of a read must be multiples
+    /// of [`BLOCK_BYTES`]; it gives `InvalidInput` where they are not, and where the file system
+    /// refuses such reads after all.
+    fn open_direct(&self, path: &Path) -> Option<Arc<dyn DiskFile>> {
+        let _ = path;
+        None
+    }
     /// Opens a file for reading and writing.
     ///
     /// # Errors
@@ -204,6 +212,16 @@ pub fn publish_file(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<()
 /// The disk's.
 pub fn read_up_to(file: &dyn DiskFile, offset: u64, len: usize) -> io::Result<Vec<u8>> {
     let mut buffer = vec![0; len];
+    let filled = read_into(file, &mut buffer, offset)?;
+    buffer.truncate(filled);
+    Ok(buffer)
+}
+
+/// Fills `buffer` from `offset` on, or up to the end of the file; gives how many bytes.
+///
+/// # Errors
+/// The disk's.
+pub fn read_into(file: &dyn DiskFile, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
     let mut filled = 0;
     while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
         match file.read_at(rest, offset.saturating_add(filled as u64)) {
@@ -213,6 +231,12 @@ pub fn read_up_to(file: &dyn DiskFile, offset: u64, len: usize) -> io::Result<Ve
             Err(error) => return Err(error),
         }
     }
-    buffer.truncate(filled);
-    Ok(buffer)
+    Ok(filled)
+}
+
+/// Whether bytes can be read or written past the page cache as they are.
+fn is_aligned(bytes: &[u8], offset: u64) -> bool {
+    offset.is_multiple_of(BLOCK_BYTES as u64)
+        && bytes.len().is_multiple_of(BLOCK_BYTES)
+        && bytes.as_ptr().align_offset(BLOCK_BYTES) == 0
 }

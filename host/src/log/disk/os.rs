@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use rustix::fs::{FallocateFlags, FlockOperation, SeekFrom};
 
-use super::direct::DirectFile;
+use super::direct::{self, DirectFile};
 use super::{Disk, DiskFile, LockError, LockGuard};
 
 const LOCK_NAME: &str = "lock";
@@ -93,6 +93,15 @@ impl Disk for OsDisk {
 
     fn open_read(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
         Ok(Arc::new(File::open(path)?))
+    }
+
+    fn open_direct(&self, path: &Path) -> Option<Arc<dyn DiskFile>> {
+        if planted!(NeverSyncs | AcknowledgesBeforeSync) {
+            // Such a read has the system write first what was not synced.
+            return None;
+        }
+        let file = direct::open(OpenOptions::new().read(true), path).ok()?;
+        Some(Arc::new(file))
     }
 
     fn open_write(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {

@@ -9,7 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use super::{Disk, DiskFile, LockError, LockGuard};
+use super::{Disk, DiskFile, LockError, LockGuard, is_aligned};
 
 /// What a disk writes as a whole or not at all.
 const SECTOR_BYTES: usize = 512;
@@ -55,6 +55,7 @@ struct State {
     capacity: Option<u64>,
     operations: u64,
     syncs: u64,
+    direct_reads: u64,
     faults: Vec<Fault>,
     syncs_held: bool,
     waits_for_sync: bool,
@@ -72,6 +73,15 @@ struct SimFile {
     state: Arc<Mutex<State>>,
     released: Arc<Condvar>,
     number: usize,
+    reads: Reads,
+}
+
+/// What reads a file takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reads {
+    Any,
+    /// Those that are aligned, as past the page cache.
+    Aligned,
 }
 
 impl std::fmt::Debug for SimDisk {
@@ -127,6 +137,12 @@ impl SimDisk {
     #[must_use]
     pub fn syncs(&self) -> u64 {
         self.state().syncs
+    }
+
+    /// Reads past the page cache so far.
+    #[must_use]
+    pub fn direct_reads(&self) -> u64 {
+        self.state().direct_reads
     }
 
     /// Keeps syncs of files waiting until [`Self::release_syncs`].
@@ -215,9 +231,10 @@ impl SimDisk {
         state.files.get(*state.names.get(path)?).map(|file| file.now.clone())
     }
 
-    fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+    fn open(&self, path: &Path, reads: Reads) -> io::Result<Arc<dyn DiskFile>> {
         let number = *self.state().names.get(path).ok_or(io::ErrorKind::NotFound)?;
-        Ok(Arc::new(SimFile { state: self.state.clone(), released: self.released.clone(), number }))
+        let (state, released) = (self.state.clone(), self.released.clone());
+        Ok(Arc::new(SimFile { state, released, number, reads }))
     }
 }
 
@@ -299,7 +316,11 @@ fn size(value: u64) -> io::Result<usize> {
 
 impl DiskFile for SimFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        if self.reads == Reads::Aligned && !is_aligned(buffer, offset) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.direct_reads += u64::from(self.reads == Reads::Aligned);
         let rest = state.file(self.number)?.now.get(size(offset)?..).unwrap_or_default();
         let len = rest.len().min(buffer.len());
         if let (Some(to), Some(from)) = (buffer.get_mut(..len), rest.get(..len)) {
@@ -383,11 +404,15 @@ impl Disk for SimDisk {
     }
 
     fn open_read(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        self.open(path)
+        self.open(path, Reads::Any)
+    }
+
+    fn open_direct(&self, path: &Path) -> Option<Arc<dyn DiskFile>> {
+        self.open(path, Reads::Aligned).ok()
     }
 
     fn open_write(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        self.open(path)
+        self.open(path, Reads::Any)
     }
 
     fn create_new(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
@@ -400,7 +425,7 @@ impl Disk for SimDisk {
         state.files.push(Content::default());
         state.names.insert(path.to_owned(), number);
         drop(state);
-        self.open(path)
+        self.open(path, Reads::Any)
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {

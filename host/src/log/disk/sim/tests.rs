@@ -47,6 +47,22 @@ fn a_random_crash_tears_by_sectors() {
 }
 
 #[test]
+fn past_the_page_cache_only_aligned_reads_are_taken() {
+    let disk = SimDisk::new();
+    assert!(disk.open_direct(&path("a")).is_none());
+    disk.create_new(&path("a")).unwrap().write_at(&[7; 5000], 0).unwrap();
+    let file = disk.open_direct(&path("a")).unwrap();
+    let mut buffer = vec![0; 3 * 4096];
+    let at = buffer.as_ptr().align_offset(4096);
+    assert_eq!(file.read_at(&mut buffer[at..at + 8192], 0).unwrap(), 5000);
+    assert_eq!(disk.direct_reads(), 1);
+    for (at, len, offset) in [(at + 16, 4096, 0), (at, 4000, 0), (at, 4096, 904)] {
+        let error = file.read_at(&mut buffer[at..at + len], offset).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+    }
+}
+
+#[test]
 fn a_full_disk_refuses_to_grow() {
     let disk = SimDisk::new();
     disk.set_capacity(Some(1000));
