@@ -183,6 +183,8 @@ pub const SEGMENT_FREE_SHARE: u64 = 4;
 /// Bytes of recent frames kept in memory for consumers that keep up. For each event some 80 bytes more,
 /// and for one that a consumer wanted some 400.
 pub const TAIL_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Bytes of buffers that the readers of a log leave for those who read next.
+pub const READ_BUFFERS_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Bytes of written frames that may wait for the index until a thread is woken that enters them.
 pub const INDEX_BEHIND_BYTES: usize = 256 * 1024;
 /// Bytes of written frames that wait for the index at most: beyond it the writer waits for that.

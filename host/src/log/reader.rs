@@ -124,7 +124,13 @@ fn read_batch(
 ) -> Result<(SegmentScan, VecDeque<Arc<Frame>>), ReadError> {
     let durable = shared.durable_commit();
     let mut scan = match (scan, from) {
-        (Some(scan), From::Commit(_)) => scan,
+        (Some(mut scan), From::Commit(_)) => {
+            // Whoever comes back for more lags; the first batch may be all that is wanted.
+            if !scan.is_direct() {
+                shared.go_direct(&mut scan);
+            }
+            scan
+        }
         (_, from) => find(shared, from)?,
     };
     let (mut frames, mut bytes) = (VecDeque::new(), 0);

@@ -14,7 +14,7 @@ use super::behind::Recent;
 use super::clock::LogClock;
 use super::codec::Salt;
 use super::dedup::IdHasher;
-use super::disk::Disk;
+use super::disk::{Disk, DiskFile};
 use super::error::{LogFailure, ReadError};
 use super::frame::Frame;
 use super::heads::Heads;
@@ -22,7 +22,7 @@ use super::index::LogIndex;
 use super::lanes::Lanes;
 use super::options::LogOptions;
 use super::recovery::{Folders, SealedSegment};
-use super::segment::{Scan, ScanEnd, SegmentScan};
+use super::segment::{ReadBuffers, Scan, ScanEnd, SegmentScan};
 use super::tail::Tail;
 use super::ticket::Buffers;
 use crate::event::{CommitNumber, Event, Position};
@@ -37,6 +37,8 @@ pub(super) struct Shared {
     pub(super) clock: LogClock,
     pub(super) lanes: Arc<Lanes>,
     pub(super) buffers: Buffers,
+    /// Of readers that lag.
+    pub(super) read_buffers: ReadBuffers,
     pub(super) hasher: IdHasher,
     pub(super) heads: Heads,
     pub(super) recent: Recent,
@@ -136,9 +138,28 @@ impl Shared {
     /// # Errors
     /// The disk's.
     pub(super) fn scan(&self, segment: u32, offset: u64) -> Result<SegmentScan, ReadError> {
+        Ok(SegmentScan::new(self.open_segment(segment)?, self.salt(segment), offset))
+    }
+
+    fn open_segment(&self, segment: u32) -> Result<Arc<dyn DiskFile>, ReadError> {
         let path = self.folders.segment(segment);
-        let file = self.disk.open_read(&path).map_err(|error| io_error(&path, error))?;
-        Ok(SegmentScan::new(file, self.salt(segment), offset))
+        self.disk.open_read(&path).map_err(|error| io_error(&path, error))
+    }
+
+    /// Has a scan read on past the page cache in this segment, where the disk can do that.
+    pub(super) fn go_direct(&self, scan: &mut SegmentScan) {
+        let direct = self.disk.open_direct(&self.folders.segment(scan.salt().segment));
+        scan.go_direct(direct, self.read_buffers.clone());
+    }
+
+    /// Moves a scan to the start of the next segment, to be read as this one was.
+    fn go_to_next(&self, scan: &mut SegmentScan) -> Result<(), ReadError> {
+        let segment = scan.salt().segment + 1;
+        scan.go_to_segment(self.open_segment(segment)?, self.salt(segment));
+        if scan.is_direct() {
+            self.go_direct(scan);
+        }
+        Ok(())
     }
 
     /// The next frame of a scan, which is durable: so its absence is damage. `scan` moves to the next
@@ -152,7 +173,7 @@ impl Shared {
             let path = self.folders.segment(scan.salt().segment);
             let why = match scan.advance().map_err(|error| io_error(&path, error))? {
                 Scan::Frame { frame, .. } if frame.header().is_seal() => {
-                    *scan = self.scan(scan.salt().segment + 1, 0)?;
+                    self.go_to_next(scan)?;
                     is_fresh = false;
                     continue;
                 }
@@ -164,7 +185,7 @@ impl Shared {
                 return Err(ReadError::Damaged { path, offset: scan.offset(), why });
             }
             // What was read ahead may be from before the frame was written.
-            *scan = SegmentScan::new(scan.file().clone(), scan.salt(), scan.offset());
+            scan.forget();
             is_fresh = true;
         }
     }

@@ -21,7 +21,7 @@ use super::lanes::Lanes;
 use super::options::{CheckRest, ClockGap, LogOptions};
 use super::record::{Control, ControlRecord};
 use super::recovery::{CutReport, Folders, Found, Recovered, SealedSegment, note_begun, recover};
-use super::segment::{OpenSegment, SegmentError, Tip, claim};
+use super::segment::{OpenSegment, ReadBuffers, SegmentError, Tip, claim};
 use super::shared::{Counters, Shared};
 use super::tail::Tail;
 use super::ticket::Buffers;
@@ -339,6 +339,7 @@ fn share(
         clock,
         lanes: Lanes::new(),
         buffers: Buffers::default(),
+        read_buffers: ReadBuffers::default(),
         hasher: IdHasher::new(&log_id),
         heads,
         recent: Recent::new(dedup),

@@ -2,6 +2,7 @@
 
 mod crash;
 mod damage;
+mod lagging;
 mod opening;
 mod outbox;
 mod semantics;

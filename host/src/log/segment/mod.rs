@@ -4,6 +4,7 @@
 
 mod open;
 mod scan;
+mod windows;
 
 use std::path::{Path, PathBuf};
 
@@ -11,6 +12,7 @@ pub use open::Durable;
 pub(super) use open::{OpenSegment, SegmentError, claim, count_frame};
 pub use scan::{Scan, ScanEnd, SegmentScan};
 pub(super) use scan::{first_nonzero, nonzero_end};
+pub(super) use windows::ReadBuffers;
 
 use super::codec::{DecodeError, FRAME_ALIGN};
 use super::frame::Frame;

@@ -3,9 +3,8 @@
 use std::io;
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 use super::Tip;
+use super::windows::{ReadBuffers, Windows};
 use crate::log::codec::{DecodeError, HEADER_BYTES, Header, Salt};
 use crate::log::disk::{DiskFile, read_up_to};
 use crate::log::frame::Frame;
@@ -14,6 +13,8 @@ use crate::log::frame::Frame;
 const WINDOW_BYTES: usize = 256 << 10;
 /// Bytes read at once by who wants a frame here and a frame there.
 const NARROW_WINDOW_BYTES: usize = 64 << 10;
+/// Bytes read at once past the page cache: so many that asking for them costs little, one by one.
+const DIRECT_WINDOW_BYTES: usize = 1 << 20;
 
 /// How a scan goes on.
 #[derive(Debug)]
@@ -41,44 +42,58 @@ pub enum ScanEnd {
 /// A cursor over the frames of one segment.
 #[derive(Debug)]
 pub struct SegmentScan {
-    file: Arc<dyn DiskFile>,
+    windows: Windows,
     salt: Salt,
     offset: u64,
-    window: Bytes,
-    window_at: u64,
-    window_bytes: usize,
+    is_direct: bool,
 }
 
 impl SegmentScan {
     /// Starts at a byte of the file where a frame starts.
     #[must_use]
     pub fn new(file: Arc<dyn DiskFile>, salt: Salt, offset: u64) -> Self {
-        Self {
-            file,
-            salt,
-            offset,
-            window: Bytes::new(),
-            window_at: offset,
-            window_bytes: WINDOW_BYTES,
-        }
+        Self { windows: Windows::new(file, WINDOW_BYTES), salt, offset, is_direct: false }
     }
 
     /// Reads little at a time, for who goes from place to place.
     #[must_use]
     pub(in crate::log) const fn narrow(mut self) -> Self {
-        self.window_bytes = NARROW_WINDOW_BYTES;
+        self.windows.set_bytes_min(NARROW_WINDOW_BYTES);
         self
+    }
+
+    /// Reads much at a time from the next window on, for who reads on and on; past the page cache
+    /// where there is the file for it.
+    pub(in crate::log) fn go_direct(
+        &mut self,
+        direct: Option<Arc<dyn DiskFile>>,
+        buffers: ReadBuffers,
+    ) {
+        self.windows.go_direct(direct, buffers);
+        self.windows.set_bytes_min(DIRECT_WINDOW_BYTES);
+        self.is_direct = true;
+    }
+
+    /// Whether it was told to read past the page cache.
+    pub(in crate::log) const fn is_direct(&self) -> bool {
+        self.is_direct
     }
 
     /// Goes to where a frame starts, unless it has come further than that already.
     pub(in crate::log) fn go_to(&mut self, offset: u64) {
-        if offset > self.offset {
-            self.offset = offset;
-            if offset > self.window_at.saturating_add(self.window.len() as u64) {
-                self.window = Bytes::new();
-                self.window_at = offset;
-            }
-        }
+        self.offset = self.offset.max(offset);
+    }
+
+    /// Goes on at the start of another segment: through the page cache until it is given the file past
+    /// that too.
+    pub(in crate::log) fn go_to_segment(&mut self, file: Arc<dyn DiskFile>, salt: Salt) {
+        self.windows.set_file(file);
+        (self.salt, self.offset) = (salt, 0);
+    }
+
+    /// Forgets what was read ahead.
+    pub(in crate::log) fn forget(&mut self) {
+        self.windows.forget();
     }
 
     /// Where the next frame starts.
@@ -93,29 +108,12 @@ impl SegmentScan {
         self.salt
     }
 
-    /// The file.
-    #[must_use]
-    pub fn file(&self) -> &Arc<dyn DiskFile> {
-        &self.file
-    }
-
-    /// At least `len` bytes from the offset on, or what there is.
-    fn bytes(&mut self, len: usize) -> io::Result<Bytes> {
-        let skip = usize::try_from(self.offset - self.window_at).unwrap_or(usize::MAX);
-        if self.window.len().saturating_sub(skip) < len {
-            self.window = read_up_to(&*self.file, self.offset, len.max(self.window_bytes))?.into();
-            self.window_at = self.offset;
-            return Ok(self.window.clone());
-        }
-        Ok(self.window.slice(skip..))
-    }
-
     /// The next frame, its checksums verified; not whether it follows on the one before.
     ///
     /// # Errors
     /// The disk's.
     pub fn advance(&mut self) -> io::Result<Scan> {
-        let head = self.bytes(HEADER_BYTES)?;
+        let head = self.windows.get(self.offset, HEADER_BYTES)?;
         if head.iter().take(HEADER_BYTES).all(|byte| *byte == 0) {
             return Ok(Scan::End(ScanEnd::Blank));
         }
@@ -125,7 +123,7 @@ impl SegmentScan {
         };
         // `decode` has bounded the length.
         let len = usize::try_from(header.frame_bytes()).unwrap_or(usize::MAX);
-        let bytes = self.bytes(len)?;
+        let bytes = self.windows.get(self.offset, len)?;
         Ok(match Frame::open(&bytes, self.salt) {
             Ok(frame) => {
                 let offset = self.offset;
