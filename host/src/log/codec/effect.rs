@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{Completed, DecodeError, Pairs, kind};
+use super::{Completed, DecodeError, Pairs, RawRecord, kind};
 use crate::effects::{OutcomeKind, OutgoingCall, Response, StateWrite, TimerChange};
 use crate::event::{CommitNumber, Digest, Generation, InstanceId, Key, KeyHash, Position};
 use crate::log::pack::{Fields, PackError, Reader};
@@ -32,6 +32,15 @@ pub struct CompletionRef<'a> {
     pub outcome: OutcomeKind,
     pub fuel: u64,
     pub response: Option<ResponseRef<'a>>,
+}
+
+/// How the delivery of an event ended: what of a completion is read by who counts completions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ended {
+    /// The event.
+    pub position: Position,
+    /// How it ended.
+    pub outcome: OutcomeKind,
 }
 
 /// The answer to a command. Fields as in [`Response`].
@@ -103,6 +112,15 @@ impl<'a> Body<'a> {
         self.optional(read)?.ok_or(DecodeError::Field { kind: self.kind, field })
     }
 
+    fn pass(&mut self, count: usize) -> Result<(), DecodeError> {
+        self.fields.pass(count).map_err(|source| DecodeError::Body { kind: self.kind, source })
+    }
+
+    fn outcome(&mut self) -> Result<OutcomeKind, DecodeError> {
+        let code = self.required("outcome", Reader::uint_as)?;
+        OutcomeKind::from_code(code).ok_or_else(|| self.invalid("outcome"))
+    }
+
     fn invalid(&self, field: &'static str) -> DecodeError {
         DecodeError::Field { kind: self.kind, field }
     }
@@ -154,10 +172,7 @@ impl<'a> CompletionRef<'a> {
                 2 => Mode::Rebuild,
                 _ => return Err(body.invalid("mode")),
             },
-            outcome: {
-                let code = body.required("outcome", Reader::uint_as)?;
-                OutcomeKind::from_code(code).ok_or_else(|| body.invalid("outcome"))?
-            },
+            outcome: body.outcome()?,
             fuel: body.required("fuel", Reader::uint)?,
             response: body.optional(|reader| ResponseRef::read(reader, payload))?,
         };
@@ -186,6 +201,20 @@ impl<'a> CompletionRef<'a> {
             fuel: self.fuel,
             response: self.response.map(|response| response.to_owned()),
         })
+    }
+}
+
+impl Ended {
+    /// Reads it of a completion whose body is unread. The other fields are passed over, unchecked.
+    ///
+    /// # Errors
+    /// The body is not what its kind says, as far as it is read.
+    pub fn of(completion: &RawRecord<'_>) -> Result<Self, DecodeError> {
+        let mut body = Body::open(kind::COMPLETION, completion.body)?;
+        body.pass(2)?;
+        let position = Position(body.required("position", Reader::uint)?);
+        body.pass(4)?;
+        Ok(Self { position, outcome: body.outcome()? })
     }
 }
 

@@ -16,7 +16,7 @@ mod tests;
 
 pub use control::Seal;
 pub use decode::{CommitRef, Commits, RawRecord, RecordRef, Records};
-pub use effect::{CallRef, CommitMeta, CompletionRef, ResponseRef, StateRef, TimerRef};
+pub use effect::{CallRef, CommitMeta, CompletionRef, Ended, ResponseRef, StateRef, TimerRef};
 pub use encode::{Encoded, EventSlot};
 pub use event::{AddresseeRef, EventRef, OriginRef, Pairs};
 pub use header::{

@@ -10,7 +10,7 @@ use crate::event::{CommitNumber, KeySequence, Position};
 use crate::log::dedup::IdHasher;
 use crate::log::frame::{Entry, Frame, FrameBuilder};
 use crate::log::index::{SegmentBase, SegmentIndexBuilder, SegmentSeal};
-use crate::log::record::DeliveryCommit;
+use crate::log::record::{Completion, DeliveryCommit};
 use samples::{base_header, delivery, event, small_event};
 
 const SALT_SEGMENT: u32 = 3;
@@ -53,8 +53,13 @@ fn read_all(bytes: &Bytes) -> Result<usize, DecodeError> {
     let frame = Frame::open(bytes, salt())?;
     let mut records = 0;
     for commit in frame.commits() {
-        for record in commit?.records() {
-            record?;
+        let mut rest = commit?.records();
+        while let Some(raw) = rest.next_raw() {
+            let (raw, position) = raw?;
+            if raw.kind == kind::COMPLETION {
+                let _ = Ended::of(&raw);
+            }
+            rest.read(&raw, position)?;
             records += 1;
         }
     }
@@ -366,6 +371,15 @@ proptest! {
     fn any_delivery_comes_back(delivery in delivery()) {
         let frame = reopened(&frame(&[encoded(|commit| commit.delivery(&delivery).unwrap())]));
         prop_assert_eq!(delivery_back(&frame), delivery);
+    }
+
+    #[test]
+    fn how_a_delivery_ended_is_what_its_completion_says(delivery in delivery()) {
+        let frame = reopened(&frame(&[encoded(|commit| commit.delivery(&delivery).unwrap())]));
+        let commit = frame.commits().next().unwrap().unwrap();
+        let (raw, _) = commit.records().next_raw().unwrap().unwrap();
+        let DeliveryCommit { completion: Completion { position, outcome, .. }, .. } = delivery;
+        prop_assert_eq!(Ended::of(&raw), Ok(Ended { position, outcome }));
     }
 
     #[test]
