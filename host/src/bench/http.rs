@@ -1,5 +1,6 @@
 //! `bench http`: publishing over HTTP, with connections that are kept.
 
+use std::io::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -40,6 +41,8 @@ pub struct HttpOptions {
 struct Clients {
     target: Target,
     events: Events,
+    /// Type of the events, as JSON.
+    kind: String,
     run: u64,
     batch: u64,
     next: AtomicU64,
@@ -81,6 +84,7 @@ pub async fn run(settings: &Settings, options: &HttpOptions) -> Result<Report, B
         let clients = Clients {
             target: target.clone(),
             events: Events::new(settings),
+            kind: json(&settings.kind),
             run: options.run,
             batch: options.batch.max(1) as u64,
             next: AtomicU64::new(first),
@@ -121,6 +125,10 @@ pub async fn run(settings: &Settings, options: &HttpOptions) -> Result<Report, B
     }
     limit.report(&mut report);
     Ok(report)
+}
+
+fn json(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
 }
 
 fn target(url: &str, token: Option<String>) -> Result<Target, BenchError> {
@@ -210,15 +218,14 @@ impl Clients {
                 body.push(b',');
             }
             let event = self.events.event(number);
-            let id = format!("{:x}-{}", self.run, event.id);
-            let head = format!(
-                r#"{{"specversion":"1.0","id":"{id}","source":"{}","type":{},"#,
-                event.source,
-                serde_json::Value::from(&*event.kind),
+            // Writing to memory does not fail.
+            let _ = write!(
+                body,
+                r#"{{"specversion":"1.0","id":"{:x}-{}","source":"{}","type":{},"#,
+                self.run, event.id, event.source, self.kind,
             );
-            body.extend_from_slice(head.as_bytes());
             if let Some(key) = &event.key {
-                body.extend_from_slice(format!(r#""partitionkey":"{key}","#).as_bytes());
+                let _ = write!(body, r#""partitionkey":"{key}","#);
             }
             body.extend_from_slice(br#""datacontenttype":"application/json","data":"#);
             let data = if event.data.is_empty() { &b"null"[..] } else { &event.data };
@@ -240,7 +247,8 @@ mod tests {
         let target = target("http://localhost:1/", None).unwrap();
         assert_eq!((&*target.authority, &*target.path), ("localhost:1", "/v1/events"));
         let (events, next) = (Events::new(&settings), AtomicU64::new(0));
-        let clients = Clients { target, events, run: 7, batch, next, end: batch };
+        let kind = json(&settings.kind);
+        let clients = Clients { target, events, kind, run: 7, batch, next, end: batch };
         let mut body = b"left over".to_vec();
         clients.write(&mut body, 0..batch);
         serde_json::from_slice(&body).unwrap()
