@@ -19,6 +19,8 @@ pub(super) struct Events {
     kind: Arc<str>,
     content_type: Arc<str>,
     data: Bytes,
+    /// Who published them: nobody. What is empty by default, is one text for the whole process.
+    principal: Arc<str>,
 }
 
 impl Events {
@@ -31,6 +33,7 @@ impl Events {
             kind: settings.kind.as_str().into(),
             content_type: "application/json".into(),
             data: data.into(),
+            principal: "".into(),
         }
     }
 
@@ -44,6 +47,7 @@ impl Events {
             kind: text(&self.kind),
             content_type: text(&self.content_type),
             data: Bytes::copy_from_slice(&self.data),
+            principal: text(&self.principal),
         }
     }
 
@@ -75,7 +79,8 @@ impl Events {
         self.keys.get(index)
     }
 
-    /// An event.
+    /// An event. Field by field: what is taken of a default one would be counted as referred to and not
+    /// any more, by all threads in the same place of memory.
     pub(super) fn event(&self, number: u64) -> NewEvent {
         let key = self.key(number).cloned();
         NewEvent {
@@ -85,8 +90,16 @@ impl Events {
             key_variant: key.as_ref().map_or(KeyVariant::None, |_| KeyVariant::PartitionKey),
             key,
             content_type: Arc::clone(&self.content_type),
+            time: None,
             data: self.data.clone(),
-            ..NewEvent::default()
+            attributes: Vec::new(),
+            schema_version: 0,
+            addressee: None,
+            emitter: None,
+            depth: 0,
+            causation: None,
+            origin: None,
+            principal: Arc::clone(&self.principal),
         }
     }
 
@@ -116,6 +129,22 @@ mod tests {
         for number in [0, 7, 0xabc, 0x1234_5678_9abc_u64] {
             let expected = format!("00000000-0000-4000-8000-{number:012x}");
             assert_eq!(*Events::id(number), *expected);
+        }
+    }
+
+    #[test]
+    fn an_event_is_the_default_one_but_for_what_it_is_made_of() {
+        for keys in [0, 3] {
+            let events = Events::new(&Settings { keys, ..Settings::default() });
+            let made = events.apart().event(7);
+            assert_eq!(made, events.event(7));
+            let NewEvent { id, source, kind, key, key_variant, content_type, data, .. } =
+                made.clone();
+            assert_eq!(key.is_some(), keys > 0);
+            let default = NewEvent::default();
+            let expected =
+                NewEvent { id, source, kind, key, key_variant, content_type, data, ..default };
+            assert_eq!(made, expected);
         }
     }
 
