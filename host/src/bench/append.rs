@@ -3,15 +3,14 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::Semaphore;
-
 use crate::clock::SystemClock;
 use crate::log::disk::OsDisk;
 use crate::log::{Log, LogOptions, LogStats};
 
 use super::events::Events;
+use super::lane::{Sent, Window};
 use super::place::Place;
-use super::publish::{Lanes, Publishers, Release};
+use super::publish::{Lanes, Publishers};
 use super::raw::{RawSegment, Zeroing};
 use super::report::{Figure, Percentiles, RawFigures, Report, Run, median, median_percentiles};
 use super::{BenchError, ENVELOPE_BYTES, Settings, cpu};
@@ -41,18 +40,17 @@ pub async fn run(settings: &Settings) -> Result<Report, BenchError> {
     for repetition in 0..=settings.repetitions {
         let count = if repetition == 0 { settings.events.div_ceil(10) } else { settings.events };
         let raw = limit.run(count)?;
+        let window = Window::Durable(settings.in_flight.max(1));
+        let publishers = Publishers::new(&log, &lanes, first..first + count, &window);
         let before = Mark::new(&log);
-        let window = Arc::new(Semaphore::new(settings.in_flight.max(1)));
-        let numbers = first..first + count;
-        let publishers = Publishers::new(&log, &lanes, numbers, window, Release::Durable, None);
-        let sent = publishers.run().await?;
+        let sent = publishers.run(None).await?;
         let run = before.run(&log, count, raw);
         first += count;
         if repetition == 0 {
             limit.learn(&place, run.group_events, count)?;
         } else {
             runs.push(run);
-            percentiles.extend(sent.latencies.percentiles());
+            percentiles.extend(Sent::all(sent).latencies.percentiles());
         }
     }
     log.close().await?;

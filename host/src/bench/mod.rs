@@ -18,12 +18,15 @@ mod cpu;
 mod events;
 mod guest;
 mod kept;
+mod lane;
 mod latency;
 mod observe;
+mod pipelined;
 mod place;
 mod publish;
 mod raw;
 mod stages;
+mod touched;
 
 use std::path::PathBuf;
 

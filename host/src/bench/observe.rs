@@ -10,15 +10,20 @@ use tokio::sync::Semaphore;
 
 use crate::effects::OutcomeKind;
 use crate::event::{CommitNumber, Heading, Key, Position, To};
-use crate::log::codec::{DecodeError, kind};
+use crate::log::codec::{DecodeError, Ended, kind};
 use crate::log::{Frame, FrameReader, Log, RecordRef};
 
+use super::touched::touched;
 use super::{BenchError, cpu};
 
 /// How long nothing may end before the bench gives up.
 const STALL: Duration = Duration::from_secs(10);
 /// Events whose keys are named where deliveries were given up, at most.
 const NAMED_MAX: usize = 3;
+
+/// Positions that a published event takes with what its delivery emits, where the guest is the bench's
+/// own. Others may take more: then there is memory to be made while the clock runs.
+const POSITIONS_OF_EVENT: usize = 2;
 
 /// What ended.
 #[derive(Default)]
@@ -62,6 +67,8 @@ pub(super) struct Observer {
     log: Log,
     frames: FrameReader,
     awaited: Awaited,
+    count: u64,
+    observed: Observed,
 }
 
 /// The published events whose deliveries have not ended: a mark for each position from the first of
@@ -73,32 +80,36 @@ struct Awaited {
 }
 
 impl Observer {
-    /// Sees what is committed from now on.
-    pub(super) fn new(log: &Log) -> Self {
+    /// Sees what is committed from now on, until so many deliveries ended. To be made before the clock
+    /// starts: this has the memory for them.
+    pub(super) fn new(log: &Log, count: u64) -> Self {
         let next = CommitNumber(log.durable().0 + 1);
         let frames = log.frames_from_commit(next);
-        Self { log: log.clone(), frames, awaited: Awaited::default() }
+        let room = usize::try_from(count).unwrap_or(0);
+        let any = (Position(u64::MAX), Instant::now());
+        let observed = Observed { done: touched(room, any), ..Observed::default() };
+        let marks = touched(room.saturating_mul(POSITIONS_OF_EVENT), true);
+        let awaited = Awaited { first: 0, marks };
+        Self { log: log.clone(), frames, awaited, count, observed }
     }
 
     /// The same, where these are the events that were published before.
     pub(super) fn of(log: &Log, published: &[Position]) -> Self {
-        let mut this = Self::new(log);
+        let mut this = Self::new(log, published.len() as u64);
         published.iter().for_each(|position| this.awaited.add(*position));
         this
     }
 
-    /// Waits until `count` deliveries ended; opens `window` by one for each. How long nothing ends counts
+    /// Waits until all of them ended; opens `window` by one for each. How long nothing ends counts
     /// from when `serving` is ready: a large module compiles for longer than any delivery may take.
     pub(super) async fn run(
         mut self,
-        count: u64,
         window: Option<Arc<Semaphore>>,
         serving: impl Future<Output = Result<(), BenchError>>,
     ) -> Result<Observed, BenchError> {
-        let mut observed = Observed::default();
         let mut serving = std::pin::pin!(serving);
         let mut since = None;
-        while (observed.done.len() as u64) < count {
+        while (self.observed.done.len() as u64) < self.count {
             let frame = tokio::select! {
                 biased;
                 serves = &mut serving, if since.is_none() => {
@@ -107,10 +118,10 @@ impl Observer {
                     continue;
                 }
                 frame = self.frames.next() => frame?,
-                () = stalled(since) => return Err(self.stuck(&observed, count).await),
+                () = stalled(since) => return Err(self.stuck().await),
             };
             let now = Instant::now();
-            let ended = observed.take_from(&frame, &mut self.awaited, now)?;
+            let ended = self.observed.take_from(&frame, &mut self.awaited, now)?;
             if ended > 0 {
                 since = since.map(|_| now);
                 if let Some(window) = &window {
@@ -118,14 +129,15 @@ impl Observer {
                 }
             } else if since.is_some_and(|since| now.duration_since(since) > STALL) {
                 // Frames come, but no delivery ends: retries, without end.
-                return Err(self.stuck(&observed, count).await);
+                return Err(self.stuck().await);
             }
         }
-        Ok(observed)
+        Ok(self.observed)
     }
 
     /// That nothing ends any more, and what is known of why.
-    async fn stuck(&self, observed: &Observed, events: u64) -> BenchError {
+    async fn stuck(&self) -> BenchError {
+        let (observed, events) = (&self.observed, self.count);
         let mut keys = Vec::new();
         for position in &observed.given_up.positions {
             // Without its key it is one of those that are counted.
@@ -242,18 +254,20 @@ impl Observed {
             while let Some(raw) = records.next_raw() {
                 let (raw, position) = raw?;
                 // State and events are most of it, and are not read.
-                if raw.kind != kind::COMPLETION && raw.kind != kind::DEAD_LETTER {
-                    continue;
-                }
-                match records.read(&raw, position)? {
-                    RecordRef::Completion(done) if awaited.take(done.position) => {
-                        self.done.push((done.position, now));
-                        if done.outcome != OutcomeKind::Ok {
-                            self.given_up.add(done.position);
+                match raw.kind {
+                    kind::COMPLETION => {
+                        let Ended { position, outcome } = Ended::of(&raw)?;
+                        if awaited.take(position) {
+                            self.done.push((position, now));
+                            if outcome != OutcomeKind::Ok {
+                                self.given_up.add(position);
+                            }
                         }
                     }
-                    RecordRef::DeadLetter(letter) => {
-                        self.given_up.reason.get_or_insert(letter.reason);
+                    kind::DEAD_LETTER => {
+                        if let RecordRef::DeadLetter(letter) = records.read(&raw, position)? {
+                            self.given_up.reason.get_or_insert(letter.reason);
+                        }
                     }
                     _ => {}
                 }

@@ -1,7 +1,7 @@
 //! `bench pipeline`: from a publish through the guest to the durability of its effects.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use tokio::sync::Semaphore;
@@ -9,10 +9,11 @@ use tokio::sync::Semaphore;
 use super::append::{Limit, Mark, describe};
 use super::events::Events;
 use super::guest::{Guest, Plugin};
+use super::lane::{Sent, Window};
 use super::latency::Latencies;
 use super::observe::{Observed, Observer};
 use super::place::{BenchHost, Place};
-use super::publish::{Lanes, Pace, Publishers, Release, Sent};
+use super::publish::{Lanes, Pace, Publishers};
 use super::report::{Figure, Percentiles, Report, Run, median_percentiles};
 use super::stages::{Alone, Watch};
 use super::{BenchError, Settings};
@@ -38,6 +39,18 @@ struct Runs {
     given_up: u64,
 }
 
+/// All that a run needs, made before its clock starts.
+struct Ready {
+    publishers: Publishers,
+    observer: Observer,
+    count: u64,
+    /// What each end of a delivery opens; none: events come at a rate.
+    opened: Option<Arc<Semaphore>>,
+    /// The rate, and what it opens. Only the publishers hold that: the pace ends with them, however they
+    /// end.
+    paced: Option<(u64, Weak<Semaphore>)>,
+}
+
 /// Runs it.
 ///
 /// # Errors
@@ -59,11 +72,12 @@ pub async fn run(settings: &Settings, options: &PipelineOptions) -> Result<Repor
         let count = if repetition == 0 { settings.events.div_ceil(10) } else { settings.events };
         let raw_events = options.rate.map_or(count, |_| count.min(LONE_EVENTS_MAX));
         let raw = limit.run(raw_events)?;
+        let ready = Ready::new(&host, &lanes, first..first + count, settings, options.rate)?;
         let before = Mark::new(host.log()?);
         let started = watch.begin(&host)?;
-        let (sent, observed) =
-            deliver(&host, &lanes, first..first + count, settings, options.rate).await?;
+        let (sent, observed) = ready.deliver(&host).await?;
         let run = before.run(host.log()?, count, raw);
+        let sent = Sent::all(sent);
         first += count;
         if repetition == 0 {
             limit.learn(host.place(), run.group_events, raw_events)?;
@@ -127,35 +141,40 @@ fn without_handler(report: &mut Report, handler_us: Option<f64>) {
     }
 }
 
-/// Publishes events and waits until the effects of all are durable.
-async fn deliver(
-    host: &BenchHost,
-    lanes: &Lanes,
-    numbers: std::ops::Range<u64>,
-    settings: &Settings,
-    rate: Option<u64>,
-) -> Result<(Sent, Observed), BenchError> {
-    let log = host.log()?;
-    let count = numbers.end - numbers.start;
-    let observer = Observer::new(log);
-    let pace = rate.map(Pace::new);
-    let room = if pace.is_some() { 0 } else { settings.in_flight.max(1) };
-    let window = Arc::new(Semaphore::new(room));
-    let opened = pace.is_none().then(|| Arc::clone(&window));
-    // Only the publishers hold the window: the pace ends with them, however they end.
-    let paced = Arc::downgrade(&window);
-    let publishers = Publishers::new(log, lanes, numbers, window, Release::Elsewhere, pace);
-    let paced = tokio::task::spawn_blocking(move || {
-        if let Some(pace) = pace {
-            pace.open(count, &paced);
-        }
-    });
-    let observed = tokio::spawn(observer.run(count, opened, std::future::ready(Ok(()))));
-    // Whichever fails first ends both.
-    let ended = tokio::try_join!(publishers.run(), async { observed.await? });
-    let (sent, observed) = ended.map_err(|error| host.explain(error))?;
-    paced.await?;
-    Ok((sent, observed))
+impl Ready {
+    fn new(
+        host: &BenchHost,
+        lanes: &Lanes,
+        numbers: std::ops::Range<u64>,
+        settings: &Settings,
+        rate: Option<u64>,
+    ) -> Result<Self, BenchError> {
+        let (log, count) = (host.log()?, numbers.end - numbers.start);
+        let room = if rate.is_some() { 0 } else { settings.in_flight.max(1) };
+        let window = Arc::new(Semaphore::new(room));
+        let paced = rate.map(|rate| (rate, Arc::downgrade(&window)));
+        let opened = rate.is_none().then(|| Arc::clone(&window));
+        let publishers = Publishers::new(log, lanes, numbers, &Window::Elsewhere(window));
+        Ok(Self { publishers, observer: Observer::new(log, count), count, opened, paced })
+    }
+
+    /// Publishes the events and waits until the effects of all are durable.
+    async fn deliver(self, host: &BenchHost) -> Result<(Vec<Sent>, Observed), BenchError> {
+        let Self { publishers, observer, count, opened, paced } = self;
+        let paced = paced.map(|(rate, window)| (Pace::new(rate), window));
+        let pace = paced.as_ref().map(|(pace, _)| *pace);
+        let paced = tokio::task::spawn_blocking(move || {
+            if let Some((pace, window)) = paced {
+                pace.open(count, &window);
+            }
+        });
+        let observed = tokio::spawn(observer.run(opened, std::future::ready(Ok(()))));
+        // Whichever fails first ends both.
+        let ended = tokio::try_join!(publishers.run(pace), async { observed.await? });
+        let ended = ended.map_err(|error| host.explain(error))?;
+        paced.await?;
+        Ok(ended)
+    }
 }
 
 impl Runs {

@@ -1,37 +1,20 @@
 //! Publishing as fast as a window allows, or at a fixed rate: the clients of a bench, in process.
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use futures_util::StreamExt;
-use futures_util::stream::FuturesUnordered;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use crate::event::Position;
-use crate::log::{AppendError, Log};
+use crate::log::Log;
 
 use super::BenchError;
 use super::events::Events;
-use super::latency::Latencies;
-
-/// When to try again where too many bytes wait: large events, many in flight. It is part of what they
-/// take.
-const FULL_WAIT: Duration = Duration::from_millis(1);
+use super::lane::{Answer, Lane, Sent, Turn, Turns, Window};
 
 /// How long a pace that nobody follows any more goes on, at most: the program ends after it.
 const PACE_SLEEP_MAX: Duration = Duration::from_millis(20);
-
-/// Who opens the window again for an event that went through it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Release {
-    /// The publisher, once the event is durable.
-    Durable,
-    /// Somebody else.
-    Elsewhere,
-}
 
 /// Events for each of the tasks that publish. Made before any clock starts, once for all runs: a million
 /// keys take longer to copy than some runs take.
@@ -41,12 +24,9 @@ pub(super) struct Lanes(Arc<[Arc<Events>]>);
 /// Publishers of one run.
 pub(super) struct Publishers {
     log: Log,
-    lanes: Lanes,
-    next: AtomicU64,
+    events: Lanes,
+    lanes: Vec<Lane>,
     numbers: Range<u64>,
-    window: Arc<Semaphore>,
-    release: Release,
-    pace: Option<Pace>,
 }
 
 /// When events are due that come at a fixed rate.
@@ -56,15 +36,6 @@ pub(super) struct Pace {
     period: Duration,
 }
 
-/// What was published.
-#[derive(Default)]
-pub(super) struct Sent {
-    /// From the call to its answer.
-    pub(super) latencies: Latencies,
-    /// Where each event stands, and when its publishing began, or was due.
-    pub(super) begun: Vec<(Position, Instant)>,
-}
-
 impl Pace {
     /// So many events a second, the first one now.
     pub(super) fn new(per_second: u64) -> Self {
@@ -72,7 +43,8 @@ impl Pace {
         Self { started: Instant::now(), period }
     }
 
-    fn due(&self, index: u64) -> Instant {
+    /// When this one is, counted from 0.
+    pub(super) fn due(&self, index: u64) -> Instant {
         let index = u32::try_from(index).unwrap_or(u32::MAX);
         self.started + self.period.saturating_mul(index)
     }
@@ -106,96 +78,33 @@ impl Lanes {
 }
 
 impl Publishers {
-    pub(super) fn new(
-        log: &Log,
-        lanes: &Lanes,
-        numbers: Range<u64>,
-        window: Arc<Semaphore>,
-        release: Release,
-        pace: Option<Pace>,
-    ) -> Self {
-        let (log, lanes) = (log.clone(), lanes.clone());
-        let next = AtomicU64::new(numbers.start);
-        Self { log, lanes, next, numbers, window, release, pace }
+    /// To be made before the clock starts: this has the memory for what is noted of each event.
+    pub(super) fn new(log: &Log, events: &Lanes, numbers: Range<u64>, window: &Window) -> Self {
+        let (log, events) = (log.clone(), events.clone());
+        let (count, all) = (events.0.len(), numbers.end - numbers.start);
+        let lanes = window.shares(count).into_iter();
+        let lanes = lanes.map(|window| Lane::new(window, count, all)).collect();
+        Self { log, events, lanes, numbers }
     }
 
-    /// Publishes all of them, each lane from a task of its own.
-    pub(super) async fn run(self) -> Result<Sent, BenchError> {
-        let this = Arc::new(self);
+    /// Publishes all of them, each lane from a task of its own, and gives what each lane sent.
+    pub(super) async fn run(self, pace: Option<Pace>) -> Result<Vec<Sent>, BenchError> {
+        let turns = Arc::new(Turns::new(self.numbers, pace));
         let mut tasks = JoinSet::new();
-        for events in &*this.lanes.0 {
-            tasks.spawn(Arc::clone(&this).lane(Arc::clone(events)));
+        for (lane, events) in self.lanes.into_iter().zip(&*self.events.0) {
+            let (log, events, turns) = (self.log.clone(), Arc::clone(events), Arc::clone(&turns));
+            tasks.spawn(async move { lane.run(&turns, |turn| publish(&log, &events, turn)).await });
         }
-        let mut all = Sent::default();
+        let mut all = Vec::new();
         while let Some(sent) = tasks.join_next().await {
-            let sent = sent??;
-            all.latencies.merge(&sent.latencies);
-            all.begun.extend(sent.begun);
+            all.push(sent??);
         }
         Ok(all)
     }
+}
 
-    async fn lane(self: Arc<Self>, events: Arc<Events>) -> Result<Sent, BenchError> {
-        let mut sent = Sent::default();
-        let mut pending = FuturesUnordered::new();
-        let mut through = false;
-        loop {
-            while !through && let Ok(room) = self.window.try_acquire() {
-                room.forget();
-                match self.claim() {
-                    Some(number) => pending.push(self.publish(&events, number)),
-                    None => through = true,
-                }
-            }
-            if through && pending.is_empty() {
-                // Whoever else waits for the window is to see that there is nothing left.
-                self.window.add_permits(1);
-                return Ok(sent);
-            }
-            tokio::select! {
-                biased;
-                Some(published) = pending.next() => {
-                    let (position, begun, took) = published?;
-                    sent.latencies.add(took);
-                    if self.release == Release::Durable {
-                        self.window.add_permits(1);
-                    } else {
-                        sent.begun.push((position, begun));
-                    }
-                }
-                Ok(room) = self.window.acquire(), if !through => {
-                    room.forget();
-                    match self.claim() {
-                        Some(number) => pending.push(self.publish(&events, number)),
-                        None => through = true,
-                    }
-                }
-            }
-        }
-    }
-
-    fn claim(&self) -> Option<u64> {
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
-        (number < self.numbers.end).then_some(number)
-    }
-
-    async fn publish(
-        &self,
-        events: &Events,
-        number: u64,
-    ) -> Result<(Position, Instant, Duration), BenchError> {
-        let called = Instant::now();
-        let begun = self.pace.map_or(called, |pace| pace.due(number - self.numbers.start));
-        let appended = loop {
-            match self.log.ingest(vec![events.publish(number)]).await {
-                Err(AppendError::QueueFull { .. }) => tokio::time::sleep(FULL_WAIT).await,
-                appended => break appended?,
-            }
-        };
-        let took = called.elapsed();
-        let position = appended.first().map_or(Position(0), |appended| appended.position);
-        Ok((position, begun, took))
-    }
+async fn publish(log: &Log, events: &Events, turn: Turn) -> Answer {
+    (turn, log.ingest(vec![events.publish(turn.number)]).await)
 }
 
 #[cfg(test)]

@@ -126,7 +126,7 @@ async fn catch_up(
 ) -> Result<CaughtUp, BenchError> {
     let observer = Observer::of(host.log()?, published);
     host.drop_in(plugin)?;
-    let observed = observer.run(published.len() as u64, None, host.serves()).await;
+    let observed = observer.run(None, host.serves()).await;
     let ended = cpu::process();
     caught_up(&observed.map_err(|error| host.explain(error))?, ended)
 }
