@@ -4,13 +4,13 @@
 //! Rule: a batch is taken as a whole or leaves no trace. The tables know durable events only; what
 //! the group at hand adds is kept here until its sync is through.
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use smallvec::SmallVec;
 
 use super::codec::Encoded;
 use super::dedup::{Dedup, DedupEntry, IdHash};
 use super::error::AppendError;
-use super::heads::{Head, Heads};
+use super::heads::{Head, Heads, Place};
 use crate::event::{KeyHash, KeySequence, Position};
 
 /// One for each event of a batch, which mostly is one.
@@ -52,9 +52,19 @@ pub(super) enum Verdict {
 /// What the group at hand adds to the tables.
 #[derive(Debug, Default)]
 pub(super) struct Group {
-    heads: HashMap<KeyHash, Head>,
-    ids: HashMap<IdHash, Position>,
+    heads: HashMap<KeyHash, Moved>,
+    ids: HashSet<IdHash>,
+    /// The same, in the order of their positions.
+    published: Vec<(IdHash, Position)>,
     next_position: u64,
+}
+
+/// A key that the group moves on.
+#[derive(Debug, Clone, Copy)]
+struct Moved {
+    head: Head,
+    /// None: the tables do not know it.
+    place: Option<Place>,
 }
 
 impl Group {
@@ -62,11 +72,12 @@ impl Group {
     pub(super) fn begin(&mut self, next_position: u64) {
         self.heads.clear();
         self.ids.clear();
+        self.published.clear();
         self.next_position = next_position;
     }
 
     fn sequence_of(&self, heads: &Heads, key: KeyHash) -> KeySequence {
-        let head = self.heads.get(&key).copied().or_else(|| heads.get(key));
+        let head = self.heads.get(&key).map(|moved| moved.head).or_else(|| heads.get(key));
         head.map_or(KeySequence(0), |head| head.sequence)
     }
 
@@ -79,8 +90,9 @@ impl Group {
                 give(KeySequence(0));
                 continue;
             };
-            let sequence = KeySequence(self.sequence_of(heads, key).0 + 1);
-            self.heads.insert(key, Head { sequence, position });
+            let moved = self.heads.entry(key).or_insert_with(|| Moved::of(heads, key));
+            let sequence = KeySequence(moved.head.sequence.0 + 1);
+            moved.head = Head { sequence, position };
             give(sequence);
         }
     }
@@ -108,7 +120,7 @@ impl Group {
     ) -> Verdict {
         let Some(dedup) = dedup else { return Verdict::Recheck };
         let is_known = |item: &Item| {
-            self.ids.contains_key(&item.id)
+            self.ids.contains(&item.id)
                 || dedup.lookup(item.id).iter().any(|position| !item.others.contains(position))
         };
         if batch.items.iter().any(is_known) && !planted!(ForgetsIdentities) {
@@ -125,7 +137,8 @@ impl Group {
             }
         });
         for (item, position) in batch.items.iter().zip(first.0..) {
-            self.ids.insert(item.id, Position(position));
+            self.ids.insert(item.id);
+            self.published.push((item.id, Position(position)));
         }
         Verdict::Taken(first)
     }
@@ -153,20 +166,31 @@ impl Group {
 
     /// Enters what the group added into the tables: it is durable now.
     pub(super) fn settle(&mut self, dedup: Option<&Dedup>, heads: &Heads, time_ms: u64) {
-        for (key, head) in self.heads.drain() {
-            heads.advance(key, head);
+        for (key, Moved { head, place }) in self.heads.drain() {
+            match place {
+                Some(place) => heads.advance_at(key, place, head),
+                None => heads.advance(key, head),
+            }
         }
         // Without it nothing was published.
         let Some(dedup) = dedup else { return };
-        if !self.ids.is_empty() {
-            let mut entries: Vec<DedupEntry> = self
-                .ids
-                .drain()
-                .map(|(hash, position)| DedupEntry { hash, position, time_ms })
-                .collect();
-            entries.sort_unstable_by_key(|entry| entry.position);
-            dedup.insert_all(entries);
+        if !self.published.is_empty() {
+            let entry = |(hash, position)| DedupEntry { hash, position, time_ms };
+            dedup.insert_all(self.published.drain(..).map(entry));
         }
         dedup.expire(time_ms);
+    }
+}
+
+impl Moved {
+    /// A key as the tables have it.
+    fn of(heads: &Heads, key: KeyHash) -> Self {
+        match heads.find(key) {
+            Some((head, place)) => Self { head, place: Some(place) },
+            None => {
+                let head = Head { sequence: KeySequence(0), position: Position(0) };
+                Self { head, place: None }
+            }
+        }
     }
 }

@@ -25,6 +25,10 @@ pub struct Head {
     pub position: Position,
 }
 
+/// Where a key that is known stands, for good: to move its head without looking for it once more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place(u32);
+
 /// Key hash -> [`Head`].
 #[derive(Debug)]
 pub struct Heads {
@@ -73,6 +77,22 @@ impl Heads {
         let head = guard.find(key).map(|slot| slot.head());
         drop(guard);
         head
+    }
+
+    /// The head of a key, and where it stands.
+    #[must_use]
+    pub fn find(&self, key: KeyHash) -> Option<(Head, Place)> {
+        let shard = read(self.shards.get(shard(key))?);
+        let index = shard.index(key)?;
+        Some((shard.slots.get(index as usize)?.head(), Place(index)))
+    }
+
+    /// As [`Heads::advance`], of a key that stands at `place`.
+    pub fn advance_at(&self, key: KeyHash, Place(index): Place, head: Head) {
+        let Some(lock) = self.shards.get(shard(key)) else { return };
+        if let Some(slot) = write(lock).slots.get_mut(index as usize) {
+            slot.advance(head);
+        }
     }
 
     /// Moves the head of a key to an event; an event at or before the head changes nothing.
@@ -135,25 +155,19 @@ impl Heads {
 }
 
 impl Shard {
+    fn index(&self, key: KeyHash) -> Option<u32> {
+        let is_it = |index: &u32| self.slots.get(*index as usize).is_some_and(|s| s.key() == key);
+        self.table.find(hash(key), is_it).copied()
+    }
+
     fn find(&self, key: KeyHash) -> Option<&Slot> {
-        let index = self.table.find(hash(key), |index| {
-            self.slots.get(*index as usize).is_some_and(|slot| slot.key() == key)
-        })?;
-        self.slots.get(*index as usize)
+        self.slots.get(self.index(key)? as usize)
     }
 
     fn advance(&mut self, key: KeyHash, head: Head) {
-        let slots = &self.slots;
-        let known = self
-            .table
-            .find(hash(key), |index| slots.get(*index as usize).is_some_and(|s| s.key() == key))
-            .copied();
-        if let Some(index) = known {
-            if let Some(slot) = self.slots.get_mut(index as usize)
-                && head.position.0 > slot.position
-            {
-                slot.sequence = head.sequence.0;
-                slot.position = head.position.0;
+        if let Some(index) = self.index(key) {
+            if let Some(slot) = self.slots.get_mut(index as usize) {
+                slot.advance(head);
             }
             return;
         }
@@ -189,6 +203,13 @@ impl Slot {
 
     const fn key(&self) -> KeyHash {
         KeyHash(((self.hash_high as u128) << 64) | self.hash_low as u128)
+    }
+
+    const fn advance(&mut self, head: Head) {
+        if head.position.0 > self.position {
+            self.sequence = head.sequence.0;
+            self.position = head.position.0;
+        }
     }
 
     const fn head(&self) -> Head {
@@ -279,6 +300,14 @@ mod tests {
             for (key, position) in steps {
                 let key = KeyHash::of(&key.to_string());
                 let new = head(position * 2, position);
+                match heads.find(key) {
+                    Some((known, place)) => {
+                        prop_assert_eq!(model.get(&key), Some(&known));
+                        heads.advance_at(key, place, new);
+                    }
+                    None => heads.advance(key, new),
+                }
+                // Once more in the other way: nothing moves.
                 heads.advance(key, new);
                 let known = model.entry(key).or_insert(new);
                 if new.position > known.position {
