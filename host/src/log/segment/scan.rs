@@ -14,7 +14,7 @@ const WINDOW_BYTES: usize = 256 << 10;
 /// Bytes read at once by who wants a frame here and a frame there.
 const NARROW_WINDOW_BYTES: usize = 64 << 10;
 /// Bytes read at once past the page cache: so many that asking for them costs little, one by one.
-const DIRECT_WINDOW_BYTES: usize = 1 << 20;
+const DIRECT_WINDOW_BYTES: usize = 512 << 10;
 
 /// How a scan goes on.
 #[derive(Debug)]
