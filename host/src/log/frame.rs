@@ -200,8 +200,10 @@ impl Frame {
     ) -> Result<Vec<Arc<Event>>, DecodeError> {
         let sections = self.sections();
         let mut texts = Texts::default();
-        let mut events = Vec::new();
-        for line in self.outline()?.lines() {
+        let lines = self.outline()?.lines();
+        // Whoever reads a frame mostly wants a good part of what is in it.
+        let mut events = Vec::with_capacity(lines.len());
+        for line in lines {
             if is_wanted(&line.heading(sections.0)) {
                 events.push(line.event(sections, |event| {
                     let data = self.bytes.slice_ref(event.data);

@@ -80,8 +80,10 @@ impl Runner {
                 && !self.before.is_completed(heading.position)
         };
         let events = batch.select(may_be_due)?;
+        // Not collected: that would make entries of events in place, in memory for fewer of them.
+        let mut entries = VecDeque::with_capacity(events.len());
         let wanted = events.into_iter().filter(|event| self.wants(&subscriptions, event));
-        let mut entries: VecDeque<_> = wanted.map(entry).collect();
+        entries.extend(wanted.map(entry));
         if planted!(ReordersAKey) {
             entries.make_contiguous().reverse();
         }
