@@ -392,9 +392,12 @@ impl Bus {
             drop(self.commit(Permit::Memory, commit));
             return;
         };
-        let position = commit.completion.position;
-        if let Err(error) = outbox.push(commit, |commit| written(commit.state)) {
-            tracing::error!(bus = %self.name, %position, %error, "effects cannot be recorded");
+        match outbox.push(&commit) {
+            Ok(()) => written(commit.state),
+            Err(error) => {
+                let position = commit.completion.position;
+                tracing::error!(bus = %self.name, %position, %error, "effects cannot be recorded");
+            }
         }
     }
 

@@ -54,22 +54,17 @@ impl Outbox {
         drop(before);
     }
 
-    /// Takes a commit. `encoded` is called once it is in bytes, and before anybody could read it.
+    /// Takes a commit: nobody can read it before it is handed over.
     ///
     /// # Errors
     /// It cannot be encoded. That the log takes nothing any more is not told.
-    pub fn push(
-        &self,
-        commit: DeliveryCommit,
-        encoded: impl FnOnce(DeliveryCommit),
-    ) -> Result<(), AppendError> {
+    pub fn push(&self, commit: &DeliveryCommit) -> Result<(), AppendError> {
         let encode = || {
             let mut bytes = self.shared.buffers.take();
-            bytes.delivery(&commit).and_then(|()| bytes.finish()).map(|()| bytes)
+            bytes.delivery(commit).and_then(|()| bytes.finish()).map(|()| bytes)
         };
         let bytes = encode()?;
         let again = if planted!(CommitsTwice) { Some(encode()?) } else { None };
-        encoded(commit);
         let mut held = self.held();
         for bytes in again.into_iter().chain([bytes]) {
             held.bytes += bytes.bytes();

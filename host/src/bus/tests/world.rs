@@ -436,7 +436,8 @@ async fn start(
         let state = bus.state_after(PLUGIN, from, rewound.after).await.unwrap();
         bus.carry_over(&parts.version.deliverer, state).await.unwrap();
     }
-    Runner::start(parts, 4)
+    let workers = usize::try_from(parts.version.manifest.run.workers).unwrap();
+    Runner::start(parts, if workers == 0 { 4 } else { workers })
 }
 
 fn parts(bus: &Arc<Bus>, script: &Arc<Script>, pool: &GuestPool, manifest: &str) -> Parts {
