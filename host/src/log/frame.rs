@@ -18,12 +18,20 @@ use super::dedup::IdHash;
 use crate::event::{CommitNumber, Event, Heading, Position};
 use crate::texts::Texts;
 
+/// Payloads of what was read from the disk are copied up to here: thousands of events may wait for a
+/// plugin, and each would keep the window that it was read in. Larger ones count for so much themselves
+/// that few of them wait.
+const COPIED_BYTES_MAX: usize = 64 << 10;
+
 /// One frame, its checksums verified. Cheap to share behind an `Arc`.
 pub struct Frame {
     header: Header,
     bytes: Bytes,
     /// Bytes of memory that `bytes` stand in.
     memory: usize,
+    /// It was read from the disk, among others: whoever holds on to a part of it keeps all that was read
+    /// at once.
+    is_read: bool,
     outline: OnceLock<Result<Outline, DecodeError>>,
     /// Ends of deliveries of keyed events, where they are known unread.
     completed: Option<Box<[Completed]>>,
@@ -79,7 +87,8 @@ impl Frame {
         let len = usize::try_from(header.frame_bytes()).unwrap_or(usize::MAX);
         let bytes = bytes.slice(..len.min(bytes.len()));
         let memory = bytes.len();
-        Ok(Self { header, bytes, memory, outline: OnceLock::new(), completed: None })
+        let outline = OnceLock::new();
+        Ok(Self { header, bytes, memory, is_read: true, outline, completed: None })
     }
 
     /// The header.
@@ -206,12 +215,19 @@ impl Frame {
         for line in lines {
             if is_wanted(&line.heading(sections.0)) {
                 events.push(line.event(sections, |event| {
-                    let data = self.bytes.slice_ref(event.data);
-                    event.to_event_with(data, &mut texts)
+                    event.to_event_with(self.payload(event.data), &mut texts)
                 })?);
             }
         }
         Ok(events)
+    }
+
+    /// A payload of it, for an event that may be held for long.
+    fn payload(&self, data: &[u8]) -> Bytes {
+        match data.len() <= COPIED_BYTES_MAX && self.is_read {
+            true => Bytes::copy_from_slice(data),
+            false => self.bytes.slice_ref(data),
+        }
     }
 
     /// All its events: see [`Frame::select`].

@@ -89,6 +89,7 @@ impl Unwritten {
             header: self.header,
             bytes,
             memory,
+            is_read: false,
             outline: self.outline,
             completed: self.completed,
         }

@@ -34,10 +34,10 @@ impl ReadBuffers {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A buffer of `len` bytes: the newest one that has them, and not more than twice as many.
+    /// A buffer of `len` bytes: the newest one that has them, and few more.
     fn take(&self, len: usize) -> ReadBuffer {
         let needed = len + BLOCK_BYTES;
-        let fits = |memory: &Vec<u8>| (needed..=2 * needed).contains(&memory.len());
+        let fits = |memory: &Vec<u8>| (needed..=needed + needed / 8).contains(&memory.len());
         let mut kept = self.kept();
         let found = kept.iter().rposition(fits).map(|index| kept.remove(index));
         drop(kept);
@@ -168,13 +168,14 @@ impl Windows {
     fn read_blocks(&mut self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         let read = match &self.direct {
             Some(direct) => match direct.read_at(buffer, offset) {
-                // Some file systems take the flag and refuse the read.
-                Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                Ok(read) => read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
+                // Some file systems take the flag and refuse the read. What is wrong with the disk, the
+                // other way finds too.
+                Err(_) => {
                     self.direct = None;
                     0
                 }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
-                read => read?,
             },
             None => 0,
         };

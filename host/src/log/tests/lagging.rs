@@ -55,6 +55,23 @@ async fn who_reads_on_and_on_reads_past_the_page_cache() {
 }
 
 #[tokio::test]
+async fn a_small_event_that_is_held_does_not_hold_what_was_read_with_it() {
+    let disk = SimDisk::new();
+    let log = try_open(&disk, forgetful(64 << 20)).unwrap().log;
+    let lengths = [10, 60_000, 70_000, 100];
+    fill(&log, 0..lengths.len(), |number| lengths[number]).await;
+    let mut reader = log.frames_from_commit(CommitNumber(1));
+    let mut shares = Vec::new();
+    while shares.len() < lengths.len() {
+        let frame = reader.next().await.unwrap();
+        let within = frame.bytes().as_ptr_range();
+        let events = frame.events().unwrap();
+        shares.extend(events.iter().map(|event| within.contains(&event.data.as_ptr())));
+    }
+    assert_eq!(shares, [false, false, true, false]);
+}
+
+#[tokio::test]
 async fn what_was_read_ahead_of_the_writer_is_read_again() {
     let disk = SimDisk::new();
     let log = try_open(&disk, forgetful(64 << 20)).unwrap().log;
