@@ -206,16 +206,17 @@ impl Bus {
     /// The log takes nothing. What was recorded until then does no harm.
     pub async fn carry_over(&self, to: &Deliverer, state: Carried) -> Result<(), CarryError> {
         let Deliverer { instance, generation, environment, .. } = *to;
+        let outbox = self.outbox();
         for (key, state) in state.keys {
             if state.values.is_empty() && state.timers.is_empty() {
                 continue;
             }
             let bytes = state.bytes() + COMPLETION_BYTES;
             let KeyState { last, values, timers } = state;
-            let permit = self.reserve(instance, bytes).await?;
+            self.reserve_in(&outbox, (instance, bytes)).await?;
             self.progress(instance).submit();
-            drop(self.commit(
-                permit,
+            self.commit_untold(
+                &outbox,
                 DeliveryCommit {
                     completion: Completion {
                         instance,
@@ -236,8 +237,10 @@ impl Bus {
                     dead_letter: None,
                     park: false,
                 },
-            ));
+                drop,
+            );
         }
+        drop(outbox);
         let control = Control::Carried { instance, generation };
         let record = ControlRecord { actor: "host".into(), control };
         let committed = self.control(&[record]).done().await?;

@@ -87,18 +87,18 @@ pub enum Outbox {
 }
 
 impl Outbox {
-    /// Hands over what is in it; the room for the delivery that is under way stays.
-    pub fn hand_over(&self) {
+    /// Hands over what is in it. Of its room `bytes` at most stay, for a delivery that is under way; 0: none.
+    pub fn hand_over(&self, bytes: usize) {
         if let Self::Durable(outbox) = self {
-            outbox.hand_over();
+            outbox.hand_over(bytes);
         }
     }
 
-    /// Hands over what is in it, and keeps room for the effects of a delivery of `bytes` where that can be
-    /// had at once; 0: none.
+    /// Hands over what is in it, and keeps room for the effects of a delivery of `bytes` that comes next,
+    /// where that can be had at once and nobody waits for it.
     pub fn hand_over_for(&self, bytes: usize) {
         if let Self::Durable(outbox) = self {
-            outbox.hand_over_for(if bytes == 0 { 0 } else { bytes.saturating_add(OUTBOX_BYTES) });
+            outbox.hand_over_for(bytes.saturating_add(OUTBOX_BYTES));
         }
     }
 
@@ -373,7 +373,7 @@ impl Bus {
     ) -> Result<(), AppendError> {
         let (Some(log), Outbox::Durable(outbox)) = (self.log(), outbox) else { return Ok(()) };
         if !outbox.has_room(bytes) {
-            outbox.hand_over_for(0);
+            outbox.hand_over(0);
             outbox.put(log.reserve(instance, bytes.saturating_add(OUTBOX_BYTES)).await?);
         }
         Ok(())

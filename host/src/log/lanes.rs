@@ -50,6 +50,16 @@ pub(super) struct Taken {
     pub(super) bytes: usize,
 }
 
+/// What is kept of the room that was reserved for commits, once they are in the lane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Keep {
+    /// So many bytes of what is left: a delivery is under way that may take them.
+    AtMost(usize),
+    /// So many bytes for what comes next, where nobody waits for them; what is missing is reserved where
+    /// it can be had at once.
+    Refilled(usize),
+}
+
 /// Whether the lanes take more.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Status {
@@ -201,13 +211,12 @@ impl Lanes {
     }
 
     /// Queues effects that nobody waits for, in their order, in place of so much of `room`. Answers with what
-    /// is left of that; with `keep` filled up to so many bytes, where there is room that nobody waits
-    /// for. Refused commits are dropped.
+    /// is then kept of that. Refused commits are dropped.
     pub(super) fn push_commits(
         self: &Arc<Self>,
         commits: &mut Vec<Encoded>,
         room: Option<EffectsPermit>,
-        keep: Option<usize>,
+        keep: Keep,
     ) -> Option<EffectsPermit> {
         let mut state = self.state();
         let is_refused = match &state.status {
@@ -233,23 +242,27 @@ impl Lanes {
             EffectsEntry { commit, reply: None, permit }
         }));
         state.effects_bytes += bytes;
-        if let Some(keep) = keep {
-            self.fill(&mut state, &mut room, keep);
-        }
+        self.keep(&mut state, &mut room, keep);
         self.wake(state);
         (room.bytes > 0).then_some(room)
     }
 
-    /// Makes `room` as large as `keep`, where others leave room for that; gives it back where somebody
-    /// waits for it, or none is to be kept.
-    fn fill(self: &Arc<Self>, state: &mut State, room: &mut EffectsPermit, keep: usize) {
-        let missing = keep.saturating_sub(room.bytes);
-        if keep == 0 || !state.waiters.is_empty() || state.status != Status::Open {
-            self.give_back(state, std::mem::take(&mut room.bytes));
-        } else if state.reserved + missing <= EFFECTS_LANE_BYTES_MAX {
-            state.reserved += missing;
-            room.bytes += missing;
-        }
+    fn keep(self: &Arc<Self>, state: &mut State, room: &mut EffectsPermit, keep: Keep) {
+        let kept = match keep {
+            Keep::AtMost(bytes) => room.bytes.min(bytes),
+            Keep::Refilled(_) if !state.waiters.is_empty() || state.status != Status::Open => 0,
+            Keep::Refilled(bytes) => {
+                let missing = bytes.saturating_sub(room.bytes);
+                if state.reserved + missing <= EFFECTS_LANE_BYTES_MAX {
+                    state.reserved += missing;
+                    room.bytes += missing;
+                }
+                room.bytes
+            }
+        };
+        let surplus = room.bytes - kept;
+        room.bytes = kept;
+        self.give_back(state, surplus);
     }
 
     /// Queues a batch.

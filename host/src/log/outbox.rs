@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::codec::Encoded;
 use super::error::AppendError;
-use super::lanes::{EffectsPermit, Lanes};
+use super::lanes::{EffectsPermit, Keep, Lanes};
 use super::record::DeliveryCommit;
 use super::shared::Shared;
 
@@ -40,8 +40,8 @@ impl Outbox {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether room is reserved for one more commit of so many bytes. Where it is not, hand over for
-    /// nothing, reserve that and [`OUTBOX_BYTES`], and [`put`](Self::put) it here.
+    /// Whether room is reserved for one more commit of so many bytes. Where it is not, hand over and
+    /// keep nothing, reserve that and [`OUTBOX_BYTES`], and [`put`](Self::put) it here.
     #[must_use]
     pub fn has_room(&self, bytes: usize) -> bool {
         let held = self.held();
@@ -73,20 +73,21 @@ impl Outbox {
         Ok(())
     }
 
-    /// Hands its commits to the writer. The room that is left stays.
-    pub fn hand_over(&self) {
+    /// Hands its commits to the writer. Of the room that is left `bytes` at most stay, for a delivery that
+    /// is under way; 0: none.
+    pub fn hand_over(&self, bytes: usize) {
         let mut held = self.held();
-        if !held.commits.is_empty() {
-            held.push(&self.shared.lanes, None);
+        if !held.commits.is_empty() || held.room_bytes() > bytes {
+            held.push(&self.shared.lanes, Keep::AtMost(bytes));
         }
     }
 
-    /// Hands its commits to the writer. Keeps room for `bytes` where that can be had at once; 0: none.
+    /// Hands its commits to the writer. Keeps room for `bytes`, for a delivery that comes next, where that
+    /// can be had at once and nobody waits for it.
     pub fn hand_over_for(&self, bytes: usize) {
         let mut held = self.held();
-        let room = held.room.as_ref().map_or(0, EffectsPermit::bytes);
-        if !held.commits.is_empty() || room != bytes {
-            held.push(&self.shared.lanes, Some(bytes));
+        if !held.commits.is_empty() || held.room_bytes() != bytes {
+            held.push(&self.shared.lanes, Keep::Refilled(bytes));
         }
     }
 
@@ -96,13 +97,17 @@ impl Outbox {
     pub fn take_room(&self) -> EffectsPermit {
         let mut held = self.held();
         let lanes = &self.shared.lanes;
-        held.push(lanes, None);
+        held.push(lanes, Keep::AtMost(usize::MAX));
         held.room.take().unwrap_or_else(|| EffectsPermit::new(lanes, 0))
     }
 }
 
 impl Held {
-    fn push(&mut self, lanes: &Arc<Lanes>, keep: Option<usize>) {
+    fn room_bytes(&self) -> usize {
+        self.room.as_ref().map_or(0, EffectsPermit::bytes)
+    }
+
+    fn push(&mut self, lanes: &Arc<Lanes>, keep: Keep) {
         self.room = lanes.push_commits(&mut self.commits, self.room.take(), keep);
         self.bytes = 0;
     }
@@ -110,6 +115,6 @@ impl Held {
 
 impl Drop for Outbox {
     fn drop(&mut self) {
-        self.hand_over_for(0);
+        self.hand_over(0);
     }
 }

@@ -268,7 +268,8 @@ impl<T> KeyScheduler<T> {
         }
     }
 
-    /// Takes back an event that was taken and not begun: the same attempt is ready again at once.
+    /// Takes back an event that was taken and not begun: the same attempt is ready again at once, before
+    /// all others.
     pub fn give_back(&mut self, assignment: Assignment<T>) {
         let Assignment { ticket, position, item, .. } = assignment;
         if let Some(lane) = self.lanes.get(ticket.lane)
@@ -280,6 +281,9 @@ impl<T> KeyScheduler<T> {
             head.item = item;
         }
         self.finish(ticket, Finish::Return);
+        if self.ready.back() == Some(&ticket.lane) {
+            self.ready.rotate_right(1);
+        }
     }
 
     /// The bounds in force.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::fires::timers_set;
-use super::prepare::only_recordable;
+use super::prepare::{commit_bytes, only_recordable};
 use super::shadow::Beside;
 use super::worker::{Delivered, Hand, Worker};
 use super::{Runner, Version, breaker};
@@ -22,7 +22,7 @@ use crate::schedule::retry::{self, Step};
 use crate::state::KeyView;
 use crate::state::cold::ColdError;
 use crate::state::slots::Suspect;
-use crate::wasm::Invocation;
+use crate::wasm::{Delivery, Invocation, Slot};
 
 /// What one attempt came to.
 pub(super) struct Attempt {
@@ -67,13 +67,26 @@ struct Told {
     again_ms: Option<u64>,
 }
 
+/// Runs a guest. One that may take long runs where it can yield, and what else is in hand does not wait
+/// for it.
+async fn invoke(version: &Version, slot: &mut Slot, delivery: Delivery, hand: &Hand) -> Invocation {
+    match version.invoker.invoke_through(slot, delivery) {
+        Ok(invocation) => invocation,
+        Err(delivery) => {
+            hand.let_go();
+            version.invoker.invoke(slot, delivery).await
+        }
+    }
+}
+
 impl Runner {
     /// Runs a delivery and records what came of it.
     pub(super) async fn deliver(
         &self,
         Worker { slot, notes, pinned, values, tally }: &mut Worker<'_>,
-        Hand { outbox, lease }: &Hand,
+        hand: &Hand,
     ) -> Result<Delivered, Stopped> {
+        let Hand { outbox, lease, .. } = hand;
         let assignment = lease.assignment();
         let event = match &assignment.item {
             Some(event) => Arc::clone(event),
@@ -96,6 +109,7 @@ impl Runner {
         }
         let shape = self.newest(&event).await?;
         self.room(version, &event, outbox).await?;
+        hand.needs(commit_bytes(version));
         if self.serves(&event).await? == Serves::Nothing {
             self.pass_over(
                 &version.deliverer,
@@ -115,10 +129,7 @@ impl Runner {
             (Some(refused), _) => refused,
             (None, Ok(shape)) => {
                 let delivery = self.delivery(version, &shape, (number, redriven), view.as_ref());
-                match version.invoker.invoke_through(slot, delivery) {
-                    Ok(invocation) => invocation,
-                    Err(delivery) => version.invoker.invoke(slot, delivery).await,
-                }
+                invoke(version, slot, delivery, hand).await
             }
             (None, Err(failed)) => *failed,
         };

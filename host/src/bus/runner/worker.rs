@@ -7,7 +7,7 @@
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::prepare::commit_bytes;
@@ -26,8 +26,10 @@ use crate::wasm::{GuestLimits, Invocation, Slot};
 const TOLD_AFTER: usize = 256;
 /// Deliveries that a worker has in hand at most.
 const IN_HAND_MAX: u128 = 16;
-/// How long what a worker has in hand may take, going by the last delivery.
+/// How long what a worker has in hand should take, going by the last delivery.
 const IN_HAND_FOR: Duration = Duration::from_micros(100);
+/// How long guests may have taken in all before what is left in hand goes to others.
+const IN_HAND_FOR_MAX: Duration = Duration::from_micros(200);
 
 /// See the top of the file.
 pub(super) struct Worker<'a> {
@@ -66,6 +68,10 @@ pub(super) struct Hand {
     /// Ends of deliveries that the log has not got yet.
     pub(super) outbox: Outbox,
     pub(super) lease: Lease<Arc<Event>>,
+    /// Bytes of the outbox's room that the delivery under way may need; 0: it has not come that far.
+    needed: AtomicUsize,
+    /// How long guests took since it took the lease.
+    spent: Duration,
 }
 
 /// How a delivery went, for who delivers the next one.
@@ -84,23 +90,36 @@ impl Delivered {
         Self { finish: Finish::Done, went_well: true, wall: Duration::ZERO }
     }
 
-    /// Whether what was taken with it may follow at once. After a failure the plugin may be paused.
-    fn is_followed(&self) -> bool {
-        self.went_well && self.finish == Finish::Done && self.wall < IN_HAND_FOR
-    }
-
-    /// How many deliveries like this one to have in hand.
-    fn count_in_hand(&self) -> usize {
+    /// How many deliveries like this one to have in hand. One that had to wait may not be the last.
+    fn count_in_hand(&self, waited: bool) -> usize {
         let count = IN_HAND_FOR.as_nanos() / self.wall.as_nanos().max(1);
-        usize::try_from(count.clamp(1, IN_HAND_MAX)).unwrap_or(1)
+        if waited { 1 } else { usize::try_from(count.clamp(1, IN_HAND_MAX)).unwrap_or(1) }
     }
 }
 
 impl Hand {
-    /// Gives back all but the event that is being delivered.
-    fn let_go(&self) {
-        self.outbox.hand_over();
+    const fn new(outbox: Outbox, lease: Lease<Arc<Event>>) -> Self {
+        Self { outbox, lease, needed: AtomicUsize::new(0), spent: Duration::ZERO }
+    }
+
+    /// Notes that the delivery has its room, of so many bytes: it is kept while the guest runs.
+    pub(super) fn needs(&self, bytes: usize) {
+        self.needed.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Gives back all but the event that is being delivered, and what it needs.
+    pub(super) fn let_go(&self) {
+        self.outbox.hand_over(self.needed.load(Ordering::Relaxed));
         self.lease.let_go();
+    }
+
+    /// Goes on to the next event in hand, where there is one and it may follow at once: after a failure
+    /// the plugin may be paused, and others are not to wait for long.
+    fn advance(&mut self, delivered: Delivered) -> bool {
+        self.spent += delivered.wall;
+        *self.needed.get_mut() = 0;
+        let went_well = delivered.went_well && delivered.finish == Finish::Done;
+        went_well && self.spent < IN_HAND_FOR_MAX && self.lease.advance()
     }
 }
 
@@ -115,10 +134,15 @@ impl Runner {
             tally: Tally { runner: &self, attempts: Vec::new() },
         };
         let Some(lease) = self.queue.take().await else { return };
-        let mut hand = Hand { outbox: self.bus.outbox(), lease };
+        let mut hand = Hand::new(self.bus.outbox(), lease);
         loop {
-            let delivery = self.deliver(&mut worker, &hand);
-            let delivered = match before_waiting(delivery, || hand.let_go()).await {
+            let mut waited = false;
+            let let_go = || {
+                waited = true;
+                hand.let_go();
+            };
+            let delivered = before_waiting(self.deliver(&mut worker, &hand), let_go).await;
+            let delivered = match delivered {
                 Ok(delivered) => delivered,
                 Err(Stopped::Closing) => return,
                 Err(Stopped::Unreadable(why)) => {
@@ -130,25 +154,28 @@ impl Runner {
                     return;
                 }
             };
-            if delivered.is_followed() && hand.lease.advance() {
+            if hand.advance(delivered) {
                 continue;
             }
-            let Some(next) = self.next(&mut worker, hand, delivered).await else { return };
+            let count = delivered.count_in_hand(waited);
+            let next = self.next(&mut worker, hand, (delivered.finish, count)).await;
+            let Some(next) = next else { return };
             hand = next;
         }
     }
 
-    /// Says how the deliveries in hand ended, and waits for the next ones.
+    /// Says how the deliveries in hand ended, the last one with `finish`, and waits for the next ones: no
+    /// more than `count`.
     async fn next(
         &self,
         worker: &mut Worker<'_>,
-        Hand { outbox, lease }: Hand,
-        delivered: Delivered,
+        Hand { outbox, lease, .. }: Hand,
+        (finish, count): (Finish, usize),
     ) -> Option<Hand> {
         outbox.hand_over_for(commit_bytes(worker.pinned.current(self)));
-        let next = lease.finish_then_take(delivered.finish, delivered.count_in_hand());
+        let next = lease.finish_then_take(finish, count);
         let tell = || {
-            outbox.hand_over_for(0);
+            outbox.hand_over(0);
             worker.tally.tell();
         };
         let (finished, next) = before_waiting(next, tell).await;
@@ -158,7 +185,7 @@ impl Runner {
                 self.version.load().manifest.run.waiting_max
             ));
         }
-        next.map(|lease| Hand { outbox, lease })
+        next.map(|lease| Hand::new(outbox, lease))
     }
 }
 

@@ -4,9 +4,11 @@ use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Waker};
+use std::time::Duration;
 
 use super::world::{PLUGIN, World, checkpoints};
-use crate::event::{Generation, Key};
+use crate::event::{Generation, InstanceId, Key};
+use crate::limits::EFFECTS_LANE_BYTES_MAX;
 use crate::log::disk::sim::Crash;
 use crate::state::{At, Fill, Usage};
 
@@ -70,6 +72,29 @@ async fn what_needs_no_keys_goes_on_while_they_are_read_and_what_does_waits() {
     assert!(snapshot.await.is_ok());
     again.until_listed(&[("a", "a1 a2"), ("b", "b1")]).await;
     again.assert_once(&["a1", "b1", "a2", "-1"]).await;
+    again.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deliveries_that_wait_for_keys_hold_no_room_for_what_they_may_record() {
+    let world = at_rest(&["a1"], &[("a", "a1")]).await;
+    let (fill, again) = world.behind();
+    let again = again.await;
+    // What workers deliver before makes them reserve room for what comes next.
+    let unkeyed: Vec<_> = (0..200).map(|n| format!("-{n}")).collect();
+    let keyed: Vec<_> = (0..100).map(|n| format!("k{n}.0")).collect();
+    let all: Vec<_> = unkeyed.iter().zip(&keyed).flat_map(|(a, b)| [a.as_str(), b]).collect();
+    again.publish(&all).await;
+    again.until_handed("-0").await;
+    let log = again.bus.log().unwrap();
+    let whole = log.reserve(InstanceId(9), EFFECTS_LANE_BYTES_MAX);
+    let whole = tokio::time::timeout(Duration::from_secs(20), whole).await;
+    drop(whole.expect("they hold some of it").unwrap());
+    fill.run().unwrap();
+    let all: Vec<_> = all.into_iter().chain(["a1"]).collect();
+    let ended = async { while again.emitted().await.len() < all.len() {} };
+    tokio::time::timeout(Duration::from_secs(20), ended).await.expect("all are handled");
+    again.assert_once(&all).await;
     again.stop().await;
 }
 

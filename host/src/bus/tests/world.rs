@@ -114,41 +114,59 @@ fn handle(delivery: &Delivery, mark: &str, timers: Vec<TimerChange>) -> Effects 
     Effects { emits: vec![draft], state, response, timers, ..Effects::default() }
 }
 
+impl Script {
+    fn run(&self, delivery: &Delivery) -> Invocation {
+        let id = listed(&delivery.event);
+        let timers = self.timers.lock().unwrap().get(&id).cloned().unwrap_or_default();
+        // Before it is told: who waits for that may change what follows for later deliveries.
+        self.hand(&id, delivery);
+        let outcome = if self.broken.lock().unwrap().contains(&id) {
+            Outcome::Trap { reason: "unreachable".to_owned() }
+        } else if self.rejected.lock().unwrap().contains(&id) {
+            Outcome::Reject { reason: format!("no {id}") }
+        } else {
+            Outcome::Ok
+        };
+        let ok = outcome == Outcome::Ok;
+        Invocation {
+            outcome,
+            effects: if ok {
+                handle(delivery, &self.mark.lock().unwrap(), timers)
+            } else {
+                Effects::default()
+            },
+            fuel: 1,
+            wall: Duration::ZERO,
+            memory_bytes: 0,
+            logs: Vec::new(),
+            backtrace: String::new(),
+        }
+    }
+
+    fn hand(&self, id: &str, delivery: &Delivery) {
+        let handed = (id.to_owned(), delivery.attempt, delivery.redriven);
+        self.handed.send_modify(|all| all.push(handed));
+    }
+
+    fn is_endless(&self, delivery: &Delivery) -> bool {
+        self.endless.lock().unwrap().contains(&listed(&delivery.event))
+    }
+}
+
 impl Invoker for Script {
     fn invoke<'a>(&'a self, _: &'a mut Slot, delivery: Delivery) -> BoxFuture<'a, Invocation> {
         async move {
-            let id = listed(&delivery.event);
-            let timers = self.timers.lock().unwrap().get(&id).cloned().unwrap_or_default();
-            // Before it is told: who waits for that may change what follows for later deliveries.
-            let is_endless = self.endless.lock().unwrap().contains(&id);
-            let handed = (id.clone(), delivery.attempt, delivery.redriven);
-            self.handed.send_modify(|all| all.push(handed));
-            if is_endless {
+            if self.is_endless(&delivery) {
+                self.hand(&listed(&delivery.event), &delivery);
                 std::future::pending::<()>().await;
             }
-            let outcome = if self.broken.lock().unwrap().contains(&id) {
-                Outcome::Trap { reason: "unreachable".to_owned() }
-            } else if self.rejected.lock().unwrap().contains(&id) {
-                Outcome::Reject { reason: format!("no {id}") }
-            } else {
-                Outcome::Ok
-            };
-            let ok = outcome == Outcome::Ok;
-            Invocation {
-                outcome,
-                effects: if ok {
-                    handle(&delivery, &self.mark.lock().unwrap(), timers)
-                } else {
-                    Effects::default()
-                },
-                fuel: 1,
-                wall: Duration::ZERO,
-                memory_bytes: 0,
-                logs: Vec::new(),
-                backtrace: String::new(),
-            }
+            self.run(&delivery)
         }
         .boxed()
+    }
+
+    fn invoke_through(&self, _: &mut Slot, delivery: Delivery) -> Result<Invocation, Delivery> {
+        if self.is_endless(&delivery) { Err(delivery) } else { Ok(self.run(&delivery)) }
     }
 }
 

@@ -45,8 +45,8 @@ async fn nothing_is_in_the_log_before_it_is_handed_over_and_then_in_order() {
     (1..=5).for_each(|position| push(&outbox, position));
     assert_eq!(log.shared().lanes.waiting_bytes().0, 0);
     let started = log.durable();
-    outbox.hand_over();
-    outbox.hand_over();
+    outbox.hand_over(COMMIT_BYTES);
+    outbox.hand_over(COMMIT_BYTES);
     assert_eq!(ended(&log, 5).await, [1, 2, 3, 4, 5]);
     assert_eq!(log.durable(), CommitNumber(started.0 + 5));
     push(&outbox, 6);
@@ -63,12 +63,14 @@ async fn there_is_room_for_the_next_commit_beside_those_that_are_in_it() {
     assert!(outbox.has_room(COMMIT_BYTES));
     push(&outbox, 1);
     assert!(!outbox.has_room(COMMIT_BYTES), "one is in it");
-    outbox.hand_over();
+    outbox.hand_over(COMMIT_BYTES);
     assert!(!outbox.has_room(COMMIT_BYTES), "it took some");
     push(&outbox, 2);
     outbox.hand_over_for(COMMIT_BYTES);
     assert!(outbox.has_room(COMMIT_BYTES), "filled up");
-    outbox.hand_over_for(0);
+    outbox.hand_over(COMMIT_BYTES / 2);
+    assert!(outbox.has_room(COMMIT_BYTES / 2) && !outbox.has_room(COMMIT_BYTES / 2 + 1));
+    outbox.hand_over(0);
     assert!(!outbox.has_room(1));
     // All of it comes back once the commits are written.
     let whole = log.reserve(InstanceId(2), EFFECTS_LANE_BYTES_MAX);
@@ -104,8 +106,8 @@ async fn what_has_room_is_still_written_as_the_log_closes_and_the_rest_is_not() 
         async move { log.close().await }
     });
     until("closing", || log.shared().lanes.refusal().is_some()).await;
-    without.hand_over();
-    outbox.hand_over();
+    without.hand_over(COMMIT_BYTES);
+    outbox.hand_over(COMMIT_BYTES);
     push(&outbox, 3);
     let told = log.commit(outbox.take_room(), &delivery(4));
     told.await.unwrap();

@@ -40,7 +40,8 @@ impl<T> Rest<T> {
         for ticket in self.done.drain(..) {
             core.finish(ticket, Finish::Done);
         }
-        self.ahead.drain(..).for_each(|assignment| core.give_back(assignment));
+        // Each before those that are ready: so they come in the order in which they were taken.
+        self.ahead.drain(..).rev().for_each(|assignment| core.give_back(assignment));
     }
 
     fn is_empty(&self) -> bool {

@@ -60,7 +60,12 @@ fn who_lets_go_keeps_the_event_it_is_at() {
     // Others get them whole: they need not be read again.
     let mut context = Context::from_waker(Waker::noop());
     let Poll::Ready(Some(other)) = sleeper.as_mut().poll(&mut context) else { panic!("ready") };
-    assert_eq!(other.assignment().item, Some(other.assignment().position.0));
+    assert_eq!((other.assignment().position.0, other.assignment().item), (4, Some(4)));
+    let cursor = queue.cursor();
+    let next = taken_together(&runtime, &queue, 1);
+    assert_eq!(next.assignment().position.0, 6, "in the order in which they were taken");
+    assert_eq!(cursor.ready, 6);
+    drop(next);
     assert!(!lease.advance(), "it has nothing else");
     assert_eq!(lease.assignment().position.0, 3);
     lease.finish(Finish::Done);
