@@ -22,6 +22,9 @@ use crate::texts::Texts;
 /// plugin, and each would keep the window that it was read in. Larger ones count for so much themselves
 /// that few of them wait.
 const COPIED_BYTES_MAX: usize = 64 << 10;
+/// They are not where so many bytes of a frame are wanted at once, a sixteenth of a window: copies cost a
+/// tenth of what catching up does.
+const SHARED_BYTES_MIN: usize = 32 << 10;
 
 /// One frame, its checksums verified. Cheap to share behind an `Arc`.
 pub struct Frame {
@@ -211,23 +214,27 @@ impl Frame {
         let mut texts = Texts::default();
         let lines = self.outline()?.lines();
         // Whoever reads a frame mostly wants a good part of what is in it.
-        let mut events = Vec::with_capacity(lines.len());
-        for line in lines {
-            if is_wanted(&line.heading(sections.0)) {
-                events.push(line.event(sections, |event| {
-                    event.to_event_with(self.payload(event.data), &mut texts)
-                })?);
-            }
+        let mut wanted = Vec::with_capacity(lines.len());
+        wanted.extend(lines.iter().filter(|line| is_wanted(&line.heading(sections.0))));
+        let shares = self.is_shared_by(wanted.len(), lines.len());
+        let mut events = Vec::with_capacity(wanted.len());
+        for line in wanted {
+            events.push(line.event(sections, |event| {
+                let copied = !shares && event.data.len() <= COPIED_BYTES_MAX;
+                let data = match copied {
+                    true => Bytes::copy_from_slice(event.data),
+                    false => self.bytes.slice_ref(event.data),
+                };
+                event.to_event_with(data, &mut texts)
+            })?);
         }
         Ok(events)
     }
 
-    /// A payload of it, for an event that may be held for long.
-    fn payload(&self, data: &[u8]) -> Bytes {
-        match data.len() <= COPIED_BYTES_MAX && self.is_read {
-            true => Bytes::copy_from_slice(data),
-            false => self.bytes.slice_ref(data),
-        }
+    /// Whether so many events of all may keep what the frame was read with: it is theirs in good part.
+    const fn is_shared_by(&self, wanted: usize, all: usize) -> bool {
+        let bytes = self.bytes.len().saturating_mul(wanted);
+        !self.is_read || bytes >= SHARED_BYTES_MIN.saturating_mul(all)
     }
 
     /// All its events: see [`Frame::select`].
