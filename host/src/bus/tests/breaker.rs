@@ -1,15 +1,6 @@
 //! A plugin that fails at most keys stands still and is probed; nothing is lost by it.
 
-use super::world::World;
-
-/// The first event of each of `count` keys.
-fn events(count: usize) -> Vec<String> {
-    (0..count).map(|n| format!("k{n}.0")).collect()
-}
-
-fn texts(ids: &[String]) -> Vec<&str> {
-    ids.iter().map(String::as_str).collect()
-}
+use super::world::{World, events, texts};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_plugin_that_fails_broadly_parks_few_keys_and_goes_on_once_it_is_well() {

@@ -1,15 +1,6 @@
 //! Workers that have several deliveries in hand.
 
-use super::world::World;
-
-/// The first event of each of `count` keys.
-fn events(count: usize) -> Vec<String> {
-    (0..count).map(|n| format!("k{n}.0")).collect()
-}
-
-fn texts(ids: &[String]) -> Vec<&str> {
-    ids.iter().map(String::as_str).collect()
-}
+use super::world::{World, events, texts};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_delivery_that_does_not_end_holds_up_nothing_but_its_key() {

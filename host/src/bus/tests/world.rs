@@ -425,6 +425,15 @@ pub(super) fn checkpoints(disk: &SimDisk, log: &Log) -> Checkpoints {
 }
 
 /// `a1` is the first event of key `a`; `-1` has no key.
+/// The first event of each of `count` keys.
+pub(super) fn events(count: usize) -> Vec<String> {
+    (0..count).map(|n| format!("k{n}.0")).collect()
+}
+
+pub(super) fn texts(ids: &[String]) -> Vec<&str> {
+    ids.iter().map(String::as_str).collect()
+}
+
 fn event(id: &str) -> NewEvent {
     let key = id.split('.').next().unwrap().trim_end_matches(|c: char| c.is_ascii_digit());
     let key = match id.split_once('.') {
