@@ -73,10 +73,7 @@ impl Heads {
     /// The head of a key.
     #[must_use]
     pub fn get(&self, key: KeyHash) -> Option<Head> {
-        let guard = read(self.shards.get(shard(key))?);
-        let head = guard.find(key).map(|slot| slot.head());
-        drop(guard);
-        head
+        self.find(key).map(|(head, _)| head)
     }
 
     /// The head of a key, and where it stands.
@@ -158,10 +155,6 @@ impl Shard {
     fn index(&self, key: KeyHash) -> Option<u32> {
         let is_it = |index: &u32| self.slots.get(*index as usize).is_some_and(|s| s.key() == key);
         self.table.find(hash(key), is_it).copied()
-    }
-
-    fn find(&self, key: KeyHash) -> Option<&Slot> {
-        self.slots.get(self.index(key)? as usize)
     }
 
     fn advance(&mut self, key: KeyHash, head: Head) {

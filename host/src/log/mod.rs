@@ -198,22 +198,13 @@ impl Log {
         permit: Option<EffectsPermit>,
         fill: impl FnOnce(&mut Encoded) -> Result<(), EncodeError>,
     ) -> CommitTicket {
-        let commit = match self.encode(fill) {
+        let commit = match self.shared().buffers.encode(fill) {
             Ok(commit) => commit,
             Err(error) => return CommitTicket::refused(error.into()),
         };
         let (reply, ticket) = CommitTicket::pair();
         self.shared().lanes.push_effects(EffectsEntry { commit, reply: Some(reply), permit });
         ticket
-    }
-
-    fn encode(
-        &self,
-        fill: impl FnOnce(&mut Encoded) -> Result<(), EncodeError>,
-    ) -> Result<Encoded, EncodeError> {
-        let mut commit = self.shared().buffers.take();
-        fill(&mut commit).and_then(|()| commit.finish())?;
-        Ok(commit)
     }
 
     /// The last durable commit.

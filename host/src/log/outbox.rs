@@ -59,10 +59,7 @@ impl Outbox {
     /// # Errors
     /// It cannot be encoded. That the log takes nothing any more is not told.
     pub fn push(&self, commit: &DeliveryCommit) -> Result<(), AppendError> {
-        let encode = || {
-            let mut bytes = self.shared.buffers.take();
-            bytes.delivery(commit).and_then(|()| bytes.finish()).map(|()| bytes)
-        };
+        let encode = || self.shared.buffers.encode(|encoded| encoded.delivery(commit));
         let bytes = encode()?;
         let again = if planted!(CommitsTwice) { Some(encode()?) } else { None };
         let mut held = self.held();

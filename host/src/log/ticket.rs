@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use tokio::sync::oneshot;
 
 use super::assign::{Each, Item};
-use super::codec::Encoded;
+use super::codec::{EncodeError, Encoded};
 use super::error::{AppendError, LogFailure};
 use super::segment::Durable;
 use crate::event::{CommitNumber, KeySequence, Position};
@@ -103,6 +103,19 @@ thread_local! {
 }
 
 impl Buffers {
+    /// A commit, of what `fill` puts into a buffer.
+    ///
+    /// # Errors
+    /// It cannot be encoded.
+    pub(super) fn encode(
+        &self,
+        fill: impl FnOnce(&mut Encoded) -> Result<(), EncodeError>,
+    ) -> Result<Encoded, EncodeError> {
+        let mut commit = self.take();
+        fill(&mut commit).and_then(|()| commit.finish())?;
+        Ok(commit)
+    }
+
     pub(super) fn take(&self) -> Encoded {
         TAKEN.with_borrow_mut(|taken| {
             if taken.is_empty() {
