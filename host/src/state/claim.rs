@@ -96,8 +96,11 @@ impl Layers {
     /// Bytes that the key counts for, pending writes included.
     fn counted_all(&self, now_ms: u64) -> usize {
         let durable = self.durable.iter().map(|(name, _)| &**name);
-        let pending = self.pending.iter().flat_map(|(_, writes, _)| writes.iter());
-        let new = pending.map(|write| &*write.name).filter(|name| self.durable(name).is_none());
+        let new = self
+            .pending
+            .writes()
+            .map(|write| &*write.name)
+            .filter(|name| self.durable(name).is_none());
         let mut new: Vec<&str> = new.collect();
         new.sort_unstable();
         new.dedup();

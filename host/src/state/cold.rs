@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use serde_bytes::Bytes as SerdeBytes;
+use smallvec::SmallVec;
 
 use super::across::Wanted;
 use super::values::{Owner, Value};
@@ -45,8 +46,9 @@ pub enum ColdError {
     Damaged,
 }
 
-/// Values of one key, ascending by name.
-pub type KeyValues = Vec<(Arc<str>, Value)>;
+/// Values of one key, ascending by name. Most keys have one, which stands where they do: a block of its own
+/// would be as far away again.
+pub type KeyValues = SmallVec<[(Arc<str>, Value); 1]>;
 
 /// The tree of one bus.
 #[derive(Debug)]

@@ -18,6 +18,7 @@ pub mod keys;
 pub mod ledger;
 pub mod letters;
 mod lost;
+mod pending;
 pub mod rewind;
 pub mod slots;
 pub mod timers;

@@ -9,7 +9,6 @@
 //! sweep move out when memory is over its bound (`evict.rs`), and move in when they are asked for.
 //! During a walk over all keys those asked for are in both, and memory counts.
 
-use std::collections::VecDeque;
 use std::hash::{Hash, Hasher};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,6 +20,7 @@ use super::account::{Accounts, Measure, Usage};
 use super::cold::{Cold, ColdError, KeyValues};
 use super::evict::Budget;
 use super::gate::Shards;
+use super::pending::PendingWrites;
 use super::timers::Timers;
 use crate::effects::StateWrite;
 use crate::event::{Generation, InstanceId, Key, KeyHash, Position};
@@ -89,8 +89,7 @@ impl Value {
 pub(super) struct Layers {
     /// Ascending by name.
     pub(super) durable: KeyValues,
-    /// Oldest first; each with the position of the delivery that wrote it, and what that claimed.
-    pub(super) pending: VecDeque<(Position, Vec<StateWrite>, Usage)>,
+    pub(super) pending: PendingWrites,
     /// Whether it was used since the last sweep.
     pub(super) touched: bool,
     /// Whether the cold store has the durable layer too: it was asked for during a walk.
@@ -121,10 +120,11 @@ pub(super) struct Shard {
 }
 
 pub(super) const SHARDS: usize = 64;
-/// What a key costs in memory beside its values, about: measured, with the room its list keeps.
-pub(super) const KEY_OVERHEAD_BYTES: usize = 400;
-/// What a value costs beside its name and bytes, about: measured, once it was read.
-const VALUE_OVERHEAD_BYTES: usize = 144;
+/// What a key costs in memory beside its values, about: measured.
+pub(super) const KEY_OVERHEAD_BYTES: usize = 260;
+/// What a value costs beside its name and bytes, about: measured, once it was read, of keys with one to
+/// three values.
+const VALUE_OVERHEAD_BYTES: usize = 165;
 
 impl Default for Values {
     fn default() -> Self {
@@ -279,7 +279,7 @@ impl Values {
     ) -> Result<(), ColdError> {
         let mut shard = self.shards.of(owner)?;
         let known = self.warm(&mut shard, owner)?;
-        let Some(entry) = known.or_else(|| self.insert(&mut shard, owner, Vec::new())) else {
+        let Some(entry) = known.or_else(|| self.insert(&mut shard, owner, KeyValues::new())) else {
             return Ok(());
         };
         let mut layers = lock(&entry);
@@ -327,7 +327,7 @@ impl Values {
             (None, Some(cold)) => {
                 cold.get(owner.instance, owner.generation, owner.key.as_str())?.unwrap_or_default()
             }
-            (None, None) => Vec::new(),
+            (None, None) => KeyValues::new(),
         };
         values.retain(|(_, value)| value.lives_at(now_ms));
         Ok(values)
@@ -398,9 +398,8 @@ impl Layers {
 
     /// Takes the pending writes of a delivery away, with what they claimed.
     fn settle(&mut self, position: Position) -> (Vec<StateWrite>, Usage) {
-        let own = self.pending.front().is_some_and(|(writer, ..)| *writer == position);
-        let settled = if own { self.pending.pop_front() } else { None };
-        settled.map(|(_, writes, claimed)| (writes, claimed)).unwrap_or_default()
+        let settled = self.pending.settle(position);
+        settled.map(|settled| (settled.writes, settled.claimed)).unwrap_or_default()
     }
 
     fn write(&mut self, write: StateWrite) {
@@ -424,10 +423,7 @@ impl Layers {
 
     /// The newest pending write of a name, if any.
     pub(super) fn pending(&self, name: &str) -> Option<&StateWrite> {
-        self.pending
-            .iter()
-            .rev()
-            .find_map(|(_, writes, _)| writes.iter().rev().find(|write| &*write.name == name))
+        self.pending.writes().rfind(|write| &*write.name == name)
     }
 }
 

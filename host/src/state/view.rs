@@ -3,8 +3,9 @@
 use std::sync::{Arc, Mutex};
 
 use super::claim::Claim;
-use super::cold::ColdError;
+use super::cold::{ColdError, KeyValues};
 use super::page;
+use super::pending::Pending;
 use super::values::{Layers, Owner, Values, lock};
 use crate::effects::StateWrite;
 use crate::event::Position;
@@ -71,7 +72,7 @@ impl KeyView {
             .filter(|(_, value)| value.lives_at(self.now_ms))
             .map(|(name, _)| &**name)
             .collect();
-        for write in layers.pending.iter().flat_map(|(_, writes, _)| writes.iter()) {
+        for write in layers.pending.writes() {
             if write.value.is_some() && write.expires_ms.is_none_or(|end| self.now_ms < end) {
                 names.insert(&write.name);
             } else {
@@ -91,10 +92,10 @@ impl KeyView {
         let owner = self.owner.as_ref();
         let mut shard = self.values.shards.of_unfilled(owner);
         let known = shard.entries.get(&owner).map(Arc::clone);
-        let entry = known.or_else(|| self.values.insert(&mut shard, owner, Vec::new()));
+        let entry = known.or_else(|| self.values.insert(&mut shard, owner, KeyValues::new()));
         if let Some(entry) = entry {
             let claimed = self.claim.as_ref().map(|claim| claim.take()).unwrap_or_default();
-            lock(&entry).pending.push_back((position, writes, claimed));
+            lock(&entry).pending.push(Pending { position, writes, claimed });
         }
     }
 }

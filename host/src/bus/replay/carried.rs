@@ -13,7 +13,7 @@ use crate::bus::past::{Moment, PastError};
 use crate::effects::StateWrite;
 use crate::event::{CommitNumber, Position};
 use crate::limits::REPLAY_STATE_BYTES_MAX;
-use crate::state::cold::{Cold, ColdError};
+use crate::state::cold::{Cold, ColdError, KeyValues};
 use crate::state::{Evictor, Owner, Value, Values, page};
 use crate::wasm::StateView;
 
@@ -45,7 +45,7 @@ pub(super) struct Carried {
 }
 
 /// What one delivery saw.
-pub(in crate::bus) struct Seen(Vec<(Arc<str>, Value)>);
+pub(in crate::bus) struct Seen(KeyValues);
 
 impl Carried {
     /// Nothing yet. `folder` is made, and removed at the end.
@@ -101,12 +101,12 @@ impl Drop for Carried {
 }
 
 impl Seen {
-    pub(in crate::bus) const fn nothing() -> Self {
-        Self(Vec::new())
+    pub(in crate::bus) fn nothing() -> Self {
+        Self(KeyValues::new())
     }
 
     /// These values, ascending by name.
-    pub(in crate::bus) const fn of(values: Vec<(Arc<str>, Value)>) -> Self {
+    pub(in crate::bus) const fn of(values: KeyValues) -> Self {
         Self(values)
     }
 }
