@@ -6,7 +6,8 @@
 use std::collections::BTreeSet;
 
 use super::cold::ColdError;
-use super::values::{Layers, Values, lock};
+use super::entry::{ByOwner, Layers};
+use super::values::{Values, lock};
 use crate::event::{Generation, InstanceId, Key};
 
 /// Which keys are asked for.
@@ -54,7 +55,8 @@ impl Values {
     fn hot_keys(&self, wanted: &Wanted<'_>, found: &mut BTreeSet<Key>) -> Result<(), ColdError> {
         for shard in self.shards.all()? {
             let shard = lock(shard);
-            for (owner, layers) in &shard.entries {
+            for ByOwner(entry) in &shard.entries {
+                let owner = entry.owner();
                 let same =
                     owner.instance == wanted.instance && owner.generation == wanted.generation;
                 let small = found.len() < wanted.limit
@@ -62,7 +64,7 @@ impl Values {
                 if same
                     && small
                     && wanted.fits(owner.key.as_str())
-                    && lock(layers).lives_at(wanted.now_ms)
+                    && entry.lock().lives_at(wanted.now_ms)
                 {
                     add(found, owner.key.clone(), wanted.limit);
                 }

@@ -6,7 +6,8 @@
 use std::sync::{Arc, Mutex};
 
 use super::account::{StateQuota, Usage, counted};
-use super::values::{Layers, Owner, lock};
+use super::entry::{Entry, Layers};
+use super::values::{Owner, lock};
 use super::view::{Handle, KeyView};
 
 /// See the module.
@@ -37,17 +38,17 @@ impl Claim {
     /// of what stands there. The error is the key of the manifest.
     pub(super) fn grow(
         &self,
-        layers: Option<&Mutex<Layers>>,
+        layers: Option<&Entry>,
         name: &str,
         own: Option<usize>,
         new: usize,
     ) -> Result<(), &'static str> {
         let mut claimed = lock(&self.claimed);
-        let stands = |layers: &Mutex<Layers>| lock(layers).counted(name, self.now_ms);
+        let stands = |entry: &Entry| entry.lock().counted(name, self.now_ms);
         let old = own.unwrap_or_else(|| layers.map_or(0, stands));
-        let base_bytes = *claimed.base_bytes.get_or_insert_with(|| {
-            layers.map_or(0, |layers| lock(layers).counted_all(self.now_ms))
-        });
+        let base_bytes = *claimed
+            .base_bytes
+            .get_or_insert_with(|| layers.map_or(0, |entry| entry.lock().counted_all(self.now_ms)));
         let added = claimed.added + signed(new) - signed(old);
         let key_bytes = (signed(base_bytes) + added).max(0).unsigned_abs() as u64;
         if new > old && self.quota.key_bytes > 0 && key_bytes > self.quota.key_bytes {

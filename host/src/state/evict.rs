@@ -13,6 +13,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use super::cold::{Cold, ColdError};
+use super::entry::ByOwner;
 use super::values::{KEY_OVERHEAD_BYTES, Owner, SHARDS, Shard, Values, lock};
 
 #[cfg(test)]
@@ -172,9 +173,9 @@ impl Values {
         let still_idle: Vec<_> = keys
             .iter()
             .filter_map(|owner| {
-                let entry = shard.entries.get(owner)?;
+                let ByOwner(entry) = shard.entries.get(&owner.as_ref())?;
                 let in_hand = Arc::strong_count(entry) > 1;
-                let layers = lock(entry);
+                let layers = entry.lock();
                 let idle = !in_hand && !layers.touched && layers.is_movable();
                 idle.then(|| (owner.clone(), layers.durable.clone()))
             })
@@ -184,8 +185,8 @@ impl Values {
         }
         cold.put(&still_idle)?;
         for (owner, _) in &still_idle {
-            if let Some(entry) = shard.entries.remove(owner) {
-                self.shrink_by_entry(&lock(&entry));
+            if let Some(ByOwner(entry)) = shard.entries.take(&owner.as_ref()) {
+                self.shrink_by_entry(&entry.lock());
             }
         }
         Ok(still_idle.len())
@@ -195,15 +196,15 @@ impl Values {
 /// Some keys that were not touched since this was last asked; takes all marks away.
 fn idle(shard: &mut Shard) -> Vec<Owner> {
     let mut idle = Vec::new();
-    for (owner, entry) in &shard.entries {
+    for ByOwner(entry) in &shard.entries {
         // More than one reference: a delivery has it in hand.
         if Arc::strong_count(entry) > 1 {
             continue;
         }
-        let mut layers = lock(entry);
+        let mut layers = entry.lock();
         let touched = std::mem::take(&mut layers.touched);
         if !touched && layers.is_movable() && idle.len() < IDLE_MAX {
-            idle.push(owner.clone());
+            idle.push(entry.owner().clone());
         }
     }
     idle

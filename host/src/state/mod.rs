@@ -11,6 +11,7 @@ pub mod checkpoint;
 mod claim;
 pub mod cold;
 pub mod commands;
+mod entry;
 pub mod evict;
 mod gate;
 pub mod instance;

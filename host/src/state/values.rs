@@ -14,13 +14,13 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use hashbrown::{Equivalent, HashMap};
+use hashbrown::{Equivalent, HashSet};
 
 use super::account::{Accounts, Measure, Usage};
 use super::cold::{Cold, ColdError, KeyValues};
+use super::entry::{ByOwner, Entry, Layers, weight};
 use super::evict::Budget;
 use super::gate::Shards;
-use super::pending::PendingWrites;
 use super::timers::Timers;
 use crate::effects::StateWrite;
 use crate::event::{Generation, InstanceId, Key, KeyHash, Position};
@@ -47,12 +47,6 @@ pub(super) struct OwnerRef<'a> {
     pub(super) hash: KeyHash,
 }
 
-impl Hash for Owner {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.as_ref().hash(state);
-    }
-}
-
 impl Hash for OwnerRef<'_> {
     fn hash<H: Hasher>(&self, state: &mut H) {
         state.write_u64(u64::from(self.instance.0) << 32 | u64::from(self.generation.0));
@@ -60,8 +54,9 @@ impl Hash for OwnerRef<'_> {
     }
 }
 
-impl Equivalent<Owner> for OwnerRef<'_> {
-    fn equivalent(&self, owner: &Owner) -> bool {
+impl Equivalent<ByOwner> for OwnerRef<'_> {
+    fn equivalent(&self, ByOwner(entry): &ByOwner) -> bool {
+        let owner = entry.owner();
         self.instance == owner.instance
             && self.generation == owner.generation
             && self.hash == owner.key.hash128()
@@ -85,17 +80,6 @@ impl Value {
     }
 }
 
-#[derive(Debug, Default)]
-pub(super) struct Layers {
-    /// Ascending by name.
-    pub(super) durable: KeyValues,
-    pub(super) pending: PendingWrites,
-    /// Whether it was used since the last sweep.
-    pub(super) touched: bool,
-    /// Whether the cold store has the durable layer too: it was asked for during a walk.
-    pub(super) copied: bool,
-}
-
 /// All keyed state of one bus.
 #[derive(Debug)]
 pub struct Values {
@@ -116,15 +100,12 @@ pub struct Values {
 
 #[derive(Debug, Default)]
 pub(super) struct Shard {
-    pub(super) entries: HashMap<Owner, Arc<Mutex<Layers>>>,
+    pub(super) entries: HashSet<ByOwner>,
 }
 
 pub(super) const SHARDS: usize = 64;
 /// What a key costs in memory beside its values, about: measured.
-pub(super) const KEY_OVERHEAD_BYTES: usize = 260;
-/// What a value costs beside its name and bytes, about: measured, once it was read, of keys with one to
-/// three values.
-const VALUE_OVERHEAD_BYTES: usize = 165;
+pub(super) const KEY_OVERHEAD_BYTES: usize = 230;
 
 impl Default for Values {
     fn default() -> Self {
@@ -166,10 +147,10 @@ impl Values {
         &self,
         shard: &mut Shard,
         owner: OwnerRef<'_>,
-    ) -> Result<Option<Arc<Mutex<Layers>>>, ColdError> {
-        if let Some(layers) = shard.entries.get(&owner) {
-            lock(layers).touched = true;
-            return Ok(Some(Arc::clone(layers)));
+    ) -> Result<Option<Arc<Entry>>, ColdError> {
+        if let Some(ByOwner(entry)) = shard.entries.get(&owner) {
+            entry.lock().touched = true;
+            return Ok(Some(Arc::clone(entry)));
         }
         let Some(cold) = &self.cold else { return Ok(None) };
         // A walk sees all of memory before the cold store: a key that changed places meanwhile
@@ -183,7 +164,7 @@ impl Values {
         let Some(durable) = durable else { return Ok(None) };
         let entry = self.insert(shard, owner, durable);
         if let (true, Some(entry), Ok(key)) = (copied, &entry, Key::hashed(owner.key, owner.hash)) {
-            lock(entry).copied = true;
+            entry.lock().copied = true;
             let OwnerRef { instance, generation, .. } = owner;
             lock(&self.copied).push(Owner { instance, generation, key });
         }
@@ -192,8 +173,10 @@ impl Values {
 
     /// Makes a key that is in both places be in memory alone.
     pub(super) fn drop_copy(&self, owner: &Owner) -> Result<(), ColdError> {
-        let shard = self.shards.of(owner.as_ref())?;
-        shard.entries.get(owner).map_or(Ok(()), |entry| self.own(owner.as_ref(), &mut lock(entry)))
+        let owner = owner.as_ref();
+        let shard = self.shards.of(owner)?;
+        let found = shard.entries.get(&owner);
+        found.map_or(Ok(()), |ByOwner(entry)| self.own(owner, &mut entry.lock()))
     }
 
     fn own(&self, owner: OwnerRef<'_>, layers: &mut Layers) -> Result<(), ColdError> {
@@ -209,26 +192,21 @@ impl Values {
         shard: &mut Shard,
         owner: OwnerRef<'_>,
         durable: KeyValues,
-    ) -> Option<Arc<Mutex<Layers>>> {
+    ) -> Option<Arc<Entry>> {
         let key = Key::hashed(owner.key, owner.hash).ok()?;
         let OwnerRef { instance, generation, .. } = owner;
         Some(self.put_in(shard, Owner { instance, generation, key }, durable))
     }
 
     /// Puts a key into its shard.
-    pub(super) fn put_in(
-        &self,
-        shard: &mut Shard,
-        owner: Owner,
-        durable: KeyValues,
-    ) -> Arc<Mutex<Layers>> {
+    pub(super) fn put_in(&self, shard: &mut Shard, owner: Owner, durable: KeyValues) -> Arc<Entry> {
         let layers = Layers { durable, touched: true, ..Layers::default() };
         self.budget.grow(layers.weight() + KEY_OVERHEAD_BYTES);
-        let layers = Arc::new(Mutex::new(layers));
-        if let Some(old) = shard.entries.insert(owner, Arc::clone(&layers)) {
-            self.shrink_by_entry(&lock(&old));
+        let entry = Arc::new(Entry::new(owner, layers));
+        if let Some(ByOwner(old)) = shard.entries.replace(ByOwner(Arc::clone(&entry))) {
+            self.shrink_by_entry(&old.lock());
         }
-        layers
+        entry
     }
 
     /// Takes the writes of a commit: durable from now on. The pending layer of the same delivery
@@ -282,7 +260,7 @@ impl Values {
         let Some(entry) = known.or_else(|| self.insert(&mut shard, owner, KeyValues::new())) else {
             return Ok(());
         };
-        let mut layers = lock(&entry);
+        let mut layers = entry.lock();
         self.own(owner, &mut layers)?;
         let before = Measure::of(&layers.durable);
         let claimed = act(&mut layers);
@@ -293,10 +271,8 @@ impl Values {
             self.budget.shrink(weight(before) - weight(after));
         }
         if before != after || claimed != Usage::default() {
-            let known = shard.entries.get_key_value(&owner);
-            if let Some((Owner { instance, generation, key }, _)) = known {
-                self.accounts.change((*instance, *generation), key, (before, after), claimed);
-            }
+            let Owner { instance, generation, key } = entry.owner();
+            self.accounts.change((*instance, *generation), key, (before, after), claimed);
         }
         if layers.durable.is_empty() && layers.pending.is_empty() {
             shard.entries.remove(&owner);
@@ -322,8 +298,8 @@ impl Values {
     pub fn all(&self, owner: &Owner, now_ms: u64) -> Result<KeyValues, ColdError> {
         // The shard stays locked: else the key could move between the two looks.
         let shard = self.shards.of(owner.as_ref())?;
-        let mut values = match (shard.entries.get(owner), &self.cold) {
-            (Some(layers), _) => lock(layers).durable.clone(),
+        let mut values = match (shard.entries.get(&owner.as_ref()), &self.cold) {
+            (Some(ByOwner(entry)), _) => entry.lock().durable.clone(),
             (None, Some(cold)) => {
                 cold.get(owner.instance, owner.generation, owner.key.as_str())?.unwrap_or_default()
             }
@@ -356,10 +332,10 @@ impl Values {
 
     fn drop_where(&self, goes: impl Fn(&Owner) -> bool) -> Result<(), ColdError> {
         for shard in self.shards.all()? {
-            lock(shard).entries.retain(|owner, entry| {
-                let keep = !goes(owner);
+            lock(shard).entries.retain(|ByOwner(entry)| {
+                let keep = !goes(entry.owner());
                 if !keep {
-                    self.shrink_by_entry(&lock(entry));
+                    self.shrink_by_entry(&entry.lock());
                 }
                 keep
             });
@@ -379,57 +355,6 @@ impl Owner {
         let (instance, generation) = (*instance, *generation);
         OwnerRef { instance, generation, key: key.as_str(), hash: key.hash128() }
     }
-}
-
-impl Layers {
-    /// Whether all there is of it is what the cold store can take, and does not have.
-    pub(super) fn is_movable(&self) -> bool {
-        !self.copied && self.pending.is_empty()
-    }
-
-    fn weight(&self) -> usize {
-        weight(Measure::of(&self.durable))
-    }
-
-    pub(super) fn durable(&self, name: &str) -> Option<&Value> {
-        let found = self.durable.binary_search_by(|(n, _)| (**n).cmp(name)).ok()?;
-        self.durable.get(found).map(|(_, value)| value)
-    }
-
-    /// Takes the pending writes of a delivery away, with what they claimed.
-    fn settle(&mut self, position: Position) -> (Vec<StateWrite>, Usage) {
-        let settled = self.pending.settle(position);
-        settled.map(|settled| (settled.writes, settled.claimed)).unwrap_or_default()
-    }
-
-    fn write(&mut self, write: StateWrite) {
-        let found = self.durable.binary_search_by(|(n, _)| (**n).cmp(&write.name));
-        match (found, write.value) {
-            (Ok(at), Some(bytes)) => {
-                if let Some((_, value)) = self.durable.get_mut(at) {
-                    *value = Value { bytes, expires_ms: write.expires_ms };
-                }
-            }
-            (Ok(at), None) => {
-                self.durable.remove(at);
-            }
-            (Err(at), Some(bytes)) => {
-                let value = Value { bytes, expires_ms: write.expires_ms };
-                self.durable.insert(at, (write.name, value));
-            }
-            (Err(_), None) => {}
-        }
-    }
-
-    /// The newest pending write of a name, if any.
-    pub(super) fn pending(&self, name: &str) -> Option<&StateWrite> {
-        self.pending.writes().rfind(|write| &*write.name == name)
-    }
-}
-
-/// Bytes of memory that values take.
-const fn weight(measure: Measure) -> usize {
-    measure.bytes + measure.values * VALUE_OVERHEAD_BYTES
 }
 
 #[cfg(test)]

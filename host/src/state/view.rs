@@ -1,12 +1,13 @@
 //! The state of one key, as its deliveries see it and write it.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use super::claim::Claim;
 use super::cold::{ColdError, KeyValues};
+use super::entry::{ByOwner, Entry};
 use super::page;
 use super::pending::Pending;
-use super::values::{Layers, Owner, Values, lock};
+use super::values::{Owner, Values};
 use crate::effects::StateWrite;
 use crate::event::Position;
 
@@ -20,7 +21,7 @@ pub struct KeyView {
     pub(super) values: Handle,
     pub(super) owner: Owner,
     /// None: the key had no state when the view was made.
-    pub(super) layers: Option<Arc<Mutex<Layers>>>,
+    pub(super) layers: Option<Arc<Entry>>,
     pub(super) now_ms: u64,
     /// None: nothing is limited.
     pub(super) claim: Option<Arc<Claim>>,
@@ -50,7 +51,7 @@ impl KeyView {
     /// be counted, and be copied for the guest all the same.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<Vec<u8>> {
-        let layers = lock(self.layers.as_ref()?);
+        let layers = self.layers.as_ref()?.lock();
         if let Some(write) = layers.pending(name) {
             let lives = write.expires_ms.is_none_or(|end| self.now_ms < end);
             return write.value.as_ref().filter(|_| lives).map(|value| value.to_vec());
@@ -65,7 +66,7 @@ impl KeyView {
     #[must_use]
     pub fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Vec<String> {
         let Some(layers) = &self.layers else { return Vec::new() };
-        let layers = lock(layers);
+        let layers = layers.lock();
         let mut names: std::collections::BTreeSet<&str> = layers
             .durable
             .iter()
@@ -91,11 +92,11 @@ impl KeyView {
         // the one that the next delivery finds. Who has a view came by the gate.
         let owner = self.owner.as_ref();
         let mut shard = self.values.shards.of_unfilled(owner);
-        let known = shard.entries.get(&owner).map(Arc::clone);
+        let known = shard.entries.get(&owner).map(|ByOwner(entry)| Arc::clone(entry));
         let entry = known.or_else(|| self.values.insert(&mut shard, owner, KeyValues::new()));
         if let Some(entry) = entry {
             let claimed = self.claim.as_ref().map(|claim| claim.take()).unwrap_or_default();
-            lock(&entry).pending.push(Pending { position, writes, claimed });
+            entry.lock().pending.push(Pending { position, writes, claimed });
         }
     }
 }

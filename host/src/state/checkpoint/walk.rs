@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard};
 
 use super::super::cold::{ColdError, KeyValues};
+use super::super::entry::ByOwner;
 use super::super::values::{Owner, Values, lock};
 
 /// While it is there nothing moves out of the cold store, and nothing into it.
@@ -47,26 +48,24 @@ impl Values {
         let shards = self.shards.all()?;
         let _walk = Walk::begin(self);
         for shard in shards {
-            let entries: Vec<_> = lock(shard)
-                .entries
-                .iter()
-                .map(|(owner, entry)| (owner.clone(), Arc::clone(entry)))
-                .collect();
-            for (owner, entry) in entries {
-                let layers = lock(&entry);
+            let in_hand = |ByOwner(entry): &ByOwner| Arc::clone(entry);
+            let entries: Vec<_> = lock(shard).entries.iter().map(in_hand).collect();
+            for entry in entries {
+                let layers = entry.lock();
                 if layers.copied || layers.durable.is_empty() {
                     continue;
                 }
                 let durable = layers.durable.clone();
                 drop(layers);
-                visit(&owner, &durable)?;
+                visit(entry.owner(), &durable)?;
             }
         }
         let Some(cold) = &self.cold else { return Ok(()) };
         cold.each(|owner, values| {
             // In memory and no copy: visited above. A failed eviction can leave such.
             let shard = self.shards.of(owner.as_ref())?;
-            let visited = shard.entries.get(&owner).is_some_and(|entry| !lock(entry).copied);
+            let found = shard.entries.get(&owner.as_ref());
+            let visited = found.is_some_and(|ByOwner(entry)| !entry.lock().copied);
             drop(shard);
             if visited { Ok(()) } else { visit(&owner, &values) }
         })
@@ -116,8 +115,8 @@ impl Values {
         self.timers().clear();
         for shard in self.shards.all_unfilled() {
             let mut shard = lock(shard);
-            for (_, entry) in shard.entries.drain() {
-                self.shrink_by_entry(&lock(&entry));
+            for ByOwner(entry) in shard.entries.drain() {
+                self.shrink_by_entry(&entry.lock());
             }
         }
         self.accounts.clear();

@@ -91,7 +91,8 @@ fn a_key_taken_up_since_it_was_looked_out_stays() {
         values.move_out(cold, &mut values.shards.of(k.as_ref()).unwrap(), &[owner("k")]).unwrap()
     };
     let untouch = || {
-        lock(&values.shards.of(owner("k").as_ref()).unwrap().entries[&owner("k")]).touched = false
+        let shard = values.shards.of(owner("k").as_ref()).unwrap();
+        shard.entries.get(&owner("k").as_ref()).unwrap().0.lock().touched = false;
     };
     apply(&values, "k", b"1");
     assert_eq!(move_out(), 0, "touched");
