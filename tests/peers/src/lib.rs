@@ -20,18 +20,25 @@ pub mod with_extism;
 use std::path::PathBuf;
 
 /// What is measured, and how often.
+#[derive(Debug, clap::Args)]
 pub struct Plan {
     /// The `tidegate` program.
+    #[arg(long, default_value = "tidegate")]
     pub tidegate: PathBuf,
     /// Events of one run.
+    #[arg(long, default_value_t = 100_000)]
     pub events: u64,
     /// Events that are under way at once.
+    #[arg(long, default_value_t = 256)]
     pub in_flight: u64,
     /// Events a second where latency is measured.
+    #[arg(long, default_value_t = 2000)]
     pub rate: u64,
     /// Rounds.
+    #[arg(long, default_value_t = 3)]
     pub rounds: usize,
     /// Keys that events are spread over.
+    #[arg(long, default_value_t = 10_000)]
     pub keys: u64,
 }
 

@@ -8,6 +8,7 @@ pub mod reload;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use clap::builder::RangedU64ValueParser;
 
 use crate::host::Host;
 use crate::page;
@@ -18,21 +19,34 @@ use crate::series::Series;
 pub const GUEST: &str = include_str!("../../../../host/src/bench/guest.wat");
 
 /// How much of everything.
+#[derive(Debug, clap::Args)]
 pub struct Plan {
     /// The `tidegate` program.
+    #[arg(long, default_value = "tidegate")]
     pub tidegate: PathBuf,
     /// Events of one repetition.
+    #[arg(long, default_value_t = 200_000)]
     pub events: u64,
     /// How often each size is measured; medians are shown.
+    #[arg(long, default_value_t = 3, value_parser = RangedU64ValueParser::<usize>::new().range(1..))]
     pub repetitions: usize,
     /// Events in the log at last.
+    #[arg(long, default_value_t = 20_000_000)]
     pub log_max: u64,
     /// Seconds that latency is watched for, at each of its points.
+    #[arg(long = "watch", value_name = "SECONDS", default_value_t = 5)]
     pub watch_s: u64,
-    /// Modules to be dropped in, and what the table calls them.
+    /// A module to be dropped in, and what the table calls it; made ones where there is none.
+    #[arg(long = "module", value_name = "NAME=FILE", value_parser = named_file)]
     pub modules: Vec<(String, PathBuf)>,
     /// Folder with `SPEED.md` and `speed/`, where the tables and plots go.
+    #[arg(long, value_name = "DIR")]
     pub docs: Option<PathBuf>,
+}
+
+fn named_file(text: &str) -> Result<(String, PathBuf), String> {
+    let (name, file) = text.split_once('=').ok_or("there is no `=`")?;
+    Ok((name.to_owned(), PathBuf::from(file)))
 }
 
 /// Something that grows.
