@@ -13,6 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::Output;
 use crate::api::tls::Identity;
 use crate::config::{Config, Flags, environment};
+use crate::log::disk::OsDisk;
 use crate::serve::Serving;
 
 /// Runs the host
@@ -58,7 +59,14 @@ pub fn run(args: &RunArgs, output: Output) -> anyhow::Result<ExitCode> {
     }
     runtime()?.block_on(async {
         let stop = stop_signal()?;
+        let data = config.data.clone();
         let serving = Serving::start(config).await?;
+        let is_durable = serving.buses().iter().any(|bus| bus.log().is_some());
+        // Where the system does not say, it is a disk as far as anybody knows.
+        if is_durable && OsDisk.is_in_memory(&data).unwrap_or(false) {
+            let data = data.display();
+            tracing::warn!(%data, "the data folder is in memory: nothing in it outlives this machine");
+        }
         if let Some(identity) = &serving.tls {
             tokio::spawn(
                 reload_on_hangup(Arc::clone(identity)).context("cannot listen for SIGHUP")?,

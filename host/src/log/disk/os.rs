@@ -19,6 +19,27 @@ const PID_BYTES_MAX: u64 = 20;
 #[derive(Debug, Clone, Copy, Default)]
 pub struct OsDisk;
 
+/// File systems that keep everything in memory, by the numbers that Linux has for them
+/// (`linux/magic.h`): tmpfs and ramfs.
+const IN_MEMORY: [u32; 2] = [0x0102_1994, 0x8584_58f6];
+
+impl OsDisk {
+    /// Whether a folder is on a file system in memory: there a sync succeeds and proves nothing.
+    ///
+    /// # Errors
+    /// The system does not say.
+    pub fn is_in_memory(self, dir: &Path) -> io::Result<bool> {
+        // Some platforms have these numbers signed, others longer: the low half tells.
+        #[allow(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "the low half of the number is what is compared"
+        )]
+        let kind = rustix::fs::statfs(dir)?.f_type as u32;
+        Ok(IN_MEMORY.contains(&kind))
+    }
+}
+
 impl DiskFile for File {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         FileExt::read_at(self, buffer, offset)
@@ -167,5 +188,30 @@ impl Disk for OsDisk {
             .and_then(|()| file.rewind())
             .and_then(|()| file.write_all(pid.as_bytes()));
         Ok(LockGuard(Box::new(file)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+
+    #[test]
+    fn file_systems_in_memory_are_told_from_disks() {
+        // What is mounted last at a place is what is there.
+        let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+        let fields = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+        let kinds: HashMap<_, _> =
+            fields.map(|fields| (fields[1].to_owned(), fields[2].to_owned())).collect();
+        for (place, kind) in kinds {
+            let Ok(is_in_memory) = OsDisk.is_in_memory(Path::new(&place)) else { continue };
+            match &*kind {
+                "tmpfs" | "devtmpfs" | "ramfs" => assert!(is_in_memory, "{place} is a {kind}"),
+                "rootfs" => {}
+                _ => assert!(!is_in_memory, "{place} is a {kind}"),
+            }
+        }
+        assert!(OsDisk.is_in_memory(Path::new("/nowhere/at/all")).is_err());
     }
 }
