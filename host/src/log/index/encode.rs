@@ -164,7 +164,7 @@ pub(super) fn encode(
         Header { span: SegmentSpan { seal, ..builder.span() }, sections: content.sections };
     let mut bytes = content.bytes;
     bytes.splice(..HEADER_BYTES, header.write());
-    Ok(salt(&base.log_id, base.segment).seal(&bytes))
+    Ok(salt(&base.log_id, base.segment).seal(bytes))
 }
 
 /// Types in the order of names, and for each type of the builder its number in that order.

@@ -29,19 +29,21 @@ impl PageSalt {
         crc32c::crc32c_append(crc32c::crc32c_append(self.0, &page.to_le_bytes()), content)
     }
 
-    /// Lays out content as pages; the last one is filled up with zeroes.
-    pub(super) fn seal(self, content: &[u8]) -> Vec<u8> {
+    /// Lays out content as pages, where it stands; the last one is filled up with zeroes.
+    pub(super) fn seal(self, mut content: Vec<u8>) -> Vec<u8> {
         let pages = content.len().div_ceil(CONTENT_BYTES).max(1);
-        let mut file = Vec::with_capacity(pages * PAGE_BYTES);
-        let mut chunks = content.chunks(CONTENT_BYTES);
-        for page in 0..pages as u64 {
-            let start = file.len();
-            file.extend_from_slice(chunks.next().unwrap_or_default());
-            file.resize(start + CONTENT_BYTES, 0);
-            let crc = self.crc(page, file.get(start..).unwrap_or_default());
-            file.extend_from_slice(&crc.to_le_bytes());
+        content.resize(pages * PAGE_BYTES, 0);
+        // The last one first: each moves to where those behind it have gone away.
+        for page in (0..pages).rev() {
+            let start = page * PAGE_BYTES;
+            let from = page * CONTENT_BYTES;
+            content.copy_within(from..from + CONTENT_BYTES, start);
+            let Some(bytes) = content.get_mut(start..start + PAGE_BYTES) else { continue };
+            if let Some((content, place)) = bytes.split_last_chunk_mut::<4>() {
+                *place = self.crc(page as u64, content).to_le_bytes();
+            }
         }
-        file
+        content
     }
 
     /// The content of one page, if it is what was written.
@@ -128,4 +130,26 @@ impl<'a> PageReader<'a> {
 #[allow(clippy::cast_possible_truncation, reason = "below the page's size")]
 fn offset_in_page(at: u64) -> usize {
     (at % CONTENT_BYTES as u64) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_page_holds_its_part_of_the_content() {
+        let salt = PageSalt::new(b"a test", &[7; 16], 1);
+        for len in [0, 1, CONTENT_BYTES - 1, CONTENT_BYTES, CONTENT_BYTES + 1, 5 * PAGE_BYTES] {
+            let content: Vec<u8> = (0..=250).cycle().take(len).collect();
+            let file = salt.seal(content.clone());
+            assert_eq!(file.len(), len.div_ceil(CONTENT_BYTES).max(1) * PAGE_BYTES);
+            let pages = file.chunks(PAGE_BYTES).zip(0..);
+            let mut found: Vec<u8> = pages
+                .flat_map(|(page, number)| salt.open(number, page).unwrap())
+                .copied()
+                .collect();
+            assert!(found.split_off(len).iter().all(|byte| *byte == 0), "{len} bytes");
+            assert!(found == content, "{len} bytes");
+        }
+    }
 }

@@ -60,22 +60,26 @@ fn salt(mark: &HeadsMark) -> PageSalt {
 }
 
 fn encode(mark: &HeadsMark, heads: &Heads) -> Vec<u8> {
-    let mut rows = Vec::with_capacity(heads.len() * <(KeyHash, Head)>::BYTES);
-    let mut count = 0_u64;
-    heads.for_each(|key, head| {
-        (key, head).write(&mut rows);
-        count += 1;
-    });
-    let mut content = Vec::with_capacity(HEADER_BYTES + rows.len());
+    // With room for what the checksums of the pages take.
+    let rows_bytes = heads.len() * <(KeyHash, Head)>::BYTES;
+    let mut content = Vec::with_capacity(HEADER_BYTES + rows_bytes + rows_bytes / 512);
     content.extend_from_slice(&MAGIC);
     content.extend_from_slice(&VERSION.to_le_bytes());
     content.extend_from_slice(&[0; 6]);
     content.extend_from_slice(&mark.log_id);
     content.extend_from_slice(&mark.commit.0.to_le_bytes());
     content.extend_from_slice(&mark.chain);
-    content.extend_from_slice(&count.to_le_bytes());
-    content.extend_from_slice(&rows);
-    salt(mark).seal(&content)
+    let count_at = content.len();
+    content.extend_from_slice(&[0; 8]);
+    let mut count = 0_u64;
+    heads.for_each(|key, head| {
+        (key, head).write(&mut content);
+        count += 1;
+    });
+    if let Some(place) = content.get_mut(count_at..HEADER_BYTES) {
+        place.copy_from_slice(&count.to_le_bytes());
+    }
+    salt(mark).seal(content)
 }
 
 impl HeadsFile {
