@@ -38,17 +38,17 @@ impl Claim {
     /// of what stands there. The error is the key of the manifest.
     pub(super) fn grow(
         &self,
-        layers: Option<&Entry>,
+        entry: Option<&Entry>,
         name: &str,
         own: Option<usize>,
         new: usize,
     ) -> Result<(), &'static str> {
         let mut claimed = lock(&self.claimed);
         let stands = |entry: &Entry| entry.lock().counted(name, self.now_ms);
-        let old = own.unwrap_or_else(|| layers.map_or(0, stands));
+        let old = own.unwrap_or_else(|| entry.map_or(0, stands));
         let base_bytes = *claimed
             .base_bytes
-            .get_or_insert_with(|| layers.map_or(0, |entry| entry.lock().counted_all(self.now_ms)));
+            .get_or_insert_with(|| entry.map_or(0, |entry| entry.lock().counted_all(self.now_ms)));
         let added = claimed.added + signed(new) - signed(old);
         let key_bytes = (signed(base_bytes) + added).max(0).unsigned_abs() as u64;
         if new > old && self.quota.key_bytes > 0 && key_bytes > self.quota.key_bytes {
@@ -126,7 +126,7 @@ impl KeyView {
     /// The key of the manifest whose limit leaves no room.
     pub fn grow(&self, name: &str, own: Option<usize>, new: usize) -> Result<(), &'static str> {
         let claim = self.claim.as_ref();
-        claim.map_or(Ok(()), |claim| claim.grow(self.layers.as_deref(), name, own, new))
+        claim.map_or(Ok(()), |claim| claim.grow(self.entry.as_deref(), name, own, new))
     }
 
     /// Timers pending in this generation of the plugin besides the one of this name under the key,

@@ -21,7 +21,7 @@ pub struct KeyView {
     pub(super) values: Handle,
     pub(super) owner: Owner,
     /// None: the key had no state when the view was made.
-    pub(super) layers: Option<Arc<Entry>>,
+    pub(super) entry: Option<Arc<Entry>>,
     pub(super) now_ms: u64,
     /// None: nothing is limited.
     pub(super) claim: Option<Arc<Claim>>,
@@ -41,8 +41,8 @@ impl Values {
     /// # Errors
     /// The cold store cannot be read.
     pub fn view_with(this: &Handle, owner: Owner, now_ms: u64) -> Result<KeyView, ColdError> {
-        let layers = this.warm(&mut *this.shards.of(owner.as_ref())?, owner.as_ref())?;
-        Ok(KeyView { values: Arc::clone(this), owner, layers, now_ms, claim: None })
+        let entry = this.warm(&mut *this.shards.of(owner.as_ref())?, owner.as_ref())?;
+        Ok(KeyView { values: Arc::clone(this), owner, entry, now_ms, claim: None })
     }
 }
 
@@ -51,7 +51,7 @@ impl KeyView {
     /// be counted, and be copied for the guest all the same.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<Vec<u8>> {
-        let layers = self.layers.as_ref()?.lock();
+        let layers = self.entry.as_ref()?.lock();
         if let Some(write) = layers.pending(name) {
             let lives = write.expires_ms.is_none_or(|end| self.now_ms < end);
             return write.value.as_ref().filter(|_| lives).map(|value| value.to_vec());
@@ -65,8 +65,8 @@ impl KeyView {
     /// Names with `prefix`, ascending, after `after`, at most `limit`; pending writes included.
     #[must_use]
     pub fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Vec<String> {
-        let Some(layers) = &self.layers else { return Vec::new() };
-        let layers = layers.lock();
+        let Some(entry) = &self.entry else { return Vec::new() };
+        let layers = entry.lock();
         let mut names: std::collections::BTreeSet<&str> = layers
             .durable
             .iter()
@@ -88,7 +88,7 @@ impl KeyView {
         if writes.is_empty() {
             return;
         }
-        // Through the shard, not through `layers`: an entry that became empty since is no longer
+        // Through the shard, not through `entry`: an entry that became empty since is no longer
         // the one that the next delivery finds. Who has a view came by the gate.
         let owner = self.owner.as_ref();
         let mut shard = self.values.shards.of_unfilled(owner);
