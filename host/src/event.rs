@@ -3,97 +3,23 @@
 //! Nothing here does I/O. Validation that every entrance shares (HTTP, CLI, guests) lives here, so
 //! that an event means the same wherever it came from.
 
-use std::fmt;
+mod digest;
+mod key;
+mod number;
+
 use std::sync::Arc;
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
 
 use crate::limits;
+
+pub use digest::Digest;
+pub use key::{Key, KeyHash};
+pub use number::{CommitNumber, Generation, InstanceId, KeySequence, Position};
 
 /// `type` of what stands at the position of an event that was damaged beyond reading when its log was
 /// repaired: private, for no plugin.
 pub const LOST_EVENT: &str = "tidegate.lost";
-
-/// Number of an event in its bus: increasing from 1. Dense in the file log, but never to be used in
-/// arithmetic by clients.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
-)]
-#[serde(transparent)]
-pub struct Position(pub u64);
-
-/// Number of a commit in its log: dense from 1. Durable, applied and checkpoint marks are these.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
-)]
-#[serde(transparent)]
-pub struct CommitNumber(pub u64);
-
-/// Number of an event within its key: dense from 1. Zero: the event is unkeyed or private.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
-)]
-#[serde(transparent)]
-pub struct KeySequence(pub u64);
-
-/// Identity of a plugin in one log: allocated once by a `register` record, never reused.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
-)]
-#[serde(transparent)]
-pub struct InstanceId(pub u32);
-
-/// How often a plugin's state was rebuilt from scratch: 0 at first, one more for each rewind.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
-)]
-#[serde(transparent)]
-pub struct Generation(pub u32);
-
-impl fmt::Display for Position {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-impl fmt::Display for CommitNumber {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-impl fmt::Display for Generation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-impl fmt::Display for KeySequence {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-impl fmt::Display for InstanceId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-/// What orders events: 1 to 1024 bytes of UTF-8 without control characters. Cheap to clone.
-#[derive(Clone, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Key {
-    text: Arc<str>,
-    /// Of the text: looked up by several times for each event, so that it is made once.
-    hash: KeyHash,
-}
-
-/// First 16 bytes of the BLAKE3 of a key: what the log and the memory tables look keys up by.
-/// Collisions are as hard to make as for the hash itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct KeyHash(pub u128);
 
 /// Why a text is not what an attribute of an event allows.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -124,65 +50,6 @@ pub enum InvalidEvent {
     },
 }
 
-impl Key {
-    /// Checks and takes a key.
-    ///
-    /// # Errors
-    /// [`InvalidEvent::Key`] where it is empty, over 1 KiB or has control characters.
-    pub fn new(text: &str) -> Result<Self, InvalidEvent> {
-        Self::hashed(text, KeyHash::of(text))
-    }
-
-    /// As [`Key::new`], where the hash of the text is known: it stands in the log beside it.
-    ///
-    /// # Errors
-    /// As [`Key::new`].
-    pub fn hashed(text: &str, hash: KeyHash) -> Result<Self, InvalidEvent> {
-        Self::check(text)?;
-        Ok(Self { text: text.into(), hash })
-    }
-
-    /// Whether a text can be a key.
-    ///
-    /// # Errors
-    /// As [`Key::new`].
-    pub fn check(text: &str) -> Result<(), InvalidEvent> {
-        let why = if text.is_empty() {
-            "none".to_owned()
-        } else if text.len() > limits::KEY_BYTES_MAX {
-            format!("{} bytes", text.len())
-        } else if has_control(text) {
-            "a control character".to_owned()
-        } else {
-            return Ok(());
-        };
-        Err(InvalidEvent::Key { why })
-    }
-
-    /// The key as text.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.text
-    }
-
-    /// The hash that the log and its tables use.
-    #[must_use]
-    pub const fn hash128(&self) -> KeyHash {
-        self.hash
-    }
-}
-
-impl KeyHash {
-    /// Hash of a key's text.
-    #[must_use]
-    pub fn of(key: &str) -> Self {
-        let hash = blake3::hash(key.as_bytes());
-        let mut low = [0_u8; 16];
-        low.copy_from_slice(hash.as_bytes().split_at(16).0);
-        Self(u128::from_le_bytes(low))
-    }
-}
-
 /// Whether a text has control characters.
 #[must_use]
 pub fn has_control(text: &str) -> bool {
@@ -191,129 +58,6 @@ pub fn has_control(text: &str) -> bool {
     let suspect = |byte: u8| byte < 0x20 || byte == 0x7f || byte == 0xc2;
     text.bytes().fold(false, |found, byte| found | suspect(byte))
         && text.chars().any(char::is_control)
-}
-
-impl fmt::Debug for Key {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Key").field(&self.text).finish()
-    }
-}
-
-impl fmt::Display for Key {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
-    }
-}
-
-impl PartialEq for Key {
-    fn eq(&self, other: &Self) -> bool {
-        self.hash == other.hash && self.text == other.text
-    }
-}
-
-impl Eq for Key {}
-
-impl PartialOrd for Key {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Key {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        self.text.cmp(&other.text)
-    }
-}
-
-/// As its text, which it can be borrowed as.
-impl std::hash::Hash for Key {
-    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
-        self.text.hash(state);
-    }
-}
-
-impl AsRef<str> for Key {
-    fn as_ref(&self) -> &str {
-        &self.text
-    }
-}
-
-impl std::borrow::Borrow<str> for Key {
-    fn borrow(&self) -> &str {
-        &self.text
-    }
-}
-
-impl TryFrom<String> for Key {
-    type Error = InvalidEvent;
-    fn try_from(text: String) -> Result<Self, InvalidEvent> {
-        Self::new(&text)
-    }
-}
-
-impl From<Key> for String {
-    fn from(key: Key) -> Self {
-        key.text.as_ref().to_owned()
-    }
-}
-
-/// BLAKE3 of some bytes; of a module, it is the module's name for good.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct Digest(pub [u8; 32]);
-
-impl Digest {
-    /// Digest of `bytes`.
-    #[must_use]
-    pub fn of(bytes: &[u8]) -> Self {
-        Self(*blake3::hash(bytes).as_bytes())
-    }
-
-    /// The first 4 hex digits: enough for a person to tell two modules apart.
-    #[must_use]
-    pub fn short(&self) -> String {
-        self.to_string().chars().take(4).collect()
-    }
-
-    /// Reads the 64 hex digits that `Display` writes.
-    #[must_use]
-    pub fn parse(hex: &str) -> Option<Self> {
-        blake3::Hash::from_hex(hex).ok().map(|hash| Self(*hash.as_bytes()))
-    }
-}
-
-impl fmt::Display for Digest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&blake3::Hash::from_bytes(self.0).to_hex())
-    }
-}
-
-impl fmt::Debug for Digest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Digest({self})")
-    }
-}
-
-impl Serialize for Digest {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        if serializer.is_human_readable() {
-            serializer.collect_str(self)
-        } else {
-            serializer.serialize_bytes(&self.0)
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for Digest {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        use serde::de::Error;
-        if deserializer.is_human_readable() {
-            let hex = String::deserialize(deserializer)?;
-            Self::parse(&hex).ok_or_else(|| D::Error::custom("not 64 hex digits"))
-        } else {
-            let bytes: serde_bytes::ByteArray<32> = Deserialize::deserialize(deserializer)?;
-            Ok(Self(bytes.into_array()))
-        }
-    }
 }
 
 /// Which CloudEvents attribute the key came from.
