@@ -3,7 +3,8 @@
 //! Handles are fetched once per bus and plugin, so that the hot path neither looks up labels nor
 //! takes a shared lock for them. Gauges are set when somebody asks.
 
-use std::sync::atomic::AtomicU64;
+mod gauges;
+
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -15,6 +16,10 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::effects::OutcomeKind;
+
+use self::gauges::PluginGauges;
+
+pub use self::gauges::PluginStanding;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct BusLabel {
@@ -69,7 +74,6 @@ impl CallResult {
 }
 
 type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
-type Seconds = Gauge<f64, AtomicU64>;
 
 /// Every metric of the host.
 #[derive(Debug)]
@@ -81,21 +85,11 @@ pub struct Metrics {
     deliveries: Family<OutcomeLabel, Counter>,
     delivery_duration: Histograms<PluginLabel>,
     delivery_lag: Histograms<PluginLabel>,
-    lag_events: Family<PluginLabel, Gauge>,
     fuel: Family<PluginLabel, Counter>,
-    parked_keys: Family<PluginLabel, Gauge>,
-    timers_pending: Family<PluginLabel, Gauge>,
-    held_keys: Family<PluginLabel, Gauge>,
-    deferred_events: Family<PluginLabel, Gauge>,
-    breaker_open: Family<PluginLabel, Gauge>,
-    dead_letters: Family<PluginLabel, Gauge>,
-    state_bytes: Family<PluginLabel, Gauge>,
-    state_keys: Family<PluginLabel, Gauge>,
-    oldest_dead_letter: Family<PluginLabel, Seconds>,
+    gauges: PluginGauges,
     reloads: Family<ReloadLabel, Counter>,
     calls: Family<CallLabel, Counter>,
     call_duration: Histograms<PluginLabel>,
-    calls_open: Family<PluginLabel, Gauge>,
     commands: Family<OutcomeLabel, Counter>,
     command_duration: Histograms<PluginLabel>,
     queries: Family<OutcomeLabel, Counter>,
@@ -129,35 +123,6 @@ pub struct Standing {
     pub plugins: Vec<PluginStanding>,
 }
 
-/// How one plugin stands.
-#[derive(Debug, Default, Clone)]
-pub struct PluginStanding {
-    /// Its name.
-    pub name: String,
-    /// Events it has not read yet.
-    pub lag_events: u64,
-    /// Keys parked behind a dead letter.
-    pub parked_keys: u64,
-    /// Timers that are pending.
-    pub timers: u64,
-    /// Keys held by an operator.
-    pub held_keys: u64,
-    /// Events outside memory that stand behind keys which wait.
-    pub deferred_events: u64,
-    /// Whether the breaker stopped it.
-    pub is_broken: bool,
-    /// Dead letters that stand.
-    pub dead_letters: u64,
-    /// Bytes of its keyed state.
-    pub state_bytes: u64,
-    /// Keys with state.
-    pub state_keys: u64,
-    /// Outgoing calls without an answer.
-    pub calls_open: u64,
-    /// Age of the oldest dead letter.
-    pub oldest_dead_letter: Option<Duration>,
-}
-
 /// 10 us to 10 s: from a fast handler to one that is about to time out.
 fn durations() -> Histogram {
     Histogram::new([
@@ -180,21 +145,11 @@ impl Default for Metrics {
             deliveries: Family::default(),
             delivery_duration: Family::new_with_constructor(durations),
             delivery_lag: Family::new_with_constructor(lags),
-            lag_events: Family::default(),
             fuel: Family::default(),
-            parked_keys: Family::default(),
-            timers_pending: Family::default(),
-            held_keys: Family::default(),
-            deferred_events: Family::default(),
-            breaker_open: Family::default(),
-            dead_letters: Family::default(),
-            state_bytes: Family::default(),
-            state_keys: Family::default(),
-            oldest_dead_letter: Family::default(),
+            gauges: PluginGauges::default(),
             reloads: Family::default(),
             calls: Family::default(),
             call_duration: Family::new_with_constructor(durations),
-            calls_open: Family::default(),
             commands: Family::default(),
             command_duration: Family::new_with_constructor(durations),
             queries: Family::default(),
@@ -229,26 +184,8 @@ impl Metrics {
             Unit::Seconds,
             self.delivery_lag.clone(),
         );
-        to.register("plugin_lag_events", "Events not read yet", self.lag_events.clone());
         to.register("plugin_fuel", "Fuel used", self.fuel.clone());
-        to.register("timers_pending", "Timers set and not served", self.timers_pending.clone());
-        to.register("plugin_parked_keys", "Keys behind a dead letter", self.parked_keys.clone());
-        to.register("plugin_held_keys", "Keys that somebody holds", self.held_keys.clone());
-        to.register(
-            "plugin_deferred_events",
-            "Events outside memory behind keys that wait",
-            self.deferred_events.clone(),
-        );
-        to.register("plugin_breaker_open", "1: stopped by its breaker", self.breaker_open.clone());
-        to.register("plugin_state_bytes", "Keyed state", self.state_bytes.clone());
-        to.register("plugin_state_keys", "Keys with state", self.state_keys.clone());
-        to.register("dead_letters", "Dead letters that stand", self.dead_letters.clone());
-        to.register_with_unit(
-            "oldest_dead_letter",
-            "Age of the oldest dead letter",
-            Unit::Seconds,
-            self.oldest_dead_letter.clone(),
-        );
+        self.gauges.register(&mut to);
         to.register("reloads", "Modules tried", self.reloads.clone());
         to.register("calls", "Attempts at outgoing calls", self.calls.clone());
         to.register_with_unit(
@@ -257,7 +194,6 @@ impl Metrics {
             Unit::Seconds,
             self.call_duration.clone(),
         );
-        to.register("calls_open", "Outgoing calls without an answer", self.calls_open.clone());
         to.register("commands", "Commands of clients", self.commands.clone());
         to.register_with_unit(
             "command_duration",
@@ -331,7 +267,6 @@ impl Metrics {
             self.calls.remove(&CallLabel { plugin: plugin.to_owned(), result: result.name() });
         }
         self.call_duration.remove(&label);
-        self.calls_open.remove(&label);
         let outcomes = crate::api::errors::Code::ALL.map(crate::api::errors::Code::name);
         for outcome in outcomes.into_iter().chain(["ok"]) {
             let label = OutcomeLabel { plugin: plugin.to_owned(), outcome };
@@ -342,17 +277,8 @@ impl Metrics {
         self.query_duration.remove(&label);
         self.delivery_duration.remove(&label);
         self.delivery_lag.remove(&label);
-        self.lag_events.remove(&label);
         self.fuel.remove(&label);
-        self.parked_keys.remove(&label);
-        self.timers_pending.remove(&label);
-        self.held_keys.remove(&label);
-        self.deferred_events.remove(&label);
-        self.breaker_open.remove(&label);
-        self.dead_letters.remove(&label);
-        self.state_bytes.remove(&label);
-        self.state_keys.remove(&label);
-        self.oldest_dead_letter.remove(&label);
+        self.gauges.remove(&label);
     }
 
     /// The Prometheus text exposition, with the gauges as they stand.
@@ -363,19 +289,7 @@ impl Metrics {
             self.last_position.get_or_create(&label).set(signed(*position));
         }
         for plugin in &standing.plugins {
-            let label = PluginLabel { plugin: plugin.name.clone() };
-            self.lag_events.get_or_create(&label).set(signed(plugin.lag_events));
-            self.timers_pending.get_or_create(&label).set(signed(plugin.timers));
-            self.parked_keys.get_or_create(&label).set(signed(plugin.parked_keys));
-            self.held_keys.get_or_create(&label).set(signed(plugin.held_keys));
-            self.deferred_events.get_or_create(&label).set(signed(plugin.deferred_events));
-            self.breaker_open.get_or_create(&label).set(i64::from(plugin.is_broken));
-            self.dead_letters.get_or_create(&label).set(signed(plugin.dead_letters));
-            self.state_bytes.get_or_create(&label).set(signed(plugin.state_bytes));
-            self.state_keys.get_or_create(&label).set(signed(plugin.state_keys));
-            self.calls_open.get_or_create(&label).set(signed(plugin.calls_open));
-            let age = plugin.oldest_dead_letter.unwrap_or_default();
-            self.oldest_dead_letter.get_or_create(&label).set(age.as_secs_f64());
+            self.gauges.set(plugin);
         }
         let registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
         let mut out = String::new();
