@@ -305,14 +305,14 @@ impl Lanes {
         }
     }
 
-    /// What is in the ingest lane, as much as makes one group with effects of so many bytes, after
-    /// `pause` or once the lanes take no more.
-    pub(super) fn take_ingest(&self, pause: Duration, effects_bytes: usize) -> Taken {
+    /// What is in the ingest lane, as much as makes one group, after `pause` or once the lanes take no
+    /// more.
+    pub(super) fn take_ingest(&self, pause: Duration) -> Taken {
         let is_open = |state: &mut State| state.status == Status::Open;
         let state = self.state();
         let waited = self.work.wait_timeout_while(state, pause, is_open);
         let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        let mut taken = Taken { bytes: effects_bytes, ..Taken::default() };
+        let mut taken = Taken::default();
         state.take_ingest_while(&mut taken, |taken, bytes| {
             taken.ingest.is_empty() || taken.bytes + bytes <= GROUP_BYTES_MAX
         });

@@ -24,6 +24,7 @@ use super::segment::{Durable, OpenSegment, SegmentError, claim};
 use super::shared::Shared;
 use super::ticket::{Committed, IngestReply};
 use crate::event::{CommitNumber, KeySequence, Position};
+use crate::limits::GROUP_BYTES_MAX;
 
 /// How often the free space of the disk is looked at, milliseconds of log time.
 const SPACE_EVERY_MS: u64 = 1000;
@@ -42,6 +43,8 @@ pub(super) struct Writer {
     space_checked_ms: Option<u64>,
     /// Effects that the disk has no room for: they go first once it has.
     held: Vec<EffectsEntry>,
+    /// What was published, and is the next group: with what was held it would not fit one frame.
+    put_off: Option<Taken>,
     /// A stop found no room for the end of a delivery: what comes after it may rest on it.
     gives_up: bool,
     followers: Followers,
@@ -117,6 +120,7 @@ impl Writer {
             sequences: Vec::new(),
             space_checked_ms: None,
             held: Vec::new(),
+            put_off: None,
             gives_up: false,
             lock,
         };
@@ -132,27 +136,42 @@ impl Writer {
     fn run(mut self) {
         while let Some(taken) = self.take() {
             self.write_group(taken);
-            if self.shared.failure.borrow().is_some() {
+            if let Some(failure) = self.failure() {
+                if let Some(taken) = self.put_off.take() {
+                    self.refuse(taken, Stop::Failed(failure));
+                }
                 return;
             }
         }
-        let is_failed = self.shared.failure.borrow().is_some();
-        if self.shared.stops_clean.load(Ordering::Acquire) && !is_failed {
+        if self.shared.stops_clean.load(Ordering::Acquire) && self.failure().is_none() {
             self.stop();
         }
         drop(self.lock);
     }
 
+    fn failure(&self) -> Option<LogFailure> {
+        self.shared.failure.borrow().clone()
+    }
+
     /// What the next group is made of. While effects are held they are it, but for what is published:
     /// later effects stay in their lane, which in time makes deliveries wait.
     fn take(&mut self) -> Option<Taken> {
+        if self.put_off.is_some() {
+            return self.put_off.take();
+        }
         if self.held.is_empty() {
             return self.shared.lanes.take();
         }
+        let ingest = self.shared.lanes.take_ingest(HELD_AGAIN);
         let effects = std::mem::take(&mut self.held);
-        let bytes = effects.iter().map(|entry| entry.commit.bytes()).sum();
-        let ingest = self.shared.lanes.take_ingest(HELD_AGAIN, bytes);
-        Some(Taken { effects, ..ingest })
+        let effects_bytes = effects.iter().map(|entry| entry.commit.bytes()).sum();
+        let bytes = ingest.bytes + effects_bytes;
+        if bytes <= GROUP_BYTES_MAX || ingest.ingest.is_empty() {
+            return Some(Taken { effects, bytes, ..ingest });
+        }
+        // Either may be as large as a frame can be.
+        self.put_off = Some(ingest);
+        Some(Taken { effects, bytes: effects_bytes, ..Taken::default() })
     }
 
     /// Keeps effects until there is room: what comes after a delivery rests on its end, and was let go

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::{CLAIM_ALIGN, SEAL_BYTES_MAX, Tip, sealed_len, segment_path};
 use crate::limits::{SEGMENT_ZEROED_AHEAD_BYTES, SEGMENT_ZEROED_STEP_BYTES};
-use crate::log::codec::{Encoded, FLAG_SEAL, Header, Salt, Seal};
+use crate::log::codec::{Encoded, FLAG_SEAL, FRAME_BYTES_MAX, Header, Salt, Seal};
 use crate::log::disk::{BLOCK_BYTES, Disk, DiskFile};
 use crate::log::frame::{Frame, FrameBuilder, Unwritten};
 
@@ -185,6 +185,10 @@ impl OpenSegment {
     }
 
     fn write(&mut self, frame: &mut Unwritten) -> io::Result<Durable> {
+        if frame.frame_bytes() > FRAME_BYTES_MAX as u64 {
+            // Nobody could read it, nor anything behind it.
+            return Err(io::Error::other("the frame is larger than frames can be"));
+        }
         self.zero_ahead(frame.frame_bytes())?;
         if planted!(AcknowledgesBeforeSync) {
             self.file.sync_data()?;

@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::support::*;
+use crate::effects::StateWrite;
 use crate::event::{CommitNumber, InstanceId, Position};
 use crate::log::disk::sim::{Crash, Fault, SimDisk};
 use crate::log::record::DeliveryCommit;
-use crate::log::{AppendError, CommitTicket, Log, LogOptions, ReadError, RecordRef};
+use crate::log::{AppendError, CommitTicket, Log, LogOptions, Publish, ReadError, RecordRef};
 
 async fn commit(log: &Log, position: u64) -> CommitTicket {
     let permit = log.reserve(InstanceId(1), 1000).await.unwrap();
@@ -339,4 +340,41 @@ async fn what_has_room_reserved_is_written_before_the_log_closes() {
     closing.await.unwrap().unwrap();
     let opened = open(&disk);
     assert!(opened.clean && opened.cut.is_none());
+}
+
+/// What was held while the disk was full and what was published meanwhile once made a frame together that
+/// was larger than any reader takes.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_held_makes_no_frame_that_cannot_be_read() {
+    const MEBIBYTE: usize = 1 << 20;
+    let disk = SimDisk::new();
+    let clock = HandClock::at(START_MS);
+    let log = Log::open(Arc::new(disk.clone()), &bus(), options(), clock.clone()).unwrap().log;
+    let permit = log.reserve(InstanceId(1), MEBIBYTE).await.unwrap();
+    disk.inject(Fault::FullFrom(disk.operations()));
+    let value = |number: usize| StateWrite {
+        name: number.to_string().into(),
+        value: Some(vec![7; MEBIBYTE - 1000].into()),
+        expires_ms: None,
+    };
+    let held =
+        log.commit(permit, &DeliveryCommit { state: (0..60).map(value).collect(), ..delivery(1) });
+    let publisher = tokio::spawn({
+        let log = log.clone();
+        let large = |id: usize| {
+            let event =
+                event(&id.to_string(), "a", &format!("\"{}\"", "x".repeat(MEBIBYTE - 1000)));
+            Publish { event, expected: None }
+        };
+        async move { while log.ingest((0..6).map(large).collect()).await.is_err() {} }
+    });
+    // Long enough for both to be refused some times.
+    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    disk.heal();
+    // The free space is looked at once in a while.
+    clock.pass(5000);
+    held.await.unwrap();
+    publisher.await.unwrap();
+    let again = open(&disk.crash(Crash::KeepsAll)).log;
+    assert_eq!(all_events(&again).await.unwrap().len(), 6);
 }
