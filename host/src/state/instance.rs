@@ -136,13 +136,35 @@ impl Instance {
         // Two activations from the same position on: nobody was judged by the earlier one, but its
         // module stays in the history, for people and for rollback.
         self.activations.push(activation);
-        // Subscriptions of long ago judge nothing any more once `low` has passed them.
-        let excess = self.activations.len().saturating_sub(ACTIVATIONS_KEPT);
-        self.activations.drain(..excess);
+        self.forget_activations();
+    }
+
+    /// Forgets the oldest activations, but none that judges what is still to be delivered.
+    fn forget_activations(&mut self) {
+        let mut excess = self.activations.len().saturating_sub(ACTIVATIONS_KEPT);
+        let mut at = 0;
+        while excess > 0
+            && let Some([one, next]) = self.activations.get(at..at + 2)
+        {
+            let judges = one.generation == self.generation
+                && next.after > self.low
+                && next.after > one.after;
+            // The next one judges alike: it goes in its place, unless it is what serves.
+            let goes_on = judges && one.manifest == next.manifest;
+            match (judges, goes_on && at + 2 < self.activations.len()) {
+                (false, _) => drop(self.activations.remove(at)),
+                (true, true) => drop(self.activations.remove(at + 1)),
+                (true, false) => {
+                    at += 1;
+                    continue;
+                }
+            }
+            excess -= 1;
+        }
     }
 }
 
-/// Activations kept of one plugin: its history as people see it.
+/// Activations kept of one plugin, its history as people see it; more where they still judge events.
 const ACTIVATIONS_KEPT: usize = 64;
 
 mod bitmap {

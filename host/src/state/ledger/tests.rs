@@ -275,3 +275,50 @@ fn of_a_lost_stretch_identities_are_not_given_again_and_what_is_over_stays_over(
     });
     assert_eq!((log.ledger.next_instance(), log.ledger.ignored()), (InstanceId(8), 1));
 }
+
+fn activation(n: u64, types: &str) -> Control {
+    Control::Activate {
+        instance: PLUGIN,
+        generation: Generation(0),
+        module: Digest::of(&n.to_le_bytes()),
+        environment: Digest::default(),
+        manifest: format!("[subscribe]\ntypes = [\"{types}\"]\n"),
+        after: Position(n * 100),
+    }
+}
+
+/// Whether the subscription that judges a position is known, and is to these types.
+fn judges(log: &Log, position: u64, types: &str) -> bool {
+    let activations = log.ledger.instance(PLUGIN).unwrap().activations.iter();
+    let in_force = activations.rev().find(|activation| activation.after < Position(position));
+    in_force.is_some_and(|activation| activation.manifest.contains(&format!("\"{types}\"")))
+}
+
+#[test]
+fn an_activation_that_still_judges_is_kept_however_many_follow() {
+    let mut log = Log::new();
+    log.control(activation(0, "a"));
+    // Nothing is settled: a key may be parked at 5 for as long as nobody redrives it.
+    for n in 1..=200 {
+        log.control(activation(n, if n % 2 == 0 { "b" } else { "c" }));
+    }
+    assert!(judges(&log, 5, "a") && judges(&log, 150, "c") && judges(&log, 250, "b"));
+    let settled = Settled { low: Position(18_000), seen: Position(18_000), back: Vec::new() };
+    log.ledger.settle(PLUGIN, &settled);
+    log.control(activation(201, "c"));
+    assert!(judges(&log, 18_001, "b") && judges(&log, 20_101, "c"));
+    assert_eq!(log.ledger.instance(PLUGIN).unwrap().activations.len(), 64);
+}
+
+#[test]
+fn of_activations_that_judge_alike_few_are_kept() {
+    let mut log = Log::new();
+    log.control(activation(0, "a"));
+    for n in 1..=200 {
+        log.control(activation(n, "b"));
+    }
+    let plugin = log.ledger.instance(PLUGIN).unwrap();
+    assert_eq!(plugin.activations.len(), 64);
+    assert_eq!(plugin.active().unwrap().module, Digest::of(&200_u64.to_le_bytes()));
+    assert!(judges(&log, 5, "a") && judges(&log, 101, "b") && judges(&log, 20_001, "b"));
+}
