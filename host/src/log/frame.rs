@@ -18,13 +18,17 @@ use super::dedup::IdHash;
 use crate::event::{CommitNumber, Event, Heading, Position};
 use crate::texts::Texts;
 
-/// Payloads of what was read from the disk are copied up to here: thousands of events may wait for a
-/// plugin, and each would keep the window that it was read in. Larger ones count for so much themselves
-/// that few of them wait.
+/// Payloads are copied up to here: thousands of events may wait for a plugin, and each would keep the
+/// frame that it was written with, or the window that it was read in. Larger ones count for so much
+/// themselves that few of them wait.
 const COPIED_BYTES_MAX: usize = 64 << 10;
-/// They are not where so many bytes of a frame are wanted at once, a sixteenth of a window: copies cost a
-/// tenth of what catching up does.
-const SHARED_BYTES_MIN: usize = 32 << 10;
+/// They are not where the events that are wanted at once are at least one in so many of the bytes they
+/// would keep: copies cost a tenth of what catching up does.
+const KEPT_PER_WANTED: usize = 16;
+/// What an event counts for beside its payload.
+const EVENT_BYTES: usize = 256;
+/// What one frame of many is read with: a window.
+const WINDOW_BYTES: usize = 512 << 10;
 
 /// One frame, its checksums verified. Cheap to share behind an `Arc`.
 pub struct Frame {
@@ -216,7 +220,8 @@ impl Frame {
         // Whoever reads a frame mostly wants a good part of what is in it.
         let mut wanted = Vec::with_capacity(lines.len());
         wanted.extend(lines.iter().filter(|line| is_wanted(&line.heading(sections.0))));
-        let shares = self.is_shared_by(wanted.len(), lines.len());
+        let bytes = |line: &&Line| EVENT_BYTES + line.payload_bytes(sections.0);
+        let shares = self.is_shared_by(wanted.iter().map(bytes).sum());
         let mut events = Vec::with_capacity(wanted.len());
         for line in wanted {
             events.push(line.event(sections, |event| {
@@ -231,10 +236,10 @@ impl Frame {
         Ok(events)
     }
 
-    /// Whether so many events of all may keep what the frame was read with: it is theirs in good part.
-    const fn is_shared_by(&self, wanted: usize, all: usize) -> bool {
-        let bytes = self.bytes.len().saturating_mul(wanted);
-        !self.is_read || bytes >= SHARED_BYTES_MIN.saturating_mul(all)
+    /// Whether events of so many bytes may keep what the frame stands in: it is theirs in good part.
+    fn is_shared_by(&self, bytes: usize) -> bool {
+        let kept = if self.is_read { self.memory.max(WINDOW_BYTES) } else { self.memory };
+        bytes.saturating_mul(KEPT_PER_WANTED) >= kept
     }
 
     /// All its events: see [`Frame::select`].

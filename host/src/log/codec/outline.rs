@@ -18,6 +18,9 @@ use crate::event::{
 use crate::log::dedup::IdHash;
 use crate::log::pack::{Fields, PackError, Reader};
 
+/// Where in the prefix of a record the length of its payload stands.
+const PAYLOAD_BYTES_AT: usize = 8;
+
 /// The events of a frame, in order of their positions, which are dense.
 #[derive(Debug)]
 pub struct Outline(Box<[Line]>);
@@ -183,6 +186,14 @@ impl Line {
         }
         let made = Arc::new(make(self.read(sections)?)?);
         Ok(Arc::clone(self.event.get_or_init(|| made)))
+    }
+
+    /// Bytes of its payload, given the metadata section of its frame.
+    #[must_use]
+    pub fn payload_bytes(&self, metadata: &[u8]) -> usize {
+        let at = (self.metadata as usize).saturating_add(PAYLOAD_BYTES_AT);
+        let bytes = metadata.get(at..).and_then(|rest| rest.first_chunk());
+        bytes.map_or(0, |bytes| u32::from_le_bytes(*bytes) as usize)
     }
 
     /// Its identity, where the writer knew it.

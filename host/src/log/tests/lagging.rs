@@ -94,6 +94,24 @@ async fn a_few_events_of_a_large_frame_are_copied_and_many_are_not() {
 }
 
 #[tokio::test]
+async fn a_small_event_that_waits_does_not_keep_the_frame_it_was_written_with() {
+    let disk = SimDisk::new();
+    let log = open(&disk).log;
+    let publish = |number: usize| {
+        let bytes = if number == 0 { 10 } else { 50_000 };
+        let event = event(&number.to_string(), "a", &format!("\"{}\"", "x".repeat(bytes)));
+        Publish { event, expected: None }
+    };
+    log.ingest((0..10).map(publish).collect()).await.unwrap();
+    for (count, shared) in [(1, false), (3, true)] {
+        let frame = log.frames_from_position(Position(count)).next().await.unwrap();
+        let events = frame.select(|heading| heading.position.0 == count).unwrap();
+        let within = frame.bytes().as_ptr_range();
+        assert_eq!(within.contains(&events[0].data.as_ptr()), shared, "{count}");
+    }
+}
+
+#[tokio::test]
 async fn what_was_read_ahead_of_the_writer_is_read_again() {
     let disk = SimDisk::new();
     let log = try_open(&disk, forgetful(64 << 20)).unwrap().log;
