@@ -72,13 +72,20 @@ impl Claim {
     }
 }
 
-impl Drop for Claim {
-    fn drop(&mut self) {
-        let usage = self.take();
+impl Claim {
+    /// Gives all of it back.
+    fn give_back(&self) {
+        let Claimed { usage, .. } = std::mem::take(&mut *lock(&self.claimed));
         if usage != Usage::default() {
             let whose = (self.owner.instance, self.owner.generation);
             self.values.accounts.release(whose, usage);
         }
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.give_back();
     }
 }
 
@@ -127,6 +134,13 @@ impl KeyView {
     pub fn grow(&self, name: &str, own: Option<usize>, new: usize) -> Result<(), &'static str> {
         let claim = self.claim.as_ref();
         claim.map_or(Ok(()), |claim| claim.grow(self.entry.as_deref(), name, own, new))
+    }
+
+    /// Gives back the room that was made so far, for a delivery that runs once more.
+    pub fn start_over(&self) {
+        if let Some(claim) = &self.claim {
+            claim.give_back();
+        }
     }
 
     /// Timers pending in this generation of the plugin besides the one of this name under the key,

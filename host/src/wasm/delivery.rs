@@ -229,6 +229,9 @@ pub trait StateView: Send + Sync {
         Ok(())
     }
 
+    /// Gives back the room that was made: the delivery runs once more, from its start.
+    fn start_over(&self) {}
+
     /// Pending timers of the plugin besides the one of this name under the key of the delivery, as
     /// far as its deliveries are applied.
     fn other_timers(&self, name: &str) -> usize {

@@ -29,6 +29,10 @@ impl StateView for KeyView {
         Self::grow(self, name, own, new)
     }
 
+    fn start_over(&self) {
+        Self::start_over(self);
+    }
+
     fn other_timers(&self, name: &str) -> usize {
         Self::other_timers(self, name)
     }

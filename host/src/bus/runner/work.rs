@@ -73,6 +73,7 @@ async fn invoke(version: &Version, slot: &mut Slot, delivery: Delivery, hand: &H
     match version.invoker.invoke_through(slot, delivery) {
         Ok(invocation) => invocation,
         Err(delivery) => {
+            delivery.state.start_over();
             hand.let_go();
             version.invoker.invoke(slot, delivery).await
         }

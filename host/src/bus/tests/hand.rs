@@ -1,6 +1,15 @@
 //! Workers that have several deliveries in hand.
 
-use super::world::{World, events, texts};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+
+use super::world::{World, events, parts, texts};
+use crate::bus::runner::Version;
+use crate::effects::{Effects, Outcome, StateWrite};
+use crate::event::Position;
+use crate::wasm::{Delivery, Invocation, Invoker, Slot};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_delivery_that_does_not_end_holds_up_nothing_but_its_key() {
@@ -37,4 +46,52 @@ async fn nothing_in_hand_follows_a_delivery_that_pauses_the_plugin() {
         |world: &World| (0..300).filter(|n| !world.ids(&format!("k{n}")).is_empty()).count();
     world.until("all others are handled", |world| handled(world) == 299).await;
     world.stop().await;
+}
+
+/// Adds 601 bytes to its state, and then takes long where nothing may: it runs once more where it can
+/// yield.
+struct Long;
+
+impl Long {
+    fn run(delivery: &Delivery) -> Invocation {
+        let room = delivery.state.grow("n", None, 601);
+        let outcome = room
+            .map_or_else(|limit| Outcome::Output { budget: limit.to_owned() }, |()| Outcome::Ok);
+        let value = Some(vec![b'x'; 600].into());
+        let write = StateWrite { name: "n".into(), value, expires_ms: None };
+        Invocation {
+            outcome,
+            effects: Effects { state: vec![write], ..Effects::default() },
+            fuel: 1,
+            wall: Duration::ZERO,
+            memory_bytes: 0,
+            logs: Vec::new(),
+            backtrace: String::new(),
+        }
+    }
+}
+
+impl Invoker for Long {
+    fn invoke<'a>(&'a self, _: &'a mut Slot, delivery: Delivery) -> BoxFuture<'a, Invocation> {
+        Box::pin(async move { Self::run(&delivery) })
+    }
+
+    fn invoke_through(&self, _: &mut Slot, delivery: Delivery) -> Result<Invocation, Delivery> {
+        Self::run(&delivery);
+        Err(delivery)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delivery_that_runs_once_more_has_its_room_once() {
+    let world = World::new().await;
+    let manifest = "[limits]\nstate-per-key = \"1KiB\"\n";
+    let new = parts(&world.bus, &world.script, &world.pool, manifest);
+    let version = Version { invoker: Arc::new(Long), ..(*new.version).clone() };
+    let subscription = Arc::new(version.manifest.subscribe.clone());
+    world.runner.swap(Arc::new(version), subscription, "ops".into()).await.unwrap();
+    world.publish(&["a1"]).await;
+    let is_over = |world: &World| world.plugin().is_completed(Position(1)) || world.is_parked("a");
+    world.until("it is over", is_over).await;
+    assert!(!world.is_parked("a"), "{:?}", world.letters());
 }

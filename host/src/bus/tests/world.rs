@@ -177,7 +177,7 @@ pub(super) struct World {
     pub(super) script: Arc<Script>,
     pub(super) clock: Arc<TurnedClock>,
     dir: TempDir,
-    pool: Arc<GuestPool>,
+    pub(super) pool: Arc<GuestPool>,
     _timers: DropGuard,
 }
 
@@ -467,7 +467,12 @@ async fn start(
     Runner::start(parts, if workers == 0 { 4 } else { workers })
 }
 
-fn parts(bus: &Arc<Bus>, script: &Arc<Script>, pool: &GuestPool, manifest: &str) -> Parts {
+pub(super) fn parts(
+    bus: &Arc<Bus>,
+    script: &Arc<Script>,
+    pool: &GuestPool,
+    manifest: &str,
+) -> Parts {
     let manifest = Arc::new(Manifest::parse("lister", manifest).unwrap());
     let generation = bus.ledger().instance(PLUGIN).unwrap().generation;
     let deliverer = Deliverer {
