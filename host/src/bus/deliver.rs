@@ -88,6 +88,8 @@ pub fn commit(by: &Deliverer, input: &Event, ended: Ended, effects: Effects) -> 
 const RECORD_BYTES: usize = 320;
 /// Bytes that a pair of texts takes beside the texts.
 const PAIR_BYTES: usize = 10;
+/// Bytes that an emitted event takes over from its input without being counted: few have more.
+const TAKEN_OVER_BYTES: usize = 512;
 /// Bytes of effects that a commit has room for, whatever else is in it: a completion, a dead letter.
 const EFFECTS_BYTES_MAX: usize = FRAME_BYTES_MAX - 4 * 1024 * 1024;
 
@@ -102,12 +104,7 @@ pub fn fits(by: &Deliverer, input: &Event, effects: &Effects) -> bool {
     let pairs = |pairs: &[(Arc<str>, Arc<str>)]| {
         pairs.iter().map(|(name, value)| PAIR_BYTES + name.len() + value.len()).sum::<usize>()
     };
-    let taken_over = by.source.len()
-        + 2 * input.id.len()
-        + HOST_ATTRIBUTES
-            .iter()
-            .map(|name| input.attribute(name).map_or(0, str::len))
-            .sum::<usize>();
+    let taken_over = taken_over(by, input);
     let emit = |draft: &Draft| {
         let key = draft.key.as_ref().map_or(0, |key| key.as_str().len());
         let texts = draft.id.len() + draft.kind.len() + key + draft.content_type.len();
@@ -131,6 +128,20 @@ pub fn fits(by: &Deliverer, input: &Event, effects: &Effects) -> bool {
         + effects.calls.iter().map(call).sum::<usize>()
         + effects.response.as_ref().map_or(0, |said| said.data.len() + pairs(&said.attributes));
     bytes <= EFFECTS_BYTES_MAX
+}
+
+/// Bytes of texts that each emitted event takes over from its input and its plugin.
+fn taken_over(by: &Deliverer, input: &Event) -> usize {
+    let attributes = HOST_ATTRIBUTES.iter().filter_map(|name| input.attribute(name));
+    by.source.len() + 2 * input.id.len() + attributes.map(str::len).sum::<usize>()
+}
+
+/// Bytes that so many emitted events may have beside what the guest says of them, where their input has a
+/// long correlation id or trace state; 0: few.
+#[must_use]
+pub fn long_taken_over(by: &Deliverer, input: &Event, emits: u32) -> usize {
+    let long = taken_over(by, input).saturating_sub(TAKEN_OVER_BYTES);
+    long.saturating_mul(usize::try_from(emits).unwrap_or(usize::MAX))
 }
 
 /// Leaves of the effects of a delivery that ran in this mode what is recorded: a rebuild repeats an
@@ -335,6 +346,31 @@ mod tests {
             let effects = Effects { emits: vec![one; emits], ..Effects::default() };
             assert_eq!(fits(&deliverer(), &input, &effects), expected, "{emits}");
             assert_eq!(encodes(&input, &effects), expected, "{emits}");
+        }
+    }
+
+    /// Room was once made for what guests say alone: a full lane held twenty times what it may.
+    #[test]
+    fn room_is_made_for_what_emitted_events_take_over() {
+        let by = deliverer();
+        for (correlation, is_long) in [("c".repeat(100), false), ("c".repeat(7000), true)] {
+            let input = input(&[("correlationid", &correlation)]);
+            let more = long_taken_over(&by, &input, 1000);
+            assert_eq!(more > 0, is_long);
+            let guest_says: usize = 1000 * 50;
+            let ended = Ended {
+                attempt: 1,
+                outcome: OutcomeKind::Ok,
+                fuel: 5,
+                mode: Mode::Live,
+                park: false,
+                dead_letter: None,
+            };
+            let effects = Effects { emits: vec![draft(None); 1000], ..Effects::default() };
+            let mut encoded = crate::log::codec::Encoded::default();
+            encoded.delivery(&commit(&by, &input, ended, effects)).unwrap();
+            let uncounted = 1000 * (RECORD_BYTES + TAKEN_OVER_BYTES);
+            assert!(encoded.bytes() <= guest_says + uncounted + more, "{}", encoded.bytes());
         }
     }
 

@@ -43,6 +43,13 @@ pub(super) fn commit_bytes(version: &Version) -> usize {
     version.limits.output_bytes_max + COMPLETION_BYTES
 }
 
+/// As [`commit_bytes`], of a certain event.
+pub(super) fn commit_bytes_for(version: &Version, event: &Event) -> usize {
+    let emits_max = version.limits.emits_max;
+    let long = deliver::long_taken_over(&version.deliverer, event, emits_max);
+    commit_bytes(version).saturating_add(long)
+}
+
 impl Runner {
     /// Waits for what a delivery goes on from, and for room for what it may send and record.
     pub(super) async fn room(
@@ -64,7 +71,8 @@ impl Runner {
                 () = self.stop.cancelled() => return Err(Stopped::Closing),
             }
         }
-        Ok(self.bus.reserve_in(outbox, (self.instance, commit_bytes(version))).await?)
+        let bytes = commit_bytes_for(version, event);
+        Ok(self.bus.reserve_in(outbox, (self.instance, bytes)).await?)
     }
 
     /// The newest form of an event, or how its delivery fails. Whoever stops does not wait for an upcaster

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::fires::timers_set;
-use super::prepare::{commit_bytes, only_recordable};
+use super::prepare::{commit_bytes_for, only_recordable};
 use super::shadow::Beside;
 use super::worker::{Delivered, Hand, Worker};
 use super::{Runner, Version, breaker};
@@ -110,7 +110,7 @@ impl Runner {
         }
         let shape = self.newest(&event).await?;
         self.room(version, &event, outbox).await?;
-        hand.needs(commit_bytes(version));
+        hand.needs(commit_bytes_for(version, &event));
         if self.serves(&event).await? == Serves::Nothing {
             self.pass_over(
                 &version.deliverer,
