@@ -5,20 +5,18 @@ use std::sync::PoisonError;
 use smallvec::SmallVec;
 
 use super::timers::{FireId, NAME_ATTRIBUTE};
-use super::{Bus, Committed, commands, outlets, private};
-use crate::effects::{OutcomeKind, StateWrite};
-use crate::event::{CommitNumber, Generation, InstanceId, Key, Position, To};
+use super::{Bus, commands, outlets, private};
+use crate::effects::OutcomeKind;
+use crate::event::{CommitNumber, InstanceId, Key, To};
 use crate::log::codec::{AddresseeRef, DecodeError, OUTLINE_OF_ANOTHER, TimerRef, kind};
 use crate::log::frame::Entry;
-use crate::log::record::{Control, ControlRecord, DeliveryCommit, Mode};
-use crate::log::{AppendError, CommitRef, CompletionRef, EventRef, Frame, ReadError, RecordRef};
+use crate::log::record::{Control, Mode};
+use crate::log::{CommitRef, CompletionRef, EventRef, Frame, ReadError, RecordRef};
 use crate::state::checkpoint::Checkpoints;
+use crate::state::cold::ColdError;
 use crate::state::ledger::{Completed, Origin};
 use crate::state::timers::Served;
 use crate::state::{At, Ledger, Values};
-
-use super::memory::MemoryLog;
-use crate::state::cold::ColdError;
 
 /// Why the fold cannot go on: the host must end then.
 #[derive(Debug, thiserror::Error)]
@@ -255,7 +253,11 @@ fn serve(
 }
 
 /// What a control record means for keyed state.
-fn apply_to_values(ledger: &Ledger, values: &Values, control: &Control) -> Result<(), ColdError> {
+pub(super) fn apply_to_values(
+    ledger: &Ledger,
+    values: &Values,
+    control: &Control,
+) -> Result<(), ColdError> {
     match control {
         Control::Forget { instance } => values.forget(*instance),
         // Of a rewind that was not finished, its values; the generation that serves keeps its own.
@@ -280,15 +282,6 @@ fn apply_to_values(ledger: &Ledger, values: &Values, control: &Control) -> Resul
         }
         _ => Ok(()),
     }
-}
-
-fn apply_writes(
-    values: &Values,
-    owner: (InstanceId, Generation, &str),
-    position: Position,
-    writes: Vec<StateWrite>,
-) -> Result<(), ColdError> {
-    if writes.is_empty() { Ok(()) } else { values.apply(owner, position, writes) }
 }
 
 impl Bus {
@@ -371,7 +364,7 @@ impl Bus {
         rewound.iter().filter_map(|instance| progress.get(instance)).for_each(|p| p.rewind());
     }
 
-    fn count(&self, completed: &[InstanceId]) {
+    pub(super) fn count(&self, completed: &[InstanceId]) {
         let progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
         for run in completed.chunk_by(|a, b| a == b) {
             let Some(progress) = run.first().and_then(|instance| progress.get(instance)) else {
@@ -388,66 +381,5 @@ impl Bus {
         for (instance, settled) in &safe {
             ledger.settle(*instance, settled);
         }
-    }
-
-    /// Takes the effects of a delivery on a memory bus: at once, as there is no disk to wait for.
-    pub(super) fn commit_memory(
-        &self,
-        log: &MemoryLog,
-        commit: DeliveryCommit,
-    ) -> Result<Committed, AppendError> {
-        let done = commit.completion;
-        let first_position = if commit.emits.is_empty() {
-            None
-        } else {
-            let appended = self.append_memory(log, commit.emits)?;
-            appended.first().map(|event| event.position)
-        };
-        let committed = self.now_committed(log, first_position);
-        if let Some(key) = &done.key {
-            let owner = (done.instance, done.generation, key.as_str());
-            // A memory bus has no cold store that could fail.
-            let applied = apply_writes(&self.values, owner, done.position, commit.state);
-            debug_assert!(applied.is_ok());
-        }
-        self.ledger().apply_completion(
-            At { commit: committed.commit, time_ms: committed.recorded_ms },
-            &Completed {
-                instance: done.instance,
-                generation: done.generation,
-                position: done.position,
-                key: done.key.as_ref().map(Key::as_str),
-                attempt: done.attempt,
-                outcome: done.outcome,
-                dead: commit.dead_letter.as_ref(),
-            },
-        );
-        self.open_in_memory(&done, commit.calls);
-        self.count(&[done.instance]);
-        Ok(committed)
-    }
-
-    pub(super) fn control_memory(&self, log: &MemoryLog, records: &[ControlRecord]) -> Committed {
-        let committed = self.now_committed(log, None);
-        let at = At { commit: committed.commit, time_ms: committed.recorded_ms };
-        let mut ledger = self.ledger();
-        for record in records {
-            // A memory bus has no cold store that could fail.
-            let applied = apply_to_values(&ledger, &self.values, &record.control);
-            debug_assert!(applied.is_ok());
-            ledger.apply_control(at, record);
-        }
-        committed
-    }
-
-    /// A memory bus has no commits to number: the last position stands in for them.
-    pub(super) fn now_committed(
-        &self,
-        log: &MemoryLog,
-        first_position: Option<Position>,
-    ) -> Committed {
-        let commit = CommitNumber(log.last().borrow().0);
-        self.applied.send_replace(commit);
-        Committed { commit, first_position, recorded_ms: log.now_ms() }
     }
 }

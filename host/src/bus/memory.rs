@@ -1,19 +1,17 @@
 //! The log of a memory bus: a ring of recent events in RAM. It promises order per key and nothing
 //! about restarts.
 
+mod apply;
+
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
-use super::{Bus, private};
 use crate::clock::Clock;
 use crate::event::{
-    Addressee, CommitNumber, Event, InstanceId, Key, KeyHash, KeySequence, KeyVariant, NewEvent,
-    Position,
+    CommitNumber, Event, InstanceId, Key, KeyHash, KeySequence, KeyVariant, NewEvent, Position,
 };
-use crate::log::AppendError;
-use crate::state::ledger::Origin;
 
 /// What happens to a publish when every event in the ring is still needed by some plugin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -242,35 +240,6 @@ fn unkey(body: &mut NewEvent) {
     };
     body.attributes.push((name.into(), key.as_str().into()));
     body.attributes.sort();
-}
-
-impl Bus {
-    /// Takes events on a memory bus.
-    pub(super) fn append_memory(
-        &self,
-        log: &MemoryLog,
-        events: Vec<NewEvent>,
-    ) -> Result<Vec<Arc<Event>>, AppendError> {
-        let appended =
-            log.append(events).map_err(|full| AppendError::QueueFull { limit: full.capacity })?;
-        let mut ledger = self.ledger();
-        let mut closed = 0;
-        for event in &appended {
-            match event.addressee {
-                Some(Addressee::Plugin(instance)) if *event.kind == *private::RESPONSE => {
-                    closed += usize::from(ledger.apply_response(instance, &event.id));
-                }
-                Some(Addressee::Plugin(_)) => {}
-                _ => {
-                    let from = Origin::of(event.emitter, event.origin.is_some());
-                    ledger.apply_event(&event.kind, from, event.recorded_ms);
-                }
-            }
-        }
-        drop(ledger);
-        self.outlets.folded(0, closed);
-        Ok(appended)
-    }
 }
 
 #[cfg(test)]

@@ -1,0 +1,121 @@
+//! What a memory bus does at once where a durable one waits for its log, and the fold for that.
+//!
+//! Rule: the ledger and the values change by the same methods as in the fold.
+
+use std::sync::Arc;
+
+use super::MemoryLog;
+use crate::bus::apply::apply_to_values;
+use crate::bus::{Bus, Committed, private};
+use crate::effects::StateWrite;
+use crate::event::{
+    Addressee, CommitNumber, Event, Generation, InstanceId, Key, NewEvent, Position,
+};
+use crate::log::AppendError;
+use crate::log::record::{ControlRecord, DeliveryCommit};
+use crate::state::cold::ColdError;
+use crate::state::ledger::{Completed, Origin};
+use crate::state::{At, Values};
+
+impl Bus {
+    /// Takes events on a memory bus.
+    pub(in crate::bus) fn append_memory(
+        &self,
+        log: &MemoryLog,
+        events: Vec<NewEvent>,
+    ) -> Result<Vec<Arc<Event>>, AppendError> {
+        let appended =
+            log.append(events).map_err(|full| AppendError::QueueFull { limit: full.capacity })?;
+        let mut ledger = self.ledger();
+        let mut closed = 0;
+        for event in &appended {
+            match event.addressee {
+                Some(Addressee::Plugin(instance)) if *event.kind == *private::RESPONSE => {
+                    closed += usize::from(ledger.apply_response(instance, &event.id));
+                }
+                Some(Addressee::Plugin(_)) => {}
+                _ => {
+                    let from = Origin::of(event.emitter, event.origin.is_some());
+                    ledger.apply_event(&event.kind, from, event.recorded_ms);
+                }
+            }
+        }
+        drop(ledger);
+        self.outlets.folded(0, closed);
+        Ok(appended)
+    }
+
+    /// Takes the effects of a delivery on a memory bus: at once, as there is no disk to wait for.
+    pub(in crate::bus) fn commit_memory(
+        &self,
+        log: &MemoryLog,
+        commit: DeliveryCommit,
+    ) -> Result<Committed, AppendError> {
+        let done = commit.completion;
+        let first_position = if commit.emits.is_empty() {
+            None
+        } else {
+            let appended = self.append_memory(log, commit.emits)?;
+            appended.first().map(|event| event.position)
+        };
+        let committed = self.now_committed(log, first_position);
+        if let Some(key) = &done.key {
+            let owner = (done.instance, done.generation, key.as_str());
+            // A memory bus has no cold store that could fail.
+            let applied = apply_writes(&self.values, owner, done.position, commit.state);
+            debug_assert!(applied.is_ok());
+        }
+        self.ledger().apply_completion(
+            At { commit: committed.commit, time_ms: committed.recorded_ms },
+            &Completed {
+                instance: done.instance,
+                generation: done.generation,
+                position: done.position,
+                key: done.key.as_ref().map(Key::as_str),
+                attempt: done.attempt,
+                outcome: done.outcome,
+                dead: commit.dead_letter.as_ref(),
+            },
+        );
+        self.open_in_memory(&done, commit.calls);
+        self.count(&[done.instance]);
+        Ok(committed)
+    }
+
+    pub(in crate::bus) fn control_memory(
+        &self,
+        log: &MemoryLog,
+        records: &[ControlRecord],
+    ) -> Committed {
+        let committed = self.now_committed(log, None);
+        let at = At { commit: committed.commit, time_ms: committed.recorded_ms };
+        let mut ledger = self.ledger();
+        for record in records {
+            // A memory bus has no cold store that could fail.
+            let applied = apply_to_values(&ledger, &self.values, &record.control);
+            debug_assert!(applied.is_ok());
+            ledger.apply_control(at, record);
+        }
+        committed
+    }
+
+    /// A memory bus has no commits to number: the last position stands in for them.
+    pub(in crate::bus) fn now_committed(
+        &self,
+        log: &MemoryLog,
+        first_position: Option<Position>,
+    ) -> Committed {
+        let commit = CommitNumber(log.last().borrow().0);
+        self.applied.send_replace(commit);
+        Committed { commit, first_position, recorded_ms: log.now_ms() }
+    }
+}
+
+fn apply_writes(
+    values: &Values,
+    owner: (InstanceId, Generation, &str),
+    position: Position,
+    writes: Vec<StateWrite>,
+) -> Result<(), ColdError> {
+    if writes.is_empty() { Ok(()) } else { values.apply(owner, position, writes) }
+}
