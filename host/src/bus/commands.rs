@@ -229,13 +229,6 @@ impl Desk {
         waiting.under_way.insert(identity, request);
         Ok(Begun::New { told })
     }
-
-    /// The command will never be in the log: whoever waits for it is told why.
-    fn abandon(&self, id: &str, why: &CommandError) {
-        for who in self.waiting().by_id.remove(id).unwrap_or_default() {
-            let _ = who.send(Err(why.clone()));
-        }
-    }
 }
 
 impl Waiting {
@@ -251,12 +244,31 @@ impl Waiting {
 }
 
 /// Ends the note that a command is under way, once the ledger has it or never will.
-struct UnderWay<'a>(&'a Desk, Option<Identity>);
+struct UnderWay<'a> {
+    desk: &'a Desk,
+    /// None: it has none, or the note has ended.
+    identity: Option<Identity>,
+}
+
+impl UnderWay<'_> {
+    /// The command will never be in the log: whoever waits for it is told why, and whoever comes after
+    /// that finds nothing under way. Otherwise a repetition in between would wait for nobody.
+    fn abandon(mut self, id: &str, why: &CommandError) {
+        let mut waiting = self.desk.waiting();
+        // Taken: the next note of this identity is that of a repetition, and not to be ended here.
+        if let Some(identity) = self.identity.take() {
+            waiting.under_way.remove(&identity);
+        }
+        for who in waiting.by_id.remove(id).unwrap_or_default() {
+            let _ = who.send(Err(why.clone()));
+        }
+    }
+}
 
 impl Drop for UnderWay<'_> {
     fn drop(&mut self) {
-        if let Some(identity) = &self.1 {
-            self.0.waiting().under_way.remove(identity);
+        if let Some(identity) = &self.identity {
+            self.desk.waiting().under_way.remove(identity);
         }
     }
 }
@@ -287,12 +299,19 @@ impl Bus {
                 read(log, position, commit, true).await
             }
             Begun::New { told } => {
-                let under_way = UnderWay(&self.desk, identity.map(|(identity, _)| identity));
+                let identity = identity.map(|(identity, _)| identity);
+                let under_way = UnderWay { desk: &self.desk, identity };
                 let appended = match may_run() {
                     Ok(()) => self.append_command(to, command, &id).await,
                     Err(error) => Err(error),
                 };
-                let position = appended.inspect_err(|error| self.desk.abandon(&id, error))?;
+                let position = match appended {
+                    Ok(position) => position,
+                    Err(error) => {
+                        under_way.abandon(&id, &error);
+                        return Err(error);
+                    }
+                };
                 drop(under_way);
                 let (position, commit) = wait(log, position, told).await?;
                 read(log, position, commit, false).await
@@ -389,4 +408,29 @@ async fn look_up(log: &Log, number: CommitNumber) -> Result<Option<Answer>, Read
         }));
     }
     Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bus::memory::{MemoryOptions, Order, Overflow};
+    use crate::clock::SystemClock;
+
+    #[test]
+    fn who_repeats_an_abandoned_command_does_not_wait_for_it() {
+        let options = MemoryOptions { capacity: 4, overflow: Overflow::Reject, order: Order::Key };
+        let bus = Bus::memory("m", options, std::sync::Arc::new(SystemClock::new()));
+        let identity = Identity(1);
+        let begin = || bus.desk.begin(&bus, "id", Some((identity, RequestHash(2)))).unwrap();
+        let note = || UnderWay { desk: &bus.desk, identity: Some(identity) };
+        let Begun::New { told: mut first } = begin() else { panic!("it was never seen") };
+        note().abandon("id", &CommandError::Busy);
+        assert_eq!(first.try_recv(), Ok(Err(CommandError::Busy)));
+        let again = begin();
+        assert!(matches!(again, Begun::New { .. }), "nobody would ever tell it");
+        // The note that was given up is not the one that stands now.
+        assert!(matches!(begin(), Begun::UnderWay { .. }), "the repetition is under way");
+        drop(note());
+        assert!(matches!(begin(), Begun::New { .. }), "it is not any more");
+    }
 }
