@@ -119,7 +119,8 @@ impl MemoryLog {
         }
         let last = Position(ring.last);
         drop(ring);
-        self.last.send_replace(last);
+        // Whoever appended after that may have said so already.
+        self.last.send_modify(|known| *known = last.max(*known));
         Ok(appended)
     }
 

@@ -8,6 +8,7 @@ mod expire;
 mod filled;
 mod hand;
 mod keys;
+mod memory;
 mod restart;
 mod rewind;
 mod timers;

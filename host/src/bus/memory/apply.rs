@@ -106,7 +106,8 @@ impl Bus {
         first_position: Option<Position>,
     ) -> Committed {
         let commit = CommitNumber(log.last().borrow().0);
-        self.applied.send_replace(commit);
+        // Others do the same meanwhile, and may have read a later position and be done already.
+        self.applied.send_modify(|applied| *applied = commit.max(*applied));
         Committed { commit, first_position, recorded_ms: log.now_ms() }
     }
 }
