@@ -126,12 +126,26 @@ impl Bus {
 
     /// Commits a delivery. Returns at once; commits of one instance keep their order.
     pub fn commit(&self, permit: Permit, commit: DeliveryCommit) -> Ticket {
+        self.commit_told(permit, commit, drop)
+    }
+
+    /// As [`Bus::commit`]. `written` gets the state it writes, before anybody else can see it; not where a
+    /// memory bus drops it.
+    pub fn commit_told(
+        &self,
+        permit: Permit,
+        commit: DeliveryCommit,
+        written: impl FnOnce(Vec<StateWrite>),
+    ) -> Ticket {
         match (&self.store, permit) {
             (Store::Durable(log), Permit::Durable(permit)) => {
+                written(commit.state.clone());
                 Ticket::Durable(log.commit(permit, &commit))
             }
             (Store::Durable(_), Permit::Memory) => Ticket::Memory(Err(AppendError::ShuttingDown)),
-            (Store::Memory { log, .. }, _) => Ticket::Memory(self.commit_memory(log, commit)),
+            (Store::Memory { log, .. }, _) => {
+                Ticket::Memory(self.commit_memory(log, commit, written))
+            }
         }
     }
 
@@ -160,7 +174,7 @@ impl Bus {
     }
 
     /// Commits a delivery where nobody waits for the end of it. `written` gets the state it writes, before
-    /// anybody else can see it.
+    /// anybody else can see it; not where it cannot be recorded, or a memory bus drops it.
     pub fn commit_untold(
         &self,
         outbox: &Outbox,
@@ -168,8 +182,7 @@ impl Bus {
         written: impl FnOnce(Vec<StateWrite>),
     ) {
         let Outbox::Durable(outbox) = outbox else {
-            written(commit.state.clone());
-            drop(self.commit(Permit::Memory, commit));
+            drop(self.commit_told(Permit::Memory, commit, written));
             return;
         };
         match outbox.push(&commit) {

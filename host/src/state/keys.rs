@@ -155,6 +155,13 @@ impl Instance {
         }
     }
 
+    /// A delivery is over. Gives the last of its attempts that failed.
+    pub(super) fn end(&mut self, position: Position) -> Vec<Tried> {
+        self.complete(position);
+        self.redriving.remove(&position);
+        self.attempts.remove(&position).map(|attempts| attempts.tried).unwrap_or_default()
+    }
+
     /// A key that waited has come past a position.
     pub(super) fn go_on(&mut self, key: &str, position: Position) {
         if let Some(state) = self.keys.get_mut(key) {

@@ -249,12 +249,10 @@ impl Ledger {
             self.ignored += 1;
             return;
         }
-        instance.complete(done.position);
         if let Some(key) = done.key {
             instance.go_on(key, done.position);
         }
-        let tried = instance.attempts.remove(&done.position).map(|attempts| attempts.tried);
-        instance.redriving.remove(&done.position);
+        let tried = instance.end(done.position);
         if let Some(count) = instance.outcomes.get_mut(done.outcome as usize) {
             *count += if planted!(AppliesTwice) { 2 } else { 1 };
         }
@@ -262,8 +260,19 @@ impl Ledger {
             None => self.dead_letters.remove(instance, done.position),
             Some(_) if planted!(ForgetsDeadLetters) => {}
             Some(dead) => {
-                self.dead_letters.put(instance, at, done, dead, tried.unwrap_or_default());
+                self.dead_letters.put(instance, at, done, dead, tried);
             }
+        }
+    }
+
+    /// Takes that a memory bus dropped a delivery, its event or what came of it: it is over, and a dead
+    /// letter that ran again stays one.
+    pub fn apply_dropped(&mut self, id: InstanceId, generation: Generation, position: Position) {
+        match self.instances.get_mut(&id) {
+            Some(instance) if instance.generation == generation => {
+                instance.end(position);
+            }
+            _ => self.ignored += 1,
         }
     }
 

@@ -8,14 +8,11 @@ use super::MemoryLog;
 use crate::bus::apply::apply_to_values;
 use crate::bus::{Bus, Committed, private};
 use crate::effects::StateWrite;
-use crate::event::{
-    Addressee, CommitNumber, Event, Generation, InstanceId, Key, NewEvent, Position,
-};
+use crate::event::{Addressee, CommitNumber, Event, Key, NewEvent, Position};
 use crate::log::AppendError;
-use crate::log::record::{ControlRecord, DeliveryCommit};
-use crate::state::cold::ColdError;
+use crate::log::record::{Completion, ControlRecord, DeliveryCommit};
+use crate::state::At;
 use crate::state::ledger::{Completed, Origin};
-use crate::state::{At, Values};
 
 impl Bus {
     /// Takes events on a memory bus.
@@ -45,24 +42,37 @@ impl Bus {
         Ok(appended)
     }
 
-    /// Takes the effects of a delivery on a memory bus: at once, as there is no disk to wait for.
+    /// Takes the effects of a delivery on a memory bus: at once, as there is no disk to wait for. `written`
+    /// gets the state it writes, before anybody else can see it.
+    ///
+    /// Events that the ring has no room for are dropped with all other effects, and the delivery is over:
+    /// one that came again could wait for room that only its own end makes.
     pub(in crate::bus) fn commit_memory(
         &self,
         log: &MemoryLog,
         commit: DeliveryCommit,
+        written: impl FnOnce(Vec<StateWrite>),
     ) -> Result<Committed, AppendError> {
         let done = commit.completion;
-        let first_position = if commit.emits.is_empty() {
-            None
-        } else {
-            let appended = self.append_memory(log, commit.emits)?;
-            appended.first().map(|event| event.position)
+        let first_position = match self.emit_in_memory(log, commit.emits) {
+            Ok(first_position) => first_position,
+            Err(error) => {
+                let Completion { instance, generation, position, .. } = done;
+                tracing::warn!(
+                    bus = %self.name, %instance, %position, %error, "the effects of a delivery were dropped"
+                );
+                self.ledger().apply_dropped(instance, generation, position);
+                // It was counted as on its way.
+                self.count(&[instance]);
+                return Err(error);
+            }
         };
         let committed = self.now_committed(log, first_position);
-        if let Some(key) = &done.key {
+        if let (Some(key), false) = (&done.key, commit.state.is_empty()) {
+            written(commit.state.clone());
             let owner = (done.instance, done.generation, key.as_str());
             // A memory bus has no cold store that could fail.
-            let applied = apply_writes(&self.values, owner, done.position, commit.state);
+            let applied = self.values.apply(owner, done.position, commit.state);
             debug_assert!(applied.is_ok());
         }
         self.ledger().apply_completion(
@@ -80,6 +90,18 @@ impl Bus {
         self.open_in_memory(&done, commit.calls);
         self.count(&[done.instance]);
         Ok(committed)
+    }
+
+    fn emit_in_memory(
+        &self,
+        log: &MemoryLog,
+        emits: Vec<NewEvent>,
+    ) -> Result<Option<Position>, AppendError> {
+        if emits.is_empty() {
+            return Ok(None);
+        }
+        let appended = self.append_memory(log, emits)?;
+        Ok(appended.first().map(|event| event.position))
     }
 
     pub(in crate::bus) fn control_memory(
@@ -110,13 +132,4 @@ impl Bus {
         self.applied.send_modify(|applied| *applied = commit.max(*applied));
         Committed { commit, first_position, recorded_ms: log.now_ms() }
     }
-}
-
-fn apply_writes(
-    values: &Values,
-    owner: (InstanceId, Generation, &str),
-    position: Position,
-    writes: Vec<StateWrite>,
-) -> Result<(), ColdError> {
-    if writes.is_empty() { Ok(()) } else { values.apply(owner, position, writes) }
 }

@@ -319,8 +319,7 @@ impl Runner {
             self.bus.commit_untold(outbox, commit, push_pending);
             return Ending { finish, told: None };
         };
-        push_pending(commit.state.clone());
-        let ticket = Some(self.bus.commit(outbox.permit(), commit));
+        let ticket = Some(self.bus.commit_told(outbox.permit(), commit, push_pending));
         let told = Some(Told { effects, ticket, dead, parked: park, again_ms: None });
         Ending { finish, told }
     }

@@ -1,15 +1,182 @@
 //! What a memory bus says of itself, with a plugin at work on it and without.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use bytes::Bytes;
+
+use super::world::{PLUGIN, Script, start};
 use crate::bus::memory::{MemoryOptions, Order, Overflow};
+use crate::bus::runner::Runner;
 use crate::bus::{Bus, Ticket};
 use crate::clock::SystemClock;
-use crate::event::NewEvent;
+use crate::effects::{OutcomeKind, StateWrite};
+use crate::event::{Digest, Event, Generation, Key, NewEvent, Position};
+use crate::log::Publish;
+use crate::log::record::{Completion, Control, ControlRecord, DeliveryCommit, Mode};
+use crate::schedule::pool::GuestPool;
+use crate::state::{Instance, Owner, StateQuota};
+
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn memory_bus(capacity: usize, overflow: Overflow) -> Arc<Bus> {
     let options = MemoryOptions { capacity, overflow, order: Order::Key };
-    Arc::new(Bus::memory("m", options, Arc::new(SystemClock::new())))
+    let bus = Arc::new(Bus::memory("m", options, Arc::new(SystemClock::new())));
+    let control = Control::Register { instance: PLUGIN, name: "lister".into(), after: Position(0) };
+    drop(bus.control(&[ControlRecord { actor: "test".into(), control }]));
+    bus
+}
+
+/// `a1` is an event of key `a`.
+fn event(id: &str) -> NewEvent {
+    NewEvent {
+        id: id.into(),
+        key: Key::new(id.trim_end_matches(|c: char| c.is_ascii_digit())).ok(),
+        kind: "thing.happened".into(),
+        ..NewEvent::default()
+    }
+}
+
+/// A plugin at work on a memory bus.
+struct Live {
+    bus: Arc<Bus>,
+    runner: Arc<Runner>,
+    script: Arc<Script>,
+    _pool: Arc<GuestPool>,
+}
+
+impl Live {
+    async fn new(capacity: usize, overflow: Overflow, manifest: &str) -> Self {
+        let bus = memory_bus(capacity, overflow);
+        let script = Arc::default();
+        let pool = GuestPool::new(2, &tokio::runtime::Handle::current()).unwrap();
+        let runner = start(&bus, &script, &pool, manifest).await;
+        Self { bus, runner, script, _pool: Arc::new(pool) }
+    }
+
+    async fn publish(&self, ids: &[&str]) {
+        let batch = ids.iter().map(|id| Publish { event: event(id), expected: None }).collect();
+        self.bus.publish(batch).await.unwrap();
+    }
+
+    fn plugin(&self) -> Instance {
+        self.bus.ledger().instance(PLUGIN).unwrap().clone()
+    }
+
+    /// Waits until something is so. Not all of it is told.
+    async fn until(&self, what: &str, is_so: impl Fn(&Self) -> bool) {
+        let so = async {
+            while !is_so(self) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let so = tokio::time::timeout(PATIENCE, so).await;
+        assert!(so.is_ok(), "never: {what}; {:?} {:?}", self.runner.cursor(), self.plugin());
+    }
+
+    async fn until_completed(&self, position: u64) {
+        let completed = self.runner.until_completed(Position(position));
+        tokio::time::timeout(PATIENCE, completed).await.unwrap().unwrap();
+    }
+
+    /// What was emitted, as far as the ring has it.
+    fn emitted(&self) -> Vec<String> {
+        let events = self.bus.ring().unwrap().after(Position(0), usize::MAX);
+        let text = |event: &Arc<Event>| String::from_utf8(event.data.to_vec()).unwrap();
+        events.iter().filter(|event| event.emitter.is_some()).map(text).collect()
+    }
+}
+
+fn owner(key: &str) -> Owner {
+    Owner { instance: PLUGIN, generation: Generation(0), key: Key::new(key).unwrap() }
+}
+
+fn set(name: &str, value: &'static str) -> StateWrite {
+    StateWrite { name: name.into(), value: Some(Bytes::from(value)), expires_ms: None }
+}
+
+/// The end of a delivery that emits one event and writes this.
+fn commit(position: u64, key: &str, state: Vec<StateWrite>) -> DeliveryCommit {
+    let emit = NewEvent { kind: "thing.handled".into(), emitter: Some(PLUGIN), ..event("e1") };
+    DeliveryCommit {
+        completion: Completion {
+            instance: PLUGIN,
+            generation: Generation(0),
+            position: Position(position),
+            key: Key::new(key).ok(),
+            environment: Digest::default(),
+            attempt: 1,
+            mode: Mode::Live,
+            outcome: OutcomeKind::Ok,
+            fuel: 1,
+            response: None,
+        },
+        emits: vec![emit],
+        state,
+        timers: Vec::new(),
+        calls: Vec::new(),
+        dead_letter: None,
+        park: false,
+    }
+}
+
+/// A bus whose one place is taken by an event that its plugin still needs.
+fn full_bus() -> Arc<Bus> {
+    let bus = memory_bus(1, Overflow::Reject);
+    let ring = bus.ring().unwrap();
+    ring.add_consumer(PLUGIN, Box::new(|| Position(0)));
+    ring.append(vec![event("k1")]).unwrap();
+    bus
+}
+
+#[test]
+fn of_a_delivery_whose_events_are_dropped_nothing_is_seen() {
+    let bus = full_bus();
+    let progress = bus.progress(PLUGIN);
+    for untold in [true, false] {
+        let view = bus.values().view(owner("k"), 0).unwrap();
+        let write = |writes| view.push_pending(Position(1), writes);
+        let dropped = commit(1, "k", vec![set("n", "dropped")]);
+        progress.submit();
+        if untold {
+            bus.commit_untold(&bus.outbox(), dropped, write);
+        } else {
+            let ticket = bus.commit_told(bus.outbox().permit(), dropped, write);
+            assert!(matches!(ticket, Ticket::Memory(Err(_))));
+        }
+        assert_eq!(bus.values().get(&owner("k"), "n", 0).unwrap(), None, "as people see it");
+        let next = bus.values().view(owner("k"), 0).unwrap();
+        assert_eq!(next.get("n"), None, "as the next delivery sees it");
+        assert!(bus.ledger().instance(PLUGIN).unwrap().is_completed(Position(1)), "it is over");
+        assert_eq!(progress.outstanding(), 0, "nothing waits for its commit");
+    }
+}
+
+#[test]
+fn a_delivery_whose_events_are_dropped_gives_back_its_room() {
+    let bus = full_bus();
+    let quota = StateQuota { bytes: 100, keys: 0, key_bytes: 0 };
+    for n in 1..=30 {
+        let key = format!("k{n}");
+        let view = bus.values().view(owner(&key), 0).unwrap().within(quota);
+        assert_eq!(view.grow("n", None, 11), Ok(()), "delivery {n}");
+        let dropped = commit(n, &key, vec![set("n", "0123456789")]);
+        bus.commit_untold(&bus.outbox(), dropped, |writes| view.push_pending(Position(n), writes));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delivery_on_a_full_bus_has_all_of_its_effects_or_none() {
+    let live = Live::new(4, Overflow::Reject, "").await;
+    live.publish(&["a1", "a2", "a3", "a4"]).await;
+    for position in 1..=4 {
+        live.until_completed(position).await;
+    }
+    // The first finds no room: what makes some is its own end.
+    assert_eq!(live.emitted(), ["a2", "a3", "a4"]);
+    let listed = live.bus.values().get(&owner("a"), "ids", 0).unwrap().unwrap();
+    assert_eq!(listed.bytes, "a2 a3 a4");
+    assert_eq!(live.bus.progress(PLUGIN).outstanding(), 0);
 }
 
 #[test]

@@ -450,7 +450,7 @@ fn event(id: &str) -> NewEvent {
     }
 }
 
-async fn start(
+pub(super) async fn start(
     bus: &Arc<Bus>,
     script: &Arc<Script>,
     pool: &GuestPool,
