@@ -8,7 +8,9 @@ use super::MemoryLog;
 use crate::bus::apply::apply_to_values;
 use crate::bus::{Bus, Committed, private};
 use crate::effects::StateWrite;
-use crate::event::{Addressee, CommitNumber, Event, Key, NewEvent, Position};
+use crate::event::{
+    Addressee, CommitNumber, Event, Generation, InstanceId, Key, NewEvent, Position,
+};
 use crate::log::AppendError;
 use crate::log::record::{Completion, ControlRecord, DeliveryCommit};
 use crate::state::At;
@@ -90,6 +92,18 @@ impl Bus {
         self.open_in_memory(&done, commit.calls);
         self.count(&[done.instance]);
         Ok(committed)
+    }
+
+    /// Takes that the ring dropped an event before it was delivered.
+    pub(in crate::bus) fn end_dropped(
+        &self,
+        instance: InstanceId,
+        generation: Generation,
+        position: Position,
+    ) {
+        self.ledger().apply_dropped(instance, generation, position);
+        // No commit says how far the plugin is, where all that is left of it was dropped.
+        self.count(&[]);
     }
 
     fn emit_in_memory(

@@ -3,12 +3,14 @@
 use std::sync::Arc;
 
 use super::work::Stopped;
+use super::worker::Delivered;
 use super::{Runner, Version};
 use crate::bus::Outbox;
 use crate::bus::deliver;
 use crate::effects::{Effects, Outcome};
 use crate::event::Event;
 use crate::log::record::Mode;
+use crate::schedule::core::Assignment;
 use crate::state::cold::ColdError;
 use crate::state::{Handle, KeyView, Owner, Values};
 use crate::wasm::{Delivery, Invocation, Seed, StateView};
@@ -86,6 +88,20 @@ impl Runner {
             shape = self.bus.upcasters().lift(event) => Ok(shape),
             () = self.stop.cancelled() => Err(Stopped::Closing),
         }
+    }
+
+    /// Ends the delivery of an event that a memory bus dropped: in the ledger, too, or what that knows of it
+    /// would stay for good.
+    pub(super) fn pass_over_dropped(&self, assignment: &Assignment<Arc<Event>>) -> Delivered {
+        let position = assignment.position;
+        if assignment.redriven {
+            self.say(
+                "warn",
+                format!("the event at {position} is gone and cannot be delivered again"),
+            );
+        }
+        self.bus.end_dropped(self.instance, self.generation, position);
+        Delivered::passed_over()
     }
 
     pub(super) fn view(

@@ -94,7 +94,7 @@ impl Runner {
             None => match self.bus.event(assignment.position).await? {
                 Some(event) => event,
                 // Only a memory bus that dropped it comes here.
-                None => return Ok(Delivered::passed_over()),
+                None => return Ok(self.pass_over_dropped(assignment)),
             },
         };
         let Assignment { again, .. } = *assignment;

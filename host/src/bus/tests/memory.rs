@@ -4,18 +4,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 
 use super::world::{PLUGIN, Script, start};
 use crate::bus::memory::{MemoryOptions, Order, Overflow};
-use crate::bus::runner::Runner;
+use crate::bus::operate::{self, Act};
+use crate::bus::runner::{Runner, Version};
 use crate::bus::{Bus, Ticket};
 use crate::clock::SystemClock;
-use crate::effects::{OutcomeKind, StateWrite};
+use crate::effects::{Effects, Outcome, OutcomeKind, StateWrite};
 use crate::event::{Digest, Event, Generation, Key, NewEvent, Position};
 use crate::log::Publish;
 use crate::log::record::{Completion, Control, ControlRecord, DeliveryCommit, Mode};
 use crate::schedule::pool::GuestPool;
 use crate::state::{Instance, Owner, StateQuota};
+use crate::wasm::{Delivery, Invocation, Invoker, Slot};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -177,6 +180,74 @@ async fn a_delivery_on_a_full_bus_has_all_of_its_effects_or_none() {
     let listed = live.bus.values().get(&owner("a"), "ids", 0).unwrap().unwrap();
     assert_eq!(listed.bytes, "a2 a3 a4");
     assert_eq!(live.bus.progress(PLUGIN).outstanding(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_letter_whose_event_is_gone_can_be_given_up_after_a_redrive() {
+    let live = Live::new(2, Overflow::DropOldest, "").await;
+    live.script.rejected.lock().unwrap().insert("a1".to_owned());
+    live.publish(&["a1"]).await;
+    live.until("it is given up", |live| !live.plugin().letters.is_empty()).await;
+    let number = live.plugin().letters[&Position(1)];
+    for id in ["b1", "b2", "b3"] {
+        live.publish(&[id]).await;
+        live.until_completed(live.bus.last_position().0).await;
+    }
+    assert!(live.bus.event(Position(1)).await.unwrap().is_none(), "the ring dropped it");
+    let act = async |act: Act| {
+        let runner = Some(&*live.runner);
+        operate::act(&live.bus, PLUGIN, runner, &[number], &act, "ops").await.unwrap()
+    };
+    assert_eq!(act(Act::Redrive).await.count, 1);
+    live.until("the redrive is over", |live| live.plugin().redriving.is_empty()).await;
+    assert_eq!(live.plugin().letters.len(), 1, "it stays a dead letter");
+    let given_up = act(Act::Discard("gone".to_owned())).await;
+    assert_eq!((given_up.count, live.plugin().letters.len()), (1, 0), "{:?}", given_up.left);
+}
+
+/// A handler that always asks to be tried again.
+struct Retries;
+
+impl Retries {
+    fn run() -> Invocation {
+        Invocation {
+            outcome: Outcome::Retry { reason: "not yet".to_owned(), after_ms: Some(10) },
+            effects: Effects::default(),
+            fuel: 1,
+            wall: Duration::ZERO,
+            memory_bytes: 0,
+            logs: Vec::new(),
+            backtrace: String::new(),
+        }
+    }
+}
+
+impl Invoker for Retries {
+    fn invoke<'a>(&'a self, _: &'a mut Slot, _: Delivery) -> BoxFuture<'a, Invocation> {
+        Box::pin(async { Self::run() })
+    }
+
+    fn invoke_through(&self, _: &mut Slot, _: Delivery) -> Result<Invocation, Delivery> {
+        Ok(Self::run())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn attempts_at_events_that_are_gone_are_forgotten() {
+    let live = Live::new(4, Overflow::DropOldest, "").await;
+    let version = Version { invoker: Arc::new(Retries), ..Version::clone(&live.runner.version()) };
+    let subscription = Arc::new(version.manifest.subscribe.clone());
+    live.runner.swap(Arc::new(version), subscription, "ops".into()).await.unwrap();
+    for n in 1..=50 {
+        // Each of a key of its own.
+        live.publish(&[&format!("{}1", "k".repeat(n))]).await;
+        let tried = |live: &Live| live.plugin().attempts.contains_key(&Position(n as u64));
+        live.until("it is tried", tried).await;
+    }
+    live.until("those that are gone are over", |live| live.plugin().attempts.len() <= 4).await;
+    for position in 1..=46 {
+        assert!(live.plugin().is_completed(Position(position)), "{position}");
+    }
 }
 
 #[test]
