@@ -9,11 +9,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::Bus;
 use crate::event::{Addressee, Event, NewEvent, Origin, Position, To};
+use crate::limits::GROUP_BYTES_MAX;
 use crate::log::record::{Control, ControlRecord};
 use crate::log::{AppendError, ReadError};
 
 /// Events taken over in one commit, at most.
 const FORWARD_BATCH_MAX: usize = 256;
+/// Bytes of these, about; one event may be larger. Many large ones would not fit a commit at all.
+const FORWARD_BATCH_BYTES_MAX: usize = GROUP_BYTES_MAX;
 
 /// Why a forwarder gave up.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +40,8 @@ pub async fn run(
 ) -> Result<(), ForwardError> {
     let mut after = start(&source, &target);
     let mut events = source.read_after(after);
+    // A memory bus takes each by itself: where there is room for some, the others do not take these along.
+    let count_max = target.log().map_or(1, |_| FORWARD_BATCH_MAX);
     loop {
         let batch = tokio::select! {
             biased;
@@ -50,7 +55,8 @@ pub async fn run(
         };
         let mut due = batch.select(|heading| heading.to == To::Bus)?;
         due.retain(|event| is_for(event, target.name()));
-        for chunk in due.chunks(FORWARD_BATCH_MAX) {
+        let mut dropped = 0;
+        for chunk in chunks(&due, count_max) {
             let Some(last) = chunk.last() else { continue };
             let forwarded = chunk.iter().map(|event| moved(event, source.name())).collect();
             let mark = mark(source.name(), last.position);
@@ -58,14 +64,17 @@ pub async fn run(
                 Ok(_) => after = last.position,
                 // From a memory bus, or to one, at most once: who is full loses them.
                 Err(AppendError::QueueFull { .. }) if target.log().is_none() => {
-                    tracing::warn!(
-                        from = %source.name(), to = %target.name(), events = chunk.len(),
-                        "the memory bus is full: forwarded events were dropped"
-                    );
+                    dropped += chunk.len();
                 }
                 Err(AppendError::ShuttingDown) => return Ok(()),
                 Err(error) => return Err(error.into()),
             }
+        }
+        if dropped > 0 {
+            tracing::warn!(
+                from = %source.name(), to = %target.name(), events = dropped,
+                "the memory bus is full: forwarded events were dropped"
+            );
         }
         tracing::trace!(from = %source.name(), to = %target.name(), position = %after, "forwarded");
     }
@@ -81,6 +90,22 @@ fn start(source: &Bus, target: &Bus) -> Position {
     let taken = target.ledger().forwarded(source.name());
     let meant = source.ledger().outbound(target.name());
     if taken >= meant { last } else { taken }
+}
+
+/// Cuts events into commits of a bounded size, in order.
+fn chunks(events: &[Arc<Event>], count_max: usize) -> impl Iterator<Item = &[Arc<Event>]> {
+    let mut rest = events;
+    std::iter::from_fn(move || {
+        let mut bytes = 0;
+        let fits = |event: &&Arc<Event>| {
+            bytes += event.weight();
+            bytes <= FORWARD_BATCH_BYTES_MAX
+        };
+        let count = rest.iter().take(count_max).take_while(fits).count();
+        let (chunk, after) = rest.split_at(count.max(1).min(rest.len()));
+        rest = after;
+        (!chunk.is_empty()).then_some(chunk)
+    })
 }
 
 fn is_for(event: &Event, target: &str) -> bool {
@@ -104,5 +129,32 @@ fn mark(source: &Arc<str>, position: Position) -> ControlRecord {
     ControlRecord {
         actor: "host".into(),
         control: Control::Forwarded { bus: source.to_string(), position },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{CommitNumber, KeySequence};
+
+    /// The sizes of the chunks of events with payloads of so many bytes.
+    fn cut(payloads: &[usize], count_max: usize) -> Vec<usize> {
+        let event = |bytes: &usize| {
+            let body = NewEvent { data: vec![7; *bytes].into(), ..NewEvent::default() };
+            let (position, commit, sequence) = (Position(1), CommitNumber(1), KeySequence(0));
+            Arc::new(Event { position, sequence, recorded_ms: 0, commit, body })
+        };
+        let events: Vec<_> = payloads.iter().map(event).collect();
+        chunks(&events, count_max).map(<[_]>::len).collect()
+    }
+
+    #[test]
+    fn chunks_are_bounded_in_events_and_in_bytes() {
+        const MIB: usize = 1024 * 1024;
+        assert_eq!(cut(&[], 2), [0; 0]);
+        assert_eq!(cut(&[1, 1, 1, 1, 1], 2), [2, 2, 1]);
+        assert_eq!(cut(&[1, 1], 1), [1, 1]);
+        assert_eq!(cut(&[MIB; 8], 256), [3, 3, 2]);
+        assert_eq!(cut(&[1, FORWARD_BATCH_BYTES_MAX, 1, 1], 256), [1, 1, 2], "it goes alone");
     }
 }

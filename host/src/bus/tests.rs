@@ -6,6 +6,7 @@ mod commands;
 mod damaged;
 mod expire;
 mod filled;
+mod forward;
 mod hand;
 mod keys;
 mod memory;
