@@ -383,7 +383,7 @@ impl From<PublishError> for ApiError {
                 error.detail.field = Some("expectedsequence".to_owned());
                 error
             }
-            PublishError::TooLarge { limit, actual } => {
+            PublishError::TooLarge { limit, actual } | PublishError::TooMany { limit, actual } => {
                 Self::over(Code::TooLarge, message, limit, actual)
             }
             PublishError::QueueFull => Self::new(Code::QueueFull, message),

@@ -55,6 +55,17 @@ pub enum PublishError {
         /// Bytes found.
         actual: u64,
     },
+    /// The batch has more events than a memory bus that rejects can hold.
+    #[error(
+        "the batch has {actual} events, and this memory bus holds {limit} (`capacity`): publish \
+         fewer at a time"
+    )]
+    TooMany {
+        /// Events that the bus holds.
+        limit: u64,
+        /// Events found.
+        actual: u64,
+    },
     /// The ingest lane, or a memory bus that rejects, is full.
     #[error("the append queue is full")]
     QueueFull,

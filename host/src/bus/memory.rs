@@ -42,12 +42,23 @@ pub struct MemoryOptions {
     pub order: Order,
 }
 
-/// The ring is full of events that are still needed.
+/// Why a bus that rejects takes no events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the memory bus is full: {capacity} events wait for their deliveries")]
-pub struct Full {
-    /// Events the ring holds.
-    pub capacity: usize,
+pub enum Refusal {
+    /// The ring is full of events that are still needed.
+    #[error("the memory bus is full: {capacity} events wait for their deliveries")]
+    Full {
+        /// Events the ring holds.
+        capacity: usize,
+    },
+    /// They would not fit an empty ring.
+    #[error("{count} events at a time are too many for a memory bus that holds {capacity}")]
+    TooMany {
+        /// Events the ring holds.
+        capacity: usize,
+        /// Events that were to be appended.
+        count: usize,
+    },
 }
 
 /// Reports the position at or below which a consumer needs nothing any more.
@@ -89,11 +100,12 @@ impl MemoryLog {
         self.ring.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Appends events, all or none, and wakes the readers.
+    /// Appends events, all or none, and wakes the readers. Of more than the ring holds, a bus that drops
+    /// keeps the newest.
     ///
     /// # Errors
-    /// [`Full`], on a bus that rejects.
-    pub fn append(&self, events: Vec<NewEvent>) -> Result<Vec<Arc<Event>>, Full> {
+    /// [`Refusal`], on a bus that rejects.
+    pub fn append(&self, events: Vec<NewEvent>) -> Result<Vec<Arc<Event>>, Refusal> {
         let recorded_ms = self.clock.wall_ms();
         let mut ring = self.ring();
         self.make_room(&mut ring, events.len())?;
@@ -114,6 +126,10 @@ impl MemoryLog {
             let position = Position(ring.last);
             let commit = CommitNumber(ring.last);
             let event = Arc::new(Event { position, sequence, recorded_ms, commit, body });
+            if ring.events.len() >= self.options.capacity {
+                // Of this batch, which alone is more than there is room for.
+                ring.events.pop_front();
+            }
             ring.events.push_back(Arc::clone(&event));
             appended.push(event);
         }
@@ -124,8 +140,11 @@ impl MemoryLog {
         Ok(appended)
     }
 
-    fn make_room(&self, ring: &mut Ring, more: usize) -> Result<(), Full> {
+    fn make_room(&self, ring: &mut Ring, more: usize) -> Result<(), Refusal> {
         let capacity = self.options.capacity;
+        if more > self.batch_max() {
+            return Err(Refusal::TooMany { capacity, count: more });
+        }
         let excess = (ring.events.len() + more).saturating_sub(capacity);
         if excess == 0 {
             return Ok(());
@@ -138,9 +157,9 @@ impl MemoryLog {
             .take(excess)
             .take_while(|event| needed.is_none_or(|low| event.position <= low))
             .count();
-        if free < excess {
+        if free < excess && needed.is_some() {
             if self.options.overflow == Overflow::Reject {
-                return Err(Full { capacity });
+                return Err(Refusal::Full { capacity });
             }
             ring.dropped += (excess - free) as u64;
         }
@@ -159,6 +178,15 @@ impl MemoryLog {
     #[must_use]
     pub fn capacity(&self) -> usize {
         self.options.capacity
+    }
+
+    /// Events that can be appended at a time.
+    #[must_use]
+    pub fn batch_max(&self) -> usize {
+        match self.options.overflow {
+            Overflow::Reject => self.options.capacity,
+            Overflow::DropOldest => usize::MAX,
+        }
     }
 
     /// Adds a consumer: events above its low mark are kept for it.
@@ -270,7 +298,7 @@ mod tests {
         let log = log(2, Overflow::Reject);
         log.add_consumer(InstanceId(1), Box::new(|| Position(0)));
         log.append(events(&["a", "b"])).unwrap();
-        assert_eq!(log.append(events(&["c"])), Err(Full { capacity: 2 }));
+        assert_eq!(log.append(events(&["c"])), Err(Refusal::Full { capacity: 2 }));
         log.add_consumer(InstanceId(1), Box::new(|| Position(1)));
         log.append(events(&["c"])).unwrap();
         assert_eq!(log.event(Position(1)), None);
@@ -286,6 +314,31 @@ mod tests {
         assert_eq!(log.dropped(), 1);
         let left: Vec<_> = log.after(Position(0), 10).iter().map(|e| e.position.0).collect();
         assert_eq!(left, [2, 3]);
+    }
+
+    #[test]
+    fn what_no_ring_could_hold_is_not_called_full() {
+        let log = log(2, Overflow::Reject);
+        let too_many = Refusal::TooMany { capacity: 2, count: 3 };
+        assert_eq!(log.append(events(&["a", "b", "c"])), Err(too_many), "though it is empty");
+        assert_eq!(log.append(events(&["a", "b"])).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn of_a_batch_larger_than_the_ring_the_newest_stay() {
+        for consumers in [0, 1] {
+            let log = log(2, Overflow::DropOldest);
+            if consumers > 0 {
+                log.add_consumer(InstanceId(1), Box::new(|| Position(0)));
+            }
+            log.append(events(&["a"])).unwrap();
+            let appended = log.append(events(&["b", "c", "b", "d"])).unwrap();
+            let numbers: Vec<_> = appended.iter().map(|e| (e.position.0, e.sequence.0)).collect();
+            assert_eq!(numbers, [(2, 1), (3, 1), (4, 2), (5, 1)]);
+            let left: Vec<_> = log.after(Position(0), 10).iter().map(|e| e.position.0).collect();
+            assert_eq!(left, [4, 5]);
+            assert_eq!(log.dropped(), 3 * consumers, "nobody is there who needs them");
+        }
     }
 
     #[test]

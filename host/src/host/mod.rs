@@ -201,6 +201,9 @@ fn publish_error(error: AppendError) -> PublishError {
             PublishError::SequenceConflict { index, expected, actual }
         }
         AppendError::QueueFull { .. } => PublishError::QueueFull,
+        AppendError::TooMany { limit, actual } => {
+            PublishError::TooMany { limit: limit as u64, actual: actual as u64 }
+        }
         AppendError::StorageFull { .. } => PublishError::StorageFull,
         AppendError::ShuttingDown => PublishError::ShuttingDown,
         AppendError::ReadOnly(why) => PublishError::ReadOnly(why.to_string()),

@@ -167,6 +167,14 @@ pub enum AppendError {
         /// Bytes that may wait.
         limit: usize,
     },
+    /// More events at a time than a memory bus can hold.
+    #[error("{actual} events at a time are too many for this memory bus: it holds {limit}")]
+    TooMany {
+        /// Events that it holds.
+        limit: usize,
+        /// Events that were to be appended.
+        actual: usize,
+    },
     /// The disk is full, or nearly.
     #[error("the disk is full: {free} bytes are free, {needed} are needed")]
     StorageFull {

@@ -45,6 +45,7 @@ async fn what_the_log_refuses_is_told() {
         (PublishError::ShuttingDown, 503, "shutting_down"),
         (PublishError::IdConflict { index: 0, position: Position(4) }, 409, "id_conflict"),
         (PublishError::TooLarge { limit: 1, actual: 2 }, 413, "too_large"),
+        (PublishError::TooMany { limit: 1, actual: 2 }, 413, "too_large"),
         (PublishError::Internal("broken".to_owned()), 500, "internal"),
     ];
     for (refusal, status, code) in cases {

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use super::MemoryLog;
+use super::{MemoryLog, Refusal};
 use crate::bus::apply::apply_to_values;
 use crate::bus::{Bus, Committed, private};
 use crate::effects::StateWrite;
@@ -23,8 +23,12 @@ impl Bus {
         log: &MemoryLog,
         events: Vec<NewEvent>,
     ) -> Result<Vec<Arc<Event>>, AppendError> {
-        let appended =
-            log.append(events).map_err(|full| AppendError::QueueFull { limit: full.capacity })?;
+        let appended = log.append(events).map_err(|refusal| match refusal {
+            Refusal::Full { capacity } => AppendError::QueueFull { limit: capacity },
+            Refusal::TooMany { capacity, count } => {
+                AppendError::TooMany { limit: capacity, actual: count }
+            }
+        })?;
         let mut ledger = self.ledger();
         let mut closed = 0;
         for event in &appended {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::fires::timers_set;
-use super::prepare::{commit_bytes_for, only_recordable};
+use super::prepare::commit_bytes_for;
 use super::shadow::Beside;
 use super::worker::{Delivered, Hand, Worker};
 use super::{Runner, Version, breaker};
@@ -138,7 +138,7 @@ impl Runner {
         if let Some(notes) = notes {
             notes.clear();
         }
-        only_recordable(version, &event, &mut invocation);
+        self.only_recordable(version, &event, &mut invocation);
         lease.spent(invocation.fuel);
         self.keep_logs(&event, number, &invocation);
         let ended_ms = self.bus.now_ms();

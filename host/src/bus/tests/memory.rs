@@ -12,10 +12,10 @@ use crate::bus::operate::{self, Act};
 use crate::bus::runner::{Runner, Version};
 use crate::bus::{Bus, Ticket};
 use crate::clock::SystemClock;
-use crate::effects::{Effects, Outcome, OutcomeKind, StateWrite};
+use crate::effects::{Draft, Effects, Outcome, OutcomeKind, StateWrite};
 use crate::event::{Digest, Event, Generation, Key, NewEvent, Position};
-use crate::log::Publish;
 use crate::log::record::{Completion, Control, ControlRecord, DeliveryCommit, Mode};
+use crate::log::{AppendError, Publish};
 use crate::schedule::pool::GuestPool;
 use crate::state::{Instance, Owner, StateQuota};
 use crate::wasm::{Delivery, Invocation, Invoker, Slot};
@@ -49,12 +49,21 @@ struct Live {
 }
 
 impl Live {
-    async fn new(capacity: usize, overflow: Overflow, manifest: &str) -> Self {
+    async fn new(capacity: usize, overflow: Overflow) -> Self {
         let bus = memory_bus(capacity, overflow);
         let script = Arc::default();
         let pool = GuestPool::new(2, &tokio::runtime::Handle::current()).unwrap();
-        let runner = start(&bus, &script, &pool, manifest).await;
+        let runner = start(&bus, &script, &pool, "").await;
         Self { bus, runner, script, _pool: Arc::new(pool) }
+    }
+
+    /// With another handler.
+    async fn with(self, handler: fn(&Delivery) -> (Outcome, Effects)) -> Self {
+        let (invoker, serves) = (Arc::new(Handler(handler)), self.runner.version());
+        let version = Version { invoker, ..Version::clone(&serves) };
+        let subscription = Arc::new(version.manifest.subscribe.clone());
+        self.runner.swap(Arc::new(version), subscription, "ops".into()).await.unwrap();
+        self
     }
 
     async fn publish(&self, ids: &[&str]) {
@@ -87,6 +96,34 @@ impl Live {
         let events = self.bus.ring().unwrap().after(Position(0), usize::MAX);
         let text = |event: &Arc<Event>| String::from_utf8(event.data.to_vec()).unwrap();
         events.iter().filter(|event| event.emitter.is_some()).map(text).collect()
+    }
+}
+
+/// What a handler does with each delivery.
+struct Handler(fn(&Delivery) -> (Outcome, Effects));
+
+impl Handler {
+    fn run(&self, delivery: &Delivery) -> Invocation {
+        let (outcome, effects) = self.0(delivery);
+        Invocation {
+            outcome,
+            effects,
+            fuel: 1,
+            wall: Duration::ZERO,
+            memory_bytes: 0,
+            logs: Vec::new(),
+            backtrace: String::new(),
+        }
+    }
+}
+
+impl Invoker for Handler {
+    fn invoke<'a>(&'a self, _: &'a mut Slot, delivery: Delivery) -> BoxFuture<'a, Invocation> {
+        Box::pin(async move { self.run(&delivery) })
+    }
+
+    fn invoke_through(&self, _: &mut Slot, delivery: Delivery) -> Result<Invocation, Delivery> {
+        Ok(self.run(&delivery))
     }
 }
 
@@ -170,7 +207,7 @@ fn a_delivery_whose_events_are_dropped_gives_back_its_room() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_delivery_on_a_full_bus_has_all_of_its_effects_or_none() {
-    let live = Live::new(4, Overflow::Reject, "").await;
+    let live = Live::new(4, Overflow::Reject).await;
     live.publish(&["a1", "a2", "a3", "a4"]).await;
     for position in 1..=4 {
         live.until_completed(position).await;
@@ -184,7 +221,7 @@ async fn a_delivery_on_a_full_bus_has_all_of_its_effects_or_none() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_letter_whose_event_is_gone_can_be_given_up_after_a_redrive() {
-    let live = Live::new(2, Overflow::DropOldest, "").await;
+    let live = Live::new(2, Overflow::DropOldest).await;
     live.script.rejected.lock().unwrap().insert("a1".to_owned());
     live.publish(&["a1"]).await;
     live.until("it is given up", |live| !live.plugin().letters.is_empty()).await;
@@ -205,39 +242,14 @@ async fn a_dead_letter_whose_event_is_gone_can_be_given_up_after_a_redrive() {
     assert_eq!((given_up.count, live.plugin().letters.len()), (1, 0), "{:?}", given_up.left);
 }
 
-/// A handler that always asks to be tried again.
-struct Retries;
-
-impl Retries {
-    fn run() -> Invocation {
-        Invocation {
-            outcome: Outcome::Retry { reason: "not yet".to_owned(), after_ms: Some(10) },
-            effects: Effects::default(),
-            fuel: 1,
-            wall: Duration::ZERO,
-            memory_bytes: 0,
-            logs: Vec::new(),
-            backtrace: String::new(),
-        }
-    }
-}
-
-impl Invoker for Retries {
-    fn invoke<'a>(&'a self, _: &'a mut Slot, _: Delivery) -> BoxFuture<'a, Invocation> {
-        Box::pin(async { Self::run() })
-    }
-
-    fn invoke_through(&self, _: &mut Slot, _: Delivery) -> Result<Invocation, Delivery> {
-        Ok(Self::run())
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn attempts_at_events_that_are_gone_are_forgotten() {
-    let live = Live::new(4, Overflow::DropOldest, "").await;
-    let version = Version { invoker: Arc::new(Retries), ..Version::clone(&live.runner.version()) };
-    let subscription = Arc::new(version.manifest.subscribe.clone());
-    live.runner.swap(Arc::new(version), subscription, "ops".into()).await.unwrap();
+    let live = Live::new(4, Overflow::DropOldest).await;
+    let again = |_: &Delivery| {
+        let reason = "not yet".to_owned();
+        (Outcome::Retry { reason, after_ms: Some(10) }, Effects::default())
+    };
+    let live = live.with(again).await;
     for n in 1..=50 {
         // Each of a key of its own.
         live.publish(&[&format!("{}1", "k".repeat(n))]).await;
@@ -248,6 +260,45 @@ async fn attempts_at_events_that_are_gone_are_forgotten() {
     for position in 1..=46 {
         assert!(live.plugin().is_completed(Position(position)), "{position}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_that_never_fits_is_refused_for_that() {
+    let bus = memory_bus(2, Overflow::Reject);
+    let publish = async |ids: &[&str]| {
+        bus.publish(ids.iter().map(|id| Publish { event: event(id), expected: None }).collect())
+            .await
+    };
+    let refused = publish(&["a1", "a2", "a3"]).await;
+    assert_eq!(refused, Err(AppendError::TooMany { limit: 2, actual: 3 }));
+    assert_eq!(publish(&["a1", "a2"]).await.unwrap().len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delivery_with_more_events_than_the_bus_holds_is_a_dead_letter_that_says_so() {
+    let emit = |delivery: &Delivery| {
+        let draft = |n| Draft {
+            id: delivery.seed.event_id(delivery.event.position, n),
+            kind: "thing.handled".into(),
+            key: None,
+            bus: None,
+            content_type: "text/plain".into(),
+            data: Bytes::from(delivery.event.id.to_string()),
+            attributes: Vec::new(),
+        };
+        let count = if &*delivery.event.id == "a1" { 3 } else { 1 };
+        (Outcome::Ok, Effects { emits: (0..count).map(draft).collect(), ..Effects::default() })
+    };
+    let live = Live::new(2, Overflow::Reject).await.with(emit).await;
+    live.publish(&["a1"]).await;
+    live.until("it is given up", |live| !live.plugin().letters.is_empty()).await;
+    let letter = live.bus.ledger().dead_letters().next().unwrap().clone();
+    assert_eq!(letter.outcome, OutcomeKind::Output);
+    assert!(letter.reason.contains("capacity = 2"), "{}", letter.reason);
+    live.until("its place is free", |live| live.runner.cursor().low >= Position(1)).await;
+    live.publish(&["b1"]).await;
+    live.until_completed(2).await;
+    assert_eq!(live.emitted(), ["b1"]);
 }
 
 #[test]
