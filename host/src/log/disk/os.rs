@@ -11,6 +11,8 @@ use rustix::fs::{FallocateFlags, FlockOperation, SeekFrom};
 use super::direct::{self, DirectFile};
 use super::{Disk, DiskFile, LockError, LockGuard};
 
+/// The file that says who has a folder. It can be removed, so that the folder itself is locked as well;
+/// hosts that only know the file are kept out by it.
 const LOCK_NAME: &str = "lock";
 /// A process id has at most this many digits.
 const PID_BYTES_MAX: u64 = 20;
@@ -161,6 +163,13 @@ impl Disk for OsDisk {
 
     fn lock(&self, dir: &Path) -> Result<LockGuard, LockError> {
         let failed = |source| LockError::Io { dir: dir.to_owned(), source };
+        let held = || LockError::Held { dir: dir.to_owned(), pid: pid_in(&dir.join(LOCK_NAME)) };
+        let folder = File::open(dir).map_err(failed)?;
+        let locked = rustix::fs::flock(&folder, FlockOperation::NonBlockingLockExclusive);
+        // Any other error is of a file system that locks no folders: there the file alone keeps others out.
+        if locked == Err(rustix::io::Errno::WOULDBLOCK) {
+            return Err(held());
+        }
         let mut file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -170,15 +179,7 @@ impl Disk for OsDisk {
             .map_err(failed)?;
         match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
-            Err(rustix::io::Errno::WOULDBLOCK) => {
-                let mut pid = String::new();
-                let read = (&file).take(PID_BYTES_MAX).read_to_string(&mut pid);
-                if read.is_err() || pid.trim().is_empty() {
-                    "unknown".clone_into(&mut pid);
-                }
-                let pid = pid.trim().to_owned();
-                return Err(LockError::Held { dir: dir.to_owned(), pid });
-            }
+            Err(rustix::io::Errno::WOULDBLOCK) => return Err(held()),
             Err(error) => return Err(failed(error.into())),
         }
         let pid = std::process::id().to_string();
@@ -187,7 +188,18 @@ impl Disk for OsDisk {
             .set_len(0)
             .and_then(|()| file.rewind())
             .and_then(|()| file.write_all(pid.as_bytes()));
-        Ok(LockGuard(Box::new(file)))
+        Ok(LockGuard(Box::new((folder, file))))
+    }
+}
+
+/// The process that a lock file names; `unknown` where it names none.
+fn pid_in(path: &Path) -> String {
+    let mut pid = String::new();
+    let read = File::open(path).and_then(|file| file.take(PID_BYTES_MAX).read_to_string(&mut pid));
+    match pid.trim() {
+        "" => "unknown".to_owned(),
+        pid if read.is_ok() => pid.to_owned(),
+        _ => "unknown".to_owned(),
     }
 }
 
@@ -213,5 +225,31 @@ mod tests {
             }
         }
         assert!(OsDisk.is_in_memory(Path::new("/nowhere/at/all")).is_err());
+    }
+
+    fn pid_of(held: Result<LockGuard, LockError>) -> String {
+        match held {
+            Err(LockError::Held { pid, .. }) => pid,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_folder_stays_locked_when_its_lock_file_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let guard = OsDisk.lock(dir.path()).unwrap();
+        assert_eq!(pid_of(OsDisk.lock(dir.path())), std::process::id().to_string());
+        fs::remove_file(dir.path().join(LOCK_NAME)).unwrap();
+        assert_eq!(pid_of(OsDisk.lock(dir.path())), "unknown");
+        drop(guard);
+        OsDisk.lock(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn whoever_locks_the_file_alone_keeps_others_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = File::create(dir.path().join(LOCK_NAME)).unwrap();
+        rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).unwrap();
+        assert_eq!(pid_of(OsDisk.lock(dir.path())), "unknown");
     }
 }
