@@ -5,6 +5,7 @@ mod damage;
 mod lagging;
 mod opening;
 mod outbox;
+mod refusals;
 mod semantics;
 mod support;
 mod writing;

@@ -9,7 +9,7 @@ use super::prove::{Last, LastEnd, prove_last};
 use super::{Folders, Recovered, SealedSegment, UnsealedSegment, torn};
 use crate::log::codec::Salt;
 use crate::log::dedup::IdHasher;
-use crate::log::disk::{Disk, DiskFile};
+use crate::log::disk::Disk;
 use crate::log::error::OpenError;
 use crate::log::frame::Frame;
 use crate::log::index::{FillError, SegmentBase, SegmentIndexBuilder};
@@ -19,9 +19,9 @@ use crate::log::segment::{Tip, sealed_len};
 const FRAMES_AHEAD_MAX: usize = 64;
 
 /// The last segment as it was found.
+#[derive(Debug)]
 pub(super) struct Unfinished {
     pub(super) number: u32,
-    file: Arc<dyn DiskFile>,
     before: Tip,
     last: Last,
     frame_at: Option<u64>,
@@ -65,7 +65,7 @@ impl Unfinished {
         before: Tip,
     ) -> Result<Self, OpenError> {
         let path = folders.segment(number);
-        let file = disk.open_append(&path).map_err(Folders::io(&path))?;
+        let file = disk.open_read(&path).map_err(Folders::io(&path))?;
         let salt = Salt::new(log_id, number);
         let mut frame_at = None;
         let together = std::thread::scope(|scope| {
@@ -97,13 +97,24 @@ impl Unfinished {
                 (last, indexed)
             }
         };
-        Ok(Self { number, file, before, last, frame_at, index: indexed.builder })
+        Ok(Self { number, before, last, frame_at, index: indexed.builder })
     }
 
     /// Bytes that its frames take.
     pub(super) const fn end(&self) -> u64 {
         match self.last.end {
             LastEnd::Sealed { end, .. } | LastEnd::Open { end, .. } => end,
+        }
+    }
+
+    /// The segment that was claimed before this one was sealed, and what its first frame follows on;
+    /// none: this one is open, or ends with a clean stop.
+    pub(super) const fn followed_by(&self) -> Option<(u32, Tip)> {
+        match self.last.end {
+            LastEnd::Sealed { seal, .. } if !seal.clean_stop => {
+                Some((self.number.saturating_add(1), self.last.tip))
+            }
+            LastEnd::Sealed { .. } | LastEnd::Open { .. } => None,
         }
     }
 
@@ -117,8 +128,9 @@ impl Unfinished {
         folders: &Folders,
         mut recovered: Recovered,
     ) -> Result<Recovered, OpenError> {
-        let Self { number, file, before, last, frame_at, index } = self;
+        let Self { number, before, last, frame_at, index } = self;
         let path = folders.segment(number);
+        let file = disk.open_append(&path).map_err(Folders::io(&path))?;
         recovered.tip = last.tip;
         match last.end {
             LastEnd::Sealed { seal, end } => {

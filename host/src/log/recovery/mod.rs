@@ -14,7 +14,7 @@ mod torn;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-pub(super) use prove::prove_sealed;
+pub(super) use prove::{is_torn_tail, prove_sealed};
 pub(super) use seals::seal_of;
 pub use torn::CutReport;
 
@@ -29,6 +29,9 @@ use seals::seals;
 
 /// Stands in the folder of a log while it is being repaired: no host opens it.
 pub const UNFINISHED: &str = "repairing";
+
+/// Bytes of a log's id as text.
+const ID_TEXT_BYTES: usize = uuid::fmt::Hyphenated::LENGTH;
 
 /// The folders of one bus.
 #[derive(Debug, Clone)]
@@ -63,6 +66,14 @@ impl Folders {
     pub(super) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> OpenError + use<> {
         let path = path.to_owned();
         move |source| OpenError::Io { path, source }
+    }
+
+    /// The log's id as its file says; none: it is not there, or says none.
+    pub(super) fn noted_id(&self, disk: &dyn Disk) -> Option<[u8; 16]> {
+        let file = disk.open_read(&self.id_file()).ok()?;
+        let bytes = read_up_to(&*file, 0, ID_TEXT_BYTES + 1).ok()?;
+        let text = std::str::from_utf8(bytes.get(..ID_TEXT_BYTES)?).ok()?;
+        uuid::Uuid::parse_str(text).ok().map(uuid::Uuid::into_bytes)
     }
 
     pub(super) fn data_dir(&self) -> PathBuf {
@@ -135,6 +146,15 @@ pub enum Found {
     Log(Box<Recovered>),
 }
 
+/// What was proven of a log, and nothing written yet.
+#[derive(Debug)]
+enum Proven {
+    /// No commit yet.
+    Nothing { numbers: Vec<u32> },
+    /// A log, and its last segment where that is to be read as such.
+    Log(Box<(Recovered, Option<Unfinished>)>),
+}
+
 /// Proves the log in a bus folder and makes its end writable.
 ///
 /// # Errors
@@ -145,37 +165,66 @@ pub fn recover(
     options: &LogOptions,
 ) -> Result<Found, OpenError> {
     refuse::not_in_repair(disk, folders)?;
+    match prove(disk, folders, options.check_first_bytes)? {
+        Proven::Nothing { numbers } => {
+            let cut = torn::cut_first(disk, folders, &numbers)?;
+            Ok(Found::Nothing { cut })
+        }
+        Proven::Log(proven) => {
+            let (recovered, last) = *proven;
+            let recovered = match last {
+                Some(last) => last.finish(disk, folders, recovered)?,
+                None => recovered,
+            };
+            settle(disk, folders, recovered).map(|recovered| Found::Log(Box::new(recovered)))
+        }
+    }
+}
+
+/// Whether a start would take the log in a bus folder, but for an interrupted repair. Only reads; of the
+/// sealed segments it reads what every start does: where they begin and how they end.
+///
+/// # Errors
+/// As [`recover`].
+pub(super) fn judge(disk: &dyn Disk, folders: &Folders) -> Result<(), OpenError> {
+    prove(disk, folders, 0).map(drop)
+}
+
+/// As [`judge`], and whether no repair was interrupted.
+///
+/// # Errors
+/// As [`recover`].
+pub(super) fn judge_all(disk: &dyn Disk, folders: &Folders) -> Result<(), OpenError> {
+    refuse::not_in_repair(disk, folders)?;
+    judge(disk, folders)
+}
+
+/// The half of recovery that only reads. Every refusal is made here.
+fn prove(disk: &dyn Disk, folders: &Folders, first_bytes: u64) -> Result<Proven, OpenError> {
     let numbers = seals::segment_numbers(disk, folders)?;
     let Some(log_id) = prove::log_id(disk, folders, &numbers)? else {
         refuse::never_begun(disk, folders)?;
-        let cut = torn::cut_first(disk, folders, &numbers)?;
-        return Ok(Found::Nothing { cut });
+        return Ok(Proven::Nothing { numbers });
     };
     let (sealed, last, before) = seals(disk, folders, log_id, &numbers)?;
     refuse::never_sealed(disk, folders, log_id, sealed.len(), &numbers, &before)?;
-    let read = last.map(|number| Unfinished::read(disk, folders, log_id, number, before));
-    let read = read.transpose()?;
+    let last = last.map(|number| Unfinished::read(disk, folders, log_id, number, before));
+    let last = last.transpose()?;
+    // The next segment is claimed before one is sealed, but for the last.
+    if let Some((next, tip)) = last.as_ref().and_then(Unfinished::followed_by)
+        && numbers.last() < Some(&next)
+    {
+        return Err(seals::missing(folders, next, tip.next_commit));
+    }
     // What was read already counts.
-    let read_bytes = read.as_ref().map_or(0, Unfinished::end);
-    let unchecked = unchecked(&sealed, options.check_first_bytes.saturating_sub(read_bytes));
+    let read_bytes = last.as_ref().map_or(0, Unfinished::end);
+    let unchecked = unchecked(&sealed, first_bytes.saturating_sub(read_bytes));
     for segment in sealed.iter().skip(unchecked) {
         prove_sealed(disk, folders, log_id, segment, || false)?;
     }
     let recovered =
         Recovered { log_id, tip: before, sealed, open: None, unchecked, clean: false, cut: None };
-    let recovered = match read {
-        Some(read) => {
-            let number = read.number;
-            let recovered = read.finish(disk, folders, recovered)?;
-            // The next segment is claimed before one is sealed, but for the last.
-            if recovered.open.is_none() && !recovered.clean && numbers.last() == Some(&number) {
-                return Err(seals::missing(folders, number + 1, recovered.tip.next_commit));
-            }
-            recovered
-        }
-        None => recovered,
-    };
-    settle(disk, folders, recovered).map(|recovered| Found::Log(Box::new(recovered)))
+    Ok(Proven::Log(Box::new((recovered, last))))
 }
 
 /// Notes, once the first frame is durable, that the log has begun: from then on a log without frames

@@ -61,18 +61,23 @@ pub(super) fn log_id(
     Ok(None)
 }
 
-/// Reads a segment that should be sealed and is not, up to where it stops being right.
-pub(super) fn find_damage(
+/// Reads a segment that should end with its seal and does not: only zeros may stand behind that.
+pub(super) fn sealed_before_zeros(
     file: &Arc<dyn DiskFile>,
     folders: &Folders,
     log_id: [u8; 16],
     number: u32,
     before: Tip,
-) -> OpenError {
+) -> Result<SealedSegment, OpenError> {
     let salt = Salt::new(log_id, number);
-    match walk(file, salt, before, |_, _| Ok(()), || false) {
-        Ok(walked) => walked.damage(file, folders, salt),
-        Err(error) => error.at(folders, number),
+    let walked = walk(file, salt, before, |_, _| Ok(()), || false)
+        .map_err(|error| error.at(folders, number))?;
+    match (walked.seal, &walked.stop) {
+        (Some(seal), ScanEnd::Blank) => {
+            let (bytes, after) = (walked.end, walked.tip);
+            Ok(SealedSegment { number, bytes, before, after, seal })
+        }
+        _ => Err(walked.damage(file, folders, salt)),
     }
 }
 
@@ -98,8 +103,8 @@ pub(super) struct Walked {
     pub(super) end: u64,
     counts: Seal,
     /// The seal, where the last right frame was one.
-    seal: Option<Seal>,
-    stop: ScanEnd,
+    pub(super) seal: Option<Seal>,
+    pub(super) stop: ScanEnd,
     cancelled: bool,
 }
 
@@ -233,7 +238,17 @@ pub(super) fn prove_last(
     }
     let rest = first_nonzero(&**file, walked.end).map_err(Folders::io(&path))?;
     let torn = rest.is_some();
-    if torn && !is_torn_tail(file, salt, &walked).map_err(Folders::io(&path))? {
+    let why = match &walked.stop {
+        ScanEnd::Blank => None,
+        ScanEnd::Broken(why) => Some(why),
+    };
+    let follows = |header: &Header| {
+        header.first_commit == walked.tip.next_commit
+            && header.first_position == walked.tip.next_position
+            && header.chain == walked.tip.chain
+    };
+    let is_torn = || is_torn_tail(file, salt, walked.end, why, follows);
+    if torn && !is_torn().map_err(Folders::io(&path))? {
         return Err(walked.damage(file, folders, salt));
     }
     let end = LastEnd::Open { seal: walked.counts, end: walked.end, torn };
@@ -247,43 +262,43 @@ fn has_room_behind(file: &Arc<dyn DiskFile>, end: u64) -> io::Result<bool> {
     Ok(len.is_multiple_of(CLAIM_ALIGN) && end.saturating_add(SEAL_BYTES_MAX) <= len)
 }
 
-/// Whether the bytes behind the last right frame can be one frame that was being written when the
-/// host died: no header among them is valid, but perhaps that frame's own, and they are not more
-/// than a frame has.
-fn is_torn_tail(file: &Arc<dyn DiskFile>, salt: Salt, walked: &Walked) -> io::Result<bool> {
-    let may_be_torn = match &walked.stop {
-        ScanEnd::Blank => true,
-        ScanEnd::Broken(why) => matches!(
-            why,
-            DecodeError::Short { .. } | DecodeError::Magic | DecodeError::Checksum { .. }
-        ),
-    };
-    if !may_be_torn {
+/// Whether the bytes behind the last right frame, which ends at `end`, can be one frame that was being
+/// written when the host died: no header among them is valid, but perhaps that frame's own, and they are
+/// not more than a frame has. `why`: what is wrong with them; none: they begin with zeros. `follows`:
+/// whether a header is what comes next.
+///
+/// # Errors
+/// The disk's.
+pub(in crate::log) fn is_torn_tail(
+    file: &Arc<dyn DiskFile>,
+    salt: Salt,
+    end: u64,
+    why: Option<&DecodeError>,
+    follows: impl Fn(&Header) -> bool,
+) -> io::Result<bool> {
+    let may_be_torn = why.is_none_or(|why| {
+        matches!(why, DecodeError::Short { .. } | DecodeError::Magic | DecodeError::Checksum { .. })
+    });
+    if !may_be_torn || !has_room_behind(file, end)? {
         return Ok(false);
     }
-    if next_valid(file, Some(salt), walked.end + FRAME_ALIGN as u64)?.is_some() {
+    if next_valid(file, Some(salt), end + FRAME_ALIGN as u64)?.is_some() {
         return Ok(false);
     }
-    let bytes = read_up_to(&**file, walked.end, HEADER_BYTES)?;
+    let bytes = read_up_to(&**file, end, HEADER_BYTES)?;
     let longest = match Header::decode(&bytes, salt) {
         // A header that was written in full, of a frame that does not follow on: no tear does that.
-        Ok(header)
-            if header.first_commit != walked.tip.next_commit
-                || header.first_position != walked.tip.next_position
-                || header.chain != walked.tip.chain =>
-        {
-            return Ok(false);
-        }
+        Ok(header) if !follows(&header) => return Ok(false),
         Ok(header) if header.is_seal() => header.frame_bytes(),
         Ok(header) => {
-            if !has_room_behind(file, walked.end.saturating_add(header.frame_bytes()))? {
+            if !has_room_behind(file, end.saturating_add(header.frame_bytes()))? {
                 return Ok(false);
             }
             header.frame_bytes()
         }
         Err(_) => FRAME_BYTES_MAX as u64,
     };
-    Ok(first_nonzero(&**file, walked.end.saturating_add(longest))?.is_none())
+    Ok(first_nonzero(&**file, end.saturating_add(longest))?.is_none())
 }
 
 /// The bytes of the last frame before `end`, and where it starts; `hint`: where, if that is known.

@@ -10,7 +10,7 @@ use crate::log::codec::{DecodeError, Salt};
 use crate::log::disk::Disk;
 use crate::log::error::OpenError;
 use crate::log::index::{IndexFile, SegmentSpan};
-use crate::log::segment::Tip;
+use crate::log::segment::{ScanEnd, Tip};
 
 /// A repair that was interrupted is to be finished first.
 pub(super) fn not_in_repair(disk: &dyn Disk, folders: &Folders) -> Result<(), OpenError> {
@@ -63,6 +63,10 @@ pub(super) fn never_sealed(
         if let Ok(Some(index)) = index {
             let walked = walk(&file, Salt::new(log_id, *number), *before, |_, _| Ok(()), || false)
                 .map_err(|error| error.at(folders, *number))?;
+            // The seal is there, and only zeros behind it.
+            if walked.seal.is_some() && walked.stop == ScanEnd::Blank {
+                continue;
+            }
             let offset = walked.end;
             let mut error =
                 damage(folders, *number, offset, DecodeError::Unsealed, &walked.tip, None);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::prove::find_damage;
+use super::prove::sealed_before_zeros;
 use super::torn::next_valid;
 use super::{Folders, SealedSegment, damage};
 use crate::event::CommitNumber;
@@ -28,7 +28,11 @@ pub(super) fn missing(folders: &Folders, segment: u32, first_commit: u64) -> Ope
 
 /// The numbers of the segments there are: from 1, without a gap.
 pub(super) fn segment_numbers(disk: &dyn Disk, folders: &Folders) -> Result<Vec<u32>, OpenError> {
-    let names = disk.list(&folders.segments).map_err(Folders::io(&folders.segments))?;
+    let names = match disk.list(&folders.segments) {
+        // Who only looks at a log does not make its folder.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        names => names.map_err(Folders::io(&folders.segments))?,
+    };
     let mut numbers: Vec<u32> = names.iter().filter_map(|name| segment_number(name)).collect();
     numbers.sort_unstable();
     for (number, expected) in numbers.iter().zip(1..) {
@@ -121,15 +125,16 @@ pub(super) fn seals(
             is_blank(&file).map_err(Folders::io(&next))?
         };
         let found = sealed_end(&file, log_id, *number, &tip).map_err(Folders::io(&path))?;
-        match found {
+        let segment = match found {
             Some(segment) => {
                 check_start(disk, folders, log_id, &segment)?;
-                tip = segment.after;
-                sealed.push(segment);
+                segment
             }
             None if is_before_claimed => return Ok((sealed, Some(*number), tip)),
-            None => return Err(find_damage(&file, folders, log_id, *number, tip)),
-        }
+            None => sealed_before_zeros(&file, folders, log_id, *number, tip)?,
+        };
+        tip = segment.after;
+        sealed.push(segment);
     }
     Ok((sealed, None, tip))
 }

@@ -5,6 +5,13 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use super::ToolError;
+use super::files::io_error;
+use crate::log::codec::DecodeError;
+use crate::log::error::{self, OpenError};
+use crate::log::recovery::UNFINISHED;
+use crate::log::segment::segment_path;
+
 /// A run of numbers, both ends included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Span {
@@ -71,6 +78,8 @@ pub enum DamageKind {
     Version,
     /// An index file is damaged or does not fit its segment.
     Index,
+    /// A repair was interrupted.
+    InRepair,
 }
 
 /// One place where a log is not what was written.
@@ -97,6 +106,61 @@ impl Damage {
     pub(super) fn content(file: &Path, offset: u64, what: String) -> Self {
         let (kind, file) = (DamageKind::Content, file.to_owned());
         Self { kind, file, offset, bytes: None, what, commits: None, positions: None }
+    }
+}
+
+impl Damage {
+    /// What a start refuses a log for.
+    ///
+    /// # Errors
+    /// It is not the log that it was refused for.
+    pub(super) fn of_refusal(error: OpenError) -> Result<Self, ToolError> {
+        let what = error.to_string();
+        let at = |kind, file| Self { kind, ..Self::content(file, 0, what.clone()) };
+        let from = |first| Some(Span { first, last: None });
+        match error {
+            OpenError::Damaged(damage) => Ok(Self::of_segment(&damage)),
+            OpenError::Newer { path, .. } => Ok(at(DamageKind::Version, &path)),
+            OpenError::Missing { dir, segment, first_commit, .. } => Ok(Self {
+                what: format!("segment {segment} is missing"),
+                commits: from(first_commit.0),
+                ..at(DamageKind::MissingSegment, &segment_path(&dir, segment))
+            }),
+            OpenError::InRepair { dir, .. } => Ok(Self {
+                what: "a repair was interrupted: run it again".to_owned(),
+                ..at(DamageKind::InRepair, &dir.join(UNFINISHED))
+            }),
+            OpenError::Io { path, source } => Err(io_error(&path, source)),
+            OpenError::Index(error) => Err(error.into()),
+            other @ (OpenError::Lock(_)
+            | OpenError::Clock { .. }
+            | OpenError::StorageFull { .. }
+            | OpenError::NoRoomToCut { .. }
+            | OpenError::Append(_)) => Err(ToolError::Refused(Box::new(other))),
+        }
+    }
+
+    fn of_segment(damage: &error::Damage) -> Self {
+        let kind = match damage.why {
+            DecodeError::Short { .. } => DamageKind::Cut,
+            DecodeError::Magic => DamageKind::NotAFrame,
+            DecodeError::Version { .. } | DecodeError::Flags { .. } => DamageKind::Version,
+            DecodeError::Foreign { .. } => DamageKind::Foreign,
+            DecodeError::Checksum { .. } => DamageKind::Checksum,
+            DecodeError::Chain => DamageKind::Chain,
+            DecodeError::Order { .. } => DamageKind::Order,
+            DecodeError::Unsealed => DamageKind::NotSealed,
+            _ => DamageKind::Content,
+        };
+        let span = |first, next: Option<u64>| match next {
+            Some(next) if next > first => Span::until(first, next),
+            _ => Some(Span { first, last: None }),
+        };
+        let next = damage.next_whole;
+        let commits = span(damage.first_commit.0, next.map(|(commit, _)| commit.0));
+        let positions = span(damage.first_position.0, next.map(|(_, position)| position.0));
+        let found = Self::content(&damage.path, damage.offset, damage.why.to_string());
+        Self { kind, commits, positions, ..found }
     }
 }
 

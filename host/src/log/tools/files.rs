@@ -10,11 +10,12 @@ use bytes::Bytes;
 use super::ToolError;
 use crate::log::codec::{FRAME_ALIGN, HEADER_BYTES, Header, Salt};
 use crate::log::disk::{Disk, DiskFile, LockError, LockGuard, publish_file, read_up_to};
+use crate::log::recovery::Folders;
+use crate::log::segment::{INDEX_DIR, SEGMENTS_DIR, segment_number};
+use crate::state::checkpoint;
 
-/// Folder of the segments in a bus folder.
-const SEGMENTS_DIR: &str = "log";
-/// Folder of the index files in a bus folder.
-const INDEX_DIR: &str = "index";
+/// Folders that a bus has which has, or had, a log.
+const DIRS: [&str; 3] = [SEGMENTS_DIR, INDEX_DIR, checkpoint::DIR];
 /// Bytes read at once.
 const WINDOW_BYTES: u64 = 1024 * 1024;
 const ALIGN: u64 = FRAME_ALIGN as u64;
@@ -24,10 +25,9 @@ const ALIGN: u64 = FRAME_ALIGN as u64;
 pub(super) struct BusFiles<'d> {
     pub(super) disk: &'d dyn Disk,
     pub(super) name: String,
-    log: PathBuf,
-    index: PathBuf,
-    /// None on a disk that cannot be written: no host can have it open there.
-    _lock: Option<LockGuard>,
+    pub(super) folders: Folders,
+    /// None where its folder is not there, or on a disk that cannot be written: no host can have it open.
+    lock: Option<LockGuard>,
 }
 
 /// One segment file.
@@ -36,7 +36,7 @@ pub(super) struct SegmentFile {
     pub(super) number: u32,
     pub(super) path: PathBuf,
     pub(super) bytes: u64,
-    file: Arc<dyn DiskFile>,
+    pub(super) file: Arc<dyn DiskFile>,
 }
 
 impl<'d> BusFiles<'d> {
@@ -60,30 +60,50 @@ impl<'d> BusFiles<'d> {
         }
         let open = names.into_iter().map(|name| Self::open(disk, &buses, name));
         let found = open.collect::<Result<Vec<_>, _>>()?;
-        if found.iter().all(|bus| bus.segments().is_ok_and(|segments| segments.is_empty())) {
+        if !found.iter().any(Self::had_a_log) {
             return Err(ToolError::NoLog { data: data.to_owned() });
         }
         Ok(found)
     }
 
     fn open(disk: &'d dyn Disk, buses: &Path, name: String) -> Result<Self, ToolError> {
-        let dir = buses.join(&name);
-        let log = dir.join(SEGMENTS_DIR);
-        let lock = match disk.lock(&log) {
+        let folders = Folders::of(&buses.join(&name));
+        let log = &folders.segments;
+        let lock = match disk.lock(log) {
             Ok(lock) => Some(lock),
-            Err(LockError::Io { source, .. }) if is_read_only(&source) => None,
-            Err(LockError::Io { source, .. }) => return Err(io_error(&log, source)),
+            Err(LockError::Io { source, .. }) if cannot_be_open(&source) => None,
+            Err(LockError::Io { source, .. }) => return Err(io_error(log, source)),
             Err(LockError::Held { pid, .. }) => return Err(ToolError::Locked { bus: name, pid }),
         };
-        Ok(Self { disk, name, log, index: dir.join(INDEX_DIR), _lock: lock })
+        Ok(Self { disk, name, folders, lock })
+    }
+
+    /// Makes the folder of its segments where that is not there, and keeps hosts out of it, too.
+    pub(super) fn make(&self) -> Result<Option<LockGuard>, ToolError> {
+        let dir = self.segments_dir();
+        self.disk.create_dir_all(dir).map_err(|source| io_error(dir, source))?;
+        if self.lock.is_some() {
+            return Ok(None);
+        }
+        self.disk.lock(dir).map(Some).map_err(|error| match error {
+            LockError::Io { source, .. } => io_error(dir, source),
+            LockError::Held { pid, .. } => ToolError::Locked { bus: self.name.clone(), pid },
+        })
+    }
+
+    /// Whether there is a log, or anything tells that there was one.
+    fn had_a_log(&self) -> bool {
+        let is_empty = self.segments().is_ok_and(|segments| segments.is_empty());
+        !is_empty || self.disk.open_read(&self.folders.id_file()).is_ok()
     }
 
     /// Its segment files in their order. Other files are not looked at.
     pub(super) fn segments(&self) -> Result<Vec<SegmentFile>, ToolError> {
         let mut segments = Vec::new();
-        for name in self.disk.list(&self.log).map_err(|source| io_error(&self.log, source))? {
+        let dir = self.segments_dir();
+        for name in self.names()? {
             if let Some(number) = segment_number(&name) {
-                let path = self.log.join(&name);
+                let path = dir.join(&name);
                 let opened = self.disk.open_read(&path);
                 let file = opened.map_err(|source| io_error(&path, source))?;
                 let bytes = file.len().map_err(|source| io_error(&path, source))?;
@@ -94,7 +114,16 @@ impl<'d> BusFiles<'d> {
         Ok(segments)
     }
 
-    /// The log's id, as most of its segments say.
+    /// Names of the files beside its segments, and those; none where the folder is not there.
+    pub(super) fn names(&self) -> Result<Vec<String>, ToolError> {
+        let dir = self.segments_dir();
+        match self.disk.list(dir) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+            names => names.map_err(|source| io_error(dir, source)),
+        }
+    }
+
+    /// The log's id, as most of its segments say; where none does, as what is beside them says.
     pub(super) fn log_id(&self, segments: &[SegmentFile]) -> Result<[u8; 16], ToolError> {
         let mut votes: Vec<([u8; 16], usize)> = Vec::new();
         for segment in segments {
@@ -106,33 +135,34 @@ impl<'d> BusFiles<'d> {
         }
         // The first of equals: `max_by_key` would take the last.
         let best = votes.iter().rev().max_by_key(|(_, count)| *count);
-        Ok(best.map_or([0; 16], |(id, _)| *id))
+        let noted = || self.folders.noted_id(self.disk).unwrap_or_default();
+        Ok(best.map_or_else(noted, |(id, _)| *id))
     }
 
     /// The folder of its segments.
     pub(super) fn segments_dir(&self) -> &Path {
-        &self.log
+        &self.folders.segments
     }
 
     /// Its own folder.
     pub(super) fn dir(&self) -> &Path {
-        self.log.parent().unwrap_or(&self.log)
+        &self.folders.bus
     }
 
     /// Where the index file of a segment is.
     pub(super) fn index_path(&self, segment: u32) -> PathBuf {
-        self.index.join(format!("{segment:010}.idx"))
+        self.folders.index_file(segment)
     }
 
     /// Where the snapshot of key heads is.
     pub(super) fn heads_path(&self) -> PathBuf {
-        self.index.join("heads")
+        self.folders.heads_file()
     }
 
     /// Puts the index file of a segment in place.
     pub(super) fn publish_index(&self, segment: u32, bytes: &[u8]) -> Result<(), ToolError> {
         let path = self.index_path(segment);
-        let made = self.disk.create_dir_all(&self.index);
+        let made = self.disk.create_dir_all(&self.folders.index);
         let published = made.and_then(|()| publish_file(self.disk, &path, bytes));
         published.map_err(|source| io_error(&path, source))
     }
@@ -147,12 +177,6 @@ impl<'d> BusFiles<'d> {
     }
 }
 
-/// The number of a segment by its file name; none: the file is something else.
-fn segment_number(name: &str) -> Option<u32> {
-    let digits = name.strip_suffix(".seg").filter(|digits| digits.len() == 10)?;
-    digits.bytes().all(|digit| digit.is_ascii_digit()).then(|| digits.parse().ok())?
-}
-
 /// Directories with a log, by name. None are seen where the disk is not the system's.
 fn bus_names(buses: &Path) -> io::Result<Vec<String>> {
     let entries = match fs::read_dir(buses) {
@@ -162,7 +186,7 @@ fn bus_names(buses: &Path) -> io::Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in entries {
         let entry = entry?;
-        if entry.path().join(SEGMENTS_DIR).is_dir() {
+        if DIRS.iter().any(|dir| entry.path().join(dir).is_dir()) {
             names.push(entry.file_name().to_string_lossy().into_owned());
         }
     }
@@ -170,8 +194,11 @@ fn bus_names(buses: &Path) -> io::Result<Vec<String>> {
     Ok(names)
 }
 
-fn is_read_only(error: &io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::ReadOnlyFilesystem | ErrorKind::PermissionDenied)
+fn cannot_be_open(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::ReadOnlyFilesystem | ErrorKind::PermissionDenied | ErrorKind::NotFound
+    )
 }
 
 /// The log id in the first frame of a segment that has a whole header.

@@ -1,6 +1,7 @@
 //! Looking at a log that no host has open: verify, stat, dump, reindex, repair. Blocking.
 //!
-//! They read the segments themselves, without recovery, so that they show what is on the disk. Rule:
+//! They read the segments themselves, past what recovery stops at, so that they show what is on the disk;
+//! what it refuses, [`verify`] and [`repair`] find as well, for they ask it in the end. Rule:
 //! nothing writes but [`reindex`], only derived files, and [`repair`], where it is told to.
 
 mod content;
@@ -27,6 +28,7 @@ pub use repair::{
 pub use stat::{BusStat, StatReport, TypeCount, stat};
 pub use verify::{BusVerified, VerifyReport, verify};
 
+use crate::log::error::OpenError;
 use crate::log::index::IndexError;
 
 /// Why a tool cannot do its work.
@@ -62,6 +64,9 @@ pub enum ToolError {
         /// What the system says.
         source: std::io::Error,
     },
+    /// A start would refuse the log for a reason of its own.
+    #[error(transparent)]
+    Refused(Box<OpenError>),
     /// An index cannot be built.
     #[error(transparent)]
     Index(#[from] IndexError),

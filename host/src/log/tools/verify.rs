@@ -18,6 +18,7 @@ use crate::log::heads::Heads;
 use crate::log::index::{
     HeadsFile, HeadsMark, IndexError, IndexFile, SegmentBase, SegmentIndexBuilder, SegmentSeal,
 };
+use crate::log::recovery::judge_all;
 
 /// Damages listed in full; the rest is counted.
 const DAMAGES_LISTED_MAX: usize = 1000;
@@ -108,6 +109,7 @@ fn verify_bus(files: &BusFiles<'_>) -> Result<BusVerified, ToolError> {
     };
     walk(log_id, &segments, &mut |met| verifier.meet(met))?;
     verifier.heads()?;
+    verifier.start()?;
     verifier.report.erased_payloads = verifier.content.erased;
     Ok(verifier.report)
 }
@@ -246,6 +248,17 @@ impl Verifier<'_> {
         if !self.content.agrees(&heads) {
             let what = "the snapshot of key heads does not say what the log does; remove it";
             self.index_damage(&path, 0, what.to_owned());
+        }
+        Ok(())
+    }
+
+    /// Whatever a start refuses is damage, whether or not anything else has told of it.
+    fn start(&mut self) -> Result<(), ToolError> {
+        if !self.report.damages.is_empty() {
+            return Ok(());
+        }
+        if let Err(error) = judge_all(self.files.disk, &self.files.folders) {
+            self.damage(Damage::of_refusal(error)?);
         }
         Ok(())
     }

@@ -9,11 +9,12 @@ use bytes::Bytes;
 
 use super::ToolError;
 use super::damage::{Damage, DamageKind, LogEnd, Span};
-use super::files::{SegmentFile, SegmentReader};
+use super::files::{SegmentFile, SegmentReader, io_error};
 use super::missing::{missing, missing_last};
 use super::narrow::narrow;
 use crate::log::codec::{DecodeError, FRAME_ALIGN, HEADER_BYTES, Header, Salt, Seal, chain};
 use crate::log::frame::Frame;
+use crate::log::recovery::is_torn_tail;
 use crate::log::segment::{CLAIM_ALIGN, SEAL_BYTES_MAX};
 
 /// What a walk meets, in the order of the log.
@@ -211,7 +212,7 @@ impl SegmentWalk<'_, '_> {
         error: &DecodeError,
     ) -> Result<(u64, Option<LogEnd>), ToolError> {
         let next = offset.saturating_add(header.frame_bytes());
-        if let Some(torn) = self.torn(offset, offset + FRAME_ALIGN as u64)? {
+        if let Some(torn) = self.torn(offset, error)? {
             return Ok((next, Some(torn)));
         }
         let metadata_at = offset + HEADER_BYTES as u64;
@@ -263,7 +264,7 @@ impl SegmentWalk<'_, '_> {
         offset: u64,
         error: &DecodeError,
     ) -> Result<(u64, Option<LogEnd>), ToolError> {
-        if let Some(torn) = self.torn(offset, offset + FRAME_ALIGN as u64)? {
+        if let Some(torn) = self.torn(offset, error)? {
             return Ok((offset, Some(torn)));
         }
         let found = self.reader.next_frame(offset + FRAME_ALIGN as u64, self.salt)?;
@@ -311,13 +312,17 @@ impl SegmentWalk<'_, '_> {
         })
     }
 
-    /// Whether what starts here is what a crash leaves: in the last segment, nothing whole behind.
-    fn torn(&mut self, offset: u64, behind: u64) -> Result<Option<LogEnd>, ToolError> {
-        let is_tail = self.is_last
-            && self.is_open_at(offset)
-            && self.reader.next_frame(behind, self.salt)?.is_none();
-        // A file that is another segment from its start on is no tail.
-        let is_torn = is_tail && (offset > 0 || self.file.number == 1 || !self.is_foreign()?);
+    /// Whether what starts here is what a crash leaves, by recovery's own judgement.
+    fn torn(&mut self, offset: u64, why: &DecodeError) -> Result<Option<LogEnd>, ToolError> {
+        let Expected { chain, commit, position, .. } = self.expected;
+        let follows = |header: &Header| {
+            commit.is_none_or(|commit| commit == header.first_commit)
+                && position.is_none_or(|position| position == header.first_position)
+                && chain.is_none_or(|chain| chain == header.chain)
+        };
+        let is_torn = self.is_last
+            && is_torn_tail(&self.file.file, self.salt, offset, Some(why), follows)
+                .map_err(|source| io_error(&self.file.path, source))?;
         let bytes = self.file.bytes.saturating_sub(offset);
         Ok(is_torn.then_some(LogEnd::Torn { offset, bytes }))
     }
@@ -326,11 +331,6 @@ impl SegmentWalk<'_, '_> {
     const fn is_open_at(&self, end: u64) -> bool {
         let bytes = self.file.bytes;
         bytes.is_multiple_of(CLAIM_ALIGN) && end.saturating_add(SEAL_BYTES_MAX) <= bytes
-    }
-
-    fn is_foreign(&mut self) -> Result<bool, ToolError> {
-        let head = self.reader.read(0, HEADER_BYTES as u64)?;
-        Ok(Header::decode_any(&head).is_ok())
     }
 
     /// Checks the numbers of a whole frame; false: it has been there already and is passed over.

@@ -13,6 +13,7 @@ use super::earlier::Earlier;
 use super::known::Known;
 use super::lost::{Hole, holes};
 use super::plan::{Piece, Planned, plan};
+use super::refused::has_open_end;
 use super::report::{BusRepair, LostRange, RepairedSegment};
 use super::survey::{Item, survey};
 use super::write::{Around, write_segment};
@@ -45,6 +46,7 @@ pub(super) fn repair_bus(files: &BusFiles<'_>, mode: RepairMode) -> Result<BusRe
     report.is_continued = begun.is_some();
     let mut survey = survey(log_id, &segments)?;
     survey.hold_against_indexes(files, &log_id);
+    survey.hold_against_start(files)?;
     report.damages.clone_from(&survey.damages);
     let is_hopeless =
         |kind| matches!(kind, DamageKind::Version | DamageKind::Order | DamageKind::Content);
@@ -54,10 +56,12 @@ pub(super) fn repair_bus(files: &BusFiles<'_>, mode: RepairMode) -> Result<BusRe
     if log_id == [0; 16] && !survey.damages.is_empty() {
         return Err(RepairError::NothingLeft { bus: files.name.clone() });
     }
-    let torn = survey.segments.iter().filter_map(|segment| segment.torn);
+    let kept = survey.segments.iter().filter(|segment| !segment.is_damaged);
+    let torn = kept.filter_map(|segment| segment.torn);
     report.torn_bytes = torn.map(|(_, bytes)| bytes).sum();
     let known = Known::gather(files, &log_id, &survey)?;
     let planned = plan(survey, &known);
+    report.has_open_end = has_open_end(files, &planned, &report.damages, &known);
     let mut holes = holes(&planned, &known)?;
     let number = free_number(files)?;
     // What an interrupted one was to write says nothing new.
@@ -113,8 +117,7 @@ impl Unfinished {
 
 /// The first number under which no repair is written down.
 fn free_number(files: &BusFiles<'_>) -> Result<u32, ToolError> {
-    let dir = files.segments_dir();
-    let names = files.disk.list(dir).map_err(|source| io_error(dir, source))?;
+    let names = files.names()?;
     let is_taken = |number: &u32| names.contains(&report_name(*number));
     Ok((1..).find(|number| !is_taken(number)).unwrap_or(u32::MAX))
 }
@@ -185,6 +188,7 @@ impl Repair<'_, '_> {
     fn perform(&self, report: &mut BusRepair) -> Result<(), RepairError> {
         let disk = self.files.disk;
         let dir = self.files.segments_dir();
+        let _lock = self.files.make()?;
         for planned in self.damaged() {
             if let Some(file) = &planned.segment.file {
                 copy(disk, file, &self.original_path(planned.segment.number))?;

@@ -40,7 +40,7 @@ impl Earlier {
         name: impl Fn(u32) -> String,
     ) -> Result<Self, ToolError> {
         let dir = files.segments_dir();
-        let names = files.disk.list(dir).map_err(|source| io_error(dir, source))?;
+        let names = files.names()?;
         let mut segments = BTreeSet::new();
         for name in (1..until).map(name).filter(|name| names.contains(name)) {
             let path = dir.join(name);

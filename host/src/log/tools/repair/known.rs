@@ -33,7 +33,7 @@ impl Known {
         log_id: &[u8; 16],
         survey: &Survey,
     ) -> Result<Self, ToolError> {
-        let mut known = Self::default();
+        let mut known = Self { end: survey.reached, ..Self::default() };
         for segment in survey.segments.iter().filter(|segment| segment.is_damaged) {
             let path = files.index_path(segment.number);
             // One that is damaged itself knows nothing.

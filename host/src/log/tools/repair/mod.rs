@@ -17,6 +17,7 @@ mod kept;
 mod known;
 mod lost;
 mod plan;
+mod refused;
 mod report;
 mod restore;
 mod survey;

@@ -52,6 +52,9 @@ pub struct BusRepair {
     pub kept_behind_commits: u64,
     /// Events behind the first damage that are kept.
     pub kept_behind_events: u64,
+    /// The log may have gone on behind everything that is left and known of it: numbers that were given
+    /// there are given again.
+    pub has_open_end: bool,
     /// Bytes at the end that are no damage: the next start cuts them off.
     pub torn_bytes: u64,
     /// Derived files that are put aside, and made anew by the next start.
@@ -267,8 +270,16 @@ impl BusRepair {
     }
 
     fn write_lost(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.has_open_end {
+            writeln!(
+                f,
+                "  how far the log went is not known: what was behind all this is lost as well, and its \
+                 commit numbers and positions will be given again"
+            )?;
+        }
         if self.lost.is_empty() {
-            return writeln!(f, "  nothing is lost");
+            let known = if self.has_open_end { "known to be " } else { "" };
+            return writeln!(f, "  nothing is {known}lost");
         }
         writeln!(f, "  LOST {} events in {} commits:", self.lost_events, self.lost_commits)?;
         for lost in &self.lost {

@@ -68,6 +68,9 @@ pub(super) struct Segment {
 pub(super) struct Survey {
     pub(super) segments: Vec<Segment>,
     pub(super) damages: Vec<Damage>,
+    /// The last commit and the last position that a header which is whole tells of, also where the rest
+    /// of its frame is not.
+    pub(super) reached: (u64, u64),
     /// What comes next follows on, where that is proven.
     tip: Option<Tip>,
 }
@@ -219,7 +222,7 @@ impl Survey {
         }
     }
 
-    fn add_missing(&mut self, until: u32) {
+    pub(super) fn add_missing(&mut self, until: u32) {
         let next = self.segments.last().map_or(1, |segment| segment.number.saturating_add(1));
         self.segments.extend((next..until).map(Segment::missing));
     }
@@ -255,6 +258,8 @@ impl Survey {
 
     fn broken(&mut self, log_id: [u8; 16], offset: u64, header: &Header, bytes: &Bytes) {
         self.tip = None;
+        self.reached.0 = self.reached.0.max(header.next_commit().saturating_sub(1));
+        self.reached.1 = self.reached.1.max(header.next_position().saturating_sub(1));
         let Some(segment) = self.segments.last_mut() else { return };
         // A seal says only what its segment does: it is made anew.
         if header.is_seal() {
