@@ -17,11 +17,28 @@ use super::recovery::{Folders, SealedSegment, damage};
 use super::segment::{Scan, ScanEnd, SegmentScan, Tip};
 use crate::event::CommitNumber;
 
+const INDEX_SUFFIX: &str = ".idx";
+
 impl Folders {
     /// Where the index of a segment is.
     #[must_use]
     pub fn index_file(&self, segment: u32) -> PathBuf {
-        self.index.join(format!("{segment:010}.idx"))
+        self.index.join(format!("{segment:010}{INDEX_SUFFIX}"))
+    }
+
+    /// Numbers of the segments that there are index files of, by their names, ascending.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub(super) fn index_numbers(&self, disk: &dyn Disk) -> Result<Vec<u32>, OpenError> {
+        let names = match disk.list(&self.index) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+            names => names.map_err(Self::io(&self.index))?,
+        };
+        let number = |name: &String| name.strip_suffix(INDEX_SUFFIX)?.parse().ok();
+        let mut numbers: Vec<u32> = names.iter().filter_map(number).collect();
+        numbers.sort_unstable();
+        Ok(numbers)
     }
 
     /// Where the snapshot of key heads is.

@@ -48,6 +48,30 @@ pub(super) fn data_dir(bus_dir: &Path) -> PathBuf {
     buses.and_then(Path::parent).unwrap_or(bus_dir).to_owned()
 }
 
+/// A log that was longer once.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the log in `{}` ends with commit {last_commit}, and `{}` proves that it went on up to commit \
+     {commit}: segments up to {segment} are missing, or the end of the last one; run `tidegate log verify \
+     {}` for all of it, `tidegate log repair {}` for what can be done; if an older log was put back on \
+     purpose, put back the `index` and `checkpoints` of the same backup as well, or move those away",
+    dir.display(), proof.display(), data_dir.display(), data_dir.display()
+)]
+pub struct Shorter {
+    /// The folder of the segments.
+    pub dir: PathBuf,
+    /// The last segment that there was, as far as is known.
+    pub segment: u32,
+    /// The last commit that is there; 0: none.
+    pub last_commit: CommitNumber,
+    /// The file that proves it.
+    pub proof: PathBuf,
+    /// The last commit that it tells of.
+    pub commit: CommitNumber,
+    /// What to give the command.
+    pub data_dir: PathBuf,
+}
+
 /// Why a log does not open.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -89,6 +113,9 @@ pub enum OpenError {
         /// What to give the command.
         data_dir: PathBuf,
     },
+    /// The last segments are missing, or the end of the last one, and something else proves it.
+    #[error(transparent)]
+    Shorter(#[from] Box<Shorter>),
     /// A repair was interrupted.
     #[error(
         "`{}` is being repaired, and that was interrupted: run `tidegate log repair {} --yes` again",

@@ -24,7 +24,7 @@ pub use fill::{Fill, FillError, Filled};
 use format::Header;
 #[cfg(test)]
 pub(crate) use fuzz::fuzz;
-pub use ledger::newest_ledger;
+pub use ledger::{newest_header, newest_ledger};
 use prove::{Proven, prove};
 use read::{Expected, Refused};
 use write::Writer;

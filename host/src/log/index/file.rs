@@ -57,6 +57,13 @@ impl IndexFile {
         Ok(Some(Self { file, header }))
     }
 
+    /// The log that an index file says it is of; none: there is none, or it says nothing. It is to be
+    /// opened as such before it is believed.
+    #[must_use]
+    pub fn log_id(disk: &dyn Disk, path: &Path) -> Option<[u8; 16]> {
+        PagedFile::open(disk, path, salt(&[0; 16], 0), &MAGIC, VERSION).ok()??.raw_log_id()
+    }
+
     /// What the segment spans, and the content it was built from.
     #[must_use]
     pub fn span(&self) -> &SegmentSpan {

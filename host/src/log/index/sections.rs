@@ -61,6 +61,12 @@ impl PagedFile {
         read.map_err(|source| IndexError::Io { path: self.path.clone(), source })
     }
 
+    /// The log that the file says it is of, unchecked; none: it is too short.
+    pub(super) fn raw_log_id(&self) -> Option<[u8; 16]> {
+        let raw = self.raw_start(START_BYTES + 16).ok()?;
+        raw.get(START_BYTES..)?.first_chunk().copied()
+    }
+
     pub(super) const fn content_bytes(&self) -> u64 {
         self.file_bytes / PAGE_BYTES as u64 * CONTENT_BYTES as u64
     }

@@ -135,6 +135,14 @@ impl HeadsFile {
         if fits(&mark) { Self::open(disk, path, &mark) } else { Ok(None) }
     }
 
+    /// The log that a snapshot says it is of; none: there is none, or it says nothing. It is to be opened
+    /// as such before it is believed.
+    #[must_use]
+    pub fn log_id(disk: &dyn Disk, path: &Path) -> Option<[u8; 16]> {
+        let mark = HeadsMark { log_id: [0; 16], commit: CommitNumber(0), chain: [0; 32] };
+        PagedFile::open(disk, path, salt(&mark), &MAGIC, VERSION).ok()??.raw_log_id()
+    }
+
     /// What it stands for.
     #[must_use]
     pub const fn mark(&self) -> &HeadsMark {

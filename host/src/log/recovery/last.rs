@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 
 use super::prove::{Last, LastEnd, prove_last};
-use super::{Folders, Recovered, SealedSegment, UnsealedSegment, torn};
+use super::{End, Folders, Recovered, SealedSegment, UnsealedSegment, torn};
 use crate::log::codec::Salt;
 use crate::log::dedup::IdHasher;
 use crate::log::disk::Disk;
@@ -116,6 +116,15 @@ impl Unfinished {
             }
             LastEnd::Sealed { .. } | LastEnd::Open { .. } => None,
         }
+    }
+
+    /// Where the log ends with it.
+    pub(super) const fn ends(&self) -> End {
+        let segment = match self.last.end {
+            LastEnd::Sealed { .. } => self.number.saturating_add(1),
+            LastEnd::Open { .. } => self.number,
+        };
+        End { segment, commit: self.last.tip.last_commit() }
     }
 
     /// Cuts its tail where it is torn.

@@ -5,6 +5,7 @@
 //! segment, and not behind a seal. Whatever else is not as written refuses to open, and nothing is
 //! ever deleted on suspicion.
 
+mod beyond;
 mod last;
 mod prove;
 mod refuse;
@@ -14,6 +15,7 @@ mod torn;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+pub(super) use beyond::{End, Proof};
 pub(super) use prove::{is_torn_tail, prove_sealed};
 pub(super) use seals::seal_of;
 pub use torn::CutReport;
@@ -216,6 +218,8 @@ fn prove(disk: &dyn Disk, folders: &Folders, first_bytes: u64) -> Result<Proven,
     {
         return Err(seals::missing(folders, next, tip.next_commit));
     }
+    let end = last.as_ref().map_or(End::behind(sealed.len(), &before), Unfinished::ends);
+    refuse::longer_once(disk, folders, log_id, end)?;
     // What was read already counts.
     let read_bytes = last.as_ref().map_or(0, Unfinished::end);
     let unchecked = unchecked(&sealed, first_bytes.saturating_sub(read_bytes));

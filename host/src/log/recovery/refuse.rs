@@ -4,7 +4,7 @@ use std::io;
 
 use super::prove::walk;
 use super::seals::{any_seal, missing};
-use super::{Folders, damage};
+use super::{End, Folders, Proof, damage};
 use crate::event::{CommitNumber, Position};
 use crate::log::codec::{DecodeError, Salt};
 use crate::log::disk::Disk;
@@ -25,11 +25,29 @@ pub(super) fn not_in_repair(disk: &dyn Disk, folders: &Folders) -> Result<(), Op
     }
 }
 
+/// A log is as long as derived files prove that it was.
+pub(super) fn longer_once(
+    disk: &dyn Disk,
+    folders: &Folders,
+    log_id: [u8; 16],
+    end: End,
+) -> Result<(), OpenError> {
+    match Proof::beyond(disk, folders, log_id, end)? {
+        None => Ok(()),
+        Some(proof) => Err(proof.refusal(folders, end).into()),
+    }
+}
+
 /// A log that has begun has a frame.
 pub(super) fn never_begun(disk: &dyn Disk, folders: &Folders) -> Result<(), OpenError> {
     let path = folders.id_file();
     match disk.open_read(&path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            match Proof::of_lost(disk, folders)? {
+                None => Ok(()),
+                Some(proof) => Err(proof.refusal(folders, End::NONE).into()),
+            }
+        }
         Err(error) => Err(Folders::io(&path)(error)),
         Ok(_) => {
             let first = folders.segment(1);

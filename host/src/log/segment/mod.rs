@@ -16,6 +16,7 @@ pub(super) use windows::ReadBuffers;
 
 use super::codec::{DecodeError, FRAME_ALIGN};
 use super::frame::Frame;
+use crate::event::CommitNumber;
 
 /// Folder of the segments in a bus folder.
 pub const SEGMENTS_DIR: &str = "log";
@@ -67,6 +68,12 @@ impl Tip {
     /// Before the first frame of a log.
     pub const START: Self =
         Self { next_commit: 1, next_position: 1, chain: [0; 32], epoch: 0, time_ms: 0 };
+
+    /// The last commit of what it is behind; 0: none.
+    #[must_use]
+    pub const fn last_commit(&self) -> CommitNumber {
+        CommitNumber(self.next_commit.saturating_sub(1))
+    }
 
     /// Moves behind a frame.
     ///

@@ -1,17 +1,19 @@
 //! What a start refuses, the tools find and mend: whatever was done to the files of a log.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use fastrand::Rng;
 
 use super::support::*;
-use crate::event::Position;
+use crate::event::{CommitNumber, Position};
 use crate::log::codec::HEADER_BYTES;
-use crate::log::disk::Disk;
 use crate::log::disk::sim::{Crash, SimDisk};
+use crate::log::disk::{Disk, OsDisk};
 use crate::log::segment::segment_number;
 use crate::log::tools::{BusRepair, RepairMode, ToolError, repair, verify};
-use crate::log::{OpenError, Publish};
+use crate::log::{Log, OpenError, Publish};
+use crate::state::{At, Checkpoints, Ledger, Values, checkpoint};
 
 const BUS: Option<&str> = Some("main");
 const ROUNDS: u64 = 400;
@@ -134,6 +136,15 @@ async fn what_a_start_refuses_verify_finds_and_a_repair_mends() {
                 let _ = disk.remove(&index);
                 case += &format!("; index {number} is gone");
             }
+            if random.usize(..5) == 0 {
+                let _ = disk.remove(&bus().join("index/heads"));
+                case += "; the heads are gone";
+            }
+            if random.usize(..5) == 0 {
+                disk.remove(path).unwrap();
+                case += &format!("; segment {number} is gone");
+                continue;
+            }
             disk.damage(path, |bytes| {
                 case += &format!("; segment {number}: {}", damage(bytes, &mut random));
             });
@@ -174,15 +185,21 @@ async fn zeros_behind_a_seal_are_no_damage() {
 
 #[tokio::test]
 async fn a_log_of_which_no_segment_is_left_can_be_repaired() {
-    let disk = stopped(3).await;
-    for path in segments(&disk) {
-        disk.remove(&path).unwrap();
+    for with_index in [true, false] {
+        let disk = stopped(3).await;
+        for path in segments(&disk) {
+            disk.remove(&path).unwrap();
+        }
+        for (path, _) in files(&disk, &bus().join("index")) {
+            if !with_index {
+                disk.remove(&path).unwrap();
+            }
+        }
+        let report = refused(&disk, "no segment").unwrap();
+        assert_eq!(report.has_open_end, !with_index);
+        let last = open(&disk).last_position;
+        assert_eq!(last, Position(if with_index { 9 } else { 0 }));
     }
-    for (path, _) in files(&disk, &bus().join("index")) {
-        disk.remove(&path).unwrap();
-    }
-    assert!(refused(&disk, "no segment").unwrap().has_open_end);
-    assert_eq!(open(&disk).last_position, Position(0));
 }
 
 #[tokio::test]
@@ -191,6 +208,111 @@ async fn a_first_frame_that_is_gone_is_damage_of_a_log_that_has_begun() {
     disk.damage(&segment(1), |bytes| bytes.fill(0));
     let report = refused(&disk, "all of it").unwrap();
     assert!(report.has_open_end);
+}
+
+#[tokio::test]
+async fn last_segments_that_are_gone_are_missed_by_what_was_made_of_them() {
+    for gone in [1, 2, 4] {
+        let disk = stopped(5).await;
+        for number in 6 - gone..=5 {
+            disk.remove(&segment(number)).unwrap();
+        }
+        let error = try_open(&disk.crash(Crash::KeepsAll), options()).unwrap_err();
+        assert!(matches!(error, OpenError::Shorter(_)), "{error}");
+        let text = error.to_string();
+        assert!(
+            text.contains("index/0000000005.idx") && text.contains("log repair data"),
+            "{text}"
+        );
+        let case = format!("{gone} segments");
+        let report = refused(&disk, &case).unwrap();
+        assert_eq!(
+            (report.lost_events, report.has_open_end),
+            (u64::from(gone) * 3, false),
+            "{case}"
+        );
+        let opened = open(&disk);
+        assert_eq!(opened.last_position, Position(15), "{case}");
+        let answer = opened.log.ingest(vec![publish("new", "k")]).await.unwrap()[0];
+        assert_eq!((answer.position, answer.sequence.0), (Position(16), 16), "{case}");
+    }
+}
+
+#[tokio::test]
+async fn the_key_heads_of_a_stop_tell_of_a_segment_that_is_gone_with_its_index() {
+    let disk = stopped(3).await;
+    disk.remove(&segment(3)).unwrap();
+    disk.remove(&bus().join("index/0000000003.idx")).unwrap();
+    let report = refused(&disk, "heads").unwrap();
+    // Keys have heads; what had none may have come behind them.
+    assert_eq!((report.lost_events, report.has_open_end), (3, true));
+    assert_eq!(open(&disk).last_position, Position(9));
+}
+
+fn checkpoint(commit: u64, log_id: uuid::Uuid, disk: &SimDisk) -> PathBuf {
+    let dir = bus().join(checkpoint::DIR);
+    let checkpoints = Checkpoints::open(Arc::new(disk.clone()), &dir, log_id).unwrap();
+    let at = At { commit: CommitNumber(commit), time_ms: START_MS };
+    checkpoints.write(&Ledger::default(), &Values::default(), at).unwrap();
+    dir.join(format!("{commit:020}.checkpoint"))
+}
+
+#[tokio::test]
+async fn a_log_of_which_only_a_checkpoint_is_left_keeps_its_id() {
+    let disk = stopped(2).await;
+    let opened = open(&disk.crash(Crash::KeepsAll));
+    checkpoint(7, opened.log_id, &disk);
+    for dir in ["log", "index"] {
+        for (path, _) in files(&disk, &bus().join(dir)) {
+            disk.remove(&path).unwrap();
+        }
+    }
+    let error = try_open(&disk.crash(Crash::KeepsAll), options()).unwrap_err();
+    assert!(error.to_string().contains(".checkpoint` proves"), "{error}");
+    let report = refused(&disk, "a checkpoint").unwrap();
+    assert_eq!((report.lost_commits, report.has_open_end), (7, true));
+    let again = open(&disk);
+    assert_eq!((again.log_id, again.last_commit), (opened.log_id, CommitNumber(8)));
+}
+
+#[tokio::test]
+async fn an_older_log_that_was_put_back_with_its_index_is_taken() {
+    let older = stopped(2).await;
+    let opened = open(&older.crash(Crash::KeepsAll));
+    // Of a later time, and not in the backup.
+    checkpoint(1000, opened.log_id, &older);
+    assert!(verify(&older, data(), BUS).unwrap().is_sound());
+    assert_eq!(open(&older).last_position, Position(6));
+}
+
+#[tokio::test]
+async fn an_older_log_beside_a_newer_index_is_taken_once_that_is_moved_away() {
+    let disk = stopped(3).await;
+    disk.remove(&segment(3)).unwrap();
+    let error = try_open(&disk, options()).unwrap_err();
+    assert!(error.to_string().contains("or move those away"), "{error}");
+    for (path, _) in files(&disk, &bus().join("index")) {
+        disk.remove(&path).unwrap();
+    }
+    assert_eq!(open(&disk).last_position, Position(6));
+}
+
+#[tokio::test]
+async fn a_log_folder_that_is_gone_is_missed_on_a_real_disk() {
+    let place = tempfile::tempdir().unwrap();
+    let bus = place.path().join("buses/main");
+    let opened = || Log::open(Arc::new(OsDisk), &bus, options(), HandClock::at(START_MS));
+    let log = opened().unwrap().log;
+    log.ingest(vec![publish("e0", "k")]).await.unwrap();
+    log.close().await.unwrap();
+    std::fs::remove_dir_all(bus.join("log")).unwrap();
+    let verified = verify(&OsDisk, place.path(), None).unwrap();
+    assert!(!verified.is_sound() && !bus.join("log").exists(), "{verified}");
+    assert!(matches!(opened().unwrap_err(), OpenError::Shorter(_)));
+    std::fs::remove_dir_all(bus.join("log")).unwrap();
+    assert!(repair(&OsDisk, place.path(), None, RepairMode::Perform).unwrap().is_done());
+    let opened = opened().unwrap();
+    assert_eq!((opened.new_empty, opened.last_position), (false, Position(1)));
 }
 
 #[tokio::test]

@@ -126,6 +126,17 @@ impl Damage {
                 commits: from(first_commit.0),
                 ..at(DamageKind::MissingSegment, &segment_path(&dir, segment))
             }),
+            OpenError::Shorter(shorter) => Ok(Self {
+                what: format!(
+                    "segments up to {} are missing, or the end of the last one: `{}` proves that there were \
+                     commits up to {}",
+                    shorter.segment,
+                    shorter.proof.display(),
+                    shorter.commit
+                ),
+                commits: Span::until(shorter.last_commit.0 + 1, shorter.commit.0 + 1),
+                ..at(DamageKind::MissingSegment, &segment_path(&shorter.dir, shorter.segment))
+            }),
             OpenError::InRepair { dir, .. } => Ok(Self {
                 what: "a repair was interrupted: run it again".to_owned(),
                 ..at(DamageKind::InRepair, &dir.join(UNFINISHED))

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use super::ToolError;
 use crate::log::codec::{FRAME_ALIGN, HEADER_BYTES, Header, Salt};
 use crate::log::disk::{Disk, DiskFile, LockError, LockGuard, publish_file, read_up_to};
-use crate::log::recovery::Folders;
+use crate::log::recovery::{Folders, Proof};
 use crate::log::segment::{INDEX_DIR, SEGMENTS_DIR, segment_number};
 use crate::state::checkpoint;
 
@@ -94,7 +94,9 @@ impl<'d> BusFiles<'d> {
     /// Whether there is a log, or anything tells that there was one.
     fn had_a_log(&self) -> bool {
         let is_empty = self.segments().is_ok_and(|segments| segments.is_empty());
-        !is_empty || self.disk.open_read(&self.folders.id_file()).is_ok()
+        !is_empty
+            || self.disk.open_read(&self.folders.id_file()).is_ok()
+            || self.lost_log_id().is_some()
     }
 
     /// Its segment files in their order. Other files are not looked at.
@@ -123,6 +125,11 @@ impl<'d> BusFiles<'d> {
         }
     }
 
+    /// The log that index files, key heads or a checkpoint are of.
+    fn lost_log_id(&self) -> Option<[u8; 16]> {
+        Proof::of_lost(self.disk, &self.folders).ok()?.map(|proof| proof.log_id())
+    }
+
     /// The log's id, as most of its segments say; where none does, as what is beside them says.
     pub(super) fn log_id(&self, segments: &[SegmentFile]) -> Result<[u8; 16], ToolError> {
         let mut votes: Vec<([u8; 16], usize)> = Vec::new();
@@ -135,8 +142,8 @@ impl<'d> BusFiles<'d> {
         }
         // The first of equals: `max_by_key` would take the last.
         let best = votes.iter().rev().max_by_key(|(_, count)| *count);
-        let noted = || self.folders.noted_id(self.disk).unwrap_or_default();
-        Ok(best.map_or_else(noted, |(id, _)| *id))
+        let found = best.map(|(id, _)| *id).or_else(|| self.folders.noted_id(self.disk));
+        Ok(found.or_else(|| self.lost_log_id()).unwrap_or_default())
     }
 
     /// The folder of its segments.

@@ -18,7 +18,7 @@ use crate::log::heads::Heads;
 use crate::log::index::{
     HeadsFile, HeadsMark, IndexError, IndexFile, SegmentBase, SegmentIndexBuilder, SegmentSeal,
 };
-use crate::log::recovery::judge_all;
+use crate::log::recovery::{End, Proof, judge_all};
 
 /// Damages listed in full; the rest is counted.
 const DAMAGES_LISTED_MAX: usize = 1000;
@@ -101,6 +101,7 @@ fn verify_bus(files: &BusFiles<'_>) -> Result<BusVerified, ToolError> {
     let mut verifier = Verifier {
         files,
         log_id,
+        last_segment: segments.last().map_or(0, |segment| segment.number),
         ids: IdHasher::new(&log_id),
         content: ContentCheck::default(),
         segment: None,
@@ -117,6 +118,7 @@ fn verify_bus(files: &BusFiles<'_>) -> Result<BusVerified, ToolError> {
 struct Verifier<'f> {
     files: &'f BusFiles<'f>,
     log_id: [u8; 16],
+    last_segment: u32,
     ids: IdHasher,
     content: ContentCheck,
     segment: Option<SegmentState>,
@@ -254,11 +256,18 @@ impl Verifier<'_> {
 
     /// Whatever a start refuses is damage, whether or not anything else has told of it.
     fn start(&mut self) -> Result<(), ToolError> {
-        if !self.report.damages.is_empty() {
-            return Ok(());
-        }
-        if let Err(error) = judge_all(self.files.disk, &self.files.folders) {
-            self.damage(Damage::of_refusal(error)?);
+        let (disk, folders) = (self.files.disk, &self.files.folders);
+        let refusal = if self.report.damages.is_empty() {
+            judge_all(disk, folders).err()
+        } else {
+            // A start stops at what was found already, and does not come to this.
+            let segment = self.last_segment.saturating_add(1);
+            let end = End { segment, commit: CommitNumber(self.report.last_commit) };
+            let proof = Proof::beyond(disk, folders, self.log_id, end);
+            proof.map_or_else(Some, |proof| Some(proof?.refusal(folders, end).into()))
+        };
+        if let Some(refusal) = refusal {
+            self.damage(Damage::of_refusal(refusal)?);
         }
         Ok(())
     }

@@ -2,14 +2,15 @@
 //!
 //! Rule: reads only; what is damaged is passed over and stays where it is.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
 
-use super::format::Kind;
+use super::format::{HEADER_BYTES, Header, Kind};
 use super::read::{Expected, Reader, Refused, decode_ledger};
 use super::{commits_in, path_in};
-use crate::log::disk::{Disk, DiskFile};
+use crate::event::CommitNumber;
+use crate::log::disk::{Disk, DiskFile, read_up_to};
 use crate::state::ledger::{At, Ledger};
 
 /// The ledger of the newest checkpoint of a log that is whole, and where it stands. Values are read
@@ -20,6 +21,18 @@ pub fn newest_ledger(disk: &dyn Disk, dir: &Path, log_id: Uuid) -> Option<(Ledge
     commits.into_iter().rev().find_map(|commit| {
         let file = disk.open_read(&path_in(dir, commit)).ok()?;
         ledger(&*file, Expected { log_id, commit }).ok()
+    })
+}
+
+/// The newest checkpoint whose header is whole, of whatever log: its file, the log, and its commit.
+#[must_use]
+pub fn newest_header(disk: &dyn Disk, dir: &Path) -> Option<(PathBuf, Uuid, CommitNumber)> {
+    let commits = commits_in(disk, dir).ok()?;
+    commits.into_iter().rev().find_map(|commit| {
+        let path = path_in(dir, commit);
+        let bytes = read_up_to(&*disk.open_read(&path).ok()?, 0, HEADER_BYTES).ok()?;
+        let header = Header::decode(&bytes).ok().filter(|header| header.at.commit == commit)?;
+        Some((path, header.log_id, commit))
     })
 }
 

@@ -46,6 +46,7 @@ pub(super) fn repair_bus(files: &BusFiles<'_>, mode: RepairMode) -> Result<BusRe
     report.is_continued = begun.is_some();
     let mut survey = survey(log_id, &segments)?;
     survey.hold_against_indexes(files, &log_id);
+    survey.hold_against_proofs(files, log_id)?;
     survey.hold_against_start(files)?;
     report.damages.clone_from(&survey.damages);
     let is_hopeless =

@@ -1,7 +1,7 @@
 //! What derived files still know of commits that cannot be read: index files, the snapshot of key
 //! heads, checkpoints.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use super::super::ToolError;
@@ -15,6 +15,8 @@ use crate::state::checkpoint;
 #[derive(Debug, Default)]
 pub(super) struct Known {
     indexes: BTreeMap<u32, IndexFile>,
+    /// Segments of which it is known where they ended.
+    ends: BTreeSet<u32>,
     /// The log had commits and positions up to these.
     end: (u64, u64),
 }
@@ -36,12 +38,14 @@ impl Known {
         let mut known = Self { end: survey.reached, ..Self::default() };
         for segment in survey.segments.iter().filter(|segment| segment.is_damaged) {
             let path = files.index_path(segment.number);
-            // One that is damaged itself knows nothing.
-            if let Ok(Some(index)) = IndexFile::open(files.disk, &path, log_id, segment.number)
-                && index.verify().is_ok()
-            {
-                let SegmentSpan { last_commit, last_position, .. } = *index.span();
-                known.reaches(last_commit.0, last_position.0);
+            let Ok(Some(index)) = IndexFile::open(files.disk, &path, log_id, segment.number) else {
+                continue;
+            };
+            let SegmentSpan { last_commit, last_position, .. } = *index.span();
+            known.reaches(last_commit.0, last_position.0);
+            known.ends.insert(segment.number);
+            // One that is damaged itself knows nothing else.
+            if index.verify().is_ok() {
                 known.indexes.insert(segment.number, index);
             }
         }
@@ -64,6 +68,11 @@ impl Known {
     /// The last commit and the last position that the log is known to have had.
     pub(super) const fn end(&self) -> (u64, u64) {
         self.end
+    }
+
+    /// Whether it is known where a segment ended.
+    pub(super) fn tells_end_of(&self, segment: u32) -> bool {
+        self.ends.contains(&segment)
     }
 
     /// What a segment spanned.

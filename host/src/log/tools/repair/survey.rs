@@ -140,6 +140,19 @@ impl Run {
 }
 
 impl Segment {
+    /// The last commit of what is left of it; 0: nothing.
+    pub(super) fn last_commit(&self) -> u64 {
+        let next = match (&self.seal, self.items.last()) {
+            (Some(seal), _) => seal.header.first_commit,
+            (None, Some(Item::Run(Run { after, .. }) | Item::Restored { after, .. })) => {
+                after.next_commit
+            }
+            (None, Some(Item::Partial { header, .. })) => header.next_commit(),
+            (None, None) => 1,
+        };
+        next.saturating_sub(1)
+    }
+
     fn read(&self, offset: u64, len: u64) -> Option<Bytes> {
         SegmentReader::new(self.file.as_ref()?).read(offset, len).ok()
     }
