@@ -104,6 +104,8 @@ pub struct Serving {
     pub addr: SocketAddr,
     /// Who the listener is; none: it speaks plain HTTP.
     pub tls: Option<Arc<Identity>>,
+    /// Who may do what; none: everybody everything.
+    pub tokens: Option<Arc<Tokens>>,
     /// Whether the default bus was created by this start.
     pub new_empty_log: bool,
     /// The parts that a caller may look at.
@@ -179,7 +181,7 @@ impl Serving {
         let watcher = watcher.map_err(at(&config.plugins))?;
         tasks.spawn(Arc::clone(&plugins).follow(watcher, stop.clone()));
         let api = Arc::clone(&host) as Arc<dyn HostApi>;
-        let tls = server.tls.clone();
+        let (tls, tokens) = (server.tls.clone(), server.tokens.clone());
         let server = Server::bind(config.http.listen, server, api).await?;
         let addr = server.local_addr();
         let http = server.handle();
@@ -188,6 +190,7 @@ impl Serving {
         Ok(Self {
             addr,
             tls,
+            tokens,
             new_empty_log,
             host,
             notes,

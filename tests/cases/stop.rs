@@ -70,6 +70,20 @@ fn a_host_without_work_stops_and_starts_with_everything_as_it_was() {
     }
 }
 
+/// Where TLS was not set up, SIGHUP once ended the host on the spot, its log unsealed.
+#[test]
+fn sighup_has_files_read_again_and_stops_nothing() {
+    let place = Place::new();
+    let host = place.start();
+    host.signal(rustix::process::Signal::HUP);
+    wait_until("a word about it", LOADED_MAX, || match host.said() {
+        said if said.contains("no certificate and no tokens file to read again") => Ok(()),
+        said => Err(said),
+    });
+    host.http.publish(&[event("a.b", "e-1", Some("k"), json!(1))]);
+    host.stop();
+}
+
 #[test]
 fn sigterm_does_not_wait_for_a_guest_that_does_not_return() {
     let place = Place::new();

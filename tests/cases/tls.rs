@@ -72,7 +72,7 @@ fn a_host_that_cannot_speak_tls_as_told_does_not_start() {
 }
 
 #[test]
-fn tokens_of_the_environment_are_asked_for() {
+fn tokens_are_asked_for_and_read_again_where_they_are_a_file() {
     let place = Place::new();
     let options = HostOptions {
         environment: vec![("TIDEGATE_TOKENS", TOKENS.to_owned())],
@@ -85,6 +85,26 @@ fn tokens_of_the_environment_are_asked_for() {
     host.cli(&publish).env("TIDEGATE_TOKEN", "secret").run().expect_done();
     let status = host.cli(&["status"]).env("TIDEGATE_TOKEN", "secret").run().expect_failed();
     assert!(status.contains("`shop` does not have the role `read`"), "{status}");
+    host.stop();
+
+    let file = place.path().join("tokens.toml");
+    let write = |text: &str| std::fs::write(&file, text).unwrap();
+    write(TOKENS);
+    let config = Some("[auth]\ntokens-file = \"tokens.toml\"\n".to_owned());
+    let host = place.start_with(&HostOptions { config, ..HostOptions::default() });
+    let read_again = |says: &str| {
+        host.signal(rustix::process::Signal::HUP);
+        wait_until("the file is read again", READ_AGAIN_MAX, || match host.said() {
+            said if said.contains(says) => Ok(()),
+            said => Err(said),
+        });
+    };
+    write("[[tokens]]\nname = \"shop\"");
+    read_again("the old tokens stay: tokens file");
+    host.cli(&publish).env("TIDEGATE_TOKEN", "secret").run().expect_done();
+    write(&TOKENS.replace("2bb80d", "aaaaaa"));
+    read_again("the tokens file is read again");
+    host.cli(&publish).env("TIDEGATE_TOKEN", "secret").run().expect_failed();
     host.stop();
 
     let open = |text: &str| {

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use axum::http::{HeaderMap, Method, Uri, header};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
@@ -96,7 +97,8 @@ pub enum InvalidTokens {
     Empty,
 }
 
-/// The tokens that are known. The file holds their hashes only:
+/// The tokens that are known. Read from their file at once, and again when told; it holds their
+/// hashes only:
 ///
 /// ```toml
 /// [[tokens]]
@@ -104,10 +106,14 @@ pub enum InvalidTokens {
 /// sha256 = "9f86d081884c7d65..."   # of the token: openssl rand -hex 32, then printf %s TOKEN | sha256sum
 /// roles = ["publish", "read"]  # publish, read, operate, admin
 /// ```
-#[derive(Debug, Clone)]
-pub struct Tokens(Vec<Token>);
+#[derive(Debug)]
+pub struct Tokens {
+    /// None: they stand in the environment, which stays as it is while a process lives.
+    file: Option<PathBuf>,
+    known: ArcSwap<Vec<Arc<Token>>>,
+}
 
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct Token {
     name: Arc<str>,
     hash: [u8; 32],
@@ -135,10 +141,24 @@ impl Tokens {
     /// # Errors
     /// [`TokensError`].
     pub fn load(path: &Path) -> Result<Self, TokensError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| TokensError::Read { path: path.to_owned(), source })?;
-        let place = format!("tokens file `{}`", path.display());
-        Self::parse(&text).map_err(|why| TokensError::Invalid { place, why })
+        let known = ArcSwap::from_pointee(read_file(path)?);
+        Ok(Self { file: Some(path.to_owned()), known })
+    }
+
+    /// The file that they are from, which [`Tokens::reload`] reads; none: there is none.
+    #[must_use]
+    pub fn file(&self) -> Option<&Path> {
+        self.file.as_deref()
+    }
+
+    /// Reads the file again, if they are from one, for requests from now on. Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`TokensError`]; what was there stays in force.
+    pub fn reload(&self) -> Result<(), TokensError> {
+        let Some(path) = &self.file else { return Ok(()) };
+        self.known.store(Arc::new(read_file(path)?));
+        Ok(())
     }
 
     /// Reads the text of such a file, as the environment variable `name` holds it.
@@ -155,37 +175,48 @@ impl Tokens {
     /// # Errors
     /// [`InvalidTokens`].
     pub fn parse(text: &str) -> Result<Self, InvalidTokens> {
-        let file: TokensFile = toml::from_str(text).map_err(|error| {
-            let before = error.span().and_then(|span| text.get(..span.start));
-            let line = before.map_or(1, |before| 1 + before.matches('\n').count());
-            InvalidTokens::Syntax { line, why: error.message().to_owned() }
-        })?;
-        let mut tokens: Vec<Token> = Vec::with_capacity(file.tokens.len());
-        for entry in file.tokens {
-            if entry.name.is_empty() || tokens.iter().any(|t| *t.name == *entry.name) {
-                return Err(InvalidTokens::Name(entry.name));
-            }
-            // Both hashes have 32 bytes; this only reads the hex digits.
-            let Ok(hash) = blake3::Hash::from_hex(&entry.sha256) else {
-                return Err(InvalidTokens::Hash(entry.name));
-            };
-            let hash = *hash.as_bytes();
-            tokens.push(Token { name: entry.name.into(), hash, roles: entry.roles });
-        }
-        if tokens.is_empty() { Err(InvalidTokens::Empty) } else { Ok(Self(tokens)) }
+        Ok(Self { file: None, known: ArcSwap::from_pointee(read_tokens(text)?) })
     }
 
     /// Looks at every token whatever it finds, and compares hashes in constant time.
-    fn find(&self, presented: &str) -> Option<&Token> {
+    fn find(&self, presented: &str) -> Option<Arc<Token>> {
         let hash: [u8; 32] = Sha256::digest(presented.as_bytes()).into();
         let mut found = None;
-        for token in &self.0 {
+        for token in self.known.load().iter() {
             if equal(&token.hash, &hash) {
-                found = Some(token);
+                found = Some(Arc::clone(token));
             }
         }
         found
     }
+}
+
+fn read_file(path: &Path) -> Result<Vec<Arc<Token>>, TokensError> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| TokensError::Read { path: path.to_owned(), source })?;
+    let place = format!("tokens file `{}`", path.display());
+    read_tokens(&text).map_err(|why| TokensError::Invalid { place, why })
+}
+
+fn read_tokens(text: &str) -> Result<Vec<Arc<Token>>, InvalidTokens> {
+    let file: TokensFile = toml::from_str(text).map_err(|error| {
+        let before = error.span().and_then(|span| text.get(..span.start));
+        let line = before.map_or(1, |before| 1 + before.matches('\n').count());
+        InvalidTokens::Syntax { line, why: error.message().to_owned() }
+    })?;
+    let mut tokens: Vec<Arc<Token>> = Vec::with_capacity(file.tokens.len());
+    for entry in file.tokens {
+        if entry.name.is_empty() || tokens.iter().any(|t| *t.name == *entry.name) {
+            return Err(InvalidTokens::Name(entry.name));
+        }
+        // Both hashes have 32 bytes; this only reads the hex digits.
+        let Ok(hash) = blake3::Hash::from_hex(&entry.sha256) else {
+            return Err(InvalidTokens::Hash(entry.name));
+        };
+        let hash = *hash.as_bytes();
+        tokens.push(Arc::new(Token { name: entry.name.into(), hash, roles: entry.roles }));
+    }
+    if tokens.is_empty() { Err(InvalidTokens::Empty) } else { Ok(tokens) }
 }
 
 impl Token {
@@ -390,5 +421,26 @@ mod tests {
         assert!(error.starts_with(place) && !error.contains("s3cret"), "{error}");
         let error = Tokens::load(Path::new("/no/tokens.toml")).unwrap_err().to_string();
         assert!(error.starts_with("cannot read tokens file `/no/tokens.toml`: No such"), "{error}");
+    }
+
+    #[test]
+    fn a_tokens_file_read_again_counts_from_then_on_unless_it_is_broken() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("tokens.toml");
+        let put = |token: &str| {
+            let hash = Sha256::digest(token.as_bytes());
+            let hash = blake3::Hash::from_bytes(hash.into()).to_hex();
+            let text = format!("[[tokens]]\nname = 'a'\nsha256 = '{hash}'\nroles = []");
+            std::fs::write(&path, text).unwrap();
+        };
+        put("old");
+        let tokens = Tokens::load(&path).unwrap();
+        put("new");
+        assert!(tokens.find("old").is_some() && tokens.find("new").is_none());
+        tokens.reload().unwrap();
+        assert!(tokens.find("old").is_none() && tokens.find("new").is_some());
+        std::fs::write(&path, "[[tokens]]\nname = 'a'").unwrap();
+        assert!(tokens.reload().is_err());
+        assert!(tokens.find("new").is_some(), "what was there stays in force");
     }
 }

@@ -136,12 +136,12 @@ pub fn run(
         return Ok(ExitCode::SUCCESS);
     }
     let report = runtime.block_on(async {
-        let stop = super::run::stop_signal()?;
+        let mut stop = super::signals::Stop::listen()?;
         let hangup = hangup()?;
         // Dropped where it stands, a bench takes its folder and its ticker with it.
         tokio::select! {
             report = measure(command, connect) => report.map_err(usage),
-            () = stop => anyhow::bail!("stopped before it was through"),
+            () = stop.told() => anyhow::bail!("stopped before it was through"),
             () = hangup => anyhow::bail!("the terminal is gone: stopped before it was through"),
         }
     })?;

@@ -13,7 +13,8 @@ use tokio::sync::mpsc;
 
 use super::Output;
 use super::build::{BuildBar, print};
-use super::run::{announce, log_to_stderr, runtime, stop_signal};
+use super::run::{announce, log_to_stderr, runtime};
+use super::signals::{ReadAgain, Signals};
 use crate::build::watch::SourceWatcher;
 use crate::build::{BuildError, Outcome, Report, build_all};
 use crate::bus::notes::Note;
@@ -65,7 +66,7 @@ pub fn run(args: &DevArgs, output: Output) -> anyhow::Result<ExitCode> {
         SourceWatcher::start(std::slice::from_ref(&plugins), SETTLE).context("cannot watch")?;
     let any = build(std::slice::from_ref(&plugins), output)?;
     runtime()?.block_on(async {
-        let stop = stop_signal()?;
+        let signals = Signals::listen()?;
         let serving = Serving::start(config).await?;
         // Before anybody knows where to publish: no delivery goes by unseen.
         let notes = serving.notes.listen();
@@ -76,6 +77,7 @@ pub fn run(args: &DevArgs, output: Output) -> anyhow::Result<ExitCode> {
         }
         let lines = tokio::spawn(print_notes(notes, output));
         let rebuilds = tokio::spawn(rebuild(dirty, output));
+        let stop = signals.stop(ReadAgain::of(&serving));
         let ended = serving.until(stop).await;
         lines.abort();
         rebuilds.abort();

@@ -19,6 +19,7 @@ pub mod plugins;
 pub mod publish;
 pub mod requests;
 pub mod run;
+mod signals;
 mod sse;
 pub mod state;
 pub mod status;

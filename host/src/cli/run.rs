@@ -1,17 +1,14 @@
 //! `tidegate run`: the host, until it is told to stop.
 
-use std::future::Future;
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use anyhow::Context;
 use serde_json::json;
-use tokio::signal::unix::{SignalKind, signal};
 
 use super::Output;
-use crate::api::tls::Identity;
+use super::signals::{ReadAgain, Signals};
 use crate::config::{Config, Flags, environment};
 use crate::log::disk::OsDisk;
 use crate::serve::Serving;
@@ -58,7 +55,7 @@ pub fn run(args: &RunArgs, output: Output) -> anyhow::Result<ExitCode> {
         tracing::warn!("{warning}");
     }
     runtime()?.block_on(async {
-        let stop = stop_signal()?;
+        let signals = Signals::listen()?;
         let data = config.data.clone();
         let serving = Serving::start(config).await?;
         let is_durable = serving.buses().iter().any(|bus| bus.log().is_some());
@@ -67,13 +64,9 @@ pub fn run(args: &RunArgs, output: Output) -> anyhow::Result<ExitCode> {
             let data = data.display();
             tracing::warn!(%data, "the data folder is in memory: nothing in it outlives this machine");
         }
-        if let Some(identity) = &serving.tls {
-            tokio::spawn(
-                reload_on_hangup(Arc::clone(identity)).context("cannot listen for SIGHUP")?,
-            );
-        }
         announce(&serving, output)?;
         let buses = serving.buses().to_vec();
+        let stop = signals.stop(ReadAgain::of(&serving));
         let ended = serving.until(stop).await;
         // Everything is closed, and the system takes all memory back at once: taking the state of a
         // million keys apart first would only make the stop longer.
@@ -108,37 +101,14 @@ pub(super) fn log_to_stderr(default: &str, output: Output) {
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        // To the same place: where that is gone, saying so would only panic.
+        .log_internal_errors(false)
         .with_ansi(std::io::stderr().is_terminal());
     // A second subscriber in one process only happens in tests, and is no reason to fail.
     let _ = match output {
         Output::Json => builder.json().try_init(),
         Output::Text => builder.with_target(false).try_init(),
     };
-}
-
-/// Resolves at SIGTERM or SIGINT. Registered at once, so that a signal during the start counts.
-pub(super) fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
-    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => tracing::info!("SIGTERM: stopping"),
-            _ = interrupt.recv() => tracing::info!("interrupted: stopping"),
-        }
-    })
-}
-
-/// Reads certificate and key again at every SIGHUP: they are renewed more often than hosts start.
-fn reload_on_hangup(identity: Arc<Identity>) -> std::io::Result<impl Future<Output = ()>> {
-    let mut hangup = signal(SignalKind::hangup())?;
-    Ok(async move {
-        while hangup.recv().await.is_some() {
-            match identity.reload() {
-                Ok(()) => tracing::info!("SIGHUP: certificate and key are read again"),
-                Err(error) => tracing::error!("SIGHUP: the old certificate stays: {error}"),
-            }
-        }
-    })
 }
 
 /// The first line: where it listens and where the data is.
