@@ -16,6 +16,7 @@ use super::answers::Answers;
 use super::auth::{self, is_request};
 use super::errors::{ApiError, Code};
 use super::host::HostApi;
+use super::params::check_text;
 use super::server::ServerOptions;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -123,13 +124,15 @@ impl App {
 
     fn admit(&self, request: &Request) -> Result<auth::Principal, ApiError> {
         check_headers(&self.options, request.uri(), request.headers())?;
-        auth::authorize(
+        let principal = auth::authorize(
             self.options.tokens.as_deref(),
             self.loopback,
             request.method(),
             request.uri(),
             request.headers(),
-        )
+        )?;
+        check_text(request.uri())?;
+        Ok(principal)
     }
 
     async fn route(&self, router: Router, request: Request) -> Result<Response, ApiError> {

@@ -2,10 +2,12 @@
 
 use std::str::FromStr;
 
+use axum::http::Uri;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use url::form_urlencoded;
 
+use super::cloudevents::{NOT_UTF8, percent_decode};
 use super::errors::{ApiError, Code};
 use super::filter::{EventFilter, Point};
 use super::host::Cursor;
@@ -15,6 +17,27 @@ use crate::plugin::pattern::InvalidPattern;
 
 /// Items a listing has where none is asked for.
 pub(super) const LIMIT_DEFAULT: usize = 100;
+
+/// Refuses an address with bytes behind its escapes that are no text. What takes it apart later would
+/// put the same character for each of them, and so make one of two keys.
+///
+/// # Errors
+/// `invalid_key` for the parameter `key`; `invalid_field` for others, and for the path.
+pub(super) fn check_text(uri: &Uri) -> Result<(), ApiError> {
+    let is_text = |part: &str| String::from_utf8(percent_decode(part.as_bytes())).is_ok();
+    if !is_text(uri.path()) {
+        return Err(ApiError::field("path", NOT_UTF8));
+    }
+    let mut pairs = uri.query().unwrap_or_default().split('&');
+    let Some(pair) = pairs.find(|pair| !is_text(pair)) else { return Ok(()) };
+    let name = pair.split('=').next().unwrap_or_default();
+    let name = String::from_utf8_lossy(&percent_decode(name.as_bytes())).into_owned();
+    let mut error = ApiError::field(&name, NOT_UTF8);
+    if name == "key" {
+        error.code = Code::InvalidKey;
+    }
+    Err(error)
+}
 
 /// The parameters of one request that nobody has taken yet.
 #[derive(Debug)]

@@ -38,12 +38,17 @@ pub(super) fn read(headers: &HeaderMap, body: &Bytes) -> Result<Publish, BadEven
 }
 
 /// A header value as section 3.1.3.2 of the HTTP binding says: unquoted where it is quoted, then
-/// percent-decoded. A `%` that begins no such escape stands for itself, because not every client
-/// encodes.
+/// percent-decoded.
 fn decode(name: &str, value: &[u8]) -> Result<String, InvalidEvent> {
-    let value = unquote(value);
-    let mut bytes = Vec::with_capacity(value.len());
-    let mut rest: &[u8] = &value;
+    String::from_utf8(percent_decode(&unquote(value))).map_err(|_| invalid(name, NOT_UTF8))
+}
+
+/// What is wrong with text that has other bytes behind its escapes.
+pub(in crate::api) const NOT_UTF8: &str = "is not UTF-8 once percent-decoded";
+
+/// A `%` that begins no escape stands for itself, because not every client encodes.
+pub(in crate::api) fn percent_decode(mut rest: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(rest.len());
     while let Some((first, after)) = rest.split_first() {
         match (first, after) {
             (b'%', [high, low, after @ ..])
@@ -58,7 +63,7 @@ fn decode(name: &str, value: &[u8]) -> Result<String, InvalidEvent> {
             }
         }
     }
-    String::from_utf8(bytes).map_err(|_| invalid(name, "is not UTF-8 once percent-decoded"))
+    bytes
 }
 
 fn unquote(value: &[u8]) -> Cow<'_, [u8]> {

@@ -33,6 +33,7 @@ mod output;
 use axum::http::HeaderMap;
 use bytes::Bytes;
 
+pub(super) use binary::{NOT_UTF8, percent_decode};
 pub use json::read_line;
 pub use media::{BATCH, STRUCTURED};
 pub(super) use output::percent_encode;

@@ -73,7 +73,7 @@ async fn what_is_not_there_is_told_in_json() {
         ("GET /", 404, "not_found"),
         ("GET /v1/nothing", 404, "not_found"),
         ("GET /v1/plugins/other", 404, "not_found"),
-        ("GET /v1/plugins/%ff", 400, "invalid_request"),
+        ("GET /v1/plugins/%ff", 422, "invalid_field"),
         ("GET /v1/events/9", 404, "not_found"),
         ("GET /v1/events/nine", 422, "invalid_field"),
         ("GET /v1/events?bus=other", 404, "not_found"),

@@ -100,6 +100,32 @@ async fn every_documented_answer_of_get_is_given() {
     }
 }
 
+/// `%ff` and `%fe` once were one key, U+FFFD.
+#[tokio::test]
+async fn what_is_no_text_in_an_address_is_refused_on_every_route() {
+    let server = Fixture::default().await;
+    for (method, path) in every_route(&server).await {
+        let code = |path: String| {
+            let head = format!("{method} {path} HTTP/1.1\r\ncontent-length: 0");
+            let server = &server;
+            async move {
+                let answer = server.send(&head, b"").await;
+                (answer.status, answer.code())
+            }
+        };
+        let expected = |code: &str| (422, code.to_owned());
+        assert_eq!(code(format!("{path}?key=%ff")).await, expected("invalid_key"), "{path}");
+        assert_eq!(code(format!("{path}?a=%C3")).await, expected("invalid_field"), "{path}");
+        assert_eq!(code(format!("{path}?%fe=b")).await, expected("invalid_field"), "{path}");
+        assert_eq!(code(format!("{path}%fe")).await, expected("invalid_field"), "{path}");
+    }
+    // A `%` that begins no escape is one, and what is text is not touched.
+    for key in ["100%", "%C3%A9", "a%2Fb+c"] {
+        let path = format!("/v1/plugins/totals/command/open?key={key}");
+        assert_eq!(server.post(&path, &[], b"").await.status, 200, "{key}");
+    }
+}
+
 #[tokio::test]
 async fn the_document_names_errors_schemas_and_no_dangling_reference() {
     let server = Fixture::default().await;
