@@ -61,6 +61,9 @@ pub struct ServerOptions {
     /// Time a client may leave the connection unread while there is something for it, or take nothing
     /// of an answer.
     pub write_stall_max: Duration,
+    /// How often an answer that goes on says that it does while it has nothing else to say. A client
+    /// that is gone refuses the first of these, and is known by the second.
+    pub alive_every: Duration,
     /// Connections; more wait to be accepted.
     pub connections_max: usize,
     /// Requests being handled beside publishing, which `bodies_bytes_max` bounds; more wait.
@@ -87,6 +90,7 @@ impl Default for ServerOptions {
             header_timeout: Duration::from_secs(10),
             body_timeout: Duration::from_secs(60),
             write_stall_max: Duration::from_secs(30),
+            alive_every: Duration::from_secs(5),
             connections_max: 1024,
             requests_max: 256,
             streams_max: 256,
@@ -313,11 +317,11 @@ fn builder(options: &ServerOptions, door: Door) -> auto::Builder<TokioExecutor> 
     let mut builder = auto::Builder::new(TokioExecutor::new());
     // Above the limits of `App`, which answers with a body; what is far over gets a bare 431.
     let headers_bytes = options.headers_bytes_max.saturating_mul(4).max(64 * 1024);
-    // No `half_close`: the end of what a client sends is how one is known to have gone away, so that
-    // streams and questions that wait give back their places. A client that ends its half after a
-    // request is taken for gone, and gets no answer.
+    // The end of what a client sends says nothing about whether it still reads: whatever arrived whole
+    // is answered. Who is gone is known by what cannot be written, see `alive_every`.
     builder
         .http1()
+        .half_close(true)
         .timer(TokioTimer::new())
         .header_read_timeout(options.header_timeout)
         .keep_alive(matches!(door, Door::Open))

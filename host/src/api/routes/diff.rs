@@ -2,7 +2,6 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{Path, RawQuery, State};
@@ -21,8 +20,6 @@ use crate::api::view::DiffView;
 use crate::event::Position;
 use crate::limits::REPLAY_DIFFERENCES_MAX;
 
-/// A replay that takes long says this often that it goes on, with a blank that JSON passes over.
-const ALIVE: Duration = Duration::from_secs(10);
 /// Differences that are told where nothing else is asked for.
 const DIFFERENCES_DEFAULT: usize = 20;
 
@@ -78,7 +75,8 @@ pub(super) async fn diff(
     drop(share);
     let report =
         stream::once(report).map(|view| Bytes::from(serde_json::to_vec(&view).unwrap_or_default()));
-    let mut beat = tokio::time::interval(ALIVE);
+    // A blank, which JSON passes over: a replay may take long.
+    let mut beat = tokio::time::interval(app.options.alive_every);
     let alive = stream::poll_fn(move |context| {
         beat.poll_tick(context).map(|_| Some(Bytes::from_static(b"\n")))
     });

@@ -5,7 +5,6 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::extract::{Path, RawQuery, State};
 use axum::http::HeaderMap;
@@ -22,8 +21,6 @@ use crate::api::host::{Cursor, Follow};
 use crate::api::params::{Params, cursor_text, parse_cursor};
 use crate::limits;
 
-/// A quiet stream says this often that it is alive.
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// Log lines shown first where nothing else is asked for.
 const RECENT_DEFAULT: usize = 100;
 
@@ -134,5 +131,6 @@ fn respond(
         let _held = &permit;
         Ok::<_, Infallible>(item)
     });
-    Sse::new(items).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response()
+    let alive = KeepAlive::new().interval(app.options.alive_every);
+    Sse::new(items).keep_alive(alive).into_response()
 }

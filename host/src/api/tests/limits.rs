@@ -162,6 +162,73 @@ async fn a_client_that_does_not_read_is_dropped() {
     drop(stream);
 }
 
+/// It was once taken for gone: most such requests were carried out, and hardly one was answered.
+#[tokio::test]
+async fn a_client_that_ends_its_half_after_a_request_is_answered() {
+    let server = Fixture::default().await;
+    let publish = |id: u32| {
+        let event = format!(r#"{{"specversion":"1.0","id":"{id}","source":"/s","type":"a"}}"#);
+        let head = format!(
+            "POST /v1/events HTTP/1.1\r\ncontent-type: application/cloudevents+json\r\n\
+             content-length: {}",
+            event.len()
+        );
+        (head, event)
+    };
+    for id in 0..50 {
+        let (head, event) = publish(id);
+        assert_eq!(server.send_and_end(&head, event.as_bytes()).await.status, 200, "{id}");
+    }
+    let command = "POST /v1/plugins/totals/command/open?key=k HTTP/1.1\r\ncontent-length: 0";
+    assert_eq!(server.send_and_end(command, b"").await.status, 200);
+    assert_eq!(server.host.events().len(), 50);
+    let (head, event) = publish(50);
+    let cut = server.send_and_end(&head, &event.as_bytes()[..20]).await;
+    assert_ne!(cut.status, 200, "{cut:?}");
+    assert_eq!(server.host.events().len(), 50, "what did not arrive whole is not taken");
+}
+
+#[tokio::test]
+async fn what_a_client_sent_whole_before_it_went_away_is_carried_out() {
+    let server = Fixture::default().await;
+    for id in 0..50 {
+        let request = format!(
+            "POST /v1/events HTTP/1.1\r\nhost: localhost\r\nce-specversion: 1.0\r\nce-id: {id}\r\n\
+             ce-source: /s\r\nce-type: a\r\ncontent-length: 0\r\n\r\n"
+        );
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+    }
+    let carried_out = async {
+        while server.host.events().len() < 50 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let all = tokio::time::timeout(PATIENCE, carried_out).await;
+    all.unwrap_or_else(|_| panic!("{} of 50", server.host.events().len()));
+}
+
+#[tokio::test]
+async fn a_stream_ends_for_who_is_gone_and_goes_on_for_who_only_ends_its_half() {
+    let alive_every = Duration::from_millis(50);
+    let server = Fixture::start(ServerOptions { alive_every, ..small() }).await;
+    let all = ServerOptions::default().streams_max;
+    let head = "GET /v1/events/stream HTTP/1.1\r\nhost: localhost\r\n\r\n";
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    stream.write_all(head.as_bytes()).await.unwrap();
+    stream.shutdown().await.unwrap();
+    server.free_streams_become(all - 1).await;
+    let mut seen = Vec::new();
+    // Several signs of life, none of which takes it for gone.
+    while seen.iter().filter(|byte| **byte == b':').count() < 20 {
+        let read = tokio::time::timeout(PATIENCE, stream.read_buf(&mut seen)).await;
+        assert!(read.expect("the stream goes on").unwrap() > 0, "{seen:?}");
+    }
+    assert_eq!(server.handle.streams_free(), all - 1);
+    drop(stream);
+    server.free_streams_become(all).await;
+}
+
 #[tokio::test]
 async fn answers_that_nobody_takes_are_counted_and_let_go_of() {
     let write_stall_max = Duration::from_secs(2);

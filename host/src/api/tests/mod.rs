@@ -67,6 +67,15 @@ impl Fixture {
         read_answer(&mut stream).await
     }
 
+    /// The same, from a client that ends its half of the connection before it reads.
+    pub(crate) async fn send_and_end(&self, head: &str, body: &[u8]) -> Answer {
+        let mut stream = TcpStream::connect(self.address).await.unwrap();
+        let head = format!("{head}\r\nhost: localhost\r\n\r\n");
+        stream.write_all(&[head.as_bytes(), body].concat()).await.unwrap();
+        stream.shutdown().await.unwrap();
+        read_answer(&mut stream).await
+    }
+
     pub(crate) async fn free_streams_become(&self, wanted: usize) {
         let wait = async {
             while self.handle.streams_free() != wanted {

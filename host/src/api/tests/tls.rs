@@ -78,6 +78,15 @@ async fn both_versions_of_http_are_spoken_over_tls() {
 }
 
 #[tokio::test]
+async fn a_client_that_ends_its_half_is_answered_over_tls_too() {
+    let server = Fixture::start(with_tls()).await;
+    let mut stream = connect(&server, "one.pem", &["http/1.1"]).await.unwrap();
+    stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
+    stream.shutdown().await.unwrap();
+    assert_eq!(read_answer(&mut stream).await.status, 200);
+}
+
+#[tokio::test]
 async fn plain_http_on_a_tls_port_is_told_so_and_hurts_nobody() {
     let server = Fixture::start(with_tls()).await;
     for answer in [server.get("/healthz").await, server.publish_keyed(1, "k").await] {
