@@ -108,7 +108,8 @@ fn follow(
     }
 }
 
-/// The plugin whose build this file has a say in, if any.
+/// The plugin whose build this has a say in, if any: a file that does, or a folder that is there. What
+/// was put into a folder before it was watched is told by nothing but the folder.
 fn plugin_of(roots: &[PathBuf], path: &Path) -> Option<PathBuf> {
     let root = roots.iter().find(|root| path.starts_with(root))?;
     let plugin = if Language::of(root).is_some() {
@@ -116,7 +117,9 @@ fn plugin_of(roots: &[PathBuf], path: &Path) -> Option<PathBuf> {
     } else {
         root.join(path.strip_prefix(root).ok()?.components().next()?)
     };
-    makes_dirty(path.strip_prefix(&plugin).ok()?).then_some(plugin)
+    let relative = path.strip_prefix(&plugin).ok()?;
+    let has_say = makes_dirty(relative) || (may_hold_sources(relative) && path.is_dir());
+    has_say.then_some(plugin)
 }
 
 /// Endings of files that compilers read.
@@ -160,6 +163,11 @@ pub fn makes_dirty(relative: &Path) -> bool {
         || (folders.is_empty() && MANIFESTS.contains(file))
 }
 
+/// Whether a folder, relative to the plugin's, is one in which a file can make the plugin dirty.
+fn may_hold_sources(folder: &Path) -> bool {
+    makes_dirty(&folder.join("x.rs"))
+}
+
 /// The files in a plugin's folder that [`makes_dirty`] names, at most `most` of them; what cannot be
 /// read is left out.
 #[must_use]
@@ -174,7 +182,7 @@ pub fn sources(plugin: &Path, most: usize) -> Vec<PathBuf> {
             let kind = entry.file_type();
             // A folder is looked into where a file in it could count.
             if kind.as_ref().is_ok_and(std::fs::FileType::is_dir) {
-                if makes_dirty(&relative.join("x.rs")) {
+                if may_hold_sources(relative) {
                     folders.push(path);
                 }
             } else if makes_dirty(relative) {
@@ -306,5 +314,27 @@ mod tests {
         std::fs::write(root.join("totals/totals.wasm"), "no change of a source").unwrap();
         std::fs::write(root.join("totals/src/lib.rs"), "fn f() {}").unwrap();
         assert_eq!(plugins.blocking_recv(), Some(vec![root.join("totals")]));
+    }
+
+    /// A new project was missed where it was complete before its folder was watched: then only the
+    /// folder is told of.
+    #[test]
+    fn folder_that_comes_with_its_sources_is_reported() {
+        let dir = tempfile::tempdir().unwrap();
+        let base = dir.path().canonicalize().unwrap();
+        let root = base.join("plugins");
+        for folder in ["plugins/old/target", "elsewhere/src", "deep"] {
+            std::fs::create_dir_all(base.join(folder)).unwrap();
+        }
+        std::fs::write(base.join("elsewhere/Cargo.toml"), "[package]\nname = \"new\"").unwrap();
+        std::fs::write(base.join("deep/more.rs"), "fn f() {}").unwrap();
+        let (_watcher, mut plugins) =
+            SourceWatcher::start(std::slice::from_ref(&root), Duration::from_millis(1)).unwrap();
+        // What a build makes is none of it.
+        std::fs::create_dir(root.join("old/target/release")).unwrap();
+        std::fs::rename(base.join("elsewhere"), root.join("new")).unwrap();
+        assert_eq!(plugins.blocking_recv(), Some(vec![root.join("new")]));
+        std::fs::rename(base.join("deep"), root.join("new/src/deep")).unwrap();
+        assert_eq!(plugins.blocking_recv(), Some(vec![root.join("new")]));
     }
 }
