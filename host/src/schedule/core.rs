@@ -40,8 +40,8 @@ use slab::Slab;
 pub use self::drain::{Drain, Refill};
 use self::fifo::Nodes;
 pub use self::hold::{KeyView, Restored};
-use self::lane::{Again, Lane, Phase, Waiting};
 pub use self::lane::{Deferred, Until};
+use self::lane::{Lane, Phase, Reopened, Waiting};
 use self::marks::Marks;
 pub use self::marks::Settled;
 use self::quota::Queues;
@@ -71,7 +71,7 @@ pub struct KeyScheduler<T> {
     /// The furthest `seen` given out with keys that are back.
     settled: Position,
     /// Dead letters that are to run again though their key went on, by lane.
-    again: HashMap<usize, VecDeque<Again>>,
+    again: HashMap<usize, Reopened>,
     in_flight: usize,
     in_flight_bytes: usize,
     /// Places kept for drains under way.

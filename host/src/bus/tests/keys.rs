@@ -121,6 +121,24 @@ async fn a_released_key_leaves_its_dead_letter_which_can_still_be_redriven() {
     world.stop().await;
 }
 
+/// The one that parks its key once ran before those that do not.
+#[tokio::test(flavor = "multi_thread")]
+async fn dead_letters_of_one_key_are_redriven_in_order() {
+    let world = World::new().await;
+    world.script.breaks(&["a2", "a4"]);
+    world.publish(&["a1", "a2", "a3", "a4", "a5"]).await;
+    world.until("a is parked", |world| world.is_parked("a")).await;
+    world.release("a").await;
+    world.until_listed(&[("a", "a1 a3")]).await;
+    world.until("a is parked again", |world| world.is_parked("a")).await;
+    world.script.breaks(&[]);
+    assert_eq!(world.redrive_all().await.count, 2);
+    world.until_listed(&[("a", "a1 a3 a2 a4 a5")]).await;
+    assert!(world.letters().is_empty());
+    world.assert_once(&["a1", "a2", "a3", "a4", "a5"]).await;
+    world.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_held_key_waits_until_it_is_released() {
     let world = World::new().await;

@@ -93,6 +93,26 @@ async fn a_redrive_that_was_recorded_but_not_made_is_made_after_a_restart() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn several_dead_letters_of_a_key_are_redriven_in_order_after_a_restart() {
+    for from in BOTH {
+        let old = World::new().await;
+        old.script.breaks(&["a1", "a3"]);
+        old.publish(&["a1", "a2", "a3", "a4"]).await;
+        old.until("a is parked", |world| world.is_parked("a")).await;
+        old.release("a").await;
+        old.until_listed(&[("a", "a2")]).await;
+        old.until("a is parked again", |world| world.is_parked("a")).await;
+        old.script.breaks(&[]);
+        old.runner.pause();
+        assert_eq!(old.redrive_all().await.count, 2);
+        let world = old.crash(Crash::LosesAll, from).await;
+        world.until_listed(&[("a", "a2 a1 a3 a4")]).await;
+        assert!(world.letters().is_empty());
+        world.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_key_that_is_catching_up_goes_on_where_it_was() {
     for from in BOTH {
         let old = parked().await;

@@ -1,6 +1,6 @@
 //! What operators do to keys, and what a restart brings back.
 
-use super::lane::{Again, Deferred, Lane, Phase, Until, Waiting};
+use super::lane::{Again, Deferred, Lane, Phase, Reopened, Until, Waiting};
 use super::{KeyScheduler, Throttle};
 use crate::event::{Key, Position};
 
@@ -83,7 +83,8 @@ impl<T> KeyScheduler<T> {
     }
 
     /// Runs a dead letter again that does not park its key: alone, before what the key has in
-    /// memory, and not while the key waits. Says whether it was not under way already.
+    /// memory and before events of later positions that are tried again, but not while the key
+    /// waits for a person. Says whether it was not under way already.
     pub fn reopen(&mut self, position: Position, key: Option<&Key>, attempt: u32) -> bool {
         if self.is_open(position) {
             return false;
@@ -94,7 +95,7 @@ impl<T> KeyScheduler<T> {
         };
         let Some(lane) = self.lanes.get_mut(id) else { return false };
         lane.again = true;
-        self.again.entry(id).or_default().push_back(Again { position, attempt });
+        self.again.entry(id).or_default().insert(Again { position, attempt });
         self.mark_open(id, position);
         if position > self.scanned {
             self.restored.insert(position);
@@ -104,22 +105,36 @@ impl<T> KeyScheduler<T> {
         true
     }
 
-    /// Lets the next dead letter of a lane at rest run again, in front of everything else.
+    /// Lets the next dead letter of a lane at rest run again, in front of everything but what comes
+    /// before it in the log.
     pub(super) fn call_again(&mut self, id: usize) {
         let Some(lane) = self.lanes.get_mut(id).filter(|lane| lane.again) else { return };
-        if lane.waits() || lane.phase != Phase::Resting {
+        if lane.held || lane.phase != Phase::Resting {
             return;
         }
-        let queued = self.again.get_mut(&id);
-        let next = queued.and_then(|queued| Some((queued.pop_front()?, queued.is_empty())));
-        let Some((Again { position, attempt }, last)) = next else { return };
-        self.shed(id, 0);
-        let Some(lane) = self.lanes.get_mut(id) else { return };
+        let Some(reopened) = self.again.get_mut(&id) else { return };
+        let next = reopened.pop_before(lane.waiting.as_ref());
+        let Some(Again { position, attempt }) = next else { return };
+        reopened.behind = lane.waiting.take();
         let until = Until::Now;
         lane.waiting = Some(Waiting { position, attempt, first_ms: None, until, again: true });
-        if last {
-            lane.again = false;
+        self.shed(id, 0);
+        self.forget_reopened(id);
+    }
+
+    /// Has the waiting event again that a dead letter went before, now that this is over.
+    pub(super) fn step_back(&mut self, id: usize) {
+        let Some(lane) = self.lanes.get_mut(id).filter(|lane| lane.again) else { return };
+        lane.waiting = self.again.get_mut(&id).and_then(|reopened| reopened.behind.take());
+        self.forget_reopened(id);
+    }
+
+    fn forget_reopened(&mut self, id: usize) {
+        if self.again.get(&id).is_some_and(Reopened::is_empty) {
             self.again.remove(&id);
+            if let Some(lane) = self.lanes.get_mut(id) {
+                lane.again = false;
+            }
         }
     }
 

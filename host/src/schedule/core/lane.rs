@@ -1,5 +1,7 @@
 //! What the scheduler knows of one key, or of one unkeyed event.
 
+use std::collections::VecDeque;
+
 use super::fifo::Fifo;
 use crate::event::{Key, Position};
 
@@ -42,7 +44,42 @@ pub(super) struct Waiting {
     pub(super) again: bool,
 }
 
-/// A dead letter that is to run again, once nothing else of its key does.
+/// Dead letters of a lane that are to run again though its key went on.
+#[derive(Debug, Default)]
+pub(super) struct Reopened {
+    /// In the order of positions.
+    letters: VecDeque<Again>,
+    /// The waiting event of a later position that one of them went before.
+    pub(super) behind: Option<Waiting>,
+}
+
+impl Reopened {
+    pub(super) fn insert(&mut self, letter: Again) {
+        let at = self.letters.partition_point(|other| other.position < letter.position);
+        self.letters.insert(at, letter);
+    }
+
+    /// The next one, if it may go before this event: not where a person keeps the key waiting.
+    pub(super) fn pop_before(&mut self, waiting: Option<&Waiting>) -> Option<Again> {
+        let first = self.letters.front()?;
+        let passes = waiting.is_none_or(|waiting| {
+            let stays = waiting.again || waiting.until == Until::Parked;
+            !stays && first.position < waiting.position
+        });
+        if passes { self.letters.pop_front() } else { None }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.letters.is_empty() && self.behind.is_none()
+    }
+
+    pub(super) fn positions(&self) -> impl Iterator<Item = Position> {
+        let behind = self.behind.iter().map(|waiting| waiting.position);
+        self.letters.iter().map(|letter| letter.position).chain(behind)
+    }
+}
+
+/// A dead letter that is to run again, once nothing of its key does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Again {
     pub(super) position: Position,

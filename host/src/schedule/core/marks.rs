@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{KeyScheduler, Lane};
+use super::{KeyScheduler, Lane, Reopened};
 use crate::event::{Key, Position};
 
 /// Incomplete events of some lanes.
@@ -107,7 +107,7 @@ impl<T> KeyScheduler<T> {
         };
         let Some(lane) = self.lanes.get(id) else { return };
         let Lane { queue, waiting, deferred, .. } = lane;
-        let again = self.again.get(&id).into_iter().flatten().map(|again| again.position);
+        let again = self.again.get(&id).into_iter().flat_map(Reopened::positions);
         let waiting = waiting.iter().map(|waiting| waiting.position);
         for position in self.nodes.positions(*queue).chain(waiting).chain(again) {
             if from.open.remove(&position) {

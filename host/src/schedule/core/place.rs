@@ -60,6 +60,7 @@ impl<T> KeyScheduler<T> {
         if let Some(waiting) = lane.waiting.take() {
             let unknown = !waiting.again && std::mem::take(&mut lane.restored);
             self.unmark_open(id, waiting.position);
+            self.step_back(id);
             if unknown && waiting.position < self.scanned {
                 self.defer_range(id, after(waiting.position), self.scanned, 0);
                 self.uncounted(id);

@@ -105,7 +105,7 @@ fn a_dead_letter_whose_key_went_on_runs_alone_in_front() {
 }
 
 #[test]
-fn a_dead_letter_that_runs_again_waits_for_a_key_that_waits() {
+fn a_dead_letter_that_runs_again_waits_for_a_key_that_waits_for_a_person() {
     check(
         8,
         &[
@@ -115,9 +115,7 @@ fn a_dead_letter_that_runs_again_waits_for_a_key_that_waits() {
             End(5, Finish::Park, Finished::Waits),
             Step::Reopen(2, "a"),
             TakeNothing,
-            Redrive("a"),
-            Step::TakeRedriven(5, true),
-            End(5, Finish::Done, Finished::Released),
+            Release("a"),
             Step::TakeRedriven(2, true),
             Hold("a"),
             End(2, RETRY, Finished::Waits),
@@ -126,6 +124,57 @@ fn a_dead_letter_that_runs_again_waits_for_a_key_that_waits() {
             Due(100, 1),
             Take(2, 4, Item::InLog),
             End(2, Finish::Done, Finished::Released),
+            Counts(0, 0, 0, 0),
+        ],
+    );
+}
+
+/// The one that parked its key once went first, and where it failed again the others were stuck.
+#[test]
+fn dead_letters_of_a_key_run_again_in_order() {
+    check(
+        8,
+        &[
+            Scanned(4),
+            Step::Offer(5, "a", Offer::Ready),
+            Step::Offer(6, "a", Offer::Queued),
+            Take(5, 1, Item::Here),
+            End(5, Finish::Park, Finished::Waits),
+            Step::Reopen(3, "a"),
+            Step::Reopen(2, "a"),
+            TakeNothing,
+            Redrive("a"),
+            Take(2, 3, Item::InLog),
+            End(2, RETRY, Finished::Waits),
+            Due(100, 1),
+            Take(2, 4, Item::InLog),
+            Hold("a"),
+            End(2, Finish::Done, Finished::Waits),
+            TakeNothing,
+            Release("a"),
+            Step::TakeRedriven(3, true),
+            End(3, Finish::Done, Finished::Waits),
+            Take(5, 2, Item::InLog),
+            End(5, Finish::Park, Finished::Waits),
+            Step::Reopen(4, "a"),
+            TakeNothing,
+            Redrive("a"),
+            Step::TakeRedriven(4, true),
+            End(4, Finish::Done, Finished::Waits),
+            Take(5, 3, Item::InLog),
+            End(5, RETRY, Finished::Waits),
+            // Nor does it matter which was asked for first.
+            Step::Reopen(1, "a"),
+            Step::TakeRedriven(1, true),
+            End(1, Finish::Done, Finished::Waits),
+            Due(100, 1),
+            Take(5, 4, Item::InLog),
+            End(5, Finish::Done, Finished::Released),
+            DrainIs("a", 6, 6),
+            Step::Refill(&[6], 6, Refill::Taken(1)),
+            Step::TakeRedriven(6, true),
+            End(6, Finish::Done, Finished::Released),
+            Counts(0, 0, 0, 0),
         ],
     );
 }
