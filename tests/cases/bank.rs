@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::{Value, json};
 
-use crate::harness::{Answer, Host, Http, Place, Sources, put, seed};
+use crate::harness::{Answer, Host, Http, Place, Sources, put, root, seed};
 
 const PLUGIN: &str = "bank-account";
 /// Clients that send commands at once.
@@ -200,5 +200,22 @@ fn balances_are_those_of_a_plain_account_also_of_commands_at_once_and_after_a_ki
     check(&host, &all);
     host.wait_rest(PLUGIN, 0);
     assert!(host.dead_letters(PLUGIN).is_empty());
+    host.stop();
+}
+
+/// They once began with a deposit, for which there was no account.
+#[test]
+fn what_the_readme_asks_of_it_is_answered() {
+    let place = Place::new();
+    put(Sources::BANK_ACCOUNT, &place.plugins());
+    let host = place.start();
+    let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
+    let lines = readme.lines().filter_map(|line| line.trim().strip_prefix("$ tidegate "));
+    let mut said = String::new();
+    for line in lines.filter(|line| line.contains(" bank-account ")) {
+        let words: Vec<_> = line.split(' ').map(|word| word.trim_matches('\'')).collect();
+        said = host.cli(&words).run().expect_done();
+    }
+    assert!(said.contains("\"balance\":40"), "{said}");
     host.stop();
 }
