@@ -17,7 +17,7 @@ use crate::api::host::HostApi;
 use crate::api::tls::{Identity, TlsError};
 use crate::api::{BindError, Server, ServerHandle, ServerOptions};
 use crate::bus::notes::Notes;
-use crate::bus::{Bus, forward, timers};
+use crate::bus::{Bus, clocks, forward, timers};
 use crate::calls;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, TOKENS_VARIABLE, Tls, TokensFrom};
@@ -396,10 +396,12 @@ fn open_modules(config: &Config, disk: &Arc<dyn Disk>) -> Result<ModuleStore, Se
     ModuleStore::open(Arc::clone(disk), &dir).map_err(at(&dir))
 }
 
-/// Starts what works on events beside the plugins: what fires timers, and what forwards.
+/// Starts what works on each bus beside the plugins: what fires timers, what forwards, and what watches
+/// the clock.
 fn start_bus_tasks(buses: &[Arc<Bus>], stop: &CancellationToken, tasks: &TaskTracker) {
     for source in buses {
         tasks.spawn(timers::run(Arc::clone(source), stop.clone()));
+        tasks.spawn(clocks::watch(Arc::clone(source), stop.clone()));
         for target in buses.iter().filter(|target| target.name() != source.name()) {
             let (source, target, stop) = (Arc::clone(source), Arc::clone(target), stop.clone());
             tasks.spawn(async move {

@@ -6,6 +6,7 @@
 mod append;
 pub mod apply;
 pub mod carry;
+pub mod clocks;
 pub mod commands;
 pub mod deliver;
 mod filled;

@@ -53,6 +53,11 @@ pub fn status(client: &Client, output: Output, out: &mut Out) -> anyhow::Result<
         out.line(format_args!("waiting for {}", plain(&status.waiting_for.join(", "))))?;
     }
     out.line(format_args!("\n{}", buses_table(&status.buses)))?;
+    for bus in &status.buses {
+        if let Some(alarm) = bus.log.as_ref().and_then(|log| log.clock_alarm.as_deref()) {
+            out.line(format_args!("{}: {}", plain(&bus.name), plain(alarm)))?;
+        }
+    }
     if status.plugins.is_empty() {
         out.line("\nno plugins yet: put a .wasm file into the plugins folder")?;
     } else {

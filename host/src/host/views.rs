@@ -66,6 +66,7 @@ fn log_view(log: &Log, stats: &LogStats) -> LogView {
         last_append_us: stats.last_append_us,
         dedup_ids: stats.dedup.count as u64,
         dedup_since: Some(Timestamp(log.now_ms().saturating_sub(stats.dedup.ms))),
+        clock_alarm: stats.clock_alarm.map(|alarm| alarm.to_string()),
     }
 }
 

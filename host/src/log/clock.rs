@@ -3,11 +3,12 @@
 //! It is advanced by the monotonic clock and drawn towards the wall clock slowly. Where the two are
 //! too far apart it is not drawn at all: that raises an alarm, and is followed on command only.
 
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::clock::Clock;
+use crate::clock::{Clock, Moment};
 use crate::limits::CLOCK_STEP_MS_MAX;
 
 /// One part in this many of the time that passes is gained or lost on the way to wall time.
@@ -38,6 +39,23 @@ pub struct ClockAlarm {
     pub log_ms: u64,
     /// Wall time, milliseconds since the Unix epoch.
     pub wall_ms: u64,
+}
+
+impl fmt::Display for ClockAlarm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { log_ms, wall_ms } = *self;
+        let seconds = wall_ms.abs_diff(log_ms) / 1000;
+        let (how, remedy) = if wall_ms > log_ms {
+            ("ahead of", "set the clock, or start the host again to follow it")
+        } else {
+            ("behind", "set the clock")
+        };
+        let (wall, log) = (Moment(wall_ms), Moment(log_ms));
+        write!(
+            f,
+            "the clock says {wall}, {seconds} s {how} the log, whose time goes on from {log}; {remedy}"
+        )
+    }
 }
 
 impl std::fmt::Debug for LogClock {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::codec::{DecodeError, EncodeError};
 use super::disk::LockError;
 use super::index::IndexError;
+use crate::clock::Moment;
 use crate::event::{CommitNumber, KeySequence, Position};
 
 /// Bytes of the log that are not what was written.
@@ -132,7 +133,9 @@ pub enum OpenError {
     Index(#[from] IndexError),
     /// The wall clock is far behind the log.
     #[error(
-        "the clock says {wall_ms} ms, which is {behind_ms} ms before the last commit; set the clock, or start with `--accept-clock`"
+        "the clock says {} ({wall_ms} ms), which is {behind_ms} ms before the last commit, at {}; set \
+         the clock, or start with `--accept-clock`",
+        Moment(*wall_ms), Moment(wall_ms.saturating_add(*behind_ms))
     )]
     Clock {
         /// Wall time, milliseconds since the Unix epoch.

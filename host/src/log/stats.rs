@@ -73,6 +73,15 @@ impl Log {
         if free < needed { Err(AppendError::StorageFull { free, needed }) } else { Ok(()) }
     }
 
+    /// Whether wall time is too far from log time to be followed, as of now.
+    #[must_use]
+    pub fn clock_alarm(&self) -> Option<ClockAlarm> {
+        let clock = &self.shared().clock;
+        // A log with nothing to do asks for no time.
+        let _ = clock.now_ms();
+        clock.alarm()
+    }
+
     /// How the log is doing.
     #[must_use]
     pub fn stats(&self) -> LogStats {
@@ -99,7 +108,7 @@ impl Log {
             tail_bytes: shared.tail.bytes(),
             free_bytes: shared.free_bytes(),
             keep_free_bytes: shared.options.watermark_ingest_bytes,
-            clock_alarm: shared.clock.alarm(),
+            clock_alarm: self.clock_alarm(),
             failure: shared.failure.borrow().clone(),
         }
     }

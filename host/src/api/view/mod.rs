@@ -15,10 +15,10 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
-use time::format_description::StaticFormatDescription;
 use time::format_description::well_known::Rfc3339;
-use time::macros::format_description;
 use utoipa::ToSchema;
+
+use crate::clock::Moment;
 
 pub use delivery::{DeliveryView, InputView, NoInput, SeenValueView};
 pub use diff::{ChangeView, DiffView, DifferenceView};
@@ -30,10 +30,6 @@ pub use plugin::{
 pub use state::{StateValueView, StateView};
 pub use timers::{TimerView, TimersView};
 
-/// Always with milliseconds, so that moments line up and sort as text.
-const RFC_3339_MS: StaticFormatDescription =
-    format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
-
 /// A moment, held in milliseconds since the Unix epoch, shown as RFC 3339 in UTC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
@@ -43,15 +39,7 @@ pub struct Timestamp(pub u64);
 
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let nanos = i128::from(self.0) * 1_000_000;
-        let text = OffsetDateTime::from_unix_timestamp_nanos(nanos)
-            .ok()
-            .and_then(|moment| moment.format(RFC_3339_MS).ok());
-        match text {
-            Some(text) => f.pad(&text),
-            // Past the year 9999, which only a broken clock gets to.
-            None => write!(f, "{} ms", self.0),
-        }
+        Moment(self.0).fmt(f)
     }
 }
 
@@ -143,6 +131,9 @@ pub struct LogView {
     /// Since when ids are known without a gap.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dedup_since: Option<Timestamp>,
+    /// The machine's clock ran away from the time of the log, which goes on without it: in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clock_alarm: Option<String>,
 }
 
 /// One bus.

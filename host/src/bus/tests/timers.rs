@@ -1,9 +1,11 @@
 //! Timers through a whole bus: set by a delivery, fired by the clock, delivered in the order of the
 //! key, whatever happens in between.
 
+use std::cmp::Ordering;
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::world::{From, PLUGIN, World};
+use super::world::{From, PATIENCE, PLUGIN, World};
 use crate::bus::operate::Act;
 use crate::event::{Event, Generation, Position};
 use crate::log::disk::sim::Crash;
@@ -27,6 +29,20 @@ fn is_fired(world: &World) -> bool {
 fn pass(world: &World, ms: u64) {
     world.clock.pass(ms);
     timers(world).wake();
+}
+
+/// Waits until the log finds the wall clock behind or ahead of it, or neither: it looks once a millisecond.
+async fn until_apart(world: &World, expected: Option<Ordering>) {
+    let apart = || {
+        let alarm = world.bus.log().unwrap().clock_alarm();
+        alarm.map(|alarm| alarm.wall_ms.cmp(&alarm.log_ms))
+    };
+    let so = async {
+        while apart() != expected {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, so).await.expect("the log sees the clock");
 }
 
 /// All fires in the log, in order.
@@ -137,7 +153,9 @@ async fn jumps_of_the_wall_clock_fire_nothing_and_lose_nothing() {
         world.publish(&["b1"]).await;
         assert!(fires(&world).await.is_empty(), "{jump_ms}");
     }
+    until_apart(&world, None).await;
     world.clock.jump(-YEARS_MS);
+    until_apart(&world, Some(Ordering::Less)).await;
     pass(&world, HOUR_MS);
     world.until_listed(&[("a", "a1 @pay")]).await;
     assert!(fires(&world).await[0].recorded_ms >= due_ms);
@@ -145,7 +163,9 @@ async fn jumps_of_the_wall_clock_fire_nothing_and_lose_nothing() {
     world.publish(&["a2"]).await;
     world.until_listed(&[("a", "a1 @pay a2")]).await;
     world.clock.jump(2 * YEARS_MS);
+    until_apart(&world, Some(Ordering::Greater)).await;
     world.bus.log().unwrap().follow_wall_clock();
+    until_apart(&world, None).await;
     world.until_listed(&[("a", "a1 @pay a2 @far")]).await;
     assert_eq!(fired(&world).await, ["pay", "far"]);
     world.stop().await;

@@ -37,7 +37,7 @@ use crate::state::{Checkpoints, DeadLetter, Instance, KeyState, Ledger, Owner, V
 use crate::wasm::{Delivery, GuestLimits, Invocation, Invoker, Slot};
 
 pub(super) const PLUGIN: InstanceId = InstanceId(1);
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What the handler does with whom; shared by all worlds of a test.
 #[derive(Default)]

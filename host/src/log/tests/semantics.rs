@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::support::*;
+use crate::clock::Moment;
 use crate::event::{KeySequence, NewEvent, Position};
 use crate::log::disk::sim::SimDisk;
 use crate::log::record::{Control, ControlRecord};
@@ -179,6 +180,8 @@ async fn a_clock_far_behind_is_refused_unless_accepted() {
     let hours_before = || HandClock::at(START_MS - 2 * 60 * 60 * 1000);
     let error = Log::open(Arc::new(disk.clone()), &bus(), options(), hours_before()).unwrap_err();
     assert!(matches!(error, OpenError::Clock { behind_ms: 7_200_000, .. }), "{error}");
+    let moments = [START_MS - 7_200_000, START_MS].map(|ms| Moment(ms).to_string());
+    assert!(moments.iter().all(|moment| error.to_string().contains(moment)), "{error}");
     let accepting = LogOptions { clock_gap: ClockGap::Accept, ..options() };
     let log = Log::open(Arc::new(disk), &bus(), accepting, hours_before()).unwrap().log;
     assert!(log.now_ms() >= START_MS);
