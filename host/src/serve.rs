@@ -36,6 +36,7 @@ use crate::wasm::engine::HostEngineOptions;
 use crate::wasm::load::{Compiler, LoaderOptions};
 use crate::wasm::{Sandbox, SandboxError, SandboxOptions};
 
+mod astray;
 mod buses;
 
 use buses::{open_buses, start_folds};
@@ -58,6 +59,18 @@ pub enum ServeError {
         path: PathBuf,
         /// Why.
         source: std::io::Error,
+    },
+    /// What was published would be kept from a log that is there.
+    #[error(
+        "bus `{bus}` is configured as a memory bus, and `{}` holds its log: make it `kind = \"durable\"` \
+         again, or move that folder away",
+        dir.display()
+    )]
+    MemoryOverLog {
+        /// The bus.
+        bus: String,
+        /// Its folder.
+        dir: PathBuf,
     },
     /// The log of a bus cannot be opened.
     #[error(transparent)]
@@ -140,8 +153,7 @@ impl Serving {
         let server = server_options(&config)?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let disk: Arc<dyn Disk> = Arc::new(OsDisk);
-        create_dir(&config.data)?;
-        create_dir(&config.plugins)?;
+        make_folders(&config)?;
 
         let workers = std::thread::available_parallelism().map_or(2, NonZeroUsize::get);
         let options = sandbox_options(&config, workers);
@@ -186,7 +198,8 @@ impl Serving {
         let addr = server.local_addr();
         let http = server.handle();
         let server = tokio::spawn(server.serve(drain.clone().cancelled_owned()));
-        tasks.spawn(tell_ready(Arc::clone(&host), buses.clone(), stop.clone(), began, buses_took));
+        let took = (began, buses_took);
+        tasks.spawn(tell_ready(Arc::clone(&host), config, buses.clone(), stop.clone(), took));
         Ok(Self {
             addr,
             tls,
@@ -294,10 +307,10 @@ fn about(config: &Config, clock: &dyn Clock, epoch: u32) -> About {
 /// then there is more urgent work.
 async fn tell_ready(
     host: Arc<Host>,
+    config: Arc<Config>,
     buses: Vec<Arc<Bus>>,
     stop: CancellationToken,
-    began: Instant,
-    buses_took: Duration,
+    (began, buses_took): (Instant, Duration),
 ) {
     let Some(plugins) = stop.run_until_cancelled(host.readied()).await else { return };
     tracing::info!(
@@ -307,6 +320,9 @@ async fn tell_ready(
         ms = ms(began.elapsed()),
         "ready"
     );
+    for name in astray::unused_words(&config, &host.plugins_now()) {
+        tracing::warn!("`[plugins.{name}]` is configured, and the folder has no plugin `{name}`");
+    }
     for bus in &buses {
         let Some(log) = bus.log() else { continue };
         // Where they never are, the host ends.
@@ -332,6 +348,12 @@ fn ended(what: &str) -> ServeError {
 fn at(path: &Path) -> impl FnOnce(std::io::Error) -> ServeError + use<> {
     let path = path.to_owned();
     |source| ServeError::Io { path, source }
+}
+
+fn make_folders(config: &Config) -> Result<(), ServeError> {
+    create_dir(&config.data)?;
+    create_dir(&config.plugins)?;
+    astray::check_logs(config)
 }
 
 fn create_dir(path: &Path) -> Result<(), ServeError> {

@@ -121,3 +121,30 @@ fn a_memory_bus_serves_beside_a_durable_one_and_forgets() {
     assert_eq!(host.metric("tidegate_deliveries_total", &again), 0, "nothing is sent twice");
     host.stop();
 }
+
+/// A name that is spelt otherwise once made another plugin or bus of it, without a word.
+#[test]
+fn what_is_configured_for_nothing_and_logs_that_nobody_configured_are_told() {
+    let place = Place::new();
+    put_receiver(&place, "receiver", "main");
+    let host = start(&place);
+    host.stop();
+    let with = |config: &str| HostOptions { config: Some(config.to_owned()), ..Default::default() };
+    let config = "[plugins.receivers.config]\na = \"1\"\n[plugins.receiver.config]\na = \"1\"\n";
+    let host = place.start_with(&with(config));
+    wait_until("both are told", ARRIVED_MAX, || {
+        let said = host.said();
+        let plugin = said.contains("`[plugins.receivers]` is configured");
+        let bus = said.contains("there is a log of a bus that is not configured");
+        if plugin && bus { Ok(()) } else { Err(said) }
+    });
+    let said = host.said();
+    assert!(said.contains("audit") && !said.contains("[plugins.receiver]"), "{said}");
+    assert!(!said.contains("buses/live"), "a memory bus leaves nothing: {said}");
+    host.stop();
+
+    let memory = with("[buses.main]\nkind = \"memory\"\n");
+    let refused = place.start_refused_with(&memory).expect_failed();
+    assert!(refused.contains("`main` is configured as a memory bus"), "{refused}");
+    assert!(refused.contains(&place.data().join("buses/main").display().to_string()), "{refused}");
+}
