@@ -304,11 +304,13 @@ fn refuse_browsers(loopback: bool, uri: &Uri, headers: &HeaderMap) -> Result<(),
         authority.is_none() || authority != host
     });
     let rebound = loopback && host.is_some_and(|host| !is_local_name(host));
-    if foreign || rebound {
-        let message = "requests of web pages from elsewhere are refused while no tokens are set";
-        return Err(ApiError::new(Code::CrossOrigin, message));
-    }
-    Ok(())
+    let why = match (foreign, rebound) {
+        (false, false) => return Ok(()),
+        (true, _) => "",
+        (false, true) => ": `Host` names neither an address nor `localhost`",
+    };
+    let what = "requests of web pages from elsewhere are refused while no tokens are set";
+    Err(ApiError::new(Code::CrossOrigin, format!("{what}{why}")))
 }
 
 fn is_local_name(authority: &str) -> bool {
@@ -395,8 +397,10 @@ mod tests {
                 headers.insert(header::ORIGIN, HeaderValue::from_static(origin));
             }
             let uri = Uri::from_static("/v1/events");
-            let allowed = authorize(None, true, &Method::POST, &uri, &headers).is_ok();
-            assert_eq!(allowed, expected, "{origin:?} {host}");
+            let answer = authorize(None, true, &Method::POST, &uri, &headers);
+            assert_eq!(answer.is_ok(), expected, "{origin:?} {host}");
+            let names_host = answer.is_err_and(|error| error.detail.message.contains("`Host`"));
+            assert_eq!(names_host, host.starts_with("rebound"), "{host}");
         }
     }
 

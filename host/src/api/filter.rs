@@ -1,5 +1,10 @@
 //! Which events a listing or a stream is about. Pure: given an event, yes or no.
 
+use std::str::FromStr;
+
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
 use crate::event::{Event, Key, Position};
 use crate::plugin::{SourcePattern, TypePattern};
 
@@ -10,6 +15,24 @@ pub enum Point {
     Position(Position),
     /// At this log time, milliseconds since the Unix epoch.
     TimeMs(u64),
+}
+
+/// It says neither.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("is neither a position nor an RFC 3339 time")]
+pub struct InvalidPoint;
+
+impl FromStr for Point {
+    type Err = InvalidPoint;
+
+    fn from_str(text: &str) -> Result<Self, InvalidPoint> {
+        if let Ok(position) = text.parse() {
+            return Ok(Self::Position(Position(position)));
+        }
+        let moment = OffsetDateTime::parse(text, &Rfc3339).map_err(|_| InvalidPoint)?;
+        let ms = moment.unix_timestamp_nanos() / 1_000_000;
+        Ok(Self::TimeMs(u64::try_from(ms).unwrap_or(0)))
+    }
 }
 
 /// Every condition that is set must hold.

@@ -3,13 +3,11 @@
 use std::str::FromStr;
 
 use axum::http::Uri;
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 use url::form_urlencoded;
 
 use super::cloudevents::{NOT_UTF8, percent_decode};
 use super::errors::{ApiError, Code};
-use super::filter::{EventFilter, Point};
+use super::filter::{EventFilter, InvalidPoint, Point};
 use super::host::Cursor;
 use crate::event::{Key, Position};
 use crate::limits;
@@ -172,13 +170,7 @@ impl Params {
     /// A position or an RFC 3339 time, where it is there.
     pub(super) fn point(&mut self, name: &'static str) -> Result<Option<Point>, ApiError> {
         let Some(text) = self.text(name) else { return Ok(None) };
-        if let Ok(position) = text.parse() {
-            return Ok(Some(Point::Position(Position(position))));
-        }
-        let moment = OffsetDateTime::parse(&text, &Rfc3339)
-            .map_err(|_| ApiError::field(name, "is neither a position nor an RFC 3339 time"))?;
-        let ms = moment.unix_timestamp_nanos() / 1_000_000;
-        Ok(Some(Point::TimeMs(u64::try_from(ms).unwrap_or(0))))
+        text.parse().map(Some).map_err(|why: InvalidPoint| ApiError::field(name, why))
     }
 
     /// `cursor`, where it is there.

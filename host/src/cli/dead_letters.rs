@@ -6,7 +6,7 @@ use serde_json::value::RawValue;
 use super::client::Client;
 use super::out::{Out, note, plain};
 use super::table::{Table, shortened};
-use super::{Output, from_one};
+use super::{Output, from_one, outcome};
 use crate::api::view::{ActedView, DeadLetterView, DeadLettersView};
 use crate::limits;
 
@@ -22,7 +22,7 @@ pub enum DeadLettersCommand {
         #[arg(long)]
         key: Option<String>,
         /// With this outcome: trap, fuel, timeout, memory, output, depth, retry, reject
-        #[arg(long)]
+        #[arg(long, value_parser = outcome())]
         outcome: Option<String>,
         /// How many at most
         #[arg(long, default_value_t = 100, value_parser = from_one())]
@@ -60,7 +60,7 @@ pub struct Selection {
     #[arg(long)]
     key: Option<String>,
     /// Those with this outcome: trap, fuel, timeout, memory, output, depth, retry, reject
-    #[arg(long)]
+    #[arg(long, value_parser = outcome())]
     outcome: Option<String>,
     /// All there are
     #[arg(long, conflicts_with_all = ["plugin", "key", "outcome"])]

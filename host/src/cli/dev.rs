@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 
 use super::Output;
 use super::build::{BuildBar, print};
+use super::out::drives;
 use super::run::{announce, log_to_stderr, runtime};
 use super::signals::{ReadAgain, Signals};
 use crate::build::watch::SourceWatcher;
@@ -239,7 +240,7 @@ fn text(note: &Note, colour: bool) -> String {
 
 /// Guest text on one line, without what a terminal would obey.
 fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(200).collect()
+    text.chars().map(|c| if drives(c) { ' ' } else { c }).take(200).collect()
 }
 
 fn thousands(number: u64) -> String {

@@ -9,9 +9,11 @@ use super::client::{Client, ClientError};
 use super::out::{Out, note, plain};
 use super::sse::Items;
 use super::table::{Table, shortened};
-use super::{Output, from_one};
+use super::{Output, from_one, valid};
+use crate::api::filter::Point;
 use crate::api::view::TreeView;
 use crate::limits;
+use crate::plugin::{SourcePattern, TypePattern};
 
 /// Characters of data that a listing shows.
 const DATA_SHOWN_CHARS_MAX: usize = 60;
@@ -62,22 +64,22 @@ pub enum EventsCommand {
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct FilterArgs {
     /// Type; `*` is one segment, `**` any number
-    #[arg(long = "type", value_name = "TYPE")]
+    #[arg(long = "type", value_name = "TYPE", value_parser = valid::<TypePattern>)]
     kind: Option<String>,
     /// Key
     #[arg(long)]
     key: Option<String>,
     /// Source; `*` is any run of characters
-    #[arg(long)]
+    #[arg(long, value_parser = valid::<SourcePattern>)]
     source: Option<String>,
     /// Id
     #[arg(long)]
     id: Option<String>,
     /// From this position or RFC 3339 time on
-    #[arg(long, value_name = "POINT")]
+    #[arg(long, value_name = "POINT", value_parser = valid::<Point>)]
     from: Option<String>,
     /// Up to this position or RFC 3339 time
-    #[arg(long, value_name = "POINT")]
+    #[arg(long, value_name = "POINT", value_parser = valid::<Point>)]
     to: Option<String>,
     /// The bus [default: the default one]
     #[arg(long)]

@@ -28,11 +28,14 @@ pub mod timers;
 mod trust;
 
 use std::process::ExitCode;
+use std::str::FromStr;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
 use client::{Client, ConnectArgs};
 use out::Out;
+
+use crate::effects::OutcomeKind;
 pub mod test;
 
 /// How a command prints.
@@ -48,6 +51,16 @@ pub enum Output {
 /// A count of at least one: who asks for none made a mistake, and the API refuses it, too.
 fn from_one() -> clap::builder::RangedU64ValueParser<usize> {
     clap::builder::RangedU64ValueParser::new().range(1..)
+}
+
+/// Text that the API would refuse where it is none of these: sent on as it is.
+fn valid<T: FromStr<Err: std::fmt::Display>>(text: &str) -> Result<String, String> {
+    text.parse::<T>().map(|_| text.to_owned()).map_err(|why| why.to_string())
+}
+
+/// How a delivery ended, by name.
+fn outcome() -> clap::builder::PossibleValuesParser {
+    OutcomeKind::ALL.map(OutcomeKind::name).into()
 }
 
 /// A WebAssembly plugin host for event handlers, with a durable log and order per key.

@@ -86,10 +86,19 @@ pub fn note(line: impl Display) {
     let _ = writeln!(io::stderr(), "{line}");
 }
 
+/// Whether a terminal does something else with it than to show it: control characters, and those that
+/// turn around what follows, so that text reads as what it is not.
+#[must_use]
+pub fn drives(c: char) -> bool {
+    let turns = matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}')
+        || matches!(c, '\u{2066}'..='\u{2069}');
+    c.is_control() || turns || matches!(c, '\u{2028}' | '\u{2029}')
+}
+
 /// Text of strangers, for a terminal: without the characters that would drive it.
 #[must_use]
 pub fn plain(text: &str) -> String {
-    let control = |c: char| c.is_control() && c != '\n' && c != '\t';
+    let control = |c: char| drives(c) && c != '\n' && c != '\t';
     if !text.contains(control) {
         return text.to_owned();
     }
@@ -120,6 +129,12 @@ mod tests {
         }
         let full = anyhow::Error::from(ToolError::Output(io::ErrorKind::StorageFull.into()));
         assert_eq!(format!("{:?}", failed(&full)), format!("{:?}", ExitCode::FAILURE));
+    }
+
+    #[test]
+    fn what_would_drive_or_turn_around_a_terminal_is_escaped() {
+        assert_eq!(plain("a\u{1b}[2Jb\u{202e}c\u{2066}d\n"), "a\\u{1b}[2Jb\\u{202e}c\\u{2066}d\n");
+        assert_eq!(plain("\u{5d0}\u{e9}"), "\u{5d0}\u{e9}");
     }
 
     #[test]

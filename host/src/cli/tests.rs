@@ -57,16 +57,25 @@ fn a_wrong_command_line_is_a_usage_error() {
         "tidegate dead-letters redrive 1 --all",
         "tidegate dead-letters redrive --all --plugin p",
         "tidegate dead-letters discard 1",
+        "tidegate dead-letters redrive --outcome broken",
+        "tidegate dead-letters list --outcome broken",
         "tidegate events get one",
+        "tidegate events list --from nonsense",
+        "tidegate events tail --to 2026-13-01T00:00:00Z",
+        "tidegate events list --type **x",
         "tidegate --output yaml status",
     ] {
         let error = Cli::try_parse_from(line.split(' ')).unwrap_err();
         assert_eq!(error.exit_code(), 2, "{line}");
     }
+    let error = Cli::try_parse_from(["tidegate", "events", "list", "--from", "x"]).unwrap_err();
+    let says = "'x' for '--from <POINT>': is neither a position nor an RFC 3339 time";
+    assert!(error.to_string().contains(says), "{error}");
     for line in [
         "tidegate publish --batch -",
         "tidegate publish a.b --key k --attr x=1 --attr y=2 --expected-sequence 0",
         "tidegate events tail --type a.* --output json --url http://h:1",
+        "tidegate events list --from 7 --to 2026-01-31T08:00:00Z --type ** --source /a*",
         "tidegate plugins rename old new",
         "tidegate dead-letters redrive --plugin p --outcome trap",
         "tidegate completions bash",
@@ -205,7 +214,7 @@ async fn errors_say_what_to_do_next() {
         (&["plugins", "show", "other"][..], "there is no plugin `other`"),
         (&["plugins", "forget", "totals"], "remove it first"),
         (&["state", "get", "totals", "k", "none"], "there is no state `none` of key `k`"),
-        (&["events", "list", "--from", "now"], "`from` is neither a position nor"),
+        (&["events", "list", "--from", "now"], "'--from <POINT>': is neither a position nor"),
         (&["publish", "a.b", "--data", "{"], "not JSON: quote it for your shell"),
         (&["publish", "tidegate.x"], "`type` is reserved"),
         (&["publish", "--batch", "/no/such/file"], "cannot open `/no/such/file`"),

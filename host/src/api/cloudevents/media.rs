@@ -66,7 +66,10 @@ pub(super) fn mode(headers: &HeaderMap) -> Result<Mode, BadEvent> {
         _ if headers.keys().any(|name| name.as_str().starts_with("ce-")) => {
             return Ok(Mode::Binary);
         }
-        "" => return Err(unsupported("none", "there are no `ce-` headers either")),
+        "" => {
+            let what = "there is no content type, and there are no `ce-` headers";
+            return Err(BadEvent::MediaType { why: format!("{what}; {}", what_to_send()) });
+        }
         _ => return Err(unsupported(&content_type, "there are no `ce-` headers either")),
     };
     match charset(&content_type).as_deref() {
@@ -76,11 +79,11 @@ pub(super) fn mode(headers: &HeaderMap) -> Result<Mode, BadEvent> {
 }
 
 fn unsupported(content_type: &str, why: &str) -> BadEvent {
-    BadEvent::MediaType {
-        why: format!(
-            "content type `{}` is not one for events: {why}; send `{STRUCTURED}`, `{BATCH}`, or any \
-             type with `ce-` headers",
-            content_type.escape_debug()
-        ),
-    }
+    let content_type = content_type.escape_debug();
+    let what = format!("content type `{content_type}` is not one for events: {why}");
+    BadEvent::MediaType { why: format!("{what}; {}", what_to_send()) }
+}
+
+fn what_to_send() -> String {
+    format!("send `{STRUCTURED}`, `{BATCH}`, or any type with `ce-` headers")
 }

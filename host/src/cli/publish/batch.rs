@@ -23,6 +23,8 @@ const CHUNK_EVENTS_MAX: usize = 500;
 const CHUNK_BYTES_MAX: usize = 1024 * 1024;
 /// Bytes of one line: what the host takes as a body by default.
 const LINE_BYTES_MAX: u64 = 8 * 1024 * 1024;
+/// What some editors put in front of UTF-8.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 /// The first wait before trying again, and the longest.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 /// Seconds to wait in all for a host that is away.
@@ -148,7 +150,10 @@ impl Publisher<'_> {
                 Ok(false) => break Ok(()),
                 Err(error) => break Err(error),
             }
-            let text = line.trim_ascii();
+            let mut text = line.trim_ascii();
+            if number == 1 {
+                text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
+            }
             if text.is_empty() {
                 continue;
             }

@@ -7,6 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use super::super::Output;
+use super::super::out::drives;
 use super::super::table::span;
 use super::cases::Tally;
 use super::deliver::{Delivered, QUERY};
@@ -239,5 +240,5 @@ fn shown(bytes: &[u8]) -> String {
 
 /// A guest's text without what could steer a terminal.
 pub(super) fn clean(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect()
+    text.chars().map(|c| if drives(c) && c != '\t' { '\u{fffd}' } else { c }).collect()
 }

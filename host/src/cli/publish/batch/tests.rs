@@ -60,6 +60,16 @@ fn chunks_keep_order_and_bounds() {
 }
 
 #[test]
+fn a_byte_order_mark_in_front_is_no_part_of_the_first_line() {
+    let text = format!("\u{feff}{}", event(1));
+    let (result, summary, ..) = publish(&text, |_, events| Ok(vec![false; events.len()]));
+    result.unwrap();
+    assert_eq!(summary.appended, 1);
+    let text = format!("{}\n\u{feff}{}", event(1), event(2));
+    publish(&text, |_, events| Ok(vec![false; events.len()])).0.unwrap_err();
+}
+
+#[test]
 fn large_events_make_small_chunks() {
     let large = |id: u64| {
         let data = "x".repeat(400 * 1024);
