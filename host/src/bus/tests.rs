@@ -13,4 +13,5 @@ mod memory;
 mod restart;
 mod rewind;
 mod timers;
+mod unreadable;
 mod world;

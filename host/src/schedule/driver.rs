@@ -54,12 +54,18 @@ struct State<T> {
 enum Condition {
     Quiet,
     Idle,
+    Resumed,
 }
 
 impl Condition {
-    const fn is_met(self, cursor: &Cursor) -> bool {
+    fn is_met<T>(self, core: &KeyScheduler<T>) -> bool {
+        let cursor = core.cursor();
         let idle = cursor.in_flight == 0 && cursor.ready == 0 && !cursor.draining;
-        cursor.running == 0 && (idle || matches!(self, Self::Quiet))
+        match self {
+            Self::Quiet => cursor.running == 0,
+            Self::Idle => cursor.running == 0 && idle,
+            Self::Resumed => !core.is_paused(),
+        }
     }
 }
 
@@ -117,8 +123,7 @@ impl<T> State<T> {
             self.drainers.drain(..).for_each(|waker| wakes.push(waker));
         }
         if !self.watchers.is_empty() {
-            let cursor = self.core.cursor();
-            let met = |entry: &mut (Condition, Waker)| entry.0.is_met(&cursor);
+            let met = |entry: &mut (Condition, Waker)| entry.0.is_met(&self.core);
             self.watchers.extract_if(.., met).for_each(|(_, waker)| wakes.push(waker));
         }
         wakes
@@ -289,10 +294,16 @@ impl<T> PluginQueue<T> {
         self.watch(Condition::Idle).await;
     }
 
+    /// Waits until it is not paused, for who can do nothing before. Not ended by [`close`](Self::close).
+    /// Cancel safe.
+    pub async fn resumed(&self) {
+        self.watch(Condition::Resumed).await;
+    }
+
     async fn watch(&self, condition: Condition) {
         poll_fn(|context| {
             let mut state = self.lock();
-            if condition.is_met(&state.core.cursor()) {
+            if condition.is_met(&state.core) {
                 return Poll::Ready(());
             }
             let known = |(other, waker): &(Condition, Waker)| {

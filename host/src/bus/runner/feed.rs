@@ -14,16 +14,24 @@ use crate::log::ReadError;
 use crate::log::record::{Control, ControlRecord};
 use crate::schedule::core::{Drain, Entry};
 
+/// How far the feeder is.
+struct Fed {
+    /// Everything up to here was offered, or is not for this plugin.
+    scanned: Position,
+    /// The end of a rewind that is not reached yet.
+    end: Option<Position>,
+    horizon: Horizon,
+}
+
 impl Runner {
     /// Reads the bus from `seen` on and offers what the plugin subscribes to, until stopped.
     pub(super) async fn feed(self: Arc<Self>, seen: Position, mut swaps: mpsc::Receiver<Swap>) {
         let bus = Arc::clone(&self.bus);
         let mut source = bus.read_after(seen);
-        let mut scanned = seen;
-        let mut end = self.rebuilt.awaited();
+        let mut fed =
+            Fed { scanned: seen, end: self.rebuilt.awaited(), horizon: Horizon::default() };
         self.progress.scan(seen);
-        let mut horizon = Horizon::default();
-        if !self.rebuild_to(&mut end, seen, None, &mut swaps).await {
+        if !matches!(self.rebuild_to(&mut fed.end, seen, None, &mut swaps).await, Ok(true)) {
             return;
         }
         loop {
@@ -32,29 +40,59 @@ impl Runner {
                 biased;
                 () = self.stop.cancelled() => return,
                 Some(swap) = swaps.recv() => {
-                    self.perform(swap, scanned).await;
+                    self.perform(swap, fed.scanned).await;
                     continue;
                 }
                 batch = source.next() => batch,
             };
-            let batch = match batch {
-                Ok(batch) => batch,
-                Err(ReadError::Closed) => return,
-                Err(error) => return self.cannot_read(&error),
+            let taken = match batch {
+                Ok(batch) => self.take_in(&batch, &mut fed, &mut swaps).await,
+                Err(error) => Err(error),
             };
-            let Some((last, recorded_ms)) = batch.last() else { continue };
-            if !self.rebuild_to(&mut end, last, Some(&batch), &mut swaps).await {
-                return;
+            match taken {
+                Ok(true) => {}
+                Ok(false) | Err(ReadError::Closed) => return,
+                Err(error) => {
+                    self.cannot_read("the plugin cannot read its bus", &error);
+                    if !self.until_resumed(fed.scanned, &mut swaps).await {
+                        return;
+                    }
+                    // From the disk once more: what was read of it may be what is wrong.
+                    source = bus.read_after(fed.scanned);
+                }
             }
-            match self.judge(&batch, last) {
-                Ok(entries) => self.offer(entries, last, &mut swaps).await,
-                Err(error) => return self.cannot_read(&error),
+        }
+    }
+
+    /// Offers what is the plugin's of some events that were read. False: the runner stops.
+    async fn take_in(
+        &self,
+        batch: &Batch,
+        fed: &mut Fed,
+        swaps: &mut mpsc::Receiver<Swap>,
+    ) -> Result<bool, ReadError> {
+        let Some((last, recorded_ms)) = batch.last() else { return Ok(true) };
+        if !self.rebuild_to(&mut fed.end, last, Some(batch), swaps).await? {
+            return Ok(false);
+        }
+        self.offer(self.judge(batch, last)?, last, swaps).await;
+        fed.scanned = last;
+        self.progress.scan(last);
+        self.note_progress();
+        fed.horizon.read(last, recorded_ms);
+        self.expire(&mut fed.horizon);
+        Ok(true)
+    }
+
+    /// Waits until somebody lets the plugin go on; new versions come in meanwhile. False: the runner stops.
+    async fn until_resumed(&self, scanned: Position, swaps: &mut mpsc::Receiver<Swap>) -> bool {
+        loop {
+            tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return false,
+                Some(swap) = swaps.recv() => self.perform(swap, scanned).await,
+                () = self.queue.resumed() => return true,
             }
-            scanned = last;
-            self.progress.scan(last);
-            self.note_progress();
-            horizon.read(last, recorded_ms);
-            self.expire(&mut horizon);
         }
     }
 
@@ -62,9 +100,10 @@ impl Runner {
         self.progress.offer(|| self.queue.with(|core| core.settled()));
     }
 
-    pub(super) fn cannot_read(&self, error: &ReadError) {
-        tracing::error!(plugin = %self.name, %error, "the plugin cannot read its bus");
-        self.say("error", format!("cannot read the bus: {error}"));
+    /// Pauses the plugin: somebody has to look, and says by letting it go on that it can be tried again.
+    fn cannot_read(&self, what: &str, error: &ReadError) {
+        tracing::error!(plugin = %self.name, %error, "{what}");
+        self.pause_because(format!("{what}: {error}"));
     }
 
     /// The events of a batch, up to a position, that are this plugin's and still to be delivered.
@@ -148,13 +187,20 @@ impl Runner {
                 drain = self.queue.next_drain() => drain,
             };
             let Some(drain) = drain else { return };
-            if let Err(error) = self.refill(&drain).await {
-                if matches!(error, ReadError::Closed) {
-                    return;
+            match self.refill(&drain).await {
+                Ok(()) => {}
+                Err(ReadError::Closed) => return,
+                Err(error) => {
+                    self.cannot_read(&format!("key `{}` cannot be read", drain.key), &error);
+                    // It is asked for again at once.
+                    let nothing_reached = Position(drain.from.0.saturating_sub(1));
+                    self.queue.refill(&drain, [], nothing_reached);
+                    tokio::select! {
+                        biased;
+                        () = self.stop.cancelled() => return,
+                        () = self.queue.resumed() => {}
+                    }
                 }
-                tracing::error!(plugin = %self.name, key = %drain.key, %error, "a key cannot be drained");
-                self.say("error", format!("key `{}` cannot be read: {error}", drain.key));
-                return;
             }
         }
     }

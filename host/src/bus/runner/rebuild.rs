@@ -15,6 +15,7 @@ use super::{Runner, Swap};
 use crate::bus::Bus;
 use crate::bus::source::Batch;
 use crate::event::{InstanceId, Position};
+use crate::log::ReadError;
 use crate::log::record::{Control, ControlRecord, Mode};
 
 /// How often it is looked whether the end is reached, where nothing says so.
@@ -65,24 +66,21 @@ impl Runner {
     /// Where the end of a rewind is reached with some events that were read, offers those up to it and
     /// lets the new generation serve. The rest of them is for the caller to offer; what was offered
     /// here is known. False: the runner stops.
+    ///
+    /// # Errors
+    /// The events cannot be read; nothing was done then.
     pub(super) async fn rebuild_to(
         &self,
         end: &mut Option<Position>,
         reached: Position,
         batch: Option<&Batch>,
         swaps: &mut mpsc::Receiver<Swap>,
-    ) -> bool {
-        let Some(until) = end.filter(|until| reached >= *until) else { return true };
+    ) -> Result<bool, ReadError> {
+        let Some(until) = end.filter(|until| reached >= *until) else { return Ok(true) };
         let again = batch.map_or_else(|| Ok(VecDeque::new()), |batch| self.judge(batch, until));
-        match again {
-            Ok(entries) => self.offer(entries, until, swaps).await,
-            Err(error) => {
-                self.cannot_read(&error);
-                return false;
-            }
-        }
+        self.offer(again?, until, swaps).await;
         *end = None;
-        self.let_serve(until, swaps).await
+        Ok(self.let_serve(until, swaps).await)
     }
 
     /// Waits until everything up to the end of the rewind is delivered, but for keys that wait for a

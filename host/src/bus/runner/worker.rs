@@ -133,8 +133,7 @@ impl Runner {
             values: Arc::new(Arc::clone(self.bus.values())),
             tally: Tally { runner: &self, attempts: Vec::new() },
         };
-        let Some(lease) = self.queue.take().await else { return };
-        let mut hand = Hand::new(self.bus.outbox(), lease);
+        let Some(mut hand) = self.first().await else { return };
         loop {
             let mut waited = false;
             let let_go = || {
@@ -146,12 +145,11 @@ impl Runner {
                 Ok(delivered) => delivered,
                 Err(Stopped::Closing) => return,
                 Err(Stopped::Unreadable(why)) => {
-                    let position = hand.lease.assignment().position;
-                    tracing::error!(plugin = %self.name, %position, why, "cannot deliver an event");
-                    self.pause_because(format!(
-                        "the event at {position} cannot be delivered: {why}"
-                    ));
-                    return;
+                    self.cannot_deliver(hand, &why);
+                    worker.tally.tell();
+                    let Some(next) = self.first().await else { return };
+                    hand = next;
+                    continue;
                 }
             };
             if hand.advance(delivered) {
@@ -162,6 +160,22 @@ impl Runner {
             let Some(next) = next else { return };
             hand = next;
         }
+    }
+
+    /// Waits for a delivery, with nothing in hand; none: the runner stops.
+    async fn first(&self) -> Option<Hand> {
+        let lease = self.queue.take().await?;
+        Some(Hand::new(self.bus.outbox(), lease))
+    }
+
+    /// Pauses the plugin, and gives back what is in hand: the same attempt is made once somebody lets it go
+    /// on, for what could not be read may be readable again by then.
+    fn cannot_deliver(&self, hand: Hand, why: &str) {
+        let position = hand.lease.assignment().position;
+        tracing::error!(plugin = %self.name, %position, why, "cannot deliver an event");
+        // Before the lease is given back: another worker would take it.
+        self.pause_because(format!("the event at {position} cannot be delivered: {why}"));
+        drop(hand);
     }
 
     /// Says how the deliveries in hand ended, the last one with `finish`, and waits for the next ones: no

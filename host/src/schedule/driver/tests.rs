@@ -235,7 +235,7 @@ fn a_paused_plugin_gets_quiet_and_goes_on_where_it_was() {
         let finish = async { lease.finish(Finish::Done) };
         tokio::join!(queue.quiet(), finish);
         let resume = async { queue.resume() };
-        let (taken, ()) = tokio::join!(queue.take(), resume);
+        let (taken, (), ()) = tokio::join!(queue.take(), queue.resumed(), resume);
         taken.unwrap().finish(Finish::Done);
         queue.idle().await;
         assert_eq!(queue.cursor().low.0, 2);
