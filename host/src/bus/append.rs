@@ -194,6 +194,18 @@ impl Bus {
         }
     }
 
+    /// Records that a delivery is to be tried again, where nobody waits for that: in the room that is
+    /// reserved for its end, so that attempts are bounded by the lane as ends are.
+    pub fn control_untold(&self, outbox: &Outbox, record: &ControlRecord) {
+        let Outbox::Durable(outbox) = outbox else {
+            drop(self.control(std::slice::from_ref(record)));
+            return;
+        };
+        if let Err(error) = outbox.push_control(record) {
+            tracing::error!(bus = %self.name, %error, "an attempt cannot be recorded");
+        }
+    }
+
     /// Records what changes how the bus runs.
     pub fn control(&self, records: &[ControlRecord]) -> Ticket {
         match &self.store {

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::codec::Encoded;
 use super::error::AppendError;
 use super::lanes::{EffectsPermit, Keep, Lanes};
-use super::record::DeliveryCommit;
+use super::record::{ControlRecord, DeliveryCommit};
 use super::shared::Shared;
 
 /// Bytes that the commits of an outbox may take beside the room that is reserved for the next one.
@@ -63,10 +63,17 @@ impl Outbox {
         let bytes = encode()?;
         let again = if planted!(CommitsTwice) { Some(encode()?) } else { None };
         let mut held = self.held();
-        for bytes in again.into_iter().chain([bytes]) {
-            held.bytes += bytes.bytes();
-            held.commits.push(bytes);
-        }
+        again.into_iter().chain([bytes]).for_each(|bytes| held.take(bytes));
+        Ok(())
+    }
+
+    /// Takes a record of a delivery that goes on later, in place of the commit that its room was for.
+    ///
+    /// # Errors
+    /// As [`push`](Self::push).
+    pub fn push_control(&self, record: &ControlRecord) -> Result<(), AppendError> {
+        let bytes = self.shared.buffers.encode(|encoded| encoded.control(record))?;
+        self.held().take(bytes);
         Ok(())
     }
 
@@ -100,6 +107,11 @@ impl Outbox {
 }
 
 impl Held {
+    fn take(&mut self, commit: Encoded) {
+        self.bytes += commit.bytes();
+        self.commits.push(commit);
+    }
+
     fn room_bytes(&self) -> usize {
         self.room.as_ref().map_or(0, EffectsPermit::bytes)
     }

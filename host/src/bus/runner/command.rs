@@ -98,7 +98,7 @@ impl Runner {
         self.tell_breaker(event, number == 1 && !attempt.redriven, outcome, now_ms);
         let step = step(&version.retry, number, first_ms, now_ms, outcome, jitter);
         if let Step::RetryAt(due_ms) = step {
-            return self.retry(version, event, attempt, due_ms);
+            return self.retry(version, event, attempt, due_ms, outbox);
         }
         let kind = outcome.kind();
         let reason = outcome.reason();

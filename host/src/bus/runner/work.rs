@@ -192,7 +192,7 @@ impl Runner {
         }
         match step {
             Step::Done => self.complete(version, event, attempt, view, outbox, None),
-            Step::RetryAt(due_ms) => self.retry(version, event, attempt, due_ms),
+            Step::RetryAt(due_ms) => self.retry(version, event, attempt, due_ms, outbox),
             Step::GiveUp => {
                 let policy = self.policy(version, event, attempt);
                 let letter = DeadLetterRecord {
@@ -244,6 +244,7 @@ impl Runner {
         event: &Arc<Event>,
         attempt: &Attempt,
         due_ms: u64,
+        outbox: &Outbox,
     ) -> Ending {
         let outcome = &attempt.invocation.outcome;
         let first_ms = attempt.first_ms;
@@ -261,7 +262,7 @@ impl Runner {
                 due_ms,
             }),
         };
-        drop(self.bus.control(&[record]));
+        self.bus.control_untold(outbox, &record);
         tracing::debug!(
             plugin = %self.name, position = %event.position, attempt = attempt.number,
             outcome = outcome.kind().name(), module = %version.digest.short(), "attempt failed"

@@ -1,0 +1,61 @@
+//! Handlers that do one thing, in place of the one that a world begins with.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+
+use super::world::World;
+use crate::bus::runner::Version;
+use crate::effects::{Effects, Outcome};
+use crate::wasm::{Delivery, Invocation, Invoker, Slot};
+
+struct Handler<F>(F);
+
+impl<F> Handler<F>
+where
+    F: Fn(&Delivery) -> (Outcome, Effects) + Send + Sync + 'static,
+{
+    fn run(&self, delivery: &Delivery) -> Invocation {
+        let (outcome, effects) = self.0(delivery);
+        Invocation {
+            outcome,
+            effects,
+            fuel: 1,
+            wall: Duration::ZERO,
+            memory_bytes: 0,
+            logs: Vec::new(),
+            backtrace: String::new(),
+        }
+    }
+}
+
+impl<F> Invoker for Handler<F>
+where
+    F: Fn(&Delivery) -> (Outcome, Effects) + Send + Sync + 'static,
+{
+    fn invoke<'a>(&'a self, _: &'a mut Slot, delivery: Delivery) -> BoxFuture<'a, Invocation> {
+        async move { self.run(&delivery) }.boxed()
+    }
+
+    fn invoke_through(&self, _: &mut Slot, delivery: Delivery) -> Result<Invocation, Delivery> {
+        Ok(self.run(&delivery))
+    }
+}
+
+/// Puts a version in place that differs from the present one.
+pub(super) async fn swap(world: &World, change: impl FnOnce(&mut Version)) {
+    let mut version = Version::clone(&world.runner.version());
+    change(&mut version);
+    let subscription = Arc::new(version.manifest.subscribe.clone());
+    world.runner.swap(Arc::new(version), subscription, "ops".into()).await.unwrap();
+}
+
+/// Puts a handler in place.
+pub(super) async fn handle_with<F>(world: &World, handler: F)
+where
+    F: Fn(&Delivery) -> (Outcome, Effects) + Send + Sync + 'static,
+{
+    swap(world, |version| version.invoker = Arc::new(Handler(handler))).await;
+}
