@@ -371,7 +371,8 @@ pub(super) fn quotas(manifest: &Manifest) -> Quotas {
     }
 }
 
-fn bounds(manifest: &Manifest) -> crate::schedule::core::Bounds {
+/// What the manifest says of how much of it may be in memory, and wait.
+pub(super) fn bounds(manifest: &Manifest) -> crate::schedule::core::Bounds {
     crate::schedule::core::Bounds {
         in_flight_count_max: count(manifest.run.in_flight),
         in_flight_bytes_max: crate::limits::IN_FLIGHT_BYTES_MAX,

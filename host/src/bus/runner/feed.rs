@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 use super::expire::Horizon;
-use super::{Runner, Subscriptions, Swap, quotas};
+use super::{Runner, Subscriptions, Swap, bounds, quotas};
 use crate::bus::source::Batch;
 use crate::bus::subscribed::may_want;
 use crate::event::{Event, Heading, Position};
@@ -169,8 +169,11 @@ impl Runner {
             let mut subscriptions = Subscriptions::clone(&self.subscriptions.load());
             subscriptions.push((after, swap.subscription));
             self.subscriptions.store(Arc::new(subscriptions));
-            let (quotas, now_ms) = (quotas(&swap.version.manifest), self.bus.now_ms());
-            self.queue.with(|core| core.set_quotas(&quotas, now_ms));
+            let (manifest, now_ms) = (&swap.version.manifest, self.bus.now_ms());
+            self.queue.with(|core| {
+                core.set_bounds(bounds(manifest));
+                core.set_quotas(&quotas(manifest), now_ms);
+            });
             self.version.store(swap.version);
             self.close_breaker();
         }
