@@ -95,6 +95,7 @@ pub async fn release(
             return Err(ReleaseError::Busy(key.clone()));
         }
     }
+    let _act = runner.map(Runner::begin_act);
     record(bus, actor, [Control::Release { instance, key: key.clone() }]).await?;
     if let Some(runner) = runner {
         runner.release(key);
@@ -132,6 +133,7 @@ pub async fn act(
     if letters.is_empty() {
         return Ok(acted);
     }
+    let _act = runner.map(Runner::begin_act);
     let controls = letters.iter().map(|letter| control(instance, letter.position, act));
     record(bus, actor, controls).await?;
     match (runner, act) {

@@ -29,6 +29,8 @@ use tokio_util::task::TaskTracker;
 
 pub use self::breaker::Broken;
 use self::breaker::Guard;
+pub use self::expire::ActUnderWay;
+use self::expire::Acts;
 pub use self::keys::{Deferred, Letter};
 use self::restore::Before;
 pub use self::seen::Snapshot;
@@ -120,6 +122,7 @@ pub struct Runner {
     pub(super) subscriptions: ArcSwap<Subscriptions>,
     before: Before,
     guard: Guard,
+    acts: Acts,
     pub(super) progress: Arc<Progress>,
     rebuilt: rebuild::Rebuilt,
     pub(super) log: Arc<PluginLog>,
@@ -170,6 +173,7 @@ impl Runner {
             shown: AtomicU64::new(0),
             queue,
             guard: Guard::new(&parts.version),
+            acts: Acts::default(),
             version: ArcSwap::new(parts.version),
             shadow: ArcSwapOption::empty(),
             subscriptions: ArcSwap::from_pointee(parts.subscriptions),

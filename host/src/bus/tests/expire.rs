@@ -1,7 +1,11 @@
 //! Values with an end: removed once nobody can see them, the same live and at a restart.
 
+use futures_util::poll;
+
 use super::world::{From, PLUGIN, World};
-use crate::event::{Generation, Position};
+use crate::bus::operate::Act;
+use crate::bus::runner::Letter;
+use crate::event::{Generation, Key, Position};
 use crate::log::disk::sim::Crash;
 use crate::state::Usage;
 
@@ -55,5 +59,35 @@ async fn a_parked_key_keeps_what_its_dead_letter_saw() {
     world.script.breaks(&[]);
     assert_eq!(world.redrive_all().await.count, 1);
     world.until_listed(&[("p", "p.ttl1 p2")]).await;
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_redriven_letter_saw_stays_while_the_scheduler_does_not_know_of_the_redrive() {
+    let world = World::new().await;
+    world.script.breaks(&["p2"]);
+    world.publish(&["p.ttl1", "p2", "t.ttl1"]).await;
+    world.until("p is parked", |world| world.is_parked("p")).await;
+    world.script.breaks(&[]);
+    let (id, position) = (world.letters()[0].id, world.letters()[0].position);
+    let letter = Letter { position, key: Key::new("p").ok(), attempts: 2, parks: true };
+    assert!(world.runner.has(&letter).await);
+    let numbers = [id];
+    let mut redrive = Box::pin(world.act(&numbers, Act::Redrive));
+    world.disk.hold_syncs();
+    assert!(poll!(&mut redrive).is_pending(), "it is on its way into the log");
+    world.disk.release_syncs();
+    world.until("it is folded", |world| !world.is_parked("p")).await;
+    // Nobody has told the scheduler when the plugin comes past the end of what `p` has.
+    for n in 0..4 {
+        world.clock.pass(3000);
+        let id = format!("x{n}");
+        world.publish(&[&id]).await;
+        world.until("it is listed", |world| world.ids("x").ends_with(&id)).await;
+    }
+    world.hold("y").await;
+    assert_eq!(redrive.await.count, 1);
+    world.until_listed(&[("p", "p.ttl1 p2")]).await;
+    until_removed(&world, "t", 3).await;
     world.stop().await;
 }
