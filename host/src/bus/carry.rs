@@ -3,17 +3,17 @@
 //! The state of each key as it was after the last event before the rewind is recorded once more, as
 //! completions of attempt 0 of the new generation: so the fold needs no past, and neither does who
 //! asks for the state of an earlier point. What was done twice, because the host died on the way, is
-//! the same both times.
+//! the same both times. A key may have more state than one commit holds: it takes several then.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use super::deliver::Deliverer;
 use super::timers::{FireId, NAME_ATTRIBUTE};
-use super::{Bus, private};
+use super::{Bus, Outbox, private};
 use crate::effects::{OutcomeKind, StateWrite, TimerChange};
 use crate::event::{CommitNumber, Generation, InstanceId, Key, Position};
-use crate::limits::REWIND_STATE_BYTES_MAX;
+use crate::limits::{GROUP_BYTES_MAX, REWIND_STATE_BYTES_MAX};
 use crate::log::codec::{AddresseeRef, DecodeError, TimerRef};
 use crate::log::record::{Completion, Control, ControlRecord, DeliveryCommit, Mode};
 use crate::log::{AppendError, CommitRef, CompletionRef, EventRef, ReadError, RecordRef};
@@ -21,6 +21,8 @@ use crate::state::timers::SetAt;
 
 /// Bytes of a commit beside the state in it.
 const COMPLETION_BYTES: usize = 1024;
+/// Bytes of state, about, that one commit carries over, unless a single value is larger.
+const PART_BYTES_MAX: usize = GROUP_BYTES_MAX;
 
 /// Why state is not carried over.
 #[derive(Debug, thiserror::Error)]
@@ -127,17 +129,13 @@ impl Carried {
 
     fn write(&mut self, key: &Key, write: StateWrite) {
         let Some(state) = self.keys.get_mut(key) else { return };
-        let weight = |write: &StateWrite| {
-            let value = write.value.as_ref().map_or(0, bytes::Bytes::len);
-            write.name.len() + value + OVERHEAD_BYTES
-        };
-        let new = write.value.as_ref().map_or(0, |_| weight(&write));
+        let new = write.value.as_ref().map_or(0, |_| write_bytes(&write));
         let name = Arc::clone(&write.name);
         let old = match write.value {
             Some(_) => state.values.insert(name, write),
             None => state.values.remove(&name),
         };
-        let old = old.as_ref().map_or(0, weight);
+        let old = old.as_ref().map_or(0, write_bytes);
         self.bytes = self.bytes.saturating_add(new).saturating_sub(old);
     }
 
@@ -145,10 +143,10 @@ impl Carried {
         let Some(state) = self.keys.get_mut(key) else { return };
         match *change {
             TimerRef::Set { name, due_ms, data } => {
-                self.bytes = self.bytes.saturating_add(name.len() + data.len() + OVERHEAD_BYTES);
                 let name: Arc<str> = name.into();
                 let data = bytes::Bytes::copy_from_slice(data);
                 let set = TimerChange::Set { name: Arc::clone(&name), due_ms, data };
+                self.bytes = self.bytes.saturating_add(timer_bytes(&set));
                 state.timers.insert(name, (at, set));
             }
             TimerRef::Cancel { name } => {
@@ -158,18 +156,60 @@ impl Carried {
     }
 }
 
+/// What one commit carries over of a key.
+#[derive(Default)]
+struct Part {
+    values: Vec<StateWrite>,
+    timers: Vec<TimerChange>,
+    bytes: usize,
+}
+
+#[derive(Default)]
+struct Parts {
+    full: Vec<Part>,
+    last: Part,
+}
+
+impl Parts {
+    /// The part that so many bytes go into.
+    fn room(&mut self, bytes: usize) -> &mut Part {
+        if self.last.bytes > 0 && self.last.bytes.saturating_add(bytes) > PART_BYTES_MAX {
+            self.full.push(std::mem::take(&mut self.last));
+        }
+        self.last.bytes += bytes;
+        &mut self.last
+    }
+
+    fn into_all(self) -> impl Iterator<Item = Part> {
+        let last = Some(self.last).filter(|part| part.bytes > 0);
+        self.full.into_iter().chain(last)
+    }
+}
+
 impl KeyState {
-    fn bytes(&self) -> usize {
-        let values = self.values.values();
-        let values = values
-            .map(|write| write.name.len() + write.value.as_ref().map_or(0, bytes::Bytes::len));
-        let timers = self.timers.values().map(|(_, timer)| match timer {
+    /// All of it, as commits take it; nothing, where nothing is left of the key.
+    fn into_parts(self) -> impl Iterator<Item = Part> {
+        let mut parts = Parts::default();
+        for write in self.values.into_values() {
+            parts.room(write_bytes(&write)).values.push(write);
+        }
+        for (_, timer) in self.timers.into_values() {
+            parts.room(timer_bytes(&timer)).timers.push(timer);
+        }
+        parts.into_all()
+    }
+}
+
+fn write_bytes(write: &StateWrite) -> usize {
+    write.name.len() + write.value.as_ref().map_or(0, bytes::Bytes::len) + OVERHEAD_BYTES
+}
+
+fn timer_bytes(timer: &TimerChange) -> usize {
+    OVERHEAD_BYTES
+        + match timer {
             TimerChange::Set { name, data, .. } => name.len() + data.len(),
             TimerChange::Cancel { name } => name.len(),
-        });
-        let count = self.values.len() + self.timers.len();
-        values.chain(timers).sum::<usize>() + count * OVERHEAD_BYTES
-    }
+        }
 }
 
 impl Bus {
@@ -203,48 +243,52 @@ impl Bus {
     /// Returns once it is durable and applied.
     ///
     /// # Errors
-    /// The log takes nothing. What was recorded until then does no harm.
+    /// The log takes nothing, or not this. What was recorded until then does no harm.
     pub async fn carry_over(&self, to: &Deliverer, state: Carried) -> Result<(), CarryError> {
-        let Deliverer { instance, generation, environment, .. } = *to;
-        let outbox = self.outbox();
+        let instance = to.instance;
+        let (outbox, progress) = (self.outbox(), self.progress(instance));
         for (key, state) in state.keys {
-            if state.values.is_empty() && state.timers.is_empty() {
-                continue;
+            let last = state.last;
+            for part in state.into_parts() {
+                let bytes = part.bytes + COMPLETION_BYTES;
+                self.reserve_in(&outbox, (instance, bytes)).await?;
+                // A memory bus has no past that could be carried over.
+                let Outbox::Durable(outbox) = &outbox else { continue };
+                outbox.push(&carried(to, (key.clone(), last), part))?;
+                // Only what is sure to be folded, and before it is handed over.
+                progress.submit();
             }
-            let bytes = state.bytes() + COMPLETION_BYTES;
-            let KeyState { last, values, timers } = state;
-            self.reserve_in(&outbox, (instance, bytes)).await?;
-            self.progress(instance).submit();
-            self.commit_untold(
-                &outbox,
-                DeliveryCommit {
-                    completion: Completion {
-                        instance,
-                        generation,
-                        position: last,
-                        key: Some(key),
-                        environment,
-                        attempt: 0,
-                        mode: Mode::Rebuild,
-                        outcome: OutcomeKind::Ok,
-                        fuel: 0,
-                        response: None,
-                    },
-                    emits: Vec::new(),
-                    state: values.into_values().collect(),
-                    timers: timers.into_values().map(|(_, timer)| timer).collect(),
-                    calls: Vec::new(),
-                    dead_letter: None,
-                    park: false,
-                },
-                drop,
-            );
         }
         drop(outbox);
-        let control = Control::Carried { instance, generation };
+        let control = Control::Carried { instance, generation: to.generation };
         let record = ControlRecord { actor: "host".into(), control };
         let committed = self.control(&[record]).done().await?;
         self.until_applied(committed.commit).await;
         Ok(())
+    }
+}
+
+/// A completion of attempt 0: nothing ran, and yet the key has this state after its event at `last`.
+fn carried(to: &Deliverer, (key, last): (Key, Position), part: Part) -> DeliveryCommit {
+    let Deliverer { instance, generation, environment, .. } = *to;
+    DeliveryCommit {
+        completion: Completion {
+            instance,
+            generation,
+            position: last,
+            key: Some(key),
+            environment,
+            attempt: 0,
+            mode: Mode::Rebuild,
+            outcome: OutcomeKind::Ok,
+            fuel: 0,
+            response: None,
+        },
+        emits: Vec::new(),
+        state: part.values,
+        timers: part.timers,
+        calls: Vec::new(),
+        dead_letter: None,
+        park: false,
     }
 }

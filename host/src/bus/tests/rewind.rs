@@ -1,9 +1,13 @@
 //! Rewinds: state as if the new module had always run, effects as if nothing had happened twice.
 
-use super::world::{From, World};
+use super::handlers::handle_with;
+use super::world::{From, PLUGIN, World, texts};
 use crate::bus::operate::Act;
-use crate::event::{Generation, Position};
+use crate::effects::{Effects, Outcome, StateWrite};
+use crate::event::{Generation, Key, Position};
+use crate::limits::STATE_VALUE_BYTES_MAX;
 use crate::log::disk::sim::Crash;
+use crate::state::Owner;
 
 const BOTH: [From; 2] = [From::Log, From::Checkpoint];
 
@@ -161,4 +165,28 @@ async fn a_crash_at_any_time_of_a_rewind_leaves_it_to_be_finished() {
         world.assert_once(&ids).await;
         world.stop().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_with_more_state_than_a_commit_holds_is_carried_over() {
+    const VALUES: usize = 66;
+    let world = World::new().await;
+    handle_with(&world, |delivery| {
+        let value = Some(vec![b'v'; STATE_VALUE_BYTES_MAX].into());
+        let write = StateWrite { name: delivery.event.id.clone(), value, expires_ms: None };
+        (Outcome::Ok, Effects { state: vec![write], ..Effects::default() })
+    })
+    .await;
+    let ids: Vec<String> = (0..VALUES).map(|n| format!("big.{n}")).collect();
+    world.publish(&texts(&ids)).await;
+    let last = Position(VALUES as u64);
+    world.until("all are set", |world| world.plugin().is_completed(last)).await;
+    let world = world.rewind(last.0, "").await;
+    world.until_rebuilt().await;
+    let key = Key::new("big").unwrap();
+    let carried = Owner { instance: PLUGIN, generation: Generation(1), key };
+    let all = world.bus.values().all(&carried, 0).unwrap();
+    assert_eq!(all.len(), VALUES);
+    assert!(all.iter().all(|(_, value)| value.bytes.len() == STATE_VALUE_BYTES_MAX));
+    world.stop().await;
 }
