@@ -67,23 +67,15 @@ impl Plugins {
     /// Stops deliveries of a plugin.
     ///
     /// # Errors
-    /// There is no such plugin, or the log takes nothing.
+    /// There is no such plugin, or the log takes nothing: it goes on, or stands still, as before.
     pub async fn pause(&self, name: &str, reason: &str, actor: &str) -> Result<(), HostError> {
         let turn = self.turn(name).ok_or_else(|| unknown(name))?;
         let _turn = turn.lock().await;
         let (bus, instance) = self.registered(name).ok_or_else(|| unknown(name))?;
-        let runner = self.runner(name);
-        if let Some(runner) = &runner {
-            runner.pause();
-        }
         let control = Control::Pause { instance, reason: reason.to_owned() };
-        if let Err(error) = self.record(&bus, actor, control).await {
-            if let Some(runner) = &runner {
-                runner.resume();
-            }
-            return Err(error);
-        }
-        if runner.is_some() {
+        self.record(&bus, actor, control).await?;
+        if let Some(runner) = self.runner(name) {
+            runner.pause();
             self.set_state(name, PluginState::Paused, Some(reason.to_owned()));
         }
         Ok(())
@@ -218,6 +210,8 @@ impl Plugins {
             tracing::warn!(plugin = name, reason, "paused");
             if let Err(error) = self.pause(&name, &reason, "host").await {
                 tracing::error!(plugin = name, %error, "the pause is not recorded");
+                // It stands still all the same, until somebody resumes it or the host starts again.
+                self.set_state(&name, PluginState::Paused, Some(reason));
             }
         }
     }
