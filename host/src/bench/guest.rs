@@ -1,14 +1,15 @@
 //! What benches deliver to: a module of somebody's with the manifest beside it, or one of those written
 //! by hand, which are part of the program.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use wit_component::{StringEncoding, embed_component_metadata};
 use wit_parser::{Resolve, UnresolvedPackageGroup};
 
-use super::place::at;
+use super::report::Report;
 use super::{BenchError, Settings};
+use crate::plugin::source::SourceError;
 use crate::plugin::subscription::Start;
 use crate::plugin::{DEFAULT_BUS, Manifest};
 use crate::wasm::GuestLimits;
@@ -24,6 +25,17 @@ pub(super) enum Guest {
     Idle,
 }
 
+/// A module that somebody names, with the manifest that holds for it.
+#[derive(Debug, Clone)]
+pub struct Given {
+    /// Its file.
+    pub file: PathBuf,
+    /// What is in it.
+    pub wasm: Vec<u8>,
+    /// Its manifest, and where that stands; none: it has none.
+    pub manifest: Option<(PathBuf, Manifest)>,
+}
+
 /// A module with its manifest.
 pub(super) struct Plugin {
     /// The module.
@@ -32,41 +44,69 @@ pub(super) struct Plugin {
     pub(super) manifest: Manifest,
 }
 
-impl Plugin {
-    /// The module in `file` with the manifest beside it, as in a folder of plugins, or else the built-in
-    /// one. It gets every event of the bench, from the first one on.
-    ///
-    /// # Errors
-    /// A file cannot be read, the manifest makes no sense, or wants other events.
-    pub(super) fn of(
-        file: Option<&Path>,
-        guest: &Guest,
-        settings: &Settings,
-    ) -> Result<Self, BenchError> {
-        let Some(file) = file else {
-            let wasm = built_in(guest)?;
-            return Ok(Self { wasm, manifest: manifest("bench.toml", MANIFEST)? });
+impl Given {
+    /// The manifest to run it with, which gets the events of the bench, from the first one on.
+    fn manifest(&self, settings: &Settings) -> Result<Manifest, BenchError> {
+        let Some((path, manifest)) = &self.manifest else {
+            return self::manifest("bench.toml", MANIFEST);
         };
-        let wasm = std::fs::read(file).map_err(at(file))?;
-        let beside = file.with_extension("toml");
-        let name = beside.display().to_string();
-        let mut manifest = match std::fs::read_to_string(&beside) {
-            Ok(text) => manifest(&name, &text)?,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                manifest("bench.toml", MANIFEST)?
-            }
-            Err(error) => return Err(at(&beside)(error)),
-        };
+        let mut manifest = manifest.clone();
+        self.refuse_other_module(path, &manifest)?;
         let kind = &settings.kind;
         if manifest.subscribe.bus() != DEFAULT_BUS || !manifest.subscribe.wants_type(kind) {
             let why = format!(
-                "does not subscribe to `{kind}` on bus `{DEFAULT_BUS}`, by its manifest `{name}`; \
-                 choose an event that it wants with --type and --data-file"
+                "does not subscribe to `{kind}` on bus `{DEFAULT_BUS}`, by its manifest `{}`; \
+                 choose an event that it wants with --type and --data-file",
+                path.display()
             );
             return Err(BenchError::Module { why });
         }
         manifest.subscribe.start = Some(Start::Earliest);
-        Ok(Self { wasm, manifest })
+        // The bench puts the module under a name of its own.
+        manifest.module = None;
+        Ok(manifest)
+    }
+
+    /// As a host refuses it.
+    fn refuse_other_module(&self, path: &Path, manifest: &Manifest) -> Result<(), BenchError> {
+        let module = self.file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        match &manifest.module {
+            Some(named) if *named != module => {
+                let (manifest, named) = (path.display().to_string(), named.clone());
+                let error = SourceError::OtherModule { manifest, named, module };
+                Err(BenchError::Refused { why: error.to_string() })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Notes which module it is, and by which manifest it runs.
+pub(super) fn describe(report: &mut Report, given: Option<&Given>, built_in: &str) {
+    let Some(given) = given else { return report.parameter("module", built_in) };
+    report.parameter("module", given.file.display().to_string());
+    let manifest = given.manifest.as_ref().map(|(path, _)| path.display().to_string());
+    report.parameter("manifest", manifest.unwrap_or_else(|| "none".to_owned()));
+}
+
+impl Plugin {
+    /// The module given with its manifest, or else the built-in one.
+    ///
+    /// # Errors
+    /// The manifest is another module's, or wants other events.
+    pub(super) fn of(
+        given: Option<&Given>,
+        guest: &Guest,
+        settings: &Settings,
+    ) -> Result<Self, BenchError> {
+        match given {
+            Some(given) => {
+                Ok(Self { wasm: given.wasm.clone(), manifest: given.manifest(settings)? })
+            }
+            None => {
+                Ok(Self { wasm: built_in(guest)?, manifest: manifest("bench.toml", MANIFEST)? })
+            }
+        }
     }
 
     /// Budgets of its deliveries.
@@ -119,27 +159,40 @@ mod tests {
         }
     }
 
+    fn given(text: Option<&str>) -> Given {
+        let manifest = text.map(|text| {
+            let path = PathBuf::from("shop/plugin.toml");
+            let manifest = Manifest::parse("shop/plugin.toml", text).unwrap();
+            (path, manifest)
+        });
+        Given { file: "shop/orders.wasm".into(), wasm: b"any".to_vec(), manifest }
+    }
+
+    fn of(text: Option<&str>, kind: &str) -> Result<Plugin, String> {
+        let settings = Settings { kind: kind.to_owned(), ..Settings::default() };
+        Plugin::of(Some(&given(text)), &Guest::Idle, &settings).map_err(|error| error.to_string())
+    }
+
     #[test]
-    fn the_manifest_beside_a_module_counts() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("orders.wasm");
-        std::fs::write(&file, b"any").unwrap();
-        let of = |kind: &str| {
-            let settings = Settings { kind: kind.to_owned(), ..Settings::default() };
-            Plugin::of(Some(&file), &Guest::Idle, &settings)
-        };
-        assert_eq!(of("order.created").unwrap().limits().output_bytes_max, 4 << 20);
+    fn the_manifest_of_a_module_counts() {
+        assert_eq!(of(None, "order.created").unwrap().limits().output_bytes_max, 4 << 20);
         let text = "[subscribe]\ntypes = [\"order.*\"]\nstart = \"latest\"\n\
                     [limits]\nfuel = 2000000000\n[config]\ncurrency = \"EUR\"\n";
-        std::fs::write(file.with_extension("toml"), text).unwrap();
-        let plugin = of("order.created").unwrap();
+        let plugin = of(Some(text), "order.created").unwrap();
         assert_eq!(plugin.limits().fuel, 2_000_000_000);
         assert_eq!(plugin.manifest.config["currency"], "EUR");
         let again = Manifest::parse("bench.toml", &plugin.manifest.to_toml()).unwrap();
         assert_eq!(*again.subscribe.start(), Start::Earliest);
-        let refused = of("bench.happened").err().unwrap().to_string();
+        let refused = of(Some(text), "bench.happened").err().unwrap();
         assert!(refused.contains("does not subscribe to `bench.happened`"), "{refused}");
-        std::fs::write(file.with_extension("toml"), "[limits]\nfuel = \"much\"\n").unwrap();
-        assert!(of("order.created").err().unwrap().to_string().contains("limits.fuel"));
+    }
+    #[test]
+    fn a_manifest_that_names_its_module_goes_with_any_name_but_not_with_another_module() {
+        let plugin = of(Some("module = \"orders.wasm\"\n"), "order.created").unwrap();
+        assert_eq!(plugin.manifest.module, None);
+        let refused = of(Some("module = \"other.wasm\"\n"), "order.created").err().unwrap();
+        let expected = "manifest `shop/plugin.toml`: `module` is \"other.wasm\", but it belongs to \
+                        `orders.wasm`";
+        assert!(refused.ends_with(expected), "{refused}");
     }
 }

@@ -1,6 +1,5 @@
 //! `bench invoke`: one call of a guest, by the host and by wasmtime alone.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -13,7 +12,7 @@ use crate::wasm::{Delivery, GuestLimits, Module, Sandbox, SandboxOptions, Seed, 
 
 use super::bare::{Bare, Fuel};
 use super::events::Events;
-use super::guest::{Guest, Plugin};
+use super::guest::{self, Given, Guest, Plugin};
 use super::kept::Kept;
 use super::place::Place;
 use super::report::{Call, Figure, Report, median};
@@ -29,7 +28,7 @@ const DELIVERIES_TO_SETTLE: u32 = 2;
 #[derive(Debug, Clone, Default)]
 pub struct InvokeOptions {
     /// The module; none: the built-in one, which reads and writes one value and emits one event.
-    pub module: Option<PathBuf>,
+    pub module: Option<Given>,
 }
 
 /// A guest as the host runs it.
@@ -142,7 +141,7 @@ pub(super) fn event(events: &Events) -> Event {
 pub async fn run(settings: &Settings, options: &InvokeOptions) -> Result<Report, BenchError> {
     settings.check()?;
     let place = Place::new(settings)?;
-    let plugin = Plugin::of(options.module.as_deref(), &Guest::Counting, settings)?;
+    let plugin = Plugin::of(options.module.as_ref(), &Guest::Counting, settings)?;
     let events = Events::new(settings);
     let mut reuse = Hosted::load(&place, &events, &plugin).await?;
     reuse.settle().await.map_err(|outcome| unfit(&outcome))?;
@@ -170,8 +169,7 @@ pub async fn run(settings: &Settings, options: &InvokeOptions) -> Result<Report,
     report.parameter("calls", settings.events);
     report.parameter("size", settings.payload_bytes());
     report.parameter("repetitions", settings.repetitions);
-    let module = options.module.as_ref().map(|path| path.display().to_string());
-    report.parameter("module", module.unwrap_or_else(|| "built-in".to_owned()));
+    guest::describe(&mut report, options.module.as_ref(), "built-in");
     if let Some(outcome) = failed {
         report.parameter("outcome", format!("{} {}", outcome.kind().name(), outcome.reason()));
     }

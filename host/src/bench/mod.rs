@@ -5,6 +5,7 @@
 
 pub mod alone;
 pub mod append;
+pub mod guest;
 pub mod http;
 pub mod invoke;
 pub mod pipeline;
@@ -16,7 +17,6 @@ mod bare;
 mod connection;
 mod cpu;
 mod events;
-mod guest;
 mod kept;
 mod lane;
 mod latency;

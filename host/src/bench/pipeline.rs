@@ -1,6 +1,5 @@
 //! `bench pipeline`: from a publish through the guest to the durability of its effects.
 
-use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 
@@ -8,7 +7,7 @@ use tokio::sync::Semaphore;
 
 use super::append::{Limit, Mark, describe};
 use super::events::Events;
-use super::guest::{Guest, Plugin};
+use super::guest::{self, Given, Guest, Plugin};
 use super::lane::{Sent, Window};
 use super::latency::Latencies;
 use super::observe::{Observed, Observer};
@@ -25,7 +24,7 @@ const LONE_EVENTS_MAX: u64 = 500;
 #[derive(Debug, Clone, Default)]
 pub struct PipelineOptions {
     /// The module; none: the built-in one, which writes one value and emits one event.
-    pub module: Option<PathBuf>,
+    pub module: Option<Given>,
     /// Events a second; none: as many as go through with so many in flight.
     pub rate: Option<u64>,
 }
@@ -57,7 +56,7 @@ struct Ready {
 /// A parameter makes no sense, the module is not taken, or the host fails.
 pub async fn run(settings: &Settings, options: &PipelineOptions) -> Result<Report, BenchError> {
     settings.check()?;
-    let plugin = Plugin::of(options.module.as_deref(), &Guest::Counting, settings)?;
+    let plugin = Plugin::of(options.module.as_ref(), &Guest::Counting, settings)?;
     let host = BenchHost::with_plugin(settings, &plugin).await?;
     let ticking = settings.ticker.start()?;
     let events = Arc::new(Events::new(settings));
@@ -91,8 +90,7 @@ pub async fn run(settings: &Settings, options: &PipelineOptions) -> Result<Repor
 
     let mut report = Report::new("pipeline");
     describe(&mut report, settings);
-    let module = options.module.as_ref().map(|path| path.display().to_string());
-    report.parameter("module", module.unwrap_or_else(|| "built-in".to_owned()));
+    guest::describe(&mut report, options.module.as_ref(), "built-in");
     runs.report(&mut report);
     limit.report(&mut report);
     if let Some(rate) = options.rate {

@@ -1,6 +1,5 @@
 //! `bench replay`: how fast a new plugin catches up with an old log.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +8,7 @@ use crate::limits::GROUP_BYTES_MAX;
 
 use super::append::{Limit, describe};
 use super::events::Events;
-use super::guest::{Guest, Plugin};
+use super::guest::{self, Given, Guest, Plugin};
 use super::observe::{Observed, Observer};
 use super::pipeline::given_up;
 use super::place::{BenchHost, Place};
@@ -23,7 +22,7 @@ const BATCH: u64 = 500;
 #[derive(Debug, Clone, Default)]
 pub struct ReplayOptions {
     /// The module; none: a built-in one that does nothing.
-    pub module: Option<PathBuf>,
+    pub module: Option<Given>,
 }
 
 /// What one plugin came to that caught up.
@@ -44,7 +43,7 @@ struct CaughtUp {
 /// A parameter makes no sense, the module is not taken, or the host fails.
 pub async fn run(settings: &Settings, options: &ReplayOptions) -> Result<Report, BenchError> {
     settings.check()?;
-    let plugin = Plugin::of(options.module.as_deref(), &Guest::Idle, settings)?;
+    let plugin = Plugin::of(options.module.as_ref(), &Guest::Idle, settings)?;
     let place = Place::new(settings)?;
     let ticking = settings.ticker.start()?;
     let events = Arc::new(Events::new(settings));
@@ -66,8 +65,7 @@ pub async fn run(settings: &Settings, options: &ReplayOptions) -> Result<Report,
 
     let mut report = Report::new("replay");
     describe(&mut report, settings);
-    let module = options.module.as_ref().map(|path| path.display().to_string());
-    report.parameter("module", module.unwrap_or_else(|| "built-in, does nothing".to_owned()));
+    guest::describe(&mut report, options.module.as_ref(), "built-in, does nothing");
     report.take_runs(runs);
     limit.iter().for_each(|limit| limit.report(&mut report));
     if let Some(us) = report.cpu_us_per_event {

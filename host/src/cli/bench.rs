@@ -1,6 +1,6 @@
 //! `tidegate bench`: parameters in, a table or one JSON document out.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -9,14 +9,18 @@ use clap::{Args, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 use uuid::Uuid;
 
+use super::check::{module_at, read_manifest, read_module};
 use super::client::{self, ConnectArgs};
 use super::out::{Out, UsageError};
 use super::table::Table;
+use super::test::manifest_path;
 use super::{Output, from_one};
+use crate::bench::guest::Given;
 use crate::bench::report::{Measure, Percentiles, RawFigures, Report};
 use crate::bench::{
     BenchError, Settings, Ticker, alone, append, http, invoke, pipeline, replay, ticker,
 };
+use crate::wasm::compile::CompileLimits;
 
 /// What to measure. Every figure stands beside the limit of the disk, measured in the same run.
 #[derive(Debug, Clone, Subcommand)]
@@ -28,8 +32,9 @@ pub enum BenchCommand {
         /// What every bench can be told.
         #[command(flatten)]
         common: Common,
-        /// The module, with the manifest beside it if there is one [default: a built-in one, which reads
-        /// and writes one value and emits one event]
+        /// A module (the manifest beside it, `NAME.toml` or `plugin.toml`, is used), or the folder of a
+        /// plugin that is built [default: a built-in one, which reads and writes one value and emits one
+        /// event]
         #[arg(long, value_name = "F")]
         module: Option<PathBuf>,
         /// Events a second, for latencies at that load [default: as many as go through]
@@ -41,8 +46,9 @@ pub enum BenchCommand {
         /// What every bench can be told.
         #[command(flatten)]
         common: Common,
-        /// The module, with the manifest beside it if there is one [default: a built-in one, which reads
-        /// and writes one value and emits one event]
+        /// A module (the manifest beside it, `NAME.toml` or `plugin.toml`, is used), or the folder of a
+        /// plugin that is built [default: a built-in one, which reads and writes one value and emits one
+        /// event]
         #[arg(long, value_name = "F")]
         module: Option<PathBuf>,
     },
@@ -63,8 +69,8 @@ pub enum BenchCommand {
         /// What every bench can be told.
         #[command(flatten)]
         common: Common,
-        /// The module, with the manifest beside it if there is one [default: a built-in one, which does
-        /// nothing]
+        /// A module (the manifest beside it, `NAME.toml` or `plugin.toml`, is used), or the folder of a
+        /// plugin that is built [default: a built-in one, which does nothing]
         #[arg(long, value_name = "F")]
         module: Option<PathBuf>,
     },
@@ -179,13 +185,13 @@ async fn measure(command: &BenchCommand, connect: &ConnectArgs) -> anyhow::Resul
     Ok(match command {
         BenchCommand::Append(common) => append::run(&common.settings(100_000)?).await?,
         BenchCommand::Pipeline { common, module, rate } => {
-            let (module, rate) = (module.clone(), *rate);
+            let (module, rate) = (given(module.as_deref())?, *rate);
             // Three seconds of each repetition, where events come at their own pace.
             let settings = common.settings(rate.map_or(100_000, |rate| rate * 3))?;
             pipeline::run(&settings, &pipeline::PipelineOptions { module, rate }).await?
         }
         BenchCommand::Invoke { common, module } => {
-            let options = invoke::InvokeOptions { module: module.clone() };
+            let options = invoke::InvokeOptions { module: given(module.as_deref())? };
             invoke::run(&common.settings(100_000)?, &options).await?
         }
         BenchCommand::Http { common, batch, connections } => {
@@ -194,7 +200,7 @@ async fn measure(command: &BenchCommand, connect: &ConnectArgs) -> anyhow::Resul
             http::run(&settings, &options).await?
         }
         BenchCommand::Replay { common, module } => {
-            let options = replay::ReplayOptions { module: module.clone() };
+            let options = replay::ReplayOptions { module: given(module.as_deref())? };
             replay::run(&common.settings(200_000)?, &options).await?
         }
         BenchCommand::Stage { .. } | BenchCommand::Tick => Report::default(),
@@ -230,6 +236,17 @@ impl Common {
             data,
         })
     }
+}
+
+/// The module that somebody names, with its manifest, as `tidegate check` finds them.
+fn given(path: Option<&Path>) -> anyhow::Result<Option<Given>> {
+    let Some(path) = path else { return Ok(None) };
+    let file = module_at(path)?;
+    let wasm = read_module(&file, CompileLimits::default().module_bytes_max)?;
+    let manifest = manifest_path(&file)
+        .map(|path| read_manifest(&path).map(|manifest| (path, manifest)))
+        .transpose()?;
+    Ok(Some(Given { file, wasm, manifest }))
 }
 
 fn http_options(
@@ -374,6 +391,27 @@ mod tests {
         let (text, json) = said(&["http", "--connections", "2", "--batch", "5"]);
         assert!(text.contains("request to durable"), "{text}");
         assert!(json["events_per_second"].as_f64().unwrap() > 0.0, "{json}");
+    }
+
+    #[test]
+    fn a_module_is_found_with_its_manifest_as_a_host_finds_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("orders.wasm");
+        std::fs::write(&file, b"any").unwrap();
+        let found = |path: &Path| given(Some(path)).unwrap().unwrap();
+        assert!(found(&file).manifest.is_none());
+        let by_folder = dir.path().join("plugin.toml");
+        std::fs::write(&by_folder, "module = \"orders.wasm\"\n[limits]\nfuel = 7000\n").unwrap();
+        for path in [&*file, dir.path()] {
+            let given = found(path);
+            assert_eq!((given.file, given.wasm), (file.clone(), b"any".to_vec()));
+            let (path, manifest) = given.manifest.unwrap();
+            assert_eq!((path, manifest.limits.fuel), (by_folder.clone(), 7000));
+        }
+        std::fs::write(file.with_extension("toml"), "[limits]\nfuel = \"much\"\n").unwrap();
+        let error = format!("{:#}", given(Some(&file)).unwrap_err());
+        assert!(error.contains("limits.fuel"), "{error}");
+        assert!(given(Some(&dir.path().join("none.wasm"))).is_err());
     }
 
     #[test]

@@ -78,7 +78,10 @@ pub fn check(
 }
 
 /// A module, or the one in a plugin's folder.
-fn module_at(path: &Path) -> anyhow::Result<PathBuf> {
+///
+/// # Errors
+/// It is the folder of no plugin, or the plugin is not built.
+pub(super) fn module_at(path: &Path) -> anyhow::Result<PathBuf> {
     if !path.is_dir() {
         return Ok(path.to_owned());
     }
@@ -100,7 +103,7 @@ fn module_at(path: &Path) -> anyhow::Result<PathBuf> {
 ///
 /// # Errors
 /// It cannot be read, or is not right.
-fn read_manifest(path: &Path) -> anyhow::Result<Manifest> {
+pub(super) fn read_manifest(path: &Path) -> anyhow::Result<Manifest> {
     let named = || format!("cannot read manifest `{}`", path.display());
     let meta = std::fs::metadata(path).with_context(named)?;
     if meta.len() > MANIFEST_BYTES_MAX as u64 {
