@@ -148,6 +148,15 @@ pub enum BenchError {
         /// What is known of the reason.
         why: String,
     },
+    /// Deliveries ended, but nearly none of them well.
+    #[error(
+        "{why}: how fast it fails says nothing; choose an event that the module takes with --type and \
+         --data-file"
+    )]
+    GivenUp {
+        /// How many, and why the first one.
+        why: String,
+    },
     /// All deliveries ended at once.
     #[error(
         "`--events` is {events}: all of them ended in one group of the log, which does not tell how \

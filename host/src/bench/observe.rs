@@ -21,6 +21,9 @@ const STALL: Duration = Duration::from_secs(10);
 /// Events whose keys are named where deliveries were given up, at most.
 const NAMED_MAX: usize = 3;
 
+/// Percent of the deliveries given up from which on a run tells how fast they fail, and nothing else.
+const FAILED_PERCENT: u64 = 90;
+
 /// Positions that a published event takes with what its delivery emits, where the guest is the bench's
 /// own. Others may take more: then there is memory to be made while the clock runs.
 const POSITIONS_OF_EVENT: usize = 2;
@@ -167,13 +170,49 @@ impl GivenUp {
         }
     }
 
+    /// The first line of why the first one was given up.
+    fn first_line(&self) -> Option<&str> {
+        self.reason.as_deref().and_then(|reason| reason.lines().next())
+    }
+
+    /// Words for how many of so many events were given up, and why the first one was; none: none was.
+    pub(super) fn of_all(&self, events: u64) -> Option<String> {
+        if self.count == 0 {
+            return None;
+        }
+        let first =
+            self.first_line().map_or_else(String::new, |line| format!(" (the first: {line})"));
+        Some(format!("{} of {events} deliveries were given up{first}", self.count))
+    }
+
+    /// Refuses a run of so many events of which too few were delivered.
+    ///
+    /// # Errors
+    /// [`BenchError::GivenUp`].
+    pub(super) fn check(&self, events: u64) -> Result<(), BenchError> {
+        match self.of_all(events) {
+            Some(why)
+                if self.count.saturating_mul(100) >= events.saturating_mul(FAILED_PERCENT) =>
+            {
+                Err(BenchError::GivenUp { why })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes those of another run.
+    pub(super) fn merge(&mut self, other: Self) {
+        self.count += other.count;
+        self.reason = self.reason.take().or(other.reason);
+    }
+
     /// Why deliveries may stand still, where the first of those that were given up have these keys.
     fn words(&self, keys: &[&str]) -> String {
         if self.count == 0 {
             return "does the module fail, or wait? Try it with `tidegate test`".to_owned();
         }
         let mut words = format!("{} of these were given up", self.count);
-        if let Some(line) = self.reason.as_deref().and_then(|reason| reason.lines().next()) {
+        if let Some(line) = self.first_line() {
             words.push_str(&format!(" (the first: {line})"));
         }
         if !keys.is_empty() {
@@ -304,6 +343,23 @@ mod tests {
         assert!(is_published(&published));
         assert!(!is_published(&Heading { to: To::Plugin(InstanceId(1)), ..published }));
         assert!(!is_published(&Heading { emitter: Some(InstanceId(1)), ..published }));
+    }
+
+    #[test]
+    fn a_run_that_only_fails_is_an_error_with_the_first_reason() {
+        let mut given_up = GivenUp { count: 89, ..GivenUp::default() };
+        given_up.reason = Some("no amount\nand more".to_owned());
+        given_up.check(100).unwrap();
+        let mut all = GivenUp::default();
+        assert_eq!(all.of_all(100), None);
+        all.merge(given_up);
+        let words = "89 of 200 deliveries were given up (the first: no amount)";
+        assert_eq!(all.of_all(200).as_deref(), Some(words));
+        all.count = 90;
+        let error = all.check(100).unwrap_err().to_string();
+        assert!(error.starts_with("90 of 100 deliveries were given up"), "{error}");
+        assert!(error.contains("--data-file"), "{error}");
+        GivenUp::default().check(0).unwrap();
     }
 
     #[test]

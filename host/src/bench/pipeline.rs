@@ -10,7 +10,7 @@ use super::events::Events;
 use super::guest::{self, Given, Guest, Plugin};
 use super::lane::{Sent, Window};
 use super::latency::Latencies;
-use super::observe::{Observed, Observer};
+use super::observe::{GivenUp, Observed, Observer};
 use super::place::{BenchHost, Place};
 use super::publish::{Lanes, Pace, Publishers};
 use super::report::{Figure, Percentiles, Report, Run, median_percentiles};
@@ -35,7 +35,8 @@ struct Runs {
     runs: Vec<Run>,
     acknowledged: Vec<Percentiles>,
     finished: Vec<Percentiles>,
-    given_up: u64,
+    events: u64,
+    given_up: GivenUp,
 }
 
 /// All that a run needs, made before its clock starts.
@@ -77,13 +78,14 @@ pub async fn run(settings: &Settings, options: &PipelineOptions) -> Result<Repor
         let (sent, observed) = ready.deliver(&host).await?;
         let run = before.run(host.log()?, count, raw);
         let sent = Sent::all(sent);
+        observed.given_up.check(count)?;
         first += count;
         if repetition == 0 {
             limit.learn(host.place(), run.group_events, raw_events)?;
             continue;
         }
         watch.end(&host, &started, count, sent.latencies.mean_us())?;
-        runs.take(run, sent, observed);
+        runs.take(run, sent, observed, count);
     }
     host.stop().await?;
     drop(ticking);
@@ -176,25 +178,33 @@ impl Ready {
 }
 
 impl Runs {
-    fn take(&mut self, run: Run, sent: Sent, observed: Observed) {
+    fn take(&mut self, run: Run, sent: Sent, observed: Observed, events: u64) {
         self.runs.push(run);
         self.acknowledged.extend(sent.latencies.percentiles());
         self.finished.extend(latencies(sent.begun, observed.done).percentiles());
-        self.given_up += observed.given_up.count;
+        self.events += events;
+        self.given_up.merge(observed.given_up);
     }
 
     fn report(self, report: &mut Report) {
         report.latency.insert("publish_to_durable", median_percentiles(&self.acknowledged));
         report.latency.insert("publish_to_effects_durable", median_percentiles(&self.finished));
         report.take_runs(self.runs);
-        given_up(report, self.given_up);
+        given_up(report, &self.given_up, self.events);
     }
 }
 
-/// Notes how many deliveries were given up. Not a median: one that was is to be seen.
+/// Notes how many deliveries of so many were given up. Not a median: one that was is to be seen.
 #[allow(clippy::cast_precision_loss, reason = "a count far below 2^52")]
-pub(super) fn given_up(report: &mut Report, count: u64) {
-    report.figures.insert("deliveries_given_up_in_all_repetitions", Figure(count as f64));
+pub(super) fn given_up(report: &mut Report, given_up: &GivenUp, events: u64) {
+    let figure = Figure(given_up.count as f64);
+    report.figures.insert("deliveries_given_up_in_all_repetitions", figure);
+    let words = given_up.of_all(events);
+    report.notes.extend(
+        words.map(|words| {
+            format!("ATTENTION: {words}. These are in the figures, and have no effects")
+        }),
+    );
 }
 
 /// From the publish of each event to the durability of its effects.

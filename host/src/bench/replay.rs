@@ -9,7 +9,7 @@ use crate::limits::GROUP_BYTES_MAX;
 use super::append::{Limit, describe};
 use super::events::Events;
 use super::guest::{self, Given, Guest, Plugin};
-use super::observe::{Observed, Observer};
+use super::observe::{GivenUp, Observed, Observer};
 use super::pipeline::given_up;
 use super::place::{BenchHost, Place};
 use super::report::{Figure, Report, Run};
@@ -34,7 +34,6 @@ struct CaughtUp {
     group_events: f64,
     /// Bytes that the log wrote for the end of a delivery, effects included.
     event_bytes: f64,
-    given_up: u64,
 }
 
 /// Runs it. Each repetition makes a log and a host of its own: a plugin catches up once.
@@ -47,19 +46,19 @@ pub async fn run(settings: &Settings, options: &ReplayOptions) -> Result<Report,
     let place = Place::new(settings)?;
     let ticking = settings.ticker.start()?;
     let events = Arc::new(Events::new(settings));
-    let (mut runs, mut failed) = (Vec::new(), 0);
+    let (mut runs, mut failed) = (Vec::new(), GivenUp::default());
     let mut limit = None;
     for _ in 0..settings.repetitions {
         let host = BenchHost::start(settings).await?;
         let published = fill(&host, &events, settings).await?;
-        let found = catch_up(&host, &plugin, &published).await?;
+        let (found, given_up) = catch_up(&host, &plugin, &published).await?;
         host.stop().await?;
         let limit = match &mut limit {
             Some(limit) => limit,
             none => none.insert(learnt(&place, settings, &found)?),
         };
         runs.push(found.beside(limit.run(settings.events)?));
-        failed += found.given_up;
+        failed.merge(given_up);
     }
     drop(ticking);
 
@@ -71,7 +70,7 @@ pub async fn run(settings: &Settings, options: &ReplayOptions) -> Result<Report,
     if let Some(us) = report.cpu_us_per_event {
         report.figures.insert("events_per_second_and_core", Figure(1e6 / us));
     }
-    given_up(&mut report, failed);
+    given_up(&mut report, &failed, settings.events * settings.repetitions as u64);
     Ok(report)
 }
 
@@ -121,12 +120,14 @@ async fn catch_up(
     host: &BenchHost,
     plugin: &Plugin,
     published: &[Position],
-) -> Result<CaughtUp, BenchError> {
+) -> Result<(CaughtUp, GivenUp), BenchError> {
     let observer = Observer::of(host.log()?, published);
     host.drop_in(plugin)?;
     let observed = observer.run(None, host.serves()).await;
     let ended = cpu::process();
-    caught_up(&observed.map_err(|error| host.explain(error))?, ended)
+    let observed = observed.map_err(|error| host.explain(error))?;
+    observed.given_up.check(published.len() as u64)?;
+    Ok((caught_up(&observed, ended)?, observed.given_up))
 }
 
 /// What was observed until this processor time.
@@ -145,7 +146,6 @@ fn caught_up(observed: &Observed, cpu: Duration) -> Result<CaughtUp, BenchError>
         cpu_us_per_event: cpu.saturating_sub(first.cpu).as_secs_f64() * 1e6 / events as f64,
         group_events: all as f64 / observed.frames.max(1) as f64,
         event_bytes: observed.frame_bytes as f64 / all as f64,
-        given_up: observed.given_up.count,
     })
 }
 
