@@ -26,6 +26,15 @@ const FRAME_EVENTS: u64 = 64;
 
 /// Processor time of this thread so far.
 pub(super) type Clock = fn() -> Duration;
+/// What a guest did in one call.
+#[derive(Debug, Default)]
+pub(super) struct Asked {
+    /// The names of the values that it read.
+    pub(super) read: Vec<String>,
+    /// What it asked for.
+    pub(super) effects: Effects,
+}
+
 /// One stage: so many turns of it, and the time they took by this clock.
 pub(super) type Stage = fn(&Events, u64, Clock) -> Duration;
 
@@ -159,7 +168,18 @@ fn schedule(events: &Events, turns: u64, clock: Clock) -> Duration {
     clock().saturating_sub(begun)
 }
 
-pub(super) fn state(events: &Events, turns: u64, clock: Clock) -> Duration {
+fn state(events: &Events, turns: u64, clock: Clock) -> Duration {
+    states(events, turns, clock, &["n".to_owned()], || written(events))
+}
+
+/// The state of a delivery, for who reads these names and writes that.
+fn states(
+    events: &Events,
+    turns: u64,
+    clock: Clock,
+    read: &[String],
+    written: impl Fn() -> Vec<StateWrite>,
+) -> Duration {
     let values = Arc::new(Values::default());
     let owners: Vec<_> = (0..turns)
         .filter_map(|number| {
@@ -171,10 +191,15 @@ pub(super) fn state(events: &Events, turns: u64, clock: Clock) -> Duration {
     for (owner, position) in owners.into_iter().zip(1..) {
         let (position, key) = (Position(position), owner.key.clone());
         let Ok(view) = values.view(owner, 1) else { continue };
-        std::hint::black_box(view.get("n"));
-        view.push_pending(position, written(events));
+        for name in read {
+            std::hint::black_box(view.get(name));
+        }
+        let (pending, logged) = (written(), written());
+        if logged.is_empty() {
+            continue;
+        }
+        view.push_pending(position, pending);
         let owner = (InstanceId(1), Generation(0));
-        let logged = written(events);
         let logged: Vec<_> = logged.iter().map(StateRef::of).collect();
         // Without a cold store nothing fails.
         let _ = values.apply_logged(owner, (key.as_str(), key.hash128()), (position, &logged));
@@ -187,7 +212,12 @@ fn written(events: &Events) -> Vec<StateWrite> {
     vec![StateWrite { name: "n".into(), value: Some(value), expires_ms: None }]
 }
 
-pub(super) fn effects(events: &Events, turns: u64, clock: Clock) -> Duration {
+fn effects(events: &Events, turns: u64, clock: Clock) -> Duration {
+    made(events, turns, clock, |number| asked_for(events, number))
+}
+
+/// The ends of deliveries that asked for this.
+fn made(events: &Events, turns: u64, clock: Clock, asked_for: impl Fn(u64) -> Effects) -> Duration {
     let by = Deliverer {
         instance: InstanceId(1),
         generation: Generation(0),
@@ -196,7 +226,7 @@ pub(super) fn effects(events: &Events, turns: u64, clock: Clock) -> Duration {
         source: deliver::source("main", "bench"),
     };
     let input: Event = event(events);
-    let made: Vec<_> = (0..turns).map(|number| asked_for(events, number)).collect();
+    let made: Vec<_> = (0..turns).map(asked_for).collect();
     let mut encoded = Encoded::default();
     let begun = clock();
     for effects in made {
@@ -229,9 +259,62 @@ fn asked_for(events: &Events, number: u64) -> Effects {
     Effects { emits: vec![draft], state: written(events), ..Effects::default() }
 }
 
+impl Asked {
+    /// The state of a delivery, where each reads and writes what this one did.
+    pub(super) fn state(&self, events: &Events, turns: u64, clock: Clock) -> Duration {
+        states(events, turns, clock, &self.read, || self.written())
+    }
+
+    /// The ends of deliveries, where each asks for what this one did.
+    pub(super) fn effects(&self, events: &Events, turns: u64, clock: Clock) -> Duration {
+        made(events, turns, clock, |number| self.again(events, number))
+    }
+
+    /// In memory of its own, as a call leaves it.
+    fn written(&self) -> Vec<StateWrite> {
+        let again = |write: &StateWrite| StateWrite { name: apart(&write.name), ..write.clone() };
+        self.effects.state.iter().map(again).collect()
+    }
+
+    /// The same for the event of this number: under its key, where it was under the one of its own.
+    fn again(&self, events: &Events, number: u64) -> Effects {
+        let again = |draft: &Draft| Draft {
+            id: Events::id(number),
+            kind: apart(&draft.kind),
+            key: match &draft.key {
+                key if key.as_ref() == events.key(0) => events.key(number).cloned(),
+                key => key.clone(),
+            },
+            content_type: apart(&draft.content_type),
+            ..draft.clone()
+        };
+        let emits = self.effects.emits.iter().map(again).collect();
+        Effects { emits, state: self.written(), ..self.effects.clone() }
+    }
+}
+
+fn apart(text: &str) -> Arc<str> {
+    text.into()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_guest_did_is_what_is_measured() {
+        let events = Events::new(&Settings { size: 16, keys: 10, ..Settings::default() });
+        let effects = asked_for(&events, 0);
+        let asked = Asked { read: vec!["n".to_owned()], effects };
+        // It emitted under the key of the event, so it does for another one.
+        let other = (1..).find(|number| events.key(*number) != events.key(0)).unwrap();
+        assert_eq!(asked.again(&events, other), asked_for(&events, other));
+        assert!(Asked::default().again(&events, other).is_empty());
+        for asked in [asked, Asked::default()] {
+            assert!(asked.state(&events, 500, crate::bench::cpu::thread) > Duration::ZERO);
+            assert!(asked.effects(&events, 500, crate::bench::cpu::thread) > Duration::ZERO);
+        }
+    }
 
     #[test]
     fn every_stage_alone_does_something() {

@@ -8,12 +8,13 @@ use crate::effects::Outcome;
 use crate::event::{CommitNumber, Event, KeySequence, Position};
 use crate::wasm::engine::HostEngineOptions;
 use crate::wasm::load::{Compiler, LoaderOptions};
-use crate::wasm::{Delivery, GuestLimits, Module, Sandbox, SandboxOptions, Seed, Slot};
+use crate::wasm::{Delivery, GuestLimits, Module, Sandbox, SandboxOptions, Seed, Slot, StateView};
 
+use super::alone::Asked;
 use super::bare::{Bare, Fuel};
 use super::events::Events;
 use super::guest::{self, Given, Guest, Plugin};
-use super::kept::Kept;
+use super::kept::{Kept, Noting};
 use super::place::Place;
 use super::report::{Call, Figure, Report, median};
 use super::{BenchError, Settings, cpu};
@@ -36,6 +37,15 @@ pub(super) struct Hosted {
     module: Arc<Module>,
     delivery: Delivery,
     state: Kept,
+}
+
+/// A call of a guest that finds state of its own making.
+#[derive(Debug, Default)]
+pub(super) struct Settled {
+    /// Processor time, microseconds.
+    pub(super) us: f64,
+    /// What it did.
+    pub(super) asked: Asked,
 }
 
 impl Hosted {
@@ -73,25 +83,29 @@ impl Hosted {
         Ok(Self { module, delivery, state })
     }
 
-    /// Delivers as often as it takes for the guest to find state of its own making. Gives the processor
-    /// time of the last of these calls, microseconds.
+    /// Delivers as often as it takes for the guest to find state of its own making. Gives the last of
+    /// these calls.
     ///
     /// # Errors
     /// How a delivery ended that is not ok.
-    pub(super) async fn settle(&mut self) -> Result<f64, Outcome> {
+    pub(super) async fn settle(&mut self) -> Result<Settled, Outcome> {
         let mut slot = Slot::default();
-        let mut us = 0.0;
+        let mut settled = Settled::default();
         for _ in 0..DELIVERIES_TO_SETTLE {
+            let noting = Arc::new(Noting::new(self.state.clone()));
+            self.delivery.state = Arc::clone(&noting) as Arc<dyn StateView>;
             let begun = cpu::thread();
             let invocation = self.module.handle(&mut slot, self.delivery.clone()).await;
-            us = cpu::thread().saturating_sub(begun).as_secs_f64() * 1e6;
+            let us = cpu::thread().saturating_sub(begun).as_secs_f64() * 1e6;
             if invocation.outcome != Outcome::Ok {
                 return Err(invocation.outcome);
             }
-            self.state.take(invocation.effects.state);
-            self.delivery.state = Arc::new(self.state.clone());
+            self.state.take(invocation.effects.state.clone());
+            let asked = Asked { read: noting.read(), effects: invocation.effects };
+            settled = Settled { us, asked };
         }
-        Ok(us)
+        self.delivery.state = Arc::new(self.state.clone());
+        Ok(settled)
     }
 
     /// The state that the guest is measured on.
@@ -179,11 +193,16 @@ pub async fn run(settings: &Settings, options: &InvokeOptions) -> Result<Report,
 
 /// Words for a module that does not take the events of the bench.
 fn unfit(outcome: &Outcome) -> BenchError {
-    let (kind, reason) = (outcome.kind().name(), outcome.reason());
-    let said =
-        if reason.is_empty() || reason == kind { String::new() } else { format!(": {reason}") };
     let hint = "choose an event that it takes with --type and --data-file";
-    BenchError::Module { why: format!("ends with `{kind}` on an event of the bench{said}; {hint}") }
+    BenchError::Module { why: format!("{}; {hint}", ends_with(outcome)) }
+}
+
+/// Words for how a call ended that should have ended well.
+pub(super) fn ends_with(outcome: &Outcome) -> String {
+    let (kind, reason) = (outcome.kind().name(), outcome.reason());
+    let said = reason.lines().next().filter(|reason| *reason != kind);
+    let said = said.map_or_else(String::new, |reason| format!(": {reason}"));
+    format!("ends with `{kind}` on an event of the bench{said}")
 }
 
 fn calls(found: [Vec<f64>; 4]) -> Vec<Call> {
@@ -200,7 +219,6 @@ fn calls(found: [Vec<f64>; 4]) -> Vec<Call> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wasm::StateView;
 
     #[tokio::test]
     async fn a_guest_is_measured_on_state_of_its_own_making() {
@@ -211,7 +229,11 @@ mod tests {
         let loaded = Hosted::compiled_by(Compiler::InProcess, &place, &events, &plugin).await;
         let mut hosted = loaded.unwrap();
         assert_eq!(hosted.state().get("n"), None);
-        assert!(hosted.settle().await.unwrap() > 0.0);
+        let settled = hosted.settle().await.unwrap();
+        let effects = &settled.asked.effects;
+        assert_eq!((effects.emits.len(), effects.state.len()), (1, 1));
+        assert_eq!(settled.asked.read, ["n"]);
+        assert!(settled.us > 0.0);
         assert_eq!(hosted.state().get("n"), Some(2_u64.to_le_bytes().to_vec()));
         // What is measured changes nothing.
         assert_eq!(hosted.us(3).await.1, None);

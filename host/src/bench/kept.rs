@@ -1,7 +1,7 @@
 //! The state a guest is measured on.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
@@ -36,6 +36,40 @@ impl StateView for Kept {
     }
 }
 
+/// The same, noting which values are read.
+#[derive(Debug)]
+pub(super) struct Noting {
+    kept: Kept,
+    read: Mutex<Vec<String>>,
+}
+
+impl Noting {
+    pub(super) fn new(kept: Kept) -> Self {
+        Self { kept, read: Mutex::default() }
+    }
+
+    /// The names of the values that were read, in order.
+    pub(super) fn read(&self) -> Vec<String> {
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<String>> {
+        // Nothing panics while it is held.
+        self.read.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl StateView for Noting {
+    fn get(&self, name: &str) -> Option<Vec<u8>> {
+        self.lock().push(name.to_owned());
+        self.kept.get(name)
+    }
+
+    fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Vec<String> {
+        self.kept.list(prefix, after, limit)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -53,5 +87,9 @@ mod tests {
         kept.take(vec![write("a", None), write("c", Some("3"))]);
         assert_eq!((kept.get("a"), kept.get("b")), (None, Some(b"2".to_vec())));
         assert_eq!(kept.list("", None, 9), ["b", "c"]);
+        let noting = Noting::new(kept);
+        assert_eq!((noting.get("c"), noting.get("d")), (Some(b"3".to_vec()), None));
+        assert_eq!(noting.list("", None, 9), ["b", "c"]);
+        assert_eq!(noting.read(), ["c", "d"]);
     }
 }

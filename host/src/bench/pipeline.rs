@@ -124,11 +124,14 @@ fn at_rate(report: &mut Report, rate: u64) {
 }
 
 /// Adds the processor time beside the handler, where the two measurements allow it.
-fn without_handler(report: &mut Report, handler_us: Option<f64>) {
+fn without_handler(report: &mut Report, handler_us: Result<f64, &str>) {
     let Some(cpu_us) = report.cpu_us_per_event else { return };
-    let Some(handler_us) = handler_us else {
-        let why = "no processor time without the handler: called alone, it fails";
-        return report.notes.push(why.to_owned());
+    let handler_us = match handler_us {
+        Ok(us) => us,
+        Err(why) => {
+            let why = format!("no processor time without the handler: called alone, it {why}");
+            return report.notes.push(why);
+        }
     };
     if cpu_us > handler_us {
         let figure = Figure(cpu_us - handler_us);
@@ -246,11 +249,15 @@ mod tests {
     #[test]
     fn a_handler_that_alone_takes_longer_than_the_run_is_not_taken_off() {
         let mut report = Report { cpu_us_per_event: Some(12.0), ..Report::default() };
-        without_handler(&mut report, Some(5.0));
+        without_handler(&mut report, Ok(5.0));
         assert_eq!(report.figures.get("cpu_us_per_event_handler_excluded"), Some(&Figure(7.0)));
         let mut report = Report { cpu_us_per_event: Some(12.0), ..Report::default() };
-        without_handler(&mut report, Some(12.5));
+        without_handler(&mut report, Ok(12.5));
         assert!(report.figures.is_empty());
         assert!(report.notes[0].contains("12.50 us a call"), "{:?}", report.notes);
+        without_handler(&mut report, Err("ends with `trap` on an event of the bench: odd"));
+        assert!(
+            report.notes[1].ends_with("alone, it ends with `trap` on an event of the bench: odd")
+        );
     }
 }

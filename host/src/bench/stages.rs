@@ -10,7 +10,7 @@ use crate::log::LogStats;
 
 use super::events::Events;
 use super::guest::Plugin;
-use super::invoke::Hosted;
+use super::invoke::{Hosted, Settled, ends_with};
 use super::place::{BenchHost, Place};
 use super::report::{Figure, Measure, Stage, median};
 use super::{BenchError, alone, cpu};
@@ -27,7 +27,8 @@ const ROUNDS: usize = 3;
 /// What each stage takes when nothing else runs, microseconds of processor time for an event.
 pub(super) struct Alone {
     stages: Vec<(&'static str, f64)>,
-    guest_us: Option<f64>,
+    /// Or why there is none, in words.
+    guest_us: Result<f64, String>,
 }
 
 impl Alone {
@@ -37,24 +38,34 @@ impl Alone {
         events: &Arc<Events>,
         plugin: &Plugin,
     ) -> Result<Self, BenchError> {
-        let hosted = Hosted::load(place, events, plugin).await?;
+        let mut hosted = Hosted::load(place, events, plugin).await?;
         let turns = turns(events.data().len());
-        let guest_us = guest_us(hosted, turns).await;
+        let settled = hosted.settle().await;
+        let guest_us = match &settled {
+            Ok(settled) => guest_us(&hosted, settled.us, turns).await,
+            Err(outcome) => Err(ends_with(outcome)),
+        };
         let mut stages = vec![
             ("encode", often(turns, || alone::encode(events, turns, cpu::thread))),
             ("decode", often(turns, || alone::decode(events, turns, cpu::thread))),
-            ("state, read and write", often(turns, || alone::state(events, turns, cpu::thread))),
         ];
-        stages.extend(guest_us.map(|us| ("wasm", us)));
-        let effects = often(turns, || alone::effects(events, turns, cpu::thread));
-        stages.push(("effects, made and encoded", effects));
+        // What the guest did is all that tells what is to be done for it.
+        if let Ok(Settled { asked, .. }) = &settled {
+            let state = often(turns, || asked.state(events, turns, cpu::thread));
+            stages.push(("state, read and write", state));
+        }
+        stages.extend(guest_us.iter().map(|us| ("wasm", *us)));
+        if let Ok(Settled { asked, .. }) = &settled {
+            let effects = often(turns, || asked.effects(events, turns, cpu::thread));
+            stages.push(("effects, made and encoded", effects));
+        }
         Ok(Self { stages, guest_us })
     }
 
-    /// Of the guest and the host's work around one call; none: the guest does not take the events of
-    /// the bench, or not all of them.
-    pub(super) const fn guest_us(&self) -> Option<f64> {
-        self.guest_us
+    /// Of the guest and the host's work around one call; or how one of them ended: the guest does not
+    /// take the events of the bench, or not all of them.
+    pub(super) fn guest_us(&self) -> Result<f64, &str> {
+        self.guest_us.as_ref().copied().map_err(String::as_str)
     }
 
     /// For the report.
@@ -68,9 +79,11 @@ impl Alone {
     }
 }
 
-/// Of the guest and the host's work around one call, microseconds; none: one was not ok.
-async fn guest_us(mut hosted: Hosted, turns: u64) -> Option<f64> {
-    let once_us = hosted.settle().await.ok()?;
+/// Of the guest and the host's work around one call, microseconds, where one took about so many.
+///
+/// # Errors
+/// How one ended that was not ok.
+async fn guest_us(hosted: &Hosted, once_us: f64, turns: u64) -> Result<f64, String> {
     #[allow(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
@@ -83,12 +96,12 @@ async fn guest_us(mut hosted: Hosted, turns: u64) -> Option<f64> {
     for round in 0..=ROUNDS {
         let turns = if round == 0 { turns.div_ceil(10) } else { turns };
         let (us, failed) = hosted.us(turns).await;
-        if failed.is_some() {
-            return None;
+        if let Some(outcome) = failed {
+            return Err(ends_with(&outcome));
         }
         rounds.extend((round > 0).then_some(us));
     }
-    median(rounds)
+    Ok(median(rounds).unwrap_or_default())
 }
 
 /// How many turns, for payloads of so many bytes: some stages prepare an event for each.
