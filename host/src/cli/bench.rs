@@ -5,7 +5,8 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::builder::RangedU64ValueParser;
-use clap::{Args, Subcommand};
+use clap::parser::ValueSource;
+use clap::{Arg, ArgMatches, Args, FromArgMatches, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 use uuid::Uuid;
 
@@ -54,6 +55,9 @@ pub enum BenchCommand {
     },
     /// Publishing over HTTP, to the host at --url or to one started for it
     Http {
+        /// A running host.
+        #[command(flatten)]
+        live: LiveHost,
         /// What every bench can be told.
         #[command(flatten)]
         common: Common,
@@ -86,6 +90,40 @@ pub enum BenchCommand {
     /// Keeps the processors awake until standard input ends
     #[command(name = ticker::SUBCOMMAND, hide = true)]
     Tick,
+}
+
+/// A running host to publish to, only where the command line itself names it: the environment names the
+/// one that is operated, whose log is no place for the events of a bench.
+#[derive(Debug, Clone, Default)]
+pub struct LiveHost {
+    url: Option<String>,
+}
+
+impl FromArgMatches for LiveHost {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let is_typed = matches.value_source("url") == Some(ValueSource::CommandLine);
+        let url = matches.get_one::<String>("url").filter(|_| is_typed);
+        Ok(Self { url: url.cloned() })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+impl Args for LiveHost {
+    fn augment_args(command: clap::Command) -> clap::Command {
+        // In place of the option of the same name that all commands have.
+        let help = "A running host, whose log keeps the events; TIDEGATE_URL is not asked for it \
+                    [default: a host started for the bench]";
+        let url = Arg::new("url").long("url").value_name("URL").help(help).help_heading("Host");
+        command.arg(url)
+    }
+
+    fn augment_args_for_update(command: clap::Command) -> clap::Command {
+        Self::augment_args(command)
+    }
 }
 
 /// What every bench can be told.
@@ -194,8 +232,8 @@ async fn measure(command: &BenchCommand, connect: &ConnectArgs) -> anyhow::Resul
             let options = invoke::InvokeOptions { module: given(module.as_deref())? };
             invoke::run(&common.settings(100_000)?, &options).await?
         }
-        BenchCommand::Http { common, batch, connections } => {
-            let options = http_options(connect, *batch, *connections)?;
+        BenchCommand::Http { live, common, batch, connections } => {
+            let options = http_options(live, connect, *batch, *connections)?;
             let settings = common.settings(if *batch > 1 { 100_000 } else { 30_000 })?;
             http::run(&settings, &options).await?
         }
@@ -250,11 +288,12 @@ fn given(path: Option<&Path>) -> anyhow::Result<Option<Given>> {
 }
 
 fn http_options(
+    live: &LiveHost,
     connect: &ConnectArgs,
     batch: usize,
     connections: usize,
 ) -> anyhow::Result<http::HttpOptions> {
-    let url = connect.url.as_deref().map(url::Url::parse).transpose();
+    let url = live.url.as_deref().map(url::Url::parse).transpose();
     let url = url.map_err(|error| UsageError(format!("--url is no URL: {error}")))?;
     let token = client::token(connect)?;
     let run = Uuid::new_v4().as_u64_pair().0;
@@ -352,9 +391,9 @@ fn number(value: f64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Cli;
+    use super::super::{Cli, Command};
     use super::*;
-    use clap::Parser;
+    use clap::{CommandFactory, Parser};
 
     fn said(words: &[&str]) -> (String, serde_json::Value) {
         let dir = tempfile::tempdir().unwrap();
@@ -391,6 +430,29 @@ mod tests {
         let (text, json) = said(&["http", "--connections", "2", "--batch", "5"]);
         assert!(text.contains("request to durable"), "{text}");
         assert!(json["events_per_second"].as_f64().unwrap() > 0.0, "{json}");
+    }
+
+    #[test]
+    fn only_the_command_line_names_a_live_host() {
+        // Set wherever tests run, and in place of TIDEGATE_URL.
+        let command = || Cli::command().mut_arg("url", |url| url.env("PATH"));
+        let url = |words: &[&str]| {
+            let words = [&["tidegate"], words].concat();
+            let matches = command().try_get_matches_from(words).unwrap();
+            let cli = Cli::from_arg_matches(&matches).unwrap();
+            assert!(cli.connect.url.is_some());
+            match cli.command {
+                Command::Bench(BenchCommand::Http { live, .. }) => live.url,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(url(&["bench", "http"]), None);
+        let typed = Some("http://h:1".to_owned());
+        assert_eq!(url(&["bench", "http", "--url", "http://h:1"]), typed);
+        assert_eq!(url(&["--url", "http://h:1", "bench", "http"]), typed);
+        let help = command().try_get_matches_from(["tidegate", "bench", "http", "--help"]);
+        let help = help.unwrap_err().to_string();
+        assert!(help.contains("a host started for the bench") && !help.contains("7411"), "{help}");
     }
 
     #[test]
