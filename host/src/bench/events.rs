@@ -12,6 +12,11 @@ use super::Settings;
 /// Digits of an event's number in its id.
 const ID_DIGITS: usize = 12;
 
+/// The source of all of them.
+pub(super) const SOURCE: &str = "/bench";
+/// The media type of their payload.
+pub(super) const CONTENT_TYPE: &str = "application/json";
+
 /// Makes events by their number.
 pub(super) struct Events {
     keys: Vec<Key>,
@@ -29,9 +34,9 @@ impl Events {
         let data = settings.data.clone().unwrap_or_else(|| text(settings.size));
         Self {
             keys: keys.collect(),
-            source: "/bench".into(),
+            source: SOURCE.into(),
             kind: settings.kind.as_str().into(),
-            content_type: "application/json".into(),
+            content_type: CONTENT_TYPE.into(),
             data: data.into(),
             principal: "".into(),
         }

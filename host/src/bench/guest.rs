@@ -7,8 +7,11 @@ use std::sync::Arc;
 use wit_component::{StringEncoding, embed_component_metadata};
 use wit_parser::{Resolve, UnresolvedPackageGroup};
 
+use super::events::{CONTENT_TYPE, Events, SOURCE};
+use super::invoke::event;
 use super::report::Report;
 use super::{BenchError, Settings};
+use crate::event::{Event, InstanceId};
 use crate::plugin::source::SourceError;
 use crate::plugin::subscription::Start;
 use crate::plugin::{DEFAULT_BUS, Manifest};
@@ -16,6 +19,10 @@ use crate::wasm::GuestLimits;
 
 /// Without a manifest: a handler that emits what it gets may get the largest events there are.
 const MANIFEST: &str = "[limits]\noutput = \"4MiB\"\n";
+
+/// Events that a subscription is tried on, of so many keys.
+const EVENTS_TRIED: u64 = 16;
+const KEYS_TRIED: usize = 4;
 
 /// What a bench delivers to.
 pub(super) enum Guest {
@@ -61,6 +68,15 @@ impl Given {
             );
             return Err(BenchError::Module { why });
         }
+        if !wants_all(&manifest, settings) {
+            let why = format!(
+                "does not want the events of the bench, by `subscribe.sources` or `subscribe.where` of \
+                 its manifest `{}`: their source is `{SOURCE}`, `datacontenttype` is \
+                 `{CONTENT_TYPE}`, and what else they have differs from one to the next",
+                path.display()
+            );
+            return Err(BenchError::Module { why });
+        }
         manifest.subscribe.start = Some(Start::Earliest);
         // The bench puts the module under a name of its own.
         manifest.module = None;
@@ -79,6 +95,15 @@ impl Given {
             _ => Ok(()),
         }
     }
+}
+
+/// Whether the subscription takes every event of the bench, as far as a few tell.
+fn wants_all(manifest: &Manifest, settings: &Settings) -> bool {
+    let few = Events::new(&Settings { keys: settings.keys.min(KEYS_TRIED), ..settings.clone() });
+    (0..EVENTS_TRIED).all(|number| {
+        let event = Event { body: few.event(number), ..event(&few) };
+        manifest.subscribe.matches(&event, InstanceId(1))
+    })
 }
 
 /// Notes which module it is, and by which manifest it runs.
@@ -186,6 +211,23 @@ mod tests {
         let refused = of(Some(text), "bench.happened").err().unwrap();
         assert!(refused.contains("does not subscribe to `bench.happened`"), "{refused}");
     }
+    #[test]
+    fn a_subscription_to_other_sources_or_attributes_is_refused() {
+        for wanted in [
+            "sources = [\"/shop*\"]",
+            "where = { region = \"eu\" }",
+            "where = { datacontenttype = \"text/plain\" }",
+            "where = { partitionkey = \"key-00000000\" }",
+        ] {
+            let refused = of(Some(&format!("[subscribe]\n{wanted}\n")), "a.b").err();
+            let refused = refused.unwrap_or_else(|| panic!("{wanted} is taken"));
+            assert!(refused.contains("their source is `/bench`"), "{refused}");
+        }
+        let wanted = "[subscribe]\nsources = [\"/bench\"]\n\
+                      where = { type = \"a.b\", datacontenttype = \"application/json\" }\n";
+        of(Some(wanted), "a.b").unwrap();
+    }
+
     #[test]
     fn a_manifest_that_names_its_module_goes_with_any_name_but_not_with_another_module() {
         let plugin = of(Some("module = \"orders.wasm\"\n"), "order.created").unwrap();
