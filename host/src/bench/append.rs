@@ -1,5 +1,6 @@
 //! `bench append`: from a publish to its durability, in this process, without HTTP.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -46,9 +47,8 @@ pub async fn run(settings: &Settings) -> Result<Report, BenchError> {
         let sent = publishers.run(None).await?;
         let run = before.run(&log, count, raw);
         first += count;
-        if repetition == 0 {
-            limit.learn(&place, run.group_events, count)?;
-        } else {
+        limit.run_own_groups(&place, run.group_events, count, count)?;
+        if repetition > 0 {
             runs.push(run);
             percentiles.extend(Sent::all(sent).latencies.percentiles());
         }
@@ -75,17 +75,28 @@ pub(super) fn describe(report: &mut Report, settings: &Settings) {
     report.parameter("processors", std::thread::available_parallelism().map_or(1, usize::from));
 }
 
+/// Groups of a run from which on the limit at their size says something: fewer syncs are chance.
+const GROUPS_MIN: f64 = 10.0;
+
 /// The limit, measured in turns with the host: with groups as large as what may be in flight, and
-/// with groups as large as the log made them while it warmed up.
+/// after each run of the host with groups as large as the log made them in it.
 ///
 /// Rule: the first run of each side warms it up, and does not count.
 pub(super) struct Limit {
     window: Side,
     zeroed_before: Side,
-    /// None: they are as large as the window, or their size is not known.
-    same_group: Option<Side>,
-    has_learned: bool,
+    /// None: the size of the log's own groups is not known.
+    own: Option<OwnGroups>,
     event_bytes: usize,
+}
+
+/// The limit at the group sizes of the log's own runs.
+struct OwnGroups {
+    side: Side,
+    /// Of each run.
+    sizes: Vec<u64>,
+    /// The fewest groups of a run behind the first one.
+    groups_min: f64,
 }
 
 /// The limit at one group size.
@@ -108,34 +119,38 @@ impl Limit {
         event_bytes: usize,
     ) -> Result<Self, BenchError> {
         Ok(Self {
-            window: Side::new(place, Zeroing::Ahead, in_flight, event_bytes)?,
-            zeroed_before: Side::new(place, Zeroing::Before, in_flight, event_bytes)?,
-            same_group: None,
-            has_learned: false,
+            window: Side::new(&place.path(), Zeroing::Ahead, in_flight, event_bytes)?,
+            zeroed_before: Side::new(&place.path(), Zeroing::Before, in_flight, event_bytes)?,
+            own: None,
             event_bytes,
         })
     }
 
-    /// Takes the size of the groups of a run of the host, where it is known, and warms up with so many events.
-    pub(super) fn learn(
+    /// One run with groups of the size that the log made them in a run of `ended` events, where that is
+    /// known.
+    pub(super) fn run_own_groups(
         &mut self,
         place: &Place,
         group_events: Option<Figure>,
+        ended: u64,
         events: u64,
     ) -> Result<(), BenchError> {
-        let Some(group_events) = group_events else { return Ok(()) };
-        self.has_learned = true;
+        let Some(Figure(group_events)) = group_events else { return Ok(()) };
         #[allow(
             clippy::cast_possible_truncation,
             clippy::cast_sign_loss,
             reason = "a number of events, of which there are not so many"
         )]
-        let group = group_events.0.round() as usize;
-        let group = RawSegment::group_of(group, self.event_bytes);
-        if group as u64 != self.window.raw.group() {
-            let mut side = Side::new(place, Zeroing::Ahead, group, self.event_bytes)?;
-            side.run(events)?;
-            self.same_group = Some(side);
+        let group = group_events.round() as usize;
+        let own = match &mut self.own {
+            Some(own) => own,
+            none => none.insert(OwnGroups::new(place, group, self.event_bytes)?),
+        };
+        own.run(group, events)?;
+        if own.sizes.len() > 1 {
+            #[allow(clippy::cast_precision_loss, reason = "compared with a few")]
+            let groups = ended as f64 / group_events.max(1.0);
+            own.groups_min = own.groups_min.min(groups);
         }
         Ok(())
     }
@@ -143,31 +158,61 @@ impl Limit {
     /// One run; gives events a second with the groups of the window.
     pub(super) fn run(&mut self, events: u64) -> Result<f64, BenchError> {
         self.zeroed_before.run(events)?;
-        if let Some(side) = &mut self.same_group {
-            side.run(events)?;
-        }
         self.window.run(events)
     }
 
     /// Puts what was found into the report, whose own figures stand already.
     pub(super) fn report(&self, report: &mut Report) {
-        let same_group = self.same_group.as_ref().unwrap_or(&self.window);
-        let same_group = self.has_learned.then(|| warm(&same_group.rates));
+        let telling = self.own.as_ref().filter(|own| own.groups_min >= GROUPS_MIN);
+        let same_group = telling.map(|own| warm(&own.side.rates));
         report.take_limits(same_group, warm(&self.zeroed_before.rates));
         report.raw_segment = vec![self.window.figures()];
-        report.raw_segment.extend(self.same_group.as_ref().map(Side::figures));
+        let window = self.window.raw.group();
+        let differ = |own: &&OwnGroups| warm(&own.sizes).iter().any(|size| *size != window);
+        report.raw_segment.extend(telling.filter(differ).map(OwnGroups::figures));
         report.raw_segment.push(self.zeroed_before.figures());
+        if let (Some(own), None) = (&self.own, telling) {
+            report.notes.push(format!(
+                "no ratio at the log's own groups: there were {:.0} of them in a repetition, and fewer \
+                 than {GROUPS_MIN} tell nothing; ask for more with --events",
+                own.groups_min
+            ));
+        }
+    }
+}
+
+impl OwnGroups {
+    fn new(place: &Place, group: usize, event_bytes: usize) -> Result<Self, BenchError> {
+        let dir = place.path().join("own-groups");
+        std::fs::create_dir_all(&dir).map_err(super::place::at(&dir))?;
+        let side = Side::new(&dir, Zeroing::Ahead, group, event_bytes)?;
+        Ok(Self { side, sizes: Vec::new(), groups_min: f64::INFINITY })
+    }
+
+    fn run(&mut self, group: usize, events: u64) -> Result<(), BenchError> {
+        self.side.raw.regroup(group);
+        self.sizes.push(self.side.raw.group());
+        self.side.run(events)?;
+        Ok(())
+    }
+
+    /// At the size in the middle of those of the repetitions.
+    fn figures(&self) -> RawFigures {
+        let mut sizes = warm(&self.sizes).to_vec();
+        sizes.sort_unstable();
+        let group_events = sizes.get(sizes.len() / 2).copied().unwrap_or_default();
+        RawFigures { group_events, ..self.side.figures() }
     }
 }
 
 impl Side {
     fn new(
-        place: &Place,
+        dir: &Path,
         zeroing: Zeroing,
         group: usize,
         event_bytes: usize,
     ) -> Result<Self, BenchError> {
-        let raw = RawSegment::new(&place.path(), zeroing, group, event_bytes)?;
+        let raw = RawSegment::new(dir, zeroing, group, event_bytes)?;
         Ok(Self { raw, rates: Vec::new(), groups: Vec::new() })
     }
 
@@ -239,18 +284,43 @@ mod tests {
         let settings = Settings { dir, ticker: Ticker::Off, in_flight: 4, ..Settings::default() };
         let place = Place::new(&settings).unwrap();
         let mut limit = Limit::new(&place, &settings).unwrap();
-        limit.run(8).unwrap();
-        limit.learn(&place, Some(Figure(2.2)), 8).unwrap();
-        limit.run(8).unwrap();
-        let learnt = limit.same_group.as_mut().unwrap();
-        assert_eq!((learnt.raw.group(), learnt.rates.len(), learnt.groups.len()), (2, 2, 2));
-        found(9000.0, &[100.0, 300.0, 200.0], learnt);
+        for _ in 0..2 {
+            limit.run(8).unwrap();
+            limit.run_own_groups(&place, Some(Figure(2.2)), 8, 8).unwrap();
+        }
+        let own = &mut limit.own.as_mut().unwrap().side;
+        assert_eq!((own.raw.group(), own.rates.len(), own.groups.len()), (2, 2, 2));
+        found(9000.0, &[100.0, 300.0, 200.0], own);
         found(1.0, &[1000.0, 1100.0, 5000.0], &mut limit.window);
-        assert!((learnt_figures(&limit) - 200.0).abs() < 0.1);
+        assert!((own_figures(&limit).events_per_second.0 - 200.0).abs() < 0.1);
         assert!((limit.window.figures().events_per_second.0 - 1100.0).abs() < 0.1);
     }
 
-    fn learnt_figures(limit: &Limit) -> f64 {
-        limit.same_group.as_ref().unwrap().figures().events_per_second.0
+    fn own_figures(limit: &Limit) -> RawFigures {
+        limit.own.as_ref().unwrap().figures()
+    }
+
+    #[test]
+    fn the_limit_has_the_groups_of_each_run_and_few_of_them_tell_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = Some(dir.path().to_owned());
+        let settings = Settings { dir, ticker: Ticker::Off, in_flight: 8, ..Settings::default() };
+        let place = Place::new(&settings).unwrap();
+        let mut limit = Limit::new(&place, &settings).unwrap();
+        // What warms up, says nothing of the groups of the repetitions.
+        for (group, events) in [(1.0, 3), (3.0, 60), (4.4, 60), (2.0, 60)] {
+            limit.run_own_groups(&place, Some(Figure(group)), events, events).unwrap();
+        }
+        assert_eq!(limit.own.as_ref().unwrap().sizes, [1, 3, 4, 2]);
+        assert_eq!(own_figures(&limit).group_events, 3);
+        let mut report = Report::new("append");
+        limit.report(&mut report);
+        let groups: Vec<_> = report.raw_segment.iter().map(|raw| raw.group_events).collect();
+        assert_eq!((groups, report.notes.len()), (vec![8, 3, 8], 0));
+        limit.run_own_groups(&place, Some(Figure(40.0)), 60, 60).unwrap();
+        let mut report = Report::new("append");
+        limit.report(&mut report);
+        assert_eq!(report.raw_segment.len(), 2);
+        assert!(report.notes[0].contains("there were 2 of them"), "{:?}", report.notes);
     }
 }

@@ -98,9 +98,8 @@ pub async fn run(settings: &Settings, options: &HttpOptions) -> Result<Report, B
         let group_events = made.map(|made| Figure(count as f64 / made as f64));
         let run = Run { group_events, ..run };
         first += count;
-        if repetition == 0 {
-            limit.learn(&place, group_events, count)?;
-        } else {
+        limit.run_own_groups(&place, group_events, count, count)?;
+        if repetition > 0 {
             runs.push(run);
             latencies.extend(found.percentiles());
         }

@@ -80,11 +80,13 @@ pub async fn run(settings: &Settings, options: &PipelineOptions) -> Result<Repor
         let sent = Sent::all(sent);
         observed.given_up.check(count)?;
         first += count;
+        if repetition > 0 {
+            watch.end(&host, &started, count, sent.latencies.mean_us())?;
+        }
+        limit.run_own_groups(host.place(), run.group_events, count, raw_events)?;
         if repetition == 0 {
-            limit.learn(host.place(), run.group_events, raw_events)?;
             continue;
         }
-        watch.end(&host, &started, count, sent.latencies.mean_us())?;
         runs.take(run, sent, observed, count);
     }
     host.stop().await?;

@@ -74,6 +74,13 @@ impl RawSegment {
         events.min(GROUP_BYTES_MAX / event_bytes.max(1)).max(1)
     }
 
+    /// Goes on with groups of so many events, as [`Self::new`] takes them.
+    pub(super) fn regroup(&mut self, group: usize) {
+        let group = Self::group_of(group, self.event_bytes);
+        self.bytes.resize(group.saturating_mul(self.event_bytes).max(1), 0x5a);
+        self.group = group as u64;
+    }
+
     fn begin(&mut self) -> Result<(), BenchError> {
         self.at = 0;
         let begun = match self.zeroing {
@@ -176,6 +183,10 @@ mod tests {
         raw.run(20, Duration::from_secs(60)).unwrap();
         assert_eq!((raw.at, raw.zeroed), (2000, 1000 + 2 * SEGMENT_ZEROED_STEP_BYTES));
         raw.run(300, Duration::from_secs(60)).unwrap();
+        let written = raw.at;
+        raw.regroup(25);
+        raw.run(50, Duration::from_secs(60)).unwrap();
+        assert_eq!((raw.group(), raw.at), (25, written + 5000));
         assert!(raw.zeroed <= raw.at + SEGMENT_ZEROED_AHEAD_BYTES);
         assert!(raw.zeroed > raw.at + SEGMENT_ZEROED_AHEAD_BYTES - SEGMENT_ZEROED_STEP_BYTES);
         assert_eq!(std::fs::metadata(&raw.path).unwrap().len(), SEGMENT_BYTES);

@@ -58,6 +58,8 @@ pub async fn run(settings: &Settings, options: &ReplayOptions) -> Result<Report,
             none => none.insert(learnt(&place, settings, &found)?),
         };
         runs.push(found.beside(limit.run(settings.events)?));
+        let group_events = Some(Figure(found.group_events));
+        limit.run_own_groups(&place, group_events, settings.events, settings.events)?;
         failed.merge(given_up);
     }
     drop(ticking);
@@ -85,7 +87,8 @@ fn learnt(place: &Place, settings: &Settings, found: &CaughtUp) -> Result<Limit,
     let mut limit = Limit::of(place, settings.in_flight, event_bytes.max(1))?;
     let warming_up = settings.events.div_ceil(10);
     limit.run(warming_up)?;
-    limit.learn(place, Some(Figure(found.group_events)), warming_up)?;
+    let group_events = Some(Figure(found.group_events));
+    limit.run_own_groups(place, group_events, settings.events, warming_up)?;
     Ok(limit)
 }
 

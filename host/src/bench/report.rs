@@ -19,7 +19,7 @@ pub struct Report {
     /// what the repetitions came to, each against its neighbour.
     #[serde(serialize_with = "round", skip_serializing_if = "Option::is_none")]
     pub ratio_to_raw_segment: Option<f64>,
-    /// The same with groups as large as the log made them.
+    /// The same with groups as large as the log made them in that repetition.
     #[serde(serialize_with = "round", skip_serializing_if = "Option::is_none")]
     pub ratio_to_raw_segment_same_group: Option<f64>,
     /// Against a file that was zeroed before the clock starts, with groups as large as may be in
@@ -87,6 +87,9 @@ pub struct Repetition {
     pub ratio_to_raw_segment: Option<Figure>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ratio_to_raw_segment_same_group: Option<Figure>,
+    /// Of the limit with groups of the size of `group_events`, measured just after.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub raw_events_per_second_same_group: Option<Figure>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ratio_to_file_zeroed_before: Option<Figure>,
     pub cpu_us_per_event: Figure,
@@ -101,6 +104,7 @@ impl From<Run> for Repetition {
             raw_events_per_second: run.raw_events_per_second,
             ratio_to_raw_segment: Some(run.ratio_to_raw_segment),
             ratio_to_raw_segment_same_group: None,
+            raw_events_per_second_same_group: None,
             ratio_to_file_zeroed_before: None,
             cpu_us_per_event: run.cpu_us_per_event,
             group_events: run.group_events,
@@ -204,6 +208,8 @@ impl Report {
             let rate = run.events_per_second.0;
             let against = |limits: &[f64]| limits.get(index).map(|limit| Figure(rate / limit));
             run.ratio_to_raw_segment_same_group = same_group.and_then(against);
+            run.raw_events_per_second_same_group =
+                same_group.and_then(|limits| limits.get(index).copied()).map(Figure);
             run.ratio_to_file_zeroed_before = against(zeroed_before);
         }
         let of = |pick: fn(&Repetition) -> Option<Figure>| {
@@ -305,6 +311,7 @@ mod tests {
         assert_eq!(report.ratio_to_file_zeroed_before, Some(0.3));
         let json = serde_json::to_value(&report).unwrap();
         assert_eq!(json["runs"][2]["ratio_to_raw_segment_same_group"], 0.25);
+        assert_eq!(json["runs"][2]["raw_events_per_second_same_group"], 480.0);
         assert_eq!(json["runs"][0]["ratio_to_file_zeroed_before"], 0.1);
     }
 

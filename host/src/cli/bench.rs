@@ -397,7 +397,7 @@ mod tests {
 
     fn said(words: &[&str]) -> (String, serde_json::Value) {
         let dir = tempfile::tempdir().unwrap();
-        let small = ["--events", "40", "--repetitions", "1", "--ticker", "thread", "--keys", "4"];
+        let small = ["--events", "200", "--repetitions", "1", "--ticker", "thread", "--keys", "4"];
         let folder = ["--dir", dir.path().to_str().unwrap()];
         let run = |output: &[&'static str]| {
             let words = [&["tidegate", "bench"], words, &small, &folder, output].concat();
