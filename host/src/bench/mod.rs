@@ -30,6 +30,7 @@ mod touched;
 
 use std::path::PathBuf;
 
+use crate::api::cloudevents;
 use crate::event::Position;
 use crate::log::{AppendError, LogFailure, OpenError, ReadError};
 use crate::serve::ServeError;
@@ -96,6 +97,12 @@ pub enum BenchError {
         limit: u64,
         /// Of what.
         what: &'static str,
+    },
+    /// A host takes no such events.
+    #[error("no host takes the events of this bench: {why}")]
+    Event {
+        /// What it says to them.
+        why: String,
     },
     /// There is no such stage.
     #[error("there is no stage `{name}`; there are {}", alone::STAGES.map(|(name, _)| name).join(", "))]
@@ -210,10 +217,10 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// Refuses what would fill the disk or the memory.
+    /// Refuses what would fill the disk or the memory, and events that no host takes.
     ///
     /// # Errors
-    /// [`BenchError::TooMuch`].
+    /// [`BenchError::TooMuch`] and [`BenchError::Event`].
     pub fn check(&self) -> Result<(), BenchError> {
         let size = self.payload_bytes();
         let bytes = self.events.saturating_mul((size + ENVELOPE_BYTES) as u64);
@@ -229,12 +236,52 @@ impl Settings {
                 return Err(BenchError::TooMuch { name, actual, limit, what });
             }
         }
+        self.check_event()
+    }
+
+    /// Refuses what a host refuses to those who publish.
+    fn check_event(&self) -> Result<(), BenchError> {
+        let refused = |why: String| BenchError::Event { why };
+        let event = serde_json::json!({
+            "specversion": "1.0", "id": "1", "source": events::SOURCE, "type": self.kind,
+        });
+        cloudevents::read_line(event.to_string().as_bytes())
+            .map_err(|problem| refused(problem.to_string()))?;
+        let data = self.data.as_deref().unwrap_or(b"null");
+        serde_json::from_slice::<serde::de::IgnoredAny>(data)
+            .map_err(|error| refused(format!("`--data-file` is not JSON: {error}")))?;
         Ok(())
+    }
+
+    /// Where the folder of the bench is made.
+    #[must_use]
+    pub fn folder(&self) -> PathBuf {
+        self.dir.clone().unwrap_or_else(std::env::temp_dir)
     }
 
     /// Bytes of a payload.
     #[must_use]
     pub fn payload_bytes(&self) -> usize {
         self.data.as_ref().map_or(self.size, Vec::len)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_that_no_host_takes_are_refused() {
+        let said = |kind: &str, data: Option<&str>| {
+            let data = data.map(|data| data.as_bytes().to_vec());
+            let settings = Settings { kind: kind.to_owned(), data, ..Settings::default() };
+            settings.check().err().map(|error| error.to_string()).unwrap_or_default()
+        };
+        assert_eq!(said("a.b", None), "");
+        assert_eq!(said("a.b", Some("{\"a\": 1}\n")), "");
+        assert!(said("", None).contains("`type` is empty"));
+        assert!(said("tidegate.x", None).contains("`type` is reserved"));
+        assert!(said("a.b", Some("a: 1")).contains("`--data-file` is not JSON"));
+        assert!(said("a.b", Some("")).contains("`--data-file` is not JSON"));
     }
 }

@@ -248,7 +248,9 @@ async fn measure(command: &BenchCommand, connect: &ConnectArgs) -> anyhow::Resul
 /// What a parameter makes no sense for is wrong use, and ends as such.
 fn usage(error: anyhow::Error) -> anyhow::Error {
     match error.downcast_ref() {
-        Some(BenchError::TooMuch { .. }) => UsageError(error.to_string()).into(),
+        Some(BenchError::TooMuch { .. } | BenchError::Event { .. }) => {
+            UsageError(error.to_string()).into()
+        }
         _ => error,
     }
 }
