@@ -164,14 +164,18 @@ pub enum BenchError {
         /// How many, and why the first one.
         why: String,
     },
-    /// All deliveries ended at once.
+    /// Too few deliveries ended behind the first group.
     #[error(
-        "`--events` is {events}: all of them ended in one group of the log, which does not tell how \
-         long they took; ask for more"
+        "`--events` is {events}: {behind} of them ended behind the first group of the log, in {groups} \
+         groups, which does not tell how fast they do; ask for more"
     )]
     TooFew {
         /// How many there were.
         events: u64,
+        /// How many did not end in the first group.
+        behind: u64,
+        /// In how many groups.
+        groups: u64,
     },
     /// A record of the log makes no sense.
     #[error("the log at {position}: {why}")]

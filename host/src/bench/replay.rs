@@ -18,6 +18,13 @@ use super::{BenchError, ENVELOPE_BYTES, Settings, cpu};
 /// Events published at once to make the old log, at most.
 const BATCH: u64 = 500;
 
+/// Events behind the first group, and groups they end in, at least. What runs while the first group is
+/// made durable ends in the second one, and has had its time before the clock starts: about as much as is
+/// in the first, which among fewer than so many times as many is a flattery.
+const BEHIND_MIN: u64 = 100;
+const BEHIND_FIRST_MIN: u64 = 10;
+const GROUPS_MIN: u64 = 10;
+
 /// What only this bench is told.
 #[derive(Debug, Clone, Default)]
 pub struct ReplayOptions {
@@ -137,16 +144,20 @@ async fn catch_up(
 #[allow(clippy::cast_precision_loss, reason = "rates need no more digits")]
 fn caught_up(observed: &Observed, cpu: Duration) -> Result<CaughtUp, BenchError> {
     let all = observed.done.len() as u64;
+    let in_first = observed.first.map_or(all, |first| first.ended);
+    let (behind, groups) = (all - in_first, observed.frames.saturating_sub(1));
+    let too_few = BenchError::TooFew { events: all, behind, groups };
     let (Some(first), Some((_, last))) = (observed.first, observed.done.last()) else {
-        return Err(BenchError::TooFew { events: all });
+        return Err(too_few);
     };
-    let (events, took) = (all - first.ended, last.saturating_duration_since(first.at));
-    if events == 0 || took.is_zero() {
-        return Err(BenchError::TooFew { events: all });
+    let tells = behind >= BEHIND_MIN.max(in_first * BEHIND_FIRST_MIN) && groups >= GROUPS_MIN;
+    let took = last.saturating_duration_since(first.at);
+    if !tells || took.is_zero() {
+        return Err(too_few);
     }
     Ok(CaughtUp {
-        events_per_second: events as f64 / took.as_secs_f64(),
-        cpu_us_per_event: cpu.saturating_sub(first.cpu).as_secs_f64() * 1e6 / events as f64,
+        events_per_second: behind as f64 / took.as_secs_f64(),
+        cpu_us_per_event: cpu.saturating_sub(first.cpu).as_secs_f64() * 1e6 / behind as f64,
         group_events: all as f64 / observed.frames.max(1) as f64,
         event_bytes: observed.frame_bytes as f64 / all as f64,
     })
@@ -200,11 +211,17 @@ mod tests {
         let refused = caught_up(&observed, cpu).unwrap_err().to_string();
         assert!(refused.contains("`--events` is 2"), "{refused}");
 
-        observed.done.extend((3..=12).map(|position| (Position(position), later)));
-        (observed.frames, observed.frame_bytes) = (3, 1200);
+        observed.done.extend((3..=102).map(|position| (Position(position), later)));
+        for (frames, ended) in [(10, 2), (11, 11)] {
+            observed.frames = frames;
+            observed.first = Some(First { at, cpu, ended });
+            assert!(caught_up(&observed, cpu).is_err(), "{frames} frames, {ended} in the first");
+        }
+        (observed.frames, observed.frame_bytes) = (17, 10_200);
+        observed.first = Some(First { at, cpu, ended: 2 });
         let found = caught_up(&observed, cpu + Duration::from_millis(1)).unwrap();
         let figures = [found.events_per_second, found.cpu_us_per_event, found.group_events];
-        assert_eq!(figures.map(f64::round), [10.0, 100.0, 4.0]);
+        assert_eq!(figures.map(f64::round), [100.0, 10.0, 6.0]);
         assert!((found.event_bytes - 100.0).abs() < 1e-9);
     }
 }
