@@ -73,6 +73,16 @@ pub(super) fn describe(report: &mut Report, settings: &Settings) {
     report.parameter("repetitions", settings.repetitions);
     report.parameter("ticker", format!("{:?}", settings.ticker).to_lowercase());
     report.parameter("processors", std::thread::available_parallelism().map_or(1, usize::from));
+    let folder = settings.folder();
+    report.parameter("dir", folder.display().to_string());
+    // Where the system does not say, it is a disk as far as anybody knows.
+    if OsDisk.is_in_memory(&folder).unwrap_or(false) {
+        report.notes.push(format!(
+            "ATTENTION: the folder `{}` is in memory: syncs are free there, and the figures are those of no \
+             host that keeps anything; name a folder on a disk with --dir",
+            folder.display()
+        ));
+    }
 }
 
 /// Groups of a run from which on the limit at their size says something: fewer syncs are chance.

@@ -19,6 +19,8 @@ use super::{BenchError, Settings};
 
 /// What a module exports that gets events.
 const HANDLER: &str = "handler";
+/// How advice to operators names the command for it.
+const OPERATED_BY: &str = "`tidegate plugins ";
 /// Between two looks at a plugin that is being compiled. Nothing is timed by them.
 const POLL: Duration = Duration::from_millis(5);
 
@@ -28,7 +30,7 @@ pub(super) struct Place(TempDir);
 impl Place {
     /// Makes the folder.
     pub(super) fn new(settings: &Settings) -> Result<Self, BenchError> {
-        let parent = settings.dir.clone().unwrap_or_else(std::env::temp_dir);
+        let parent = settings.folder();
         let made = tempfile::Builder::new().prefix("tidegate-bench-").tempdir_in(&parent);
         Ok(Self(made.map_err(|source| BenchError::Io { path: parent, source })?))
     }
@@ -175,7 +177,10 @@ fn serves(plugin: &PluginView) -> Result<bool, BenchError> {
 fn said(plugin: Option<PluginView>) -> Option<String> {
     let plugin = plugin?;
     let said = plugin.reason.or(plugin.last_error.map(|error| error.message))?;
-    said.lines().next().map(str::to_owned)
+    // What an operator may do, nobody can do to the host of a bench.
+    let sentences = said.lines().next()?.split(". ");
+    let said: Vec<_> = sentences.filter(|sentence| !sentence.contains(OPERATED_BY)).collect();
+    Some(said.join(". "))
 }
 
 /// The defaults, but for folders and port.
@@ -231,7 +236,9 @@ mod tests {
 
     #[test]
     fn who_is_stuck_hears_why_a_plugin_is_paused() {
-        let said = said(Some(plugin("paused", Some("20 of 20 keys failed\nmore"), &["handler"])));
-        assert_eq!(said.as_deref(), Some("20 of 20 keys failed"));
+        let said = |reason| said(Some(plugin("paused", Some(reason), &["handler"])));
+        assert_eq!(said("20 of 20 keys failed\nmore").as_deref(), Some("20 of 20 keys failed"));
+        let advised = "20 of 20 failed: it is tried again. `tidegate plugins resume` lets it go on";
+        assert_eq!(said(advised).as_deref(), Some("20 of 20 failed: it is tried again"));
     }
 }

@@ -418,6 +418,7 @@ mod tests {
         let (text, json) = said(&["append", "--in-flight", "8"]);
         assert!(text.contains("ratio to raw segment"), "{text}");
         assert!(text.contains("publish to durable"), "{text}");
+        assert!(json["parameters"]["dir"].is_string() && text.contains(", dir /"), "{text}");
         assert!(json["ratio_to_raw_segment"].as_f64().unwrap() > 0.0, "{json}");
         assert_eq!(json["raw_segment"][0]["group_events"], 8);
         for run in [&json, &json["runs"][0]] {
