@@ -8,14 +8,16 @@ use crate::effects::Outcome;
 use crate::event::{CommitNumber, Event, KeySequence, Position};
 use crate::wasm::engine::HostEngineOptions;
 use crate::wasm::load::{Compiler, LoaderOptions};
-use crate::wasm::{Delivery, GuestLimits, Module, Sandbox, SandboxOptions, Seed, Slot, StateView};
+use crate::wasm::{
+    Delivery, Exports, GuestLimits, Module, Sandbox, SandboxOptions, Seed, Slot, StateView,
+};
 
 use super::alone::Asked;
 use super::bare::{Bare, Fuel};
 use super::events::Events;
 use super::guest::{self, Given, Guest, Plugin};
 use super::kept::{Kept, Noting};
-use super::place::Place;
+use super::place::{Place, no_handler};
 use super::report::{Call, Figure, Report, median};
 use super::{BenchError, Settings, cpu};
 
@@ -69,6 +71,9 @@ impl Hosted {
         let engine = HostEngineOptions { workers: 1, plugins_max: 1, ..Default::default() };
         let sandbox = Sandbox::new(SandboxOptions { loader, engine })?;
         let module = sandbox.load("bench", Bytes::copy_from_slice(&plugin.wasm)).await?;
+        if !module.exports.handler {
+            return Err(no_handler(&exported(&module)));
+        }
         let state = Kept::default();
         let delivery = Delivery {
             event: Arc::new(event(events)),
@@ -137,6 +142,13 @@ impl Hosted {
     }
 }
 
+/// What a module that takes no events can be asked.
+fn exported(module: &Module) -> Vec<String> {
+    let Exports { handler: _, command, query, upcaster } = module.exports;
+    let all = [("command", command), ("query", query), ("upcaster", upcaster)];
+    all.iter().filter(|(_, is)| *is).map(|(name, _)| (*name).to_owned()).collect()
+}
+
 /// An event as it stands in a log.
 pub(super) fn event(events: &Events) -> Event {
     Event {
@@ -159,6 +171,7 @@ pub async fn run(settings: &Settings, options: &InvokeOptions) -> Result<Report,
     let events = Events::new(settings);
     let mut reuse = Hosted::load(&place, &events, &plugin).await?;
     reuse.settle().await.map_err(|outcome| unfit(&outcome))?;
+    let reuses = reuse.delivery.limits.reuse;
     let fresh = reuse.fresh();
     let mut bare = Bare::load(&plugin, Fuel::Off, reuse.state())?;
     let mut metered = Bare::load(&plugin, Fuel::On, reuse.state())?;
@@ -166,15 +179,19 @@ pub async fn run(settings: &Settings, options: &InvokeOptions) -> Result<Report,
 
     let mut found: [Vec<f64>; 4] = Default::default();
     let mut failed = None;
+    let mut notes = Vec::new();
     for repetition in 0..=settings.repetitions {
         let calls = if repetition == 0 { settings.events.div_ceil(10) } else { settings.events };
-        let (reused, one) = reuse.us(calls).await;
-        let bares = bare.as_mut().map(|bare| bare.us(&event, calls)).transpose()?;
+        let (reused, one) = match reuses {
+            true => Some(reuse.us(calls).await).unzip(),
+            false => (None, None),
+        };
+        let bares = us(&mut bare, &event, calls, &mut notes);
         let (made, other) = fresh.us(calls.div_ceil(FRESH_SHARE)).await;
-        let metered = metered.as_mut().map(|bare| bare.us(&event, calls)).transpose()?;
-        failed = failed.or(one).or(other);
+        let metered = us(&mut metered, &event, calls, &mut notes);
+        failed = failed.or(one.flatten()).or(other);
         if repetition > 0 {
-            let all = [bares, metered, Some(reused), Some(made)];
+            let all = [bares, metered, reused, Some(made)];
             found.iter_mut().zip(all).for_each(|(found, one)| found.extend(one));
         }
     }
@@ -187,8 +204,26 @@ pub async fn run(settings: &Settings, options: &InvokeOptions) -> Result<Report,
     if let Some(outcome) = failed {
         report.parameter("outcome", format!("{} {}", outcome.kind().name(), outcome.reason()));
     }
-    report.calls = calls(found);
+    if !reuses {
+        notes.push("no calls with reuse: the manifest wants `instance = \"fresh\"`".to_owned());
+    }
+    report.calls = calls(found, [bare.is_some(), metered.is_some()]);
+    report.notes = notes;
     Ok(report)
+}
+
+/// One run of bare calls; one that fails is the last.
+fn us(bare: &mut Option<Bare>, event: &Event, calls: u64, notes: &mut Vec<String>) -> Option<f64> {
+    match bare.as_mut()?.us(event, calls) {
+        Ok(us) => Some(us),
+        Err(error) => {
+            *bare = None;
+            let why = error.to_string();
+            let why = why.lines().next().unwrap_or_default();
+            notes.push(format!("a kind of bare call is left out, since one failed: {why}"));
+            None
+        }
+    }
 }
 
 /// Words for a module that does not take the events of the bench.
@@ -205,9 +240,13 @@ pub(super) fn ends_with(outcome: &Outcome) -> String {
     format!("ends with `{kind}` on an event of the bench{said}")
 }
 
-fn calls(found: [Vec<f64>; 4]) -> Vec<Call> {
+/// The rows of the table. What failed later was measured before, and is left out all the same.
+fn calls(found: [Vec<f64>; 4], bares: [bool; 2]) -> Vec<Call> {
     let names = ["bare, fuel off", "bare, fuel on", "host, reuse", "host, fresh"];
-    let medians = found.map(median);
+    let mut medians = found.map(median);
+    for (median, is_whole) in medians.iter_mut().zip(bares) {
+        *median = median.filter(|_| is_whole);
+    }
     let bare = medians[0];
     let calls = names.into_iter().zip(medians).filter_map(|(call, us)| {
         let us = us?;
@@ -238,6 +277,16 @@ mod tests {
         // What is measured changes nothing.
         assert_eq!(hosted.us(3).await.1, None);
         assert_eq!(hosted.state().get("n"), Some(2_u64.to_le_bytes().to_vec()));
+    }
+
+    #[test]
+    fn rows_are_what_was_measured_to_the_end() {
+        let found = || [vec![2.0], vec![3.0], Vec::new(), vec![8.0]];
+        let names = |bares| calls(found(), bares).iter().map(|call| call.call).collect::<Vec<_>>();
+        assert_eq!(names([true, true]), ["bare, fuel off", "bare, fuel on", "host, fresh"]);
+        assert_eq!(names([false, true]), ["bare, fuel on", "host, fresh"]);
+        assert_eq!(calls(found(), [true, true])[2].ratio_to_bare, Some(Figure(4.0)));
+        assert_eq!(calls(found(), [false, true])[1].ratio_to_bare, None);
     }
 
     #[test]

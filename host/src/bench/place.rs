@@ -152,6 +152,13 @@ impl BenchHost {
     }
 }
 
+/// Words for a module that exports this, and gets no events.
+pub(super) fn no_handler(exports: &[String]) -> BenchError {
+    let exports = exports.join("`, `");
+    let why = format!("exports no `{HANDLER}`, only `{exports}`: it gets no events");
+    BenchError::Module { why }
+}
+
 /// Whether a plugin gets deliveries by now.
 fn serves(plugin: &PluginView) -> Result<bool, BenchError> {
     match plugin.state {
@@ -162,9 +169,7 @@ fn serves(plugin: &PluginView) -> Result<bool, BenchError> {
             if module.exports.iter().any(|export| export == HANDLER) {
                 return Ok(true);
             }
-            let exports = module.exports.join("`, `");
-            let why = format!("exports no `{HANDLER}`, only `{exports}`: it gets no events");
-            Err(BenchError::Module { why })
+            Err(no_handler(&module.exports))
         }
         state => {
             let why = plugin.reason.clone().unwrap_or_else(|| state.name().to_owned());
