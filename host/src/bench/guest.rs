@@ -17,7 +17,7 @@ use crate::plugin::subscription::Start;
 use crate::plugin::{DEFAULT_BUS, Manifest};
 use crate::wasm::GuestLimits;
 
-/// Without a manifest: a handler that emits what it gets may get the largest events there are.
+/// Of the built-in modules: a handler that emits what it gets may get the largest events there are.
 const MANIFEST: &str = "[limits]\noutput = \"4MiB\"\n";
 
 /// Events that a subscription is tried on, of so many keys.
@@ -54,9 +54,7 @@ pub(super) struct Plugin {
 impl Given {
     /// The manifest to run it with, which gets the events of the bench, from the first one on.
     fn manifest(&self, settings: &Settings) -> Result<Manifest, BenchError> {
-        let Some((path, manifest)) = &self.manifest else {
-            return self::manifest("bench.toml", MANIFEST);
-        };
+        let Some((path, manifest)) = &self.manifest else { return Ok(Manifest::default()) };
         let mut manifest = manifest.clone();
         self.refuse_other_module(path, &manifest)?;
         let kind = &settings.kind;
@@ -200,7 +198,8 @@ mod tests {
 
     #[test]
     fn the_manifest_of_a_module_counts() {
-        assert_eq!(of(None, "order.created").unwrap().limits().output_bytes_max, 4 << 20);
+        let bare = of(None, "order.created").unwrap();
+        assert_eq!(bare.manifest, Manifest::default(), "not what a host would run it with");
         let text = "[subscribe]\ntypes = [\"order.*\"]\nstart = \"latest\"\n\
                     [limits]\nfuel = 2000000000\n[config]\ncurrency = \"EUR\"\n";
         let plugin = of(Some(text), "order.created").unwrap();
