@@ -1,5 +1,7 @@
 //! `tidegate bench`: parameters in, a table or one JSON document out.
 
+mod print;
+
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -13,11 +15,10 @@ use uuid::Uuid;
 use super::check::{module_at, read_manifest, read_module};
 use super::client::{self, ConnectArgs};
 use super::out::{Out, UsageError};
-use super::table::Table;
 use super::test::manifest_path;
 use super::{Output, from_one};
 use crate::bench::guest::Given;
-use crate::bench::report::{Measure, Percentiles, RawFigures, Report};
+use crate::bench::report::Report;
 use crate::bench::{
     BenchError, Settings, Ticker, alone, append, http, invoke, pipeline, replay, ticker,
 };
@@ -191,7 +192,7 @@ pub fn run(
     })?;
     match output {
         Output::Json => out.json(&report)?,
-        Output::Text => print(&report, out)?,
+        Output::Text => print::print(&report, out)?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -302,95 +303,6 @@ fn http_options(
     Ok(http::HttpOptions { url, token, batch, connections, run })
 }
 
-/// For people.
-fn print(report: &Report, out: &mut Out) -> std::io::Result<()> {
-    let parameters = report.parameters.iter().filter(|(_, value)| !value.is_null());
-    let parameters = parameters.map(|(name, value)| match value.as_str() {
-        Some(text) => format!("{name} {text}"),
-        None => format!("{name} {value}"),
-    });
-    out.line(format_args!("{}: {}", report.bench, parameters.collect::<Vec<_>>().join(", ")))?;
-    out.line("")?;
-    headline(report, out)?;
-    latencies(report, out)?;
-    calls(report, out)?;
-    stages(report, out)?;
-    report.notes.iter().try_for_each(|note| out.line(format_args!("\n{note}")))
-}
-
-fn headline(report: &Report, out: &mut Out) -> std::io::Result<()> {
-    let mut table = Table::new(&["FIGURE (medians)", ">VALUE"]);
-    let mut add = |name: &str, value: Option<f64>| {
-        if let Some(value) = value {
-            table.row([name.to_owned(), number(value)]);
-        }
-    };
-    add("events a second", report.events_per_second);
-    for raw in &report.raw_segment {
-        add(&format!("{}: events a second", named(raw)), Some(raw.events_per_second.0));
-    }
-    add("ratio to raw segment", report.ratio_to_raw_segment);
-    add("ratio to raw segment, at the log's own groups", report.ratio_to_raw_segment_same_group);
-    add("ratio to a file zeroed before", report.ratio_to_file_zeroed_before);
-    add("CPU us an event", report.cpu_us_per_event);
-    for (name, figure) in &report.figures {
-        add(&name.replace('_', " "), Some(figure.0));
-    }
-    if table.is_empty() { Ok(()) } else { out.line(format_args!("{table}\n")) }
-}
-
-fn named(raw: &RawFigures) -> String {
-    let file = if raw.zeroed_before { "file zeroed before" } else { "raw segment file" };
-    format!("{file}, groups of {}", raw.group_events)
-}
-
-fn latencies(report: &Report, out: &mut Out) -> std::io::Result<()> {
-    let mut table = Table::new(&["LATENCY us", ">p50", ">p99", ">p99.9"]);
-    let mut add = |name: String, found: &Percentiles| {
-        table.row([name, number(found.p50_us), number(found.p99_us), number(found.p999_us)]);
-    };
-    for (name, found) in &report.latency {
-        add(name.replace('_', " "), found);
-    }
-    for raw in &report.raw_segment {
-        add(format!("{}: each", named(raw)), &raw.group);
-    }
-    if table.is_empty() { Ok(()) } else { out.line(format_args!("{table}\n")) }
-}
-
-fn calls(report: &Report, out: &mut Out) -> std::io::Result<()> {
-    let mut table = Table::new(&["CALL", ">CPU us", ">AGAINST BARE"]);
-    for call in &report.calls {
-        let ratio = call.ratio_to_bare.map_or_else(String::new, |ratio| number(ratio.0));
-        table.row([call.call.to_owned(), number(call.us.0), ratio]);
-    }
-    if table.is_empty() { Ok(()) } else { out.line(table) }
-}
-
-fn stages(report: &Report, out: &mut Out) -> std::io::Result<()> {
-    let mut table = Table::new(&["WHERE THE TIME GOES", ">us AN EVENT", "WHAT THAT IS"]);
-    for stage in &report.stages {
-        let what = match stage.measure {
-            Measure::CpuAlone => "CPU, this code alone",
-            Measure::CpuOfThread => "CPU of these threads, in the run",
-            Measure::WallShared => "passed in the run, shared by a group",
-            Measure::WallEach => "passed in the run, for each",
-        };
-        table.row([stage.stage.clone(), number(stage.us_per_event.0), what.to_owned()]);
-    }
-    if table.is_empty() { Ok(()) } else { out.line(table) }
-}
-
-/// As many digits as mean something.
-fn number(value: f64) -> String {
-    match value.abs() {
-        1000.0.. => format!("{value:.0}"),
-        100.0.. => format!("{value:.1}"),
-        f64::MIN_POSITIVE..0.01 => format!("{value:.4}"),
-        _ => format!("{value:.2}"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::{Cli, Command};
@@ -418,7 +330,7 @@ mod tests {
         let (text, json) = said(&["append", "--in-flight", "8"]);
         assert!(text.contains("ratio to raw segment"), "{text}");
         assert!(text.contains("publish to durable"), "{text}");
-        assert!(json["parameters"]["dir"].is_string() && text.contains(", dir /"), "{text}");
+        assert!(json["parameters"]["dir"].is_string() && text.contains("dir /"), "{text}");
         assert!(json["ratio_to_raw_segment"].as_f64().unwrap() > 0.0, "{json}");
         assert_eq!(json["raw_segment"][0]["group_events"], 8);
         for run in [&json, &json["runs"][0]] {
@@ -455,6 +367,7 @@ mod tests {
         assert_eq!(url(&["--url", "http://h:1", "bench", "http"]), typed);
         let help = command().try_get_matches_from(["tidegate", "bench", "http", "--help"]);
         let help = help.unwrap_err().to_string();
+        let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
         assert!(help.contains("a host started for the bench") && !help.contains("7411"), "{help}");
     }
 
