@@ -85,6 +85,28 @@ fn sighup_has_files_read_again_and_stops_nothing() {
 }
 
 #[test]
+fn a_limit_on_the_size_of_files_ends_a_host_with_a_word() {
+    let place = Place::new();
+    let mut host = place.start();
+    host.http.publish(&[event("a.b", "e-1", Some("k"), json!(1))]);
+    let pid = i32::try_from(host.pid()).ok().and_then(rustix::process::Pid::from_raw);
+    let limit = rustix::process::Rlimit { current: Some(1), maximum: Some(1) };
+    rustix::process::prlimit(pid, rustix::process::Resource::Fsize, limit).unwrap();
+    let body = event("a.b", "e-2", Some("k"), json!(2)).to_string();
+    let headers = [("content-type", "application/cloudevents+json")];
+    let answer = host.http.send("POST", "/v1/events", &headers, body.as_bytes());
+    assert!(answer.is_ok_and(|answer| answer.status == 503), "it cannot be durable");
+    let (code, said) = host.wait_end();
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("File too large"), "{said}");
+
+    // What was acknowledged is there.
+    let host = place.start();
+    assert_eq!(host.http.get("/v1/events/1").expect_ok()["id"], "e-1");
+    host.stop();
+}
+
+#[test]
 fn sigterm_does_not_wait_for_a_guest_that_does_not_return() {
     let place = Place::new();
     let spin = handler("", "(loop $on (br $on))", "");

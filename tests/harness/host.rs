@@ -271,7 +271,7 @@ impl Host {
     }
 
     /// Waits until it ends by itself: its exit code, and what it said.
-    #[allow(dead_code, reason = "only a host whose disk fails ends so")]
+    #[allow(dead_code, reason = "only a host whose disk fails ends so: not in every test binary")]
     pub(crate) fn wait_end(&mut self) -> (Option<i32>, String) {
         let status = wait_until("the host ends", STOP_MAX, || {
             self.child.try_wait().unwrap().ok_or("still there")

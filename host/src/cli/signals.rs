@@ -1,4 +1,4 @@
-//! The signals that a host obeys: two stop it, and one has it read its files again.
+//! The signals that a host obeys: two stop it, one has it read its files again, and one it only survives.
 //!
 //! All are taken from the first moment on: a signal that nobody listens for ends the process where it
 //! stands, with logs that are not sealed.
@@ -52,6 +52,9 @@ impl Stop {
 impl Signals {
     /// As [`Stop::listen`].
     pub(super) fn listen() -> anyhow::Result<Self> {
+        // For good: a write above the limit on the size of files then fails as any other does, and is told.
+        let file_size = signal(SignalKind::from_raw(libc::SIGXFSZ));
+        drop(file_size.context("cannot listen for SIGXFSZ")?);
         let hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
         Ok(Self { stop: Stop::listen()?, hangup, had_terminal: std::io::stderr().is_terminal() })
     }
