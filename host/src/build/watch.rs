@@ -109,7 +109,8 @@ fn follow(
 }
 
 /// The plugin whose build this has a say in, if any: a file that does, or a folder that is there. What
-/// was put into a folder before it was watched is told by nothing but the folder.
+/// was put into a folder before it was watched is told by nothing but the folder. A plugin that comes
+/// whole, with a module as new as its sources, was built where it comes from.
 fn plugin_of(roots: &[PathBuf], path: &Path) -> Option<PathBuf> {
     let root = roots.iter().find(|root| path.starts_with(root))?;
     let plugin = if Language::of(root).is_some() {
@@ -118,10 +119,24 @@ fn plugin_of(roots: &[PathBuf], path: &Path) -> Option<PathBuf> {
         root.join(path.strip_prefix(root).ok()?.components().next()?)
     };
     let relative = path.strip_prefix(&plugin).ok()?;
-    let has_say = makes_dirty(relative) || (may_hold_sources(relative) && path.is_dir());
-    has_say.then_some(plugin)
+    let comes = may_hold_sources(relative) && path.is_dir();
+    let is_built = || path == plugin && has_new_module(&plugin);
+    (makes_dirty(relative) || (comes && !is_built())).then_some(plugin)
 }
 
+/// Whether a plugin's folder has a module that none of its sources is newer than.
+fn has_new_module(plugin: &Path) -> bool {
+    let time = |path: &Path| path.metadata().and_then(|known| known.modified()).ok();
+    let entries = std::fs::read_dir(plugin).into_iter().flatten().flatten();
+    let modules = entries.map(|entry| entry.path());
+    let modules = modules.filter(|path| path.extension() == Some("wasm".as_ref()));
+    let Some(made) = modules.filter_map(|module| time(&module)).max() else { return false };
+    let sources = sources(plugin, SOURCES_MAX);
+    sources.len() < SOURCES_MAX && sources.iter().all(|path| time(path).is_some_and(|t| t <= made))
+}
+
+/// Sources of which the times are looked at: a plugin with more is built.
+const SOURCES_MAX: usize = 10_000;
 /// Endings of files that compilers read.
 const SOURCES: [&str; 10] = ["rs", "js", "mjs", "ts", "mts", "py", "c", "h", "go", "wit"];
 /// Files with other endings that builds read.
@@ -336,5 +351,32 @@ mod tests {
         assert_eq!(plugins.blocking_recv(), Some(vec![root.join("new")]));
         std::fs::rename(base.join("deep"), root.join("new/src/deep")).unwrap();
         assert_eq!(plugins.blocking_recv(), Some(vec![root.join("new")]));
+    }
+
+    /// Interpreters give other bytes each time: built once more, it would be another version.
+    #[test]
+    fn folder_that_comes_with_a_module_of_its_sources_is_not_reported() {
+        let dir = tempfile::tempdir().unwrap();
+        let base = dir.path().canonicalize().unwrap();
+        let root = base.join("plugins");
+        std::fs::create_dir(&root).unwrap();
+        let make = |name: &str, files: [&str; 2]| {
+            std::fs::create_dir_all(base.join(name).join("src")).unwrap();
+            for (file, second) in files.into_iter().zip(1..) {
+                let file = std::fs::File::create(base.join(name).join(file)).unwrap();
+                let time = std::time::UNIX_EPOCH + Duration::from_secs(second);
+                file.set_modified(time).unwrap();
+            }
+        };
+        make("built", ["src/lib.rs", "built.wasm"]);
+        make("changed", ["changed.wasm", "src/lib.rs"]);
+        let (_watcher, mut plugins) =
+            SourceWatcher::start(std::slice::from_ref(&root), Duration::from_millis(1)).unwrap();
+        for name in ["built", "changed"] {
+            std::fs::rename(base.join(name), root.join(name)).unwrap();
+        }
+        assert_eq!(plugins.blocking_recv(), Some(vec![root.join("changed")]));
+        std::fs::write(root.join("built/src/lib.rs"), "fn f() {}").unwrap();
+        assert_eq!(plugins.blocking_recv(), Some(vec![root.join("built")]));
     }
 }
