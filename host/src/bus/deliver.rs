@@ -269,6 +269,17 @@ mod tests {
         }
     }
 
+    fn ended_well() -> Ended {
+        Ended {
+            attempt: 1,
+            outcome: OutcomeKind::Ok,
+            fuel: 5,
+            mode: Mode::Live,
+            park: false,
+            dead_letter: None,
+        }
+    }
+
     fn run(input: &Event, bus: Option<&str>, dead: bool) -> DeliveryCommit {
         let ended = Ended {
             attempt: 1,
@@ -325,15 +336,7 @@ mod tests {
     #[test]
     fn what_fits_can_be_encoded_however_long_its_input_makes_it() {
         let encodes = |input: &Event, effects: &Effects| {
-            let ended = Ended {
-                attempt: 1,
-                outcome: OutcomeKind::Ok,
-                fuel: 5,
-                mode: Mode::Live,
-                park: false,
-                dead_letter: None,
-            };
-            let commit = commit(&deliverer(), input, ended, effects.clone());
+            let commit = commit(&deliverer(), input, ended_well(), effects.clone());
             let mut encoded = crate::log::codec::Encoded::default();
             encoded.delivery(&commit).and_then(|()| encoded.finish()).is_ok()
         };
@@ -358,17 +361,9 @@ mod tests {
             let more = long_taken_over(&by, &input, 1000);
             assert_eq!(more > 0, is_long);
             let guest_says: usize = 1000 * 50;
-            let ended = Ended {
-                attempt: 1,
-                outcome: OutcomeKind::Ok,
-                fuel: 5,
-                mode: Mode::Live,
-                park: false,
-                dead_letter: None,
-            };
             let effects = Effects { emits: vec![draft(None); 1000], ..Effects::default() };
             let mut encoded = crate::log::codec::Encoded::default();
-            encoded.delivery(&commit(&by, &input, ended, effects)).unwrap();
+            encoded.delivery(&commit(&by, &input, ended_well(), effects)).unwrap();
             let uncounted = 1000 * (RECORD_BYTES + TAKEN_OVER_BYTES);
             assert!(encoded.bytes() <= guest_says + uncounted + more, "{}", encoded.bytes());
         }

@@ -1,10 +1,10 @@
 //! Workers that have several deliveries in hand.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 
+use super::handlers::invocation;
 use super::world::{World, events, parts, texts};
 use crate::bus::runner::Version;
 use crate::effects::{Effects, Outcome, StateWrite};
@@ -59,15 +59,7 @@ impl Long {
             .map_or_else(|limit| Outcome::Output { budget: limit.to_owned() }, |()| Outcome::Ok);
         let value = Some(vec![b'x'; 600].into());
         let write = StateWrite { name: "n".into(), value, expires_ms: None };
-        Invocation {
-            outcome,
-            effects: Effects { state: vec![write], ..Effects::default() },
-            fuel: 1,
-            wall: Duration::ZERO,
-            memory_bytes: 0,
-            logs: Vec::new(),
-            backtrace: String::new(),
-        }
+        invocation(outcome, Effects { state: vec![write], ..Effects::default() })
     }
 }
 

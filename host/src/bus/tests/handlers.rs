@@ -11,7 +11,21 @@ use crate::bus::runner::Version;
 use crate::effects::{Effects, Outcome};
 use crate::wasm::{Delivery, Invocation, Invoker, Slot};
 
-struct Handler<F>(F);
+/// Runs this for each delivery.
+pub(super) struct Handler<F>(pub(super) F);
+
+/// What a guest came to that ended so and asked for this.
+pub(super) fn invocation(outcome: Outcome, effects: Effects) -> Invocation {
+    Invocation {
+        outcome,
+        effects,
+        fuel: 1,
+        wall: Duration::ZERO,
+        memory_bytes: 0,
+        logs: Vec::new(),
+        backtrace: String::new(),
+    }
+}
 
 impl<F> Handler<F>
 where
@@ -19,15 +33,7 @@ where
 {
     fn run(&self, delivery: &Delivery) -> Invocation {
         let (outcome, effects) = self.0(delivery);
-        Invocation {
-            outcome,
-            effects,
-            fuel: 1,
-            wall: Duration::ZERO,
-            memory_bytes: 0,
-            logs: Vec::new(),
-            backtrace: String::new(),
-        }
+        invocation(outcome, effects)
     }
 }
 

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
 
+use super::handlers::Handler;
 use super::world::{PLUGIN, Script, start};
 use crate::bus::memory::{MemoryOptions, Order, Overflow};
 use crate::bus::operate::{self, Act};
@@ -18,7 +18,7 @@ use crate::log::record::{Completion, Control, ControlRecord, DeliveryCommit, Mod
 use crate::log::{AppendError, Publish};
 use crate::schedule::pool::GuestPool;
 use crate::state::{Instance, Owner, StateQuota};
-use crate::wasm::{Delivery, Invocation, Invoker, Slot};
+use crate::wasm::Delivery;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -96,34 +96,6 @@ impl Live {
         let events = self.bus.ring().unwrap().after(Position(0), usize::MAX);
         let text = |event: &Arc<Event>| String::from_utf8(event.data.to_vec()).unwrap();
         events.iter().filter(|event| event.emitter.is_some()).map(text).collect()
-    }
-}
-
-/// What a handler does with each delivery.
-struct Handler(fn(&Delivery) -> (Outcome, Effects));
-
-impl Handler {
-    fn run(&self, delivery: &Delivery) -> Invocation {
-        let (outcome, effects) = self.0(delivery);
-        Invocation {
-            outcome,
-            effects,
-            fuel: 1,
-            wall: Duration::ZERO,
-            memory_bytes: 0,
-            logs: Vec::new(),
-            backtrace: String::new(),
-        }
-    }
-}
-
-impl Invoker for Handler {
-    fn invoke<'a>(&'a self, _: &'a mut Slot, delivery: Delivery) -> BoxFuture<'a, Invocation> {
-        Box::pin(async move { self.run(&delivery) })
-    }
-
-    fn invoke_through(&self, _: &mut Slot, delivery: Delivery) -> Result<Invocation, Delivery> {
-        Ok(self.run(&delivery))
     }
 }
 
