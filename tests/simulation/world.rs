@@ -324,7 +324,7 @@ impl World {
             park: false,
         };
         self.bus.progress(PLUGIN).submit();
-        self.bus.commit(permit, commit).done().await.map(drop)
+        self.bus.commit(permit, commit, drop).done().await.map(drop)
     }
 
     /// Leaves the notes of what was running to the next host.

@@ -22,7 +22,10 @@ pub(super) const LIMIT_DEFAULT: usize = 100;
 /// # Errors
 /// `invalid_key` for the parameter `key`; `invalid_field` for others, and for the path.
 pub(super) fn check_text(uri: &Uri) -> Result<(), ApiError> {
-    let is_text = |part: &str| String::from_utf8(percent_decode(part.as_bytes())).is_ok();
+    // Most addresses have no escapes.
+    let is_text = |part: &str| {
+        !part.contains('%') || String::from_utf8(percent_decode(part.as_bytes())).is_ok()
+    };
     if !is_text(uri.path()) {
         return Err(ApiError::field("path", NOT_UTF8));
     }

@@ -124,14 +124,9 @@ impl Bus {
         }
     }
 
-    /// Commits a delivery. Returns at once; commits of one instance keep their order.
-    pub fn commit(&self, permit: Permit, commit: DeliveryCommit) -> Ticket {
-        self.commit_told(permit, commit, drop)
-    }
-
-    /// As [`Bus::commit`]. `written` gets the state it writes, before anybody else can see it; not where a
-    /// memory bus drops it.
-    pub fn commit_told(
+    /// Commits a delivery. Returns at once; commits of one instance keep their order. `written` gets the
+    /// state it writes, before anybody else can see it; not where a memory bus drops it.
+    pub fn commit(
         &self,
         permit: Permit,
         commit: DeliveryCommit,
@@ -182,7 +177,7 @@ impl Bus {
         written: impl FnOnce(Vec<StateWrite>),
     ) {
         let Outbox::Durable(outbox) = outbox else {
-            drop(self.commit_told(Permit::Memory, commit, written));
+            drop(self.commit(Permit::Memory, commit, written));
             return;
         };
         match outbox.push(&commit) {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use super::codec::{DecodeError, Salt};
 use super::dedup::{Dedup, IdHasher};
-use super::disk::{Disk, publish_file};
+use super::disk::{Disk, names_in, publish_file};
 use super::error::OpenError;
 use super::heads::Heads;
 use super::index::{
@@ -31,10 +31,7 @@ impl Folders {
     /// # Errors
     /// The disk's.
     pub(super) fn index_numbers(&self, disk: &dyn Disk) -> Result<Vec<u32>, OpenError> {
-        let names = match disk.list(&self.index) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
-            names => names.map_err(Self::io(&self.index))?,
-        };
+        let names = names_in(disk, &self.index).map_err(Self::io(&self.index))?;
         let number = |name: &String| name.strip_suffix(INDEX_SUFFIX)?.parse().ok();
         let mut numbers: Vec<u32> = names.iter().filter_map(number).collect();
         numbers.sort_unstable();

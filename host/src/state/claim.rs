@@ -70,9 +70,7 @@ impl Claim {
     pub(super) fn take(&self) -> Usage {
         std::mem::take(&mut lock(&self.claimed).usage)
     }
-}
 
-impl Claim {
     /// Gives all of it back.
     fn give_back(&self) {
         let Claimed { usage, .. } = std::mem::take(&mut *lock(&self.claimed));

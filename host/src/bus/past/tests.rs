@@ -86,7 +86,7 @@ async fn complete(bus: &Bus, owner: Owner, position: Position, writes: Vec<State
         park: false,
     };
     let permit = bus.reserve(owner.instance, 10_000).await.unwrap();
-    let committed = bus.commit(permit, commit).done().await.unwrap();
+    let committed = bus.commit(permit, commit, drop).done().await.unwrap();
     Done { owner, position, commit: committed.commit, time_ms: committed.recorded_ms, writes }
 }
 

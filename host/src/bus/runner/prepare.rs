@@ -46,20 +46,21 @@ pub(super) fn commit_bytes(version: &Version) -> usize {
 }
 
 /// As [`commit_bytes`], of a certain event.
-pub(super) fn commit_bytes_for(version: &Version, event: &Event) -> usize {
+fn commit_bytes_for(version: &Version, event: &Event) -> usize {
     let emits_max = version.limits.emits_max;
     let long = deliver::long_taken_over(&version.deliverer, event, emits_max);
     commit_bytes(version).saturating_add(long)
 }
 
 impl Runner {
-    /// Waits for what a delivery goes on from, and for room for what it may send and record.
+    /// Waits for what a delivery goes on from, and for room for what it may send and record. Gives the
+    /// bytes of that in the lane.
     pub(super) async fn room(
         &self,
         version: &Version,
         event: &Event,
         outbox: &Outbox,
-    ) -> Result<(), Stopped> {
+    ) -> Result<usize, Stopped> {
         // First of all: after a start this can take a while, in which others can use the room.
         if event.key.is_some() && !self.bus.values().is_filled() {
             tokio::select! {
@@ -74,7 +75,8 @@ impl Runner {
             }
         }
         let bytes = commit_bytes_for(version, event);
-        Ok(self.bus.reserve_in(outbox, (self.instance, bytes)).await?)
+        self.bus.reserve_in(outbox, (self.instance, bytes)).await?;
+        Ok(bytes)
     }
 
     /// The newest form of an event, or how its delivery fails. Whoever stops does not wait for an upcaster

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use super::fires::timers_set;
-use super::prepare::commit_bytes_for;
 use super::shadow::Beside;
 use super::worker::{Delivered, Hand, Worker};
 use super::{Runner, Version, breaker};
@@ -109,8 +108,7 @@ impl Runner {
             self.until_earlier_are_folded().await?;
         }
         let shape = self.newest(&event).await?;
-        self.room(version, &event, outbox).await?;
-        hand.needs(commit_bytes_for(version, &event));
+        hand.needs(self.room(version, &event, outbox).await?);
         if self.serves(&event).await? == Serves::Nothing {
             self.pass_over(
                 &version.deliverer,
@@ -320,7 +318,7 @@ impl Runner {
             self.bus.commit_untold(outbox, commit, push_pending);
             return Ending { finish, told: None };
         };
-        let ticket = Some(self.bus.commit_told(outbox.permit(), commit, push_pending));
+        let ticket = Some(self.bus.commit(outbox.permit(), commit, push_pending));
         let told = Some(Told { effects, ticket, dead, parked: park, again_ms: None });
         Ending { finish, told }
     }

@@ -153,7 +153,7 @@ fn of_a_delivery_whose_events_are_dropped_nothing_is_seen() {
         if untold {
             bus.commit_untold(&bus.outbox(), dropped, write);
         } else {
-            let ticket = bus.commit_told(bus.outbox().permit(), dropped, write);
+            let ticket = bus.commit(bus.outbox().permit(), dropped, write);
             assert!(matches!(ticket, Ticket::Memory(Err(_))));
         }
         assert_eq!(bus.values().get(&owner("k"), "n", 0).unwrap(), None, "as people see it");

@@ -206,6 +206,17 @@ pub fn publish_file(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<()
     disk.sync_dir(path.parent().unwrap_or(Path::new(".")))
 }
 
+/// Names of the files in a directory, ascending; none where it is not there.
+///
+/// # Errors
+/// The disk's.
+pub fn names_in(disk: &dyn Disk, dir: &Path) -> io::Result<Vec<String>> {
+    match disk.list(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        names => names,
+    }
+}
+
 /// Reads exactly `len` bytes from `offset` on, or up to the end of the file.
 ///
 /// # Errors

@@ -10,7 +10,7 @@ use super::torn::next_valid;
 use super::{Folders, SealedSegment, damage};
 use crate::event::CommitNumber;
 use crate::log::codec::{DecodeError, FRAME_ALIGN, HEADER_BYTES, Header, RecordRef, Salt, Seal};
-use crate::log::disk::{Disk, DiskFile, read_up_to};
+use crate::log::disk::{Disk, DiskFile, names_in, read_up_to};
 use crate::log::error::OpenError;
 use crate::log::frame::Frame;
 use crate::log::segment::{
@@ -28,11 +28,8 @@ pub(super) fn missing(folders: &Folders, segment: u32, first_commit: u64) -> Ope
 
 /// The numbers of the segments there are: from 1, without a gap.
 pub(super) fn segment_numbers(disk: &dyn Disk, folders: &Folders) -> Result<Vec<u32>, OpenError> {
-    let names = match disk.list(&folders.segments) {
-        // Who only looks at a log does not make its folder.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-        names => names.map_err(Folders::io(&folders.segments))?,
-    };
+    // Who only looks at a log does not make its folder.
+    let names = names_in(disk, &folders.segments).map_err(Folders::io(&folders.segments))?;
     let mut numbers: Vec<u32> = names.iter().filter_map(|name| segment_number(name)).collect();
     numbers.sort_unstable();
     for (number, expected) in numbers.iter().zip(1..) {

@@ -107,9 +107,7 @@ impl Damage {
         let (kind, file) = (DamageKind::Content, file.to_owned());
         Self { kind, file, offset, bytes: None, what, commits: None, positions: None }
     }
-}
 
-impl Damage {
     /// What a start refuses a log for.
     ///
     /// # Errors

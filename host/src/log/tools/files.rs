@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::ToolError;
 use crate::log::codec::{FRAME_ALIGN, HEADER_BYTES, Header, Salt};
-use crate::log::disk::{Disk, DiskFile, LockError, LockGuard, publish_file, read_up_to};
+use crate::log::disk::{Disk, DiskFile, LockError, LockGuard, names_in, publish_file, read_up_to};
 use crate::log::recovery::{Folders, Proof};
 use crate::log::segment::{INDEX_DIR, SEGMENTS_DIR, segment_number};
 use crate::state::checkpoint;
@@ -119,10 +119,7 @@ impl<'d> BusFiles<'d> {
     /// Names of the files beside its segments, and those; none where the folder is not there.
     pub(super) fn names(&self) -> Result<Vec<String>, ToolError> {
         let dir = self.segments_dir();
-        match self.disk.list(dir) {
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
-            names => names.map_err(|source| io_error(dir, source)),
-        }
+        names_in(self.disk, dir).map_err(|source| io_error(dir, source))
     }
 
     /// The log that index files, key heads or a checkpoint are of.
