@@ -365,6 +365,7 @@ impl Bus {
     }
 
     pub(super) fn count(&self, completed: &[InstanceId]) {
+        let (_, folded) = self.folded();
         let progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
         for run in completed.chunk_by(|a, b| a == b) {
             let Some(progress) = run.first().and_then(|instance| progress.get(instance)) else {
@@ -374,7 +375,7 @@ impl Bus {
         }
         let safe: Vec<_> = progress
             .iter()
-            .filter_map(|(instance, progress)| Some((*instance, progress.take_safe()?)))
+            .filter_map(|(instance, progress)| Some((*instance, progress.take_safe(folded)?)))
             .collect();
         drop(progress);
         let mut ledger = self.ledger();

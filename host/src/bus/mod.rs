@@ -87,7 +87,9 @@ impl Bus {
         (ledger, values, applied): (Ledger, Arc<Values>, CommitNumber),
         state_dir: &Path,
     ) -> std::io::Result<Self> {
-        let (slots, suspects) = Slots::open(&state_dir.join("slots"))?;
+        let (slots, mut suspects) = Slots::open(&state_dir.join("slots"))?;
+        // What was delivered while it was written may not be in the log: other events get its positions.
+        suspects.retain(|suspect| suspect.position <= log.last_position());
         // What was folded before may be all there is.
         let whole = log.durable() <= applied;
         let position = if whole { log.last_position() } else { Position(0) };
@@ -234,6 +236,26 @@ impl Bus {
         match &self.store {
             Store::Durable(log) => EventSource::durable(log, position),
             Store::Memory { log, .. } => EventSource::memory(log, position),
+        }
+    }
+
+    /// As [`Bus::read_after`], for deliveries: events come as soon as they are numbered. Nothing that somebody
+    /// sees may rest on one that is not durable yet.
+    pub(super) fn deliver_after(&self, position: Position) -> EventSource<'_> {
+        match &self.store {
+            Store::Durable(log) => EventSource::numbered(log, position),
+            Store::Memory { log, .. } => EventSource::memory(log, position),
+        }
+    }
+
+    /// Waits until a position that was numbered is durable; at once on a memory bus. Cancel safe.
+    ///
+    /// # Errors
+    /// [`ReadError::Closed`]: it never will be.
+    pub(super) async fn until_durable(&self, position: Position) -> Result<(), ReadError> {
+        match &self.store {
+            Store::Durable(log) => log.until_durable(position).await,
+            Store::Memory { .. } => Ok(()),
         }
     }
 

@@ -12,7 +12,7 @@ use crate::schedule::core::Settled;
 ///
 /// The scheduler knows which positions are done with, but some of those commits may not be durable
 /// yet. As the commits of one plugin keep their order, it is enough to count them: what was noted
-/// after `submitted` commits is safe once that many were applied.
+/// after `submitted` commits is safe once that many were applied, and what was read is durable.
 #[derive(Debug, Default)]
 pub struct Progress {
     /// Counted by workers; the others by other threads.
@@ -81,10 +81,31 @@ impl Progress {
         *self.candidate.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    /// What was offered, once it is safe.
-    pub(super) fn take_safe(&self) -> Option<Settled> {
+    /// What was offered, once it is safe: all of it is folded, and so is the log up to there.
+    pub(super) fn take_safe(&self, folded: Position) -> Option<Settled> {
         let mut candidate = self.candidate.lock().unwrap_or_else(PoisonError::into_inner);
         let applied = self.applied.load(Ordering::SeqCst);
-        candidate.take_if(|(_, submitted)| *submitted <= applied).map(|(settled, _)| settled)
+        let is_safe = |(settled, submitted): &mut (Settled, u64)| {
+            *submitted <= applied && settled.low.max(settled.seen) <= folded
+        };
+        candidate.take_if(is_safe).map(|(settled, _)| settled)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mark_is_safe_once_its_commits_and_what_was_read_are_folded() {
+        let progress = Progress::default();
+        let settled = Settled { low: Position(3), seen: Position(5), back: Vec::new() };
+        progress.submit();
+        progress.offer(|| settled.clone());
+        assert_eq!(progress.take_safe(Position(5)), None, "a completion is not folded");
+        progress.fold(1);
+        assert_eq!(progress.take_safe(Position(4)), None, "what was read may be lost yet");
+        assert_eq!(progress.take_safe(Position(5)), Some(settled));
+        assert_eq!(progress.take_safe(Position(5)), None);
     }
 }

@@ -281,10 +281,10 @@ impl Runner {
         &self.metrics
     }
 
-    /// How far it has come.
+    /// How far it has come, as far as that is durable.
     #[must_use]
     pub fn cursor(&self) -> Cursor {
-        self.queue.cursor()
+        self.queue.cursor().within(self.bus.last_position())
     }
 
     /// Deliveries in progress: those that run, and those whose effects nobody can see yet because

@@ -6,7 +6,7 @@ use tokio::sync::watch;
 
 use super::memory::MemoryLog;
 use crate::event::{Event, Heading, Position};
-use crate::log::{Frame, FrameReader, Log, ReadError};
+use crate::log::{Frame, FrameReader, Log, NumberedFrames, ReadError};
 
 /// Events taken from a ring at a time.
 const RING_BATCH_MAX: usize = 1024;
@@ -17,6 +17,13 @@ pub enum EventSource<'a> {
     Durable {
         /// Where they come from.
         frames: FrameReader,
+        /// Events at or below it were asked not to be seen.
+        after: Position,
+    },
+    /// Frames of a durable log, for deliveries: the last one may not be durable yet.
+    Numbered {
+        /// Where they come from.
+        frames: NumberedFrames,
         /// Events at or below it were asked not to be seen.
         after: Position,
     },
@@ -90,6 +97,11 @@ impl<'a> EventSource<'a> {
         Self::Durable { frames, after }
     }
 
+    pub(super) fn numbered(log: &Log, after: Position) -> Self {
+        let frames = log.numbered_from_position(Position(after.0.saturating_add(1)));
+        Self::Numbered { frames, after }
+    }
+
     pub(super) fn memory(log: &'a MemoryLog, after: Position) -> Self {
         Self::Memory { log, last: log.last(), after }
     }
@@ -101,9 +113,13 @@ impl<'a> EventSource<'a> {
     pub async fn next(&mut self) -> Result<Batch, ReadError> {
         match self {
             Self::Durable { frames, after } => loop {
-                let frame = frames.next().await?;
-                if frame.headings()?.next_back().is_some_and(|last| last.position > *after) {
-                    return Ok(Batch::Frame { frame, after: *after });
+                if let Some(batch) = behind(frames.next().await?, *after)? {
+                    return Ok(batch);
+                }
+            },
+            Self::Numbered { frames, after } => loop {
+                if let Some(batch) = behind(frames.next().await?, *after)? {
+                    return Ok(batch);
                 }
             },
             Self::Memory { log, last, after } => loop {
@@ -119,4 +135,10 @@ impl<'a> EventSource<'a> {
             },
         }
     }
+}
+
+/// The events of a frame behind a position, if there are any.
+fn behind(frame: Arc<Frame>, after: Position) -> Result<Option<Batch>, ReadError> {
+    let is_behind = frame.headings()?.next_back().is_some_and(|last| last.position > after);
+    Ok(is_behind.then_some(Batch::Frame { frame, after }))
 }

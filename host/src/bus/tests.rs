@@ -17,4 +17,5 @@ mod rewind;
 mod swap;
 mod timers;
 mod unreadable;
+mod unsynced;
 mod world;

@@ -53,7 +53,7 @@ pub use ingest::Publish;
 pub use lanes::EffectsPermit;
 pub use options::{CheckRest, ClockGap, LogOptions};
 pub use outbox::{OUTBOX_BYTES, Outbox};
-pub use reader::FrameReader;
+pub use reader::{FrameReader, NumberedFrames};
 pub use recovery::CutReport;
 pub use start::{OpenTimes, Opened};
 pub use stats::LogStats;
@@ -258,6 +258,29 @@ impl Log {
     #[must_use]
     pub fn frames_from_position(&self, position: Position) -> FrameReader {
         FrameReader::from_position(self.shared().clone(), position)
+    }
+
+    /// Reads frames from the one that holds a position, each as soon as it is numbered.
+    #[must_use]
+    pub fn numbered_from_position(&self, position: Position) -> NumberedFrames {
+        NumberedFrames::from_position(self.shared().clone(), position)
+    }
+
+    /// Waits until a position that was numbered is durable. Cancel safe.
+    ///
+    /// # Errors
+    /// [`ReadError::Closed`]: it never will be.
+    pub async fn until_durable(&self, position: Position) -> Result<(), ReadError> {
+        let shared = self.shared();
+        if shared.durable_position() >= position {
+            return Ok(());
+        }
+        let (mut durable, mut ended) = (shared.durable.subscribe(), shared.ended.subscribe());
+        tokio::select! {
+            biased;
+            _ = durable.wait_for(|_| shared.durable_position() >= position) => Ok(()),
+            _ = ended.wait_for(|ended| *ended) => Err(ReadError::Closed),
+        }
     }
 
     /// The durable frame that holds a commit; none: it is not durable, or not there.

@@ -26,6 +26,17 @@ pub struct FrameReader {
     scan: Option<SegmentScan>,
 }
 
+/// Reads frames in order, each as soon as it is numbered: the last one may be on its way to the disk
+/// yet, and never come there.
+///
+/// For deliveries alone. Their effects stand behind what they were made of, in the same log: so they are lost
+/// where that is.
+#[derive(Debug)]
+pub struct NumberedFrames {
+    durable: FrameReader,
+    numbered: watch::Receiver<Option<Arc<Frame>>>,
+}
+
 /// What the next frame must hold or come after.
 #[derive(Debug, Clone, Copy)]
 enum From {
@@ -93,8 +104,27 @@ impl FrameReader {
                 frame
             }
         };
-        self.from = From::Commit(CommitNumber(frame.header().next_commit()));
+        self.go_behind(&frame);
         Some(frame)
+    }
+
+    fn go_behind(&mut self, frame: &Frame) {
+        self.from = From::Commit(CommitNumber(frame.header().next_commit()));
+    }
+
+    /// Whether a frame is, or holds, the next one.
+    fn wants(&self, frame: &Frame) -> bool {
+        match self.from {
+            From::Commit(commit) => (frame.first_commit()..=frame.last_commit()).contains(&commit),
+            From::Position(position) => {
+                let positions = frame.first_position().zip(frame.last_position());
+                positions.is_some_and(|(first, last)| (first..=last).contains(&position))
+            }
+        }
+    }
+
+    fn has_next(&self) -> bool {
+        !self.ready.is_empty() || self.is_behind()
     }
 
     /// Whether there are durable frames that were not given out.
@@ -113,6 +143,40 @@ impl FrameReader {
         self.scan = Some(scan);
         self.ready = frames;
         Ok(())
+    }
+}
+
+impl NumberedFrames {
+    pub(super) fn from_position(shared: Arc<Shared>, position: Position) -> Self {
+        let numbered = shared.numbered.subscribe();
+        Self { durable: FrameReader::from_position(shared, position), numbered }
+    }
+
+    /// The next frame; waits for it. The first one holds the position asked for, and may start before
+    /// it. Cancel safe: a dropped call loses no frame.
+    ///
+    /// # Errors
+    /// As [`FrameReader::next`].
+    pub async fn next(&mut self) -> Result<Arc<Frame>, ReadError> {
+        loop {
+            // Before the look at what is durable: whatever is durable by then is no news here.
+            let numbered = self.numbered.borrow_and_update().clone();
+            let has_ended = *self.durable.ended.borrow_and_update();
+            if self.durable.has_next() {
+                return self.durable.next().await;
+            }
+            if let Some(frame) = numbered.filter(|frame| self.durable.wants(frame)) {
+                self.durable.go_behind(&frame);
+                return Ok(frame);
+            }
+            if has_ended {
+                return Err(ReadError::Closed);
+            }
+            tokio::select! {
+                _ = self.numbered.changed() => {}
+                _ = self.durable.ended.changed() => {}
+            }
+        }
     }
 }
 

@@ -1,7 +1,8 @@
 //! What the writer, the readers and everybody who holds the log have in common.
 //!
-//! Rule: a reader sees durable frames only. The writer settles a group in one order: tables, index,
-//! tail, the durable mark, and only then the answers; so whoever has an answer finds what it is about.
+//! Rule: a reader sees durable frames only, but for the one that feeds deliveries
+//! ([`super::NumberedFrames`]). The writer settles a group in one order: tables, index, tail, the durable
+//! mark, and only then the answers; so whoever has an answer finds what it is about.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -44,6 +45,8 @@ pub(super) struct Shared {
     pub(super) recent: Recent,
     pub(super) index: LogIndex,
     pub(super) tail: Tail,
+    /// The last frame that was numbered: durable already, or the one that is being written.
+    pub(super) numbered: watch::Sender<Option<Arc<Frame>>>,
     pub(super) durable: watch::Sender<CommitNumber>,
     pub(super) durable_position: AtomicU64,
     pub(super) failure: watch::Sender<Option<LogFailure>>,
@@ -128,6 +131,8 @@ impl Shared {
             known.get_or_insert(failure.clone());
             is_first
         });
+        // What was being written may never be durable.
+        self.numbered.send_replace(None);
         if is_first {
             tracing::error!(%failure, "the log takes no more");
         }

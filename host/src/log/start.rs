@@ -74,7 +74,7 @@ struct Begun {
     segment: OpenSegment,
     sealed: Vec<SealedSegment>,
     unchecked: usize,
-    frame: Frame,
+    frame: Arc<Frame>,
 }
 
 /// Opens the log in a bus folder, making one where there is none, and does something beside it once its
@@ -116,7 +116,7 @@ pub(super) fn open<T: Send>(
         Ok::<_, OpenError>((shared, beside))
     })?;
     let last_position = Position(begun.frame.header().next_position().saturating_sub(1));
-    let _ = make_known(&shared, Arc::new(begun.frame));
+    let _ = make_known(&shared, begun.frame);
     let thread = |source| OpenError::Io { path: shared.folders.bus.clone(), source };
     behind::read_identities(&shared).map_err(thread)?;
     if options.check_rest == CheckRest::AtOnce {
@@ -214,7 +214,7 @@ fn begin(
     let mut builder = FrameBuilder::default();
     builder.push(&record, std::iter::empty());
     let header = segment.header(epoch, time_ms);
-    let (frame, offset, _) = segment.append(&mut builder, header).map_err(failed)?;
+    let (frame, offset, _) = segment.append(&mut builder, header, |_| ()).map_err(failed)?;
     let mut index =
         index.unwrap_or_else(|| SegmentIndexBuilder::new(SegmentBase::of(frame.header())));
     index.add_frame(&frame, offset, &IdHasher::new(&log_id)).map_err(|error| {
@@ -345,6 +345,7 @@ fn share(
         recent: Recent::new(dedup),
         index,
         tail: Tail::new(options.tail_bytes),
+        numbered: watch::Sender::new(None),
         durable: watch::Sender::new(CommitNumber(0)),
         durable_position: AtomicU64::new(0),
         failure: watch::Sender::new(None),

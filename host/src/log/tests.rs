@@ -3,6 +3,7 @@
 mod crash;
 mod damage;
 mod lagging;
+mod numbered;
 mod opening;
 mod outbox;
 mod refusals;

@@ -1,8 +1,8 @@
 //! The one thread that writes: gathers what waits, numbers it, writes once, syncs once, settles,
 //! answers. While it syncs, the lanes fill up with the next group.
 //!
-//! Rule: at most one frame is unsynced, and no answer is given before the sync. The first write or
-//! sync that fails ends it.
+//! Rule: at most one frame is unsynced, and no answer is given before the sync. All that gets a frame
+//! earlier are deliveries, whose effects come behind it. The first write or sync that fails ends it.
 
 use std::io;
 use std::sync::Arc;
@@ -270,14 +270,15 @@ impl Writer {
     /// proof, and when the sync was through.
     fn append(&mut self, time_ms: u64) -> Result<Option<(Proof, Instant)>, LogFailure> {
         let header = self.segment.header(self.shared.epoch, time_ms);
-        let appended = self.segment.append(&mut self.builder, header);
+        let appended = self.segment.append(&mut self.builder, header, |frame| {
+            self.shared.numbered.send_replace(Some(Arc::clone(frame)));
+        });
         let (frame, offset, durable) = appended.map_err(|error| LogFailure::Write {
             path: error.path,
             why: error.source.to_string(),
         })?;
         let synced = Instant::now();
         self.group.settle(self.shared.recent.get(), &self.shared.heads, frame.time_ms());
-        let frame = Arc::new(frame);
         let index_is_behind = self.index(&frame, offset)?;
         let counters = &self.shared.counters;
         let header = *frame.header();

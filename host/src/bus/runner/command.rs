@@ -50,7 +50,7 @@ impl Runner {
         let Some(expected) = command::expected(event).filter(|_| command::is_command(event)) else {
             return Ok(None);
         };
-        self.until_earlier_are_folded().await?;
+        self.until_it_stands(event.position).await?;
         let actual = event.key.as_ref().map_or(KeySequence(0), |key| self.bus.head(key));
         if actual == expected {
             return Ok(None);
@@ -68,10 +68,12 @@ impl Runner {
         }))
     }
 
-    /// Waits until everything that this plugin has committed so far is durable and folded: the key's
-    /// own earlier deliveries among it, as this delivery owns the key.
-    pub(super) async fn until_earlier_are_folded(&self) -> Result<(), Stopped> {
+    /// Waits until a delivery rests on nothing that a crash could take back: its event is durable, and
+    /// everything that this plugin has committed so far is so and folded. The key's own earlier deliveries
+    /// are among it, as this delivery owns the key.
+    pub(super) async fn until_it_stands(&self, position: Position) -> Result<(), Stopped> {
         let Some(log) = self.bus.log() else { return Ok(()) };
+        log.until_durable(position).await?;
         let mut applied = self.bus.applied();
         let (submitted, _) = self.progress.counts();
         let folded = async {

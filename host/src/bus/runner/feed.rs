@@ -27,7 +27,7 @@ impl Runner {
     /// Reads the bus from `seen` on and offers what the plugin subscribes to, until stopped.
     pub(super) async fn feed(self: Arc<Self>, seen: Position, mut swaps: mpsc::Receiver<Swap>) {
         let bus = Arc::clone(&self.bus);
-        let mut source = bus.read_after(seen);
+        let mut source = bus.deliver_after(seen);
         let mut fed =
             Fed { scanned: seen, end: self.rebuilt.awaited(), horizon: Horizon::default() };
         self.progress.scan(seen);
@@ -58,7 +58,7 @@ impl Runner {
                         return;
                     }
                     // From the disk once more: what was read of it may be what is wrong.
-                    source = bus.read_after(fed.scanned);
+                    source = bus.deliver_after(fed.scanned);
                 }
             }
         }
@@ -209,6 +209,7 @@ impl Runner {
     }
 
     async fn refill(&self, drain: &Drain) -> Result<(), ReadError> {
+        self.bus.until_durable(drain.to).await?;
         let mut positions = self.bus.key_positions(&drain.key, drain.from, drain.limit).await?;
         // As many as were asked for, all of them wanted: there may be more.
         let more = positions.len() >= drain.limit;

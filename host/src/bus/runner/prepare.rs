@@ -9,6 +9,7 @@ use crate::bus::memory::MemoryLog;
 use crate::bus::{Outbox, deliver};
 use crate::effects::{Effects, Outcome};
 use crate::event::Event;
+use crate::log::ReadError;
 use crate::log::record::Mode;
 use crate::schedule::core::Assignment;
 use crate::state::cold::ColdError;
@@ -53,6 +54,19 @@ fn commit_bytes_for(version: &Version, event: &Event) -> usize {
 }
 
 impl Runner {
+    /// The event to be delivered; none: a memory bus dropped it.
+    pub(super) async fn input(
+        &self,
+        assignment: &Assignment<Arc<Event>>,
+    ) -> Result<Option<Arc<Event>>, ReadError> {
+        if let Some(event) = &assignment.item {
+            return Ok(Some(Arc::clone(event)));
+        }
+        // It waits after an attempt that may have failed before it was durable.
+        self.bus.until_durable(assignment.position).await?;
+        self.bus.event(assignment.position).await
+    }
+
     /// Waits for what a delivery goes on from, and for room for what it may send and record. Gives the
     /// bytes of that in the lane.
     pub(super) async fn room(

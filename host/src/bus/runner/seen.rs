@@ -63,7 +63,7 @@ impl Runner {
 
     fn look_at_state(&self, key: Option<&Key>) -> Result<Snapshot, ColdError> {
         // The scheduler first: what it knows to be over was handed to the log before.
-        let low = self.queue.cursor().low;
+        let low = self.cursor().low;
         self.progress.offer(|| self.queue.with(|core| core.settled()));
         let (submitted, _) = self.progress.counts();
         // While the ledger is locked nothing is folded, so values and ledger are of one commit.
@@ -143,7 +143,7 @@ impl Runner {
         if self.bus.ledger().instance(self.instance).is_some_and(known) {
             return Ok(true);
         }
-        if self.queue.cursor().scanned < position {
+        if self.cursor().scanned < position {
             return Ok(false);
         }
         let subscriptions = self.subscriptions.load_full();

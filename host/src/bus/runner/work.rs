@@ -88,13 +88,8 @@ impl Runner {
     ) -> Result<Delivered, Stopped> {
         let Hand { outbox, lease, .. } = hand;
         let assignment = lease.assignment();
-        let event = match &assignment.item {
-            Some(event) => Arc::clone(event),
-            None => match self.bus.event(assignment.position).await? {
-                Some(event) => event,
-                // Only a memory bus that dropped it comes here.
-                None => return Ok(self.pass_over_dropped(assignment)),
-            },
+        let Some(event) = self.input(assignment).await? else {
+            return Ok(self.pass_over_dropped(assignment));
         };
         let Assignment { again, .. } = *assignment;
         // What ran when the host died may be what killed it: that attempt counts.
@@ -105,7 +100,7 @@ impl Runner {
         let refused = self.refused_command(&event).await?;
         // What leaves the host must not rest on what a crash could take back.
         if version.outside.is_some() {
-            self.until_earlier_are_folded().await?;
+            self.until_it_stands(event.position).await?;
         }
         let shape = self.newest(&event).await?;
         hand.needs(self.room(version, &event, outbox).await?);

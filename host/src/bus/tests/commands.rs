@@ -1,6 +1,8 @@
 //! Commands: each runs once however often it is sent, and its answer is what the log says.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -139,6 +141,7 @@ async fn a_command_that_ran_when_the_host_died_runs_and_answers_who_asks_again()
             answer = &mut sending => panic!("{answer:?}"),
             () = old.until_handed("slow") => {}
         }
+        old.bus.until_durable(Position(1)).await.unwrap();
         old.script.endless.lock().unwrap().clear();
         let world = old.crash(Crash::LosesAll, from).await;
         let answer = send(&world, once("a", "slow", "i-1")).await.unwrap();
@@ -210,4 +213,28 @@ async fn a_command_that_may_not_run_is_not_in_the_log_and_may_come_again() {
     assert!(again.repeated);
     assert_eq!(world.bus.ledger().instance(PLUGIN).unwrap().outcomes[0], 1);
     world.stop().await;
+}
+
+/// Of an event that the plugin does not even subscribe to, and that is written together with the command.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_condition_counts_what_is_written_together_with_the_command() {
+    let world = Arc::new(World::with("[subscribe]\ntypes = [\"thing.else\"]\n").await);
+    world.disk.hold_syncs();
+    let first = world.publishing(&["x1"]);
+    while !world.disk.holds_a_sync() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let second = world.publishing(&["a1"]);
+    let (sender, expected) = (Arc::clone(&world), Some(KeySequence(1)));
+    let answer = tokio::spawn(async move {
+        send(&sender, Command { expected, ..command("a", "two") }).await.unwrap()
+    });
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    world.disk.release_a_sync();
+    first.await.unwrap().unwrap();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert!(world.script.deliveries("two").is_empty() && !second.is_finished());
+    world.disk.release_syncs();
+    assert_eq!(body(&answer.await.unwrap()), "two");
+    Arc::into_inner(world).unwrap().stop().await;
 }

@@ -10,6 +10,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tempfile::TempDir;
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::clock::TurnedClock;
@@ -28,7 +29,7 @@ use crate::event::{
 };
 use crate::log::disk::sim::{Crash, SimDisk};
 use crate::log::record::{Control, ControlRecord};
-use crate::log::{Log, LogOptions, Publish};
+use crate::log::{AppendError, Appended, Log, LogOptions, Publish};
 use crate::metrics::Metrics;
 use crate::plugin::Manifest;
 use crate::schedule::pool::GuestPool;
@@ -284,8 +285,17 @@ impl World {
     }
 
     pub(super) async fn publish(&self, ids: &[&str]) {
+        self.publishing(ids).await.unwrap().unwrap();
+    }
+
+    /// Publishes meanwhile.
+    pub(super) fn publishing(
+        &self,
+        ids: &[&str],
+    ) -> JoinHandle<Result<Vec<Appended>, AppendError>> {
         let batch = ids.iter().map(|id| Publish { event: event(id), expected: None }).collect();
-        self.bus.publish(batch).await.unwrap();
+        let bus = Arc::clone(&self.bus);
+        tokio::spawn(async move { bus.publish(batch).await })
     }
 
     /// Waits until something is true of what is applied.

@@ -58,6 +58,7 @@ struct State {
     direct_reads: u64,
     faults: Vec<Fault>,
     syncs_held: bool,
+    syncs_released: u32,
     waits_for_sync: bool,
 }
 
@@ -148,6 +149,12 @@ impl SimDisk {
     /// Keeps syncs of files waiting until [`Self::release_syncs`].
     pub fn hold_syncs(&self) {
         self.state().syncs_held = true;
+    }
+
+    /// Lets one sync go on, that waits or comes next.
+    pub fn release_a_sync(&self) {
+        self.state().syncs_released += 1;
+        self.released.notify_all();
     }
 
     /// Lets the syncs go on.
@@ -347,11 +354,12 @@ impl DiskFile for SimFile {
 
     fn sync_data(&self) -> io::Result<()> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        while state.syncs_held {
+        while state.syncs_held && state.syncs_released == 0 {
             state.waits_for_sync = true;
             state = self.released.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         state.waits_for_sync = false;
+        state.syncs_released = state.syncs_released.saturating_sub(1);
         let step = state.step();
         state.syncs += u64::from(step.is_ok());
         let file = state.file(self.number)?;

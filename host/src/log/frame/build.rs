@@ -5,7 +5,7 @@
 
 use std::io;
 use std::ops::Range;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use bytes::BytesMut;
 
@@ -69,18 +69,31 @@ impl Unwritten {
         self.start..self.start.saturating_add(len)
     }
 
-    /// Writes it.
+    /// Writes it, and gives the frame. `show` gets it as early as can be: a large one is written from where
+    /// it stands, and nobody may look at that meanwhile.
     ///
     /// # Errors
     /// The disk's.
-    pub fn write(&mut self, file: &dyn DiskFile, offset: u64) -> io::Result<()> {
+    pub fn write(
+        mut self,
+        file: &dyn DiskFile,
+        offset: u64,
+        show: impl FnOnce(&Arc<Frame>),
+    ) -> io::Result<Arc<Frame>> {
+        if self.frame_bytes() < WITHIN_BYTES_MIN as u64 {
+            let frame = Arc::new(self.whole());
+            show(&frame);
+            file.write_at(&frame.bytes, offset)?;
+            return Ok(frame);
+        }
         let place = self.place();
-        file.write_within(&mut self.buffer, place, offset)
+        file.write_within(&mut self.buffer, place, offset)?;
+        let frame = Arc::new(self.whole());
+        show(&frame);
+        Ok(frame)
     }
 
-    /// The frame.
-    #[must_use]
-    pub fn written(self) -> Frame {
+    fn whole(self) -> Frame {
         let place = self.place();
         let memory = self.buffer.capacity();
         let buffer = self.buffer.freeze();
@@ -185,7 +198,7 @@ impl FrameBuilder {
     /// Makes the frame. `header` says all but counts and lengths; a seal is the one record pushed.
     #[must_use]
     pub fn build(&mut self, header: Header, salt: Salt) -> Frame {
-        self.finish(header, salt).written()
+        self.finish(header, salt).whole()
     }
 
     /// As [`Self::build`], for whoever writes it first.

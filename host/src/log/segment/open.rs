@@ -163,7 +163,8 @@ impl OpenSegment {
         }
     }
 
-    /// Writes one frame with one write, and syncs once. Gives where it starts.
+    /// Writes one frame with one write, and syncs once. Gives where it starts. `show` gets it before it is
+    /// durable.
     ///
     /// # Errors
     /// What is on the disk is not known then: nothing may be written after it.
@@ -171,11 +172,12 @@ impl OpenSegment {
         &mut self,
         builder: &mut FrameBuilder,
         header: Header,
-    ) -> Result<(Frame, u64, Durable), SegmentError> {
-        let mut frame = builder.finish(header, self.salt);
+        show: impl FnOnce(&Arc<Frame>),
+    ) -> Result<(Arc<Frame>, u64, Durable), SegmentError> {
+        let frame = builder.finish(header, self.salt);
         let offset = self.end;
-        let durable = self.write(&mut frame).map_err(|source| self.failed(source))?;
-        let frame = frame.written();
+        let written = self.write(frame, show);
+        let (frame, durable) = written.map_err(|source| self.failed(source))?;
         if !frame.header().is_seal() {
             self.count(&frame);
         }
@@ -184,7 +186,11 @@ impl OpenSegment {
         Ok((frame, offset, durable))
     }
 
-    fn write(&mut self, frame: &mut Unwritten) -> io::Result<Durable> {
+    fn write(
+        &mut self,
+        frame: Unwritten,
+        show: impl FnOnce(&Arc<Frame>),
+    ) -> io::Result<(Arc<Frame>, Durable)> {
         if frame.frame_bytes() > FRAME_BYTES_MAX as u64 {
             // Nobody could read it, nor anything behind it.
             return Err(io::Error::other("the frame is larger than frames can be"));
@@ -193,9 +199,9 @@ impl OpenSegment {
         if planted!(AcknowledgesBeforeSync) {
             self.file.sync_data()?;
         }
-        frame.write(&*self.file, self.end)?;
+        let frame = frame.write(&*self.file, self.end, show)?;
         self.sync(frame.header().is_seal())?;
-        Ok(Durable(()))
+        Ok((frame, Durable(())))
     }
 
     fn sync(&self, seals: bool) -> io::Result<()> {
@@ -252,7 +258,7 @@ impl OpenSegment {
         epoch: u32,
         time_ms: u64,
         clean_stop: bool,
-    ) -> Result<Frame, SegmentError> {
+    ) -> Result<Arc<Frame>, SegmentError> {
         let seal = Seal { clean_stop, bytes: self.end, ..self.seal };
         let mut encoded = Encoded::default();
         let fill = encoded.seal(&seal).and_then(|()| encoded.finish());
@@ -260,7 +266,7 @@ impl OpenSegment {
         let mut builder = FrameBuilder::default();
         builder.push(&encoded, std::iter::empty());
         let header = Header { flags: FLAG_SEAL, ..self.header(epoch, time_ms) };
-        let (frame, ..) = self.append(&mut builder, header)?;
+        let (frame, ..) = self.append(&mut builder, header, |_| ())?;
         let cut = self.file.set_len(sealed_len(self.end)).and_then(|()| self.sync(true));
         cut.map_err(|source| self.failed(source))?;
         Ok(frame)

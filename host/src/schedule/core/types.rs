@@ -140,3 +140,13 @@ pub struct Cursor {
     /// Whether some of them are being searched for, or about to be.
     pub draining: bool,
 }
+
+impl Cursor {
+    /// The same, with no mark above a position.
+    #[must_use]
+    pub fn within(self, last: Position) -> Self {
+        let (scanned, low, seen) =
+            (self.scanned.min(last), self.low.min(last), self.seen.min(last));
+        Self { scanned, low, seen, ..self }
+    }
+}

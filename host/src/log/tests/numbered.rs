@@ -1,0 +1,99 @@
+//! Frames on their way to the disk: who gets them before they are there, and that nobody misses any.
+
+use std::sync::Arc;
+
+use super::support::*;
+use crate::event::{CommitNumber, Position};
+use crate::log::disk::sim::{Fault, SimDisk};
+use crate::log::{AppendError, Appended, Log, LogOptions, NumberedFrames, Publish, ReadError};
+
+type Publisher = tokio::task::JoinHandle<Result<Vec<Appended>, AppendError>>;
+
+fn publishing(log: &Log, id: &str) -> Publisher {
+    let (log, id) = (log.clone(), id.to_owned());
+    tokio::spawn(async move { log.ingest(vec![publish(&id, "a")]).await })
+}
+
+async fn ids(frames: &mut NumberedFrames) -> Vec<String> {
+    let events = frames.next().await.unwrap().events().unwrap();
+    events.iter().map(|event| event.id.to_string()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_numbered_frame_is_given_once_and_before_it_is_durable() {
+    let disk = SimDisk::new();
+    let log = open(&disk).log;
+    let mut numbered = log.numbered_from_position(Position(1));
+    let mut durable = log.frames_from_position(Position(1));
+    for id in ["1", "2", "3"] {
+        disk.hold_syncs();
+        let published = publishing(&log, id);
+        assert_eq!(ids(&mut numbered).await, [id]);
+        assert!(durable.try_next().is_none());
+        let mut from_here = log.numbered_from_position(Position(id.parse().unwrap()));
+        assert_eq!(ids(&mut from_here).await, [id], "for who comes while it is written");
+        disk.release_syncs();
+        published.await.unwrap().unwrap();
+        assert_eq!(durable.next().await.unwrap().events().unwrap().len(), 1);
+    }
+    let mut late = log.numbered_from_position(Position(2));
+    assert_eq!((ids(&mut late).await, ids(&mut late).await), (vec!["2".into()], vec!["3".into()]));
+    log.until_durable(Position(3)).await.unwrap();
+    let (closed, never) = tokio::join!(log.close(), log.until_durable(Position(4)));
+    closed.unwrap();
+    assert!(matches!(never, Err(ReadError::Closed)), "{never:?}");
+    assert!(matches!(numbered.next().await, Err(ReadError::Closed)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_frame_that_could_not_be_written_is_given_to_nobody_who_comes_later() {
+    let disk = SimDisk::new();
+    let log = open(&disk).log;
+    disk.inject(Fault::FailsAt(disk.operations() + 1));
+    publishing(&log, "1").await.unwrap().unwrap_err();
+    let mut numbered = log.numbered_from_position(Position(1));
+    assert!(matches!(numbered.next().await, Err(ReadError::Closed)));
+    assert!(matches!(log.until_durable(Position(1)).await, Err(ReadError::Closed)));
+}
+
+/// Small frames and such as are written from where they stand, to readers that keep up, lag, begin
+/// somewhere, and read what has left memory.
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_reads_misses_nothing_and_gets_nothing_twice() {
+    let disk = SimDisk::new();
+    let options = LogOptions { segment_bytes: 8 << 20, tail_bytes: 64 << 10, ..options() };
+    let log = try_open(&disk, options).unwrap().log;
+    let count: u64 = 400;
+    let readers: Vec<_> = [1, 1, 2, 57, 300]
+        .into_iter()
+        .enumerate()
+        .map(|(reader, first)| {
+            let mut frames = log.numbered_from_position(Position(first));
+            tokio::spawn(async move {
+                let (mut next, mut commit) = (first, CommitNumber(0));
+                while next <= count {
+                    let frame = frames.next().await.unwrap();
+                    assert!(frame.first_commit() > commit, "frames are in order");
+                    commit = frame.last_commit();
+                    for event in frame.events().unwrap() {
+                        assert!(event.position.0 == next || event.position.0 < first);
+                        next = event.position.0 + 1;
+                    }
+                    if reader % 2 == 1 && next % 50 < 3 {
+                        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                    }
+                }
+            })
+        })
+        .collect();
+    for number in 1..=count {
+        let bytes = if number % 80 == 7 { 3 << 20 } else { 500 };
+        let data = Arc::<str>::from(format!("\"{}\"", "x".repeat(bytes)));
+        let event = event(&number.to_string(), "a", &data);
+        log.ingest(vec![Publish { event, expected: None }]).await.unwrap();
+    }
+    for reader in readers {
+        tokio::time::timeout(DEADLINE, reader).await.unwrap().unwrap();
+    }
+    log.close().await.unwrap();
+}
