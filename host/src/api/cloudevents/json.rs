@@ -74,8 +74,17 @@ fn event(members: &Members<'_>) -> Result<Publish, InvalidEvent> {
 
 /// Strings, and for extensions integers and booleans, whose canonical text is what is kept.
 fn attribute(builder: &mut EventBuilder, name: &str, value: &RawValue) -> Result<(), InvalidEvent> {
-    const STRINGS_ONLY: [&str; 8] =
-        ["specversion", "id", "source", "type", "subject", "time", "datacontenttype", "dataschema"];
+    const STRINGS_ONLY: [&str; 9] = [
+        "specversion",
+        "id",
+        "source",
+        "type",
+        "subject",
+        "time",
+        "datacontenttype",
+        "dataschema",
+        "partitionkey",
+    ];
     let text = value.get();
     match text.as_bytes().first() {
         Some(b'"') => builder.attribute(name, &string(name, value)?),

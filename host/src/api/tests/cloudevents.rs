@@ -189,7 +189,7 @@ fn binary_headers_are_unquoted_and_percent_decoded() {
 }
 
 /// Members beside the required ones, code, and what field or message must say.
-const BAD_MEMBERS: [(&str, &str, &str); 31] = [
+const BAD_MEMBERS: [(&str, &str, &str); 33] = [
     (r#","id":"2""#, "invalid_field", "`id` is given twice"),
     (r#","data":1,"data":2"#, "invalid_field", "`data` is given twice"),
     (r#","data":1,"data_base64":"AA==""#, "invalid_field", "`data_base64`"),
@@ -212,6 +212,8 @@ const BAD_MEMBERS: [(&str, &str, &str); 31] = [
     (r#","datacontenttype":"text/plain","data":{}"#, "invalid_field", "`data`"),
     (r#","dataschema":"""#, "invalid_field", "`dataschema`"),
     (r#","partitionkey":"""#, "invalid_key", "key"),
+    (r#","partitionkey":7"#, "invalid_field", "`partitionkey` must be a string"),
+    (r#","partitionkey":true"#, "invalid_field", "`partitionkey` must be a string"),
     (r#","subject":"""#, "invalid_key", "key"),
     (r#","subject":"a\nb""#, "invalid_key", "control"),
     (r#","partitionkey":"k","subject":"a\nb""#, "invalid_field", "`subject`"),
