@@ -54,39 +54,57 @@ impl App {
         let limit = self.options.body_bytes_max;
         let announced = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok());
         let announced = announced.and_then(|text| text.parse::<u64>().ok());
+        let begun = Instant::now();
+        let mut pace = Pace { begun, last: begun, all: self.options.body_timeout };
+        if let Some(actual) = announced.filter(|actual| *actual > limit as u64) {
+            // A client that waits for `100 Continue` has sent nothing that would have to be read.
+            if !headers.contains_key(header::EXPECT) {
+                self.read_on(body, 0, pace);
+            }
+            return Err(too_large(limit, actual));
+        }
         let share = announced.map_or(limit, |n| usize::try_from(n).unwrap_or(limit).min(limit));
         let first = share.min(SHARE_BYTES_FIRST);
         let mut permit = self.share(first.max(SHARE_BYTES_MIN.min(limit)))?;
-        // A client that waits for `100 Continue` has sent nothing that would have to be read.
-        if announced.is_some_and(|n| n > limit as u64) && headers.contains_key(header::EXPECT) {
-            return Err(too_large(limit, announced.unwrap_or(0)));
-        }
         let mut bytes = BytesMut::with_capacity(first);
         let mut seen: usize = 0;
-        let begun = Instant::now();
-        let mut pace = Pace { begun, last: begun, all: self.options.body_timeout };
         while let Some(chunk) = next(&mut body, pace.until(seen), &pace).await? {
             pace.last = Instant::now();
             seen += chunk.len();
-            if seen <= limit {
-                let held = permit.num_permits();
-                if seen > held {
-                    // Twice as much each time, as the buffer grows, but no more than announced.
-                    let wanted = (2 * held).min(share).max(seen);
-                    permit.merge(self.share(wanted - held)?);
-                    bytes.reserve(wanted - bytes.len());
-                }
-                bytes.extend_from_slice(&chunk);
-            } else if seen > limit.saturating_mul(REFUSED_FACTOR) {
-                break;
+            if seen > limit {
+                self.read_on(body, seen, pace);
+                return Err(too_large(limit, seen as u64));
             }
-        }
-        if seen > limit {
-            return Err(too_large(limit, announced.unwrap_or(seen as u64)));
+            let held = permit.num_permits();
+            if seen > held {
+                // Twice as much each time, as the buffer grows, but no more than announced.
+                let wanted = (2 * held).min(share).max(seen);
+                permit.merge(self.share(wanted - held)?);
+                bytes.reserve(wanted - bytes.len());
+            }
+            bytes.extend_from_slice(&chunk);
         }
         // Only now, so that the client sees the answer.
         check_encoding(headers)?;
         Ok((bytes.freeze(), permit))
+    }
+
+    /// Reads a refused body on beside its answer, which a client that is cut off while it sends would
+    /// not see.
+    fn read_on(&self, mut body: Body, mut seen: usize, mut pace: Pace) {
+        let limit = self.options.body_bytes_max;
+        let Ok(share) = self.share(SHARE_BYTES_MIN.min(limit)) else { return };
+        let stop = self.stop.clone();
+        let rest = async move {
+            let _share = share;
+            while seen <= limit.saturating_mul(REFUSED_FACTOR)
+                && let Ok(Some(chunk)) = next(&mut body, pace.until(seen), &pace).await
+            {
+                pace.last = Instant::now();
+                seen += chunk.len();
+            }
+        };
+        tokio::spawn(async move { stop.run_until_cancelled(rest).await });
     }
 
     fn share(&self, bytes: usize) -> Result<OwnedSemaphorePermit, ApiError> {

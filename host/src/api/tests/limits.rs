@@ -45,6 +45,31 @@ async fn a_body_over_the_limit_is_refused_with_limit_and_actual() {
     assert_eq!((error.status, error.json()["error"]["actual"].as_u64()), (413, Some(1500)));
 }
 
+/// It was once waited for, and the answer was that it did not come.
+#[tokio::test]
+async fn a_body_that_is_announced_over_the_limit_is_refused_before_it_comes() {
+    let server = Fixture::start(small()).await;
+    for path in ["/v1/events", "/v1/plugins/totals/command/open?key=k"] {
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        let head =
+            format!("POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 3000\r\n\r\n ");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut seen = Vec::new();
+        while !seen.ends_with(b"}}") {
+            let read = tokio::time::timeout(PATIENCE, stream.read_buf(&mut seen)).await;
+            assert!(read.expect("the answer comes in time").unwrap() > 0, "{seen:?}");
+        }
+        let said = String::from_utf8(seen).unwrap();
+        assert!(said.starts_with("HTTP/1.1 413") && said.contains(r#""actual":3000"#), "{said}");
+        // Who goes on to send it is not cut off, and can ask again.
+        stream.write_all(&[b' '; 2999]).await.unwrap();
+        stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
+        let mut next = [0; 12];
+        stream.read_exact(&mut next).await.unwrap();
+        assert_eq!(&next, b"HTTP/1.1 200");
+    }
+}
+
 #[tokio::test]
 async fn a_compressed_body_is_refused_wherever_it_is_sent() {
     let server = Fixture::default().await;
