@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use axum::Router;
 use axum::extract::Request;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version, header};
 use axum::response::Response;
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -124,6 +124,7 @@ impl App {
 
     fn admit(&self, request: &Request) -> Result<auth::Principal, ApiError> {
         check_headers(&self.options, request.uri(), request.headers())?;
+        check_singles(request.version(), request.headers())?;
         let principal = auth::authorize(
             self.options.tokens.as_deref(),
             self.loopback,
@@ -182,6 +183,23 @@ fn check_headers(options: &ServerOptions, uri: &Uri, headers: &HeaderMap) -> Res
     };
     let message = format!("address and headers have {actual} {what}, at most {limit} are allowed");
     Err(ApiError::over(Code::HeadersTooLarge, message, limit as u64, actual as u64))
+}
+
+/// RFC 9112, 3.2: one `Host`, which only HTTP/1.1 must have. RFC 9110, 11.6.2: one `Authorization`. With
+/// two of them it would be chance which one counts here, and which one before a proxy.
+fn check_singles(version: Version, headers: &HeaderMap) -> Result<(), ApiError> {
+    let count = |name| headers.get_all(name).iter().count();
+    let refused = |field: &str, why: &str| {
+        let mut error = ApiError::new(Code::InvalidRequest, format!("`{field}` {why}"));
+        error.detail.field = Some(field.to_owned());
+        Err(error)
+    };
+    match (count(header::HOST), count(header::AUTHORIZATION)) {
+        (2.., _) => refused("Host", "is given more than once"),
+        (_, 2..) => refused("Authorization", "is given more than once"),
+        (0, _) if version == Version::HTTP_11 => refused("Host", "is missing"),
+        _ => Ok(()),
+    }
 }
 
 /// Errors that a library answered, in the words of this API.

@@ -296,3 +296,32 @@ async fn smuggled_and_malformed_requests_get_400_and_a_closed_connection() {
     }
     assert_eq!(server.get("/healthz").await.status, 200);
 }
+
+/// Which of two is looked at must not decide who is asked, and who asks.
+#[tokio::test]
+async fn a_request_has_one_host_and_at_most_one_authorization() {
+    let server = Fixture::default().await;
+    let ask = async |head: &str| {
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        let head = format!("{head}\r\nconnection: close\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        read_answer(&mut stream).await
+    };
+    let get = "GET /v1/events HTTP/1.1\r\n";
+    for (headers, field) in [
+        ("x: y", "Host"),
+        ("host: localhost\r\nhost: localhost", "Host"),
+        ("host: localhost\r\nhost: evil.example", "Host"),
+        ("host: localhost\r\nauthorization: Bearer a\r\nauthorization: Bearer a", "Authorization"),
+    ] {
+        let refused = ask(&format!("{get}{headers}")).await;
+        assert_eq!((refused.status, &*refused.code()), (400, "invalid_request"), "{headers}");
+        assert_eq!(refused.json()["error"]["field"], field, "{refused:?}");
+    }
+    for fine in [
+        "GET /v1/events HTTP/1.0\r\nx: y",
+        &format!("{get}host: localhost\r\nauthorization: Bearer a"),
+    ] {
+        assert_eq!(ask(fine).await.status, 200, "{fine}");
+    }
+}
