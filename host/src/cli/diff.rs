@@ -7,7 +7,7 @@ use anyhow::{Context, bail};
 
 use super::Output;
 use super::client::Client;
-use super::out::{Out, plain};
+use super::out::{Out, UsageError, plain};
 use crate::api::view::DiffView;
 
 /// Which past, and on which module.
@@ -35,13 +35,18 @@ pub struct DiffArgs {
 /// Runs past deliveries again: exit code 1 where one differs.
 ///
 /// # Errors
-/// The host does not do as asked, the replay broke off, or the output cannot be written.
+/// The range makes no sense, the host does not do as asked, the replay broke off, or the output cannot be written.
 pub fn run(
     client: &Client,
     args: &DiffArgs,
     output: Output,
     out: &mut Out,
 ) -> anyhow::Result<ExitCode> {
+    if let (Some(from), Some(to)) = (args.from, args.to)
+        && from > to
+    {
+        return Err(UsageError::range(from, to).into());
+    }
     let mut query = vec![("limit", args.limit.to_string())];
     query.extend(args.from.map(|from| ("from", from.to_string())));
     query.extend(args.to.map(|to| ("to", to.to_string())));

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::value::RawValue;
 
 use super::client::{Client, ClientError};
-use super::out::{Out, note, plain};
+use super::out::{Out, UsageError, note, plain};
 use super::sse::Items;
 use super::table::{Table, shortened};
 use super::{Output, from_one, valid};
@@ -87,6 +87,17 @@ pub struct FilterArgs {
 }
 
 impl FilterArgs {
+    /// Refuses a range that ends before it begins, as far as that can be told without the log.
+    fn check(&self) -> Result<(), UsageError> {
+        let (Some(from), Some(to)) = (&self.from, &self.to) else { return Ok(()) };
+        let is_backwards = match (from.parse(), to.parse()) {
+            (Ok(Point::Position(from)), Ok(Point::Position(to))) => from > to,
+            (Ok(Point::TimeMs(from)), Ok(Point::TimeMs(to))) => from > to,
+            _ => false,
+        };
+        if is_backwards { Err(UsageError::range(from, to)) } else { Ok(()) }
+    }
+
     fn query(&self) -> Vec<(&str, &str)> {
         [
             ("type", &self.kind),
@@ -142,7 +153,7 @@ impl Shown {
 /// Runs one of them.
 ///
 /// # Errors
-/// The host does not do as asked, or the output cannot be written.
+/// The range makes no sense, the host does not do as asked, or the output cannot be written.
 pub fn run(
     client: &Client,
     command: &EventsCommand,
@@ -174,6 +185,7 @@ fn list(
     output: Output,
     out: &mut Out,
 ) -> anyhow::Result<()> {
+    filter.check()?;
     let mut left = limit;
     let mut cursor: Option<String> = None;
     let mut listed = 0;
@@ -259,6 +271,7 @@ fn tail(
     output: Output,
     out: &mut Out,
 ) -> anyhow::Result<()> {
+    filter.check()?;
     let mut left = limit.unwrap_or(usize::MAX);
     let mut last: Option<String> = None;
     let mut waited = Duration::ZERO;

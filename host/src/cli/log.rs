@@ -9,6 +9,7 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 
 use super::Output;
+use super::out::UsageError;
 use crate::log::disk::{Disk, OsDisk};
 use crate::log::tools::{self, DumpRange, RepairError, RepairMode, ToolError};
 
@@ -72,7 +73,7 @@ pub struct DumpArgs {
 /// (and not repaired), 2 there is no such log.
 ///
 /// # Errors
-/// A host has the log open, a file cannot be read, or stdout is gone.
+/// The range makes no sense, a host has the log open, a file cannot be read, or stdout is gone.
 pub fn run(command: &LogCommand, output: Output) -> Result<ExitCode, anyhow::Error> {
     let mut out = BufWriter::new(io::stdout().lock());
     let code = run_on(&OsDisk, command, output, &mut out, &mut io::stderr())?;
@@ -103,6 +104,9 @@ fn run_on(
             }
         }
         LogCommand::Dump(DumpArgs { target, from, to }) => {
+            if from > to {
+                return Err(UsageError::range(from, to).into());
+            }
             let range = DumpRange { first_commit: *from, last_commit: *to };
             // Both kinds of output are the same lines; what is damaged does not mix with them.
             tools::dump(disk, data(target), bus(target), range, out)
@@ -217,6 +221,15 @@ mod tests {
         assert_eq!((exit, &report["buses"][0]["events"]), (code(0), &15.into()));
         let (exit, lines, _) = check(dir.path(), &["dump", "--from", "2"], Output::Text);
         assert_eq!((exit, lines.lines().count()), (code(0), 26));
+    }
+
+    #[test]
+    fn a_range_that_ends_before_it_begins_is_a_usage_error() {
+        let cli = Cli::try_parse_from(["log", "dump", ".", "--from", "9", "--to", "3"]).unwrap();
+        let (mut out, mut errors) = (Vec::new(), Vec::new());
+        let ran = run_on(&OsDisk, &cli.command, Output::Text, &mut out, &mut errors);
+        let error = ran.unwrap_err().downcast::<UsageError>().unwrap().to_string();
+        assert!(error.contains("`--from` is 9") && error.contains("`--to` is 3"), "{error}");
     }
 
     #[test]

@@ -14,6 +14,13 @@ pub struct Out(Box<dyn Write + Send>);
 #[error("{0}")]
 pub struct UsageError(pub String);
 
+impl UsageError {
+    /// Of a range that ends before it begins: nothing is in it, which would look as if nothing were there.
+    pub(super) fn range(from: impl Display, to: impl Display) -> Self {
+        Self(format!("`--from` is {from} and `--to` is {to}, which comes before it: swap them"))
+    }
+}
+
 impl Out {
     /// The process's own.
     #[must_use]

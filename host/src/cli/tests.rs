@@ -85,6 +85,26 @@ fn a_wrong_command_line_is_a_usage_error() {
 }
 
 #[tokio::test]
+async fn a_range_that_ends_before_it_begins_is_a_usage_error() {
+    let (early, late) = ("2026-01-31T08:00:00Z", "2026-01-31T11:00:00+02:00");
+    for words in [&["events", "list"][..], &["events", "tail"], &["plugins", "diff", "totals"]] {
+        let ask = |from, to| [&["tidegate"], words, &["--from", from, "--to", to]].concat();
+        let times = [(late, early)].into_iter().filter(|_| words[0] == "events");
+        for (from, to) in [("9", "3")].into_iter().chain(times) {
+            let cli = Cli::try_parse_from(ask(from, to)).unwrap();
+            let error = run(&cli, &mut Out::to(io::sink())).unwrap_err();
+            let error = error.downcast::<out::UsageError>().unwrap().to_string();
+            assert!(error.contains(&format!("`--from` is {from}")), "{error}");
+        }
+    }
+    let server = Fixture::default().await;
+    for (from, to) in [("1", "1"), (early, late), ("9", early)] {
+        let line = ["events", "list", "--from", from, "--to", to];
+        assert_eq!(tidegate(&server, &line).await, Ok(String::new()), "{from} {to}");
+    }
+}
+
+#[tokio::test]
 async fn commands_print_text_for_people() {
     let server = Fixture::default().await;
     let publish =
