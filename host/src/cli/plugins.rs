@@ -134,7 +134,11 @@ pub fn run(
             act(client, name, "rollback", module.as_slice(), output, out)?;
         }
         PluginsCommand::Rewind { name, to } => {
-            act(client, name, "rewind", &[("to", to)], output, out)?;
+            let plugin = asked(client, name, "rewind", &[("to", to)])?;
+            match output {
+                Output::Json => out.json(&plugin)?,
+                Output::Text => out.line(format_args!("{}{}", outline(&plugin), begun(&plugin)))?,
+            }
         }
         PluginsCommand::Forget { name } => {
             client.delete(&["v1", "plugins", name])?;
@@ -155,22 +159,44 @@ fn act(
     output: Output,
     out: &mut Out,
 ) -> anyhow::Result<()> {
-    let path = ["v1", "plugins", name, action];
-    let plugin: PluginView = client.post(&path, query, None, &[])?.answer;
+    let plugin = asked(client, name, action, query)?;
     match output {
         Output::Json => out.json(&plugin)?,
-        Output::Text => {
-            let digest = digest(&plugin).map(|digest| format!("  {digest}")).unwrap_or_default();
-            let reason = plugin.reason.as_deref().map(|reason| format!("  {}", plain(reason)));
-            let state = plugin.state.name();
-            out.line(format_args!(
-                "{} {state}{digest}{}",
-                plugin.name,
-                reason.unwrap_or_default()
-            ))?;
-        }
+        Output::Text => out.line(outline(&plugin))?,
     }
     Ok(())
+}
+
+/// Has the host do something with a plugin; gives what it is then.
+fn asked(
+    client: &Client,
+    name: &str,
+    action: &str,
+    query: &[(&str, &str)],
+) -> anyhow::Result<PluginView> {
+    let path = ["v1", "plugins", name, action];
+    Ok(client.post(&path, query, None, &[])?.answer)
+}
+
+/// A plugin on one line: `totals live  3f9a02d4b71c`.
+fn outline(plugin: &PluginView) -> String {
+    let digest = digest(plugin).map(|digest| format!("  {digest}")).unwrap_or_default();
+    let reason = plugin.reason.as_deref().map(|reason| format!("  {}", plain(reason)));
+    format!("{} {}{digest}{}", plugin.name, plugin.state.name(), reason.unwrap_or_default())
+}
+
+/// What a rewind has begun, and how to follow it.
+fn begun(plugin: &PluginView) -> String {
+    match &plugin.rewind {
+        Some(RewindView { after, until, serves, .. }) if after < until => format!(
+            "  events #{} to #{until} once more; generation {serves} is seen until then   \
+             -> tidegate plugins show {}",
+            after + 1,
+            plugin.name
+        ),
+        // A short one is over before it is looked at.
+        _ => format!("  generation {} is rebuilt already", plugin.generation),
+    }
 }
 
 fn logs(

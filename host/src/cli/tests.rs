@@ -131,6 +131,15 @@ async fn commands_print_text_for_people() {
         (&["plugins", "resume", "totals"], "totals live\n"),
         (&["plugins", "rename", "totals", "sums"], "sums live\n"),
         (&["plugins", "rollback", "totals"], "totals live\n"),
+        (
+            &["plugins", "rewind", "totals", "--to", "3"],
+            "totals live  events #3 to #20 once more; generation 0 is seen until then   \
+             -> tidegate plugins show totals\n",
+        ),
+        (
+            &["plugins", "rewind", "totals", "--to", "21"],
+            "totals live  generation 1 is rebuilt already\n",
+        ),
         (&["state", "get", "totals", "k", "count"], "25\n"),
         (&["state", "get", "totals", "k", "raw"], "/wA=\n"),
         (&["state", "list", "totals", "k"], "count   2 B  -        25\n"),

@@ -20,8 +20,8 @@ use crate::api::host::{
 };
 use crate::api::view::{
     ActedView, BusKind, BusView, DeadLetterView, DeliveryView, DiffView, InputView, KeyState,
-    KeyView, LogLineView, PluginState, PluginView, PluginsView, StatusView, TimerView, TimersView,
-    Timestamp, TreeView, TypeView,
+    KeyView, LogLineView, PluginState, PluginView, PluginsView, RewindView, StatusView, TimerView,
+    TimersView, Timestamp, TreeView, TypeView,
 };
 use crate::effects::OutcomeKind;
 use crate::event::{Digest, Event, Key, Position};
@@ -185,8 +185,17 @@ impl HostApi for FakeHost {
         Box::pin(async move { self.act(name, PluginState::Live, actor) })
     }
 
-    fn rewind<'a>(&'a self, name: &'a str, _to: Start, actor: &'a str) -> Answer<'a, PluginView> {
-        Box::pin(async move { self.act(name, PluginState::Live, actor) })
+    fn rewind<'a>(&'a self, name: &'a str, to: Start, actor: &'a str) -> Answer<'a, PluginView> {
+        Box::pin(async move {
+            let view = self.act(name, PluginState::Live, actor)?;
+            let after = match to {
+                Start::Position(first) => first.0 - 1,
+                _ => 0,
+            };
+            let until = 20;
+            let rewind = RewindView { after, until, position: after, serves: 0 };
+            Ok(PluginView { rewind: Some(rewind).filter(|_| after < until), generation: 1, ..view })
+        })
     }
 
     fn rename<'a>(
