@@ -1,14 +1,13 @@
 //! `tidegate bench`: parameters in, a table or one JSON document out.
 
+mod options;
 mod print;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
-use clap::builder::RangedU64ValueParser;
-use clap::parser::ValueSource;
-use clap::{Arg, ArgMatches, Args, FromArgMatches, Subcommand};
+use clap::Subcommand;
 use tokio::signal::unix::{SignalKind, signal};
 use uuid::Uuid;
 
@@ -19,28 +18,51 @@ use super::test::manifest_path;
 use super::{Output, from_one};
 use crate::bench::guest::Given;
 use crate::bench::report::Report;
-use crate::bench::{
-    BenchError, Settings, Ticker, alone, append, http, invoke, pipeline, replay, ticker,
-};
+use crate::bench::{BenchError, alone, append, http, invoke, pipeline, replay, ticker};
 use crate::wasm::compile::CompileLimits;
+
+pub use options::{Alone, Awake, Common, LiveHost, Load};
 
 /// What to measure. Every figure stands beside the limit of the disk, measured in the same run.
 #[derive(Debug, Clone, Subcommand)]
 pub enum BenchCommand {
     /// From a publish to its durability, in process
-    Append(Common),
+    Append {
+        /// What every bench can be told.
+        #[command(flatten)]
+        common: Common,
+        /// How many events at a time.
+        #[command(flatten)]
+        load: Load,
+        /// What keeps the processors awake.
+        #[command(flatten)]
+        awake: Awake,
+        /// It has no use for a host.
+        #[command(flatten)]
+        _alone: Alone,
+    },
     /// From a publish through the guest to the durability of its effects
     Pipeline {
         /// What every bench can be told.
         #[command(flatten)]
         common: Common,
+        /// How many events at a time.
+        #[command(flatten)]
+        load: Load,
+        /// What keeps the processors awake.
+        #[command(flatten)]
+        awake: Awake,
+        /// It has no use for a host.
+        #[command(flatten)]
+        _alone: Alone,
         /// A module (the manifest beside it, `NAME.toml` or `plugin.toml`, is used), or the folder of a
         /// plugin that is built [default: a built-in one, which reads and writes one value and emits one
         /// event]
         #[arg(long, value_name = "F")]
         module: Option<PathBuf>,
         /// Events a second, for latencies at that load [default: as many as go through]
-        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+        #[arg(long, value_name = "N", conflicts_with = "in_flight",
+            value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
         rate: Option<u64>,
     },
     /// One call of a guest, by the host and by wasmtime alone
@@ -48,6 +70,9 @@ pub enum BenchCommand {
         /// What every bench can be told.
         #[command(flatten)]
         common: Common,
+        /// It has no use for a host.
+        #[command(flatten)]
+        _alone: Alone,
         /// A module (the manifest beside it, `NAME.toml` or `plugin.toml`, is used), or the folder of a
         /// plugin that is built [default: a built-in one, which reads and writes one value and emits one
         /// event]
@@ -62,6 +87,9 @@ pub enum BenchCommand {
         /// What every bench can be told.
         #[command(flatten)]
         common: Common,
+        /// What keeps the processors awake.
+        #[command(flatten)]
+        awake: Awake,
         /// Events of a request; 1: single events
         #[arg(long, value_name = "N", default_value_t = 1, value_parser = from_one())]
         batch: usize,
@@ -74,6 +102,15 @@ pub enum BenchCommand {
         /// What every bench can be told.
         #[command(flatten)]
         common: Common,
+        /// How many events at a time.
+        #[command(flatten)]
+        load: Load,
+        /// What keeps the processors awake.
+        #[command(flatten)]
+        awake: Awake,
+        /// It has no use for a host.
+        #[command(flatten)]
+        _alone: Alone,
         /// A module (the manifest beside it, `NAME.toml` or `plugin.toml`, is used), or the folder of a
         /// plugin that is built [default: a built-in one, which does nothing]
         #[arg(long, value_name = "F")]
@@ -91,73 +128,6 @@ pub enum BenchCommand {
     /// Keeps the processors awake until standard input ends
     #[command(name = ticker::SUBCOMMAND, hide = true)]
     Tick,
-}
-
-/// A running host to publish to, only where the command line itself names it: the environment names the
-/// one that is operated, whose log is no place for the events of a bench.
-#[derive(Debug, Clone, Default)]
-pub struct LiveHost {
-    url: Option<String>,
-}
-
-impl FromArgMatches for LiveHost {
-    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
-        let is_typed = matches.value_source("url") == Some(ValueSource::CommandLine);
-        let url = matches.get_one::<String>("url").filter(|_| is_typed);
-        Ok(Self { url: url.cloned() })
-    }
-
-    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
-        *self = Self::from_arg_matches(matches)?;
-        Ok(())
-    }
-}
-
-impl Args for LiveHost {
-    fn augment_args(command: clap::Command) -> clap::Command {
-        // In place of the option of the same name that all commands have.
-        let help = "A running host, whose log keeps the events; TIDEGATE_URL is not asked for it \
-                    [default: a host started for the bench]";
-        let url = Arg::new("url").long("url").value_name("URL").help(help).help_heading("Host");
-        command.arg(url)
-    }
-
-    fn augment_args_for_update(command: clap::Command) -> clap::Command {
-        Self::augment_args(command)
-    }
-}
-
-/// What every bench can be told.
-#[derive(Debug, Clone, Args)]
-pub struct Common {
-    /// Events (or calls) of one repetition
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
-    events: Option<u64>,
-    /// Bytes of a payload
-    #[arg(long, value_name = "BYTES", default_value_t = 256)]
-    size: usize,
-    /// Events on their way at the same time
-    #[arg(long, value_name = "N", default_value_t = 256, value_parser = from_one())]
-    in_flight: usize,
-    /// Keys the events are spread over; 0: unkeyed
-    #[arg(long, value_name = "N", default_value_t = 10_000)]
-    keys: usize,
-    /// Type of the events
-    #[arg(long = "type", value_name = "TYPE", default_value = "bench.happened")]
-    kind: String,
-    /// File with the payload of every event, JSON, in place of --size
-    #[arg(long, value_name = "F", conflicts_with = "size")]
-    data_file: Option<PathBuf>,
-    /// How often each side is measured; medians are shown
-    #[arg(long, value_name = "N", default_value_t = 3,
-        value_parser = RangedU64ValueParser::<usize>::new().range(1..=100))]
-    repetitions: usize,
-    /// What wakes 10,000 times a second, so that no sync waits for the tick of an idle processor
-    #[arg(long, value_enum, default_value = "process")]
-    ticker: Ticker,
-    /// Folder to work in; what is made there is removed [default: the system's for such things]
-    #[arg(long, value_name = "DIR")]
-    dir: Option<PathBuf>,
 }
 
 /// Runs a bench and prints what it found.
@@ -222,25 +192,28 @@ fn ignores_hangup(status: &str) -> bool {
 
 async fn measure(command: &BenchCommand, connect: &ConnectArgs) -> anyhow::Result<Report> {
     Ok(match command {
-        BenchCommand::Append(common) => append::run(&common.settings(100_000)?).await?,
-        BenchCommand::Pipeline { common, module, rate } => {
+        BenchCommand::Append { common, load, awake, .. } => {
+            append::run(&load.on(awake.on(common.settings(100_000)?))).await?
+        }
+        BenchCommand::Pipeline { common, load, awake, module, rate, .. } => {
             let (module, rate) = (given(module.as_deref())?, *rate);
             // Three seconds of each repetition, where events come at their own pace.
             let settings = common.settings(rate.map_or(100_000, |rate| rate * 3))?;
-            pipeline::run(&settings, &pipeline::PipelineOptions { module, rate }).await?
+            let options = pipeline::PipelineOptions { module, rate };
+            pipeline::run(&load.on(awake.on(settings)), &options).await?
         }
-        BenchCommand::Invoke { common, module } => {
+        BenchCommand::Invoke { common, module, .. } => {
             let options = invoke::InvokeOptions { module: given(module.as_deref())? };
             invoke::run(&common.settings(100_000)?, &options).await?
         }
-        BenchCommand::Http { live, common, batch, connections } => {
+        BenchCommand::Http { live, common, awake, batch, connections } => {
             let options = http_options(live, connect, *batch, *connections)?;
             let settings = common.settings(if *batch > 1 { 100_000 } else { 30_000 })?;
-            http::run(&settings, &options).await?
+            http::run(&awake.on(settings), &options).await?
         }
-        BenchCommand::Replay { common, module } => {
+        BenchCommand::Replay { common, load, awake, module, .. } => {
             let options = replay::ReplayOptions { module: given(module.as_deref())? };
-            replay::run(&common.settings(200_000)?, &options).await?
+            replay::run(&load.on(awake.on(common.settings(200_000)?)), &options).await?
         }
         BenchCommand::Stage { .. } | BenchCommand::Tick => Report::default(),
     })
@@ -253,29 +226,6 @@ fn usage(error: anyhow::Error) -> anyhow::Error {
             UsageError(error.to_string()).into()
         }
         _ => error,
-    }
-}
-
-impl Common {
-    fn settings(&self, events: u64) -> anyhow::Result<Settings> {
-        let data = match &self.data_file {
-            Some(path) => {
-                let data = std::fs::read(path);
-                Some(data.with_context(|| format!("cannot read `{}`", path.display()))?)
-            }
-            None => None,
-        };
-        Ok(Settings {
-            dir: self.dir.clone(),
-            repetitions: self.repetitions,
-            ticker: self.ticker,
-            events: self.events.unwrap_or(events),
-            size: self.size,
-            in_flight: self.in_flight,
-            keys: self.keys,
-            kind: self.kind.clone(),
-            data,
-        })
     }
 }
 
@@ -307,7 +257,7 @@ fn http_options(
 mod tests {
     use super::super::{Cli, Command};
     use super::*;
-    use clap::{CommandFactory, Parser};
+    use clap::{CommandFactory, FromArgMatches, Parser};
 
     fn said(words: &[&str]) -> (String, serde_json::Value) {
         let dir = tempfile::tempdir().unwrap();
@@ -369,6 +319,28 @@ mod tests {
         let help = help.unwrap_err().to_string();
         let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
         assert!(help.contains("a host started for the bench") && !help.contains("7411"), "{help}");
+    }
+
+    #[test]
+    fn what_a_bench_does_not_use_is_refused() {
+        let parse = |line: &str| Cli::try_parse_from(line.split(' ')).map(drop);
+        for (line, says) in [
+            ("tidegate bench invoke --in-flight 8", "--in-flight"),
+            ("tidegate bench invoke --ticker off", "--ticker"),
+            ("tidegate bench http --in-flight 8", "--in-flight"),
+            ("tidegate bench pipeline --rate 9 --in-flight 8", "--in-flight"),
+            ("tidegate bench append --url http://h:1", "`bench http`"),
+            ("tidegate bench pipeline --url http://h:1", "`bench http`"),
+            ("tidegate bench replay --url http://h:1", "`bench http`"),
+            ("tidegate --url http://h:1 bench invoke", "`bench http`"),
+        ] {
+            let error = parse(line).expect_err(line);
+            assert!(error.exit_code() == 2 && error.to_string().contains(says), "{line}: {error}");
+        }
+        for bench in ["append", "pipeline", "replay"] {
+            parse(&format!("tidegate bench {bench} --in-flight 8 --ticker off")).unwrap();
+        }
+        parse("tidegate bench http --ticker off").unwrap();
     }
 
     #[test]
