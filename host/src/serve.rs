@@ -38,6 +38,7 @@ use crate::wasm::{Sandbox, SandboxError, SandboxOptions};
 
 mod astray;
 mod buses;
+mod place;
 
 use buses::{open_buses, start_folds};
 
@@ -151,6 +152,7 @@ impl Serving {
         let config = Arc::new(config);
         // Before anything is touched: who cannot listen as told has no use for the data.
         let server = server_options(&config)?;
+        let place = place::take(config.http.listen).await?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let disk: Arc<dyn Disk> = Arc::new(OsDisk);
         make_folders(&config)?;
@@ -194,9 +196,8 @@ impl Serving {
         tasks.spawn(Arc::clone(&plugins).follow(watcher, stop.clone()));
         let api = Arc::clone(&host) as Arc<dyn HostApi>;
         let (tls, tokens) = (server.tls.clone(), server.tokens.clone());
-        let server = Server::bind(config.http.listen, server, api).await?;
-        let addr = server.local_addr();
-        let http = server.handle();
+        let server = Server::listen(place, server, api)?;
+        let (addr, http) = (server.local_addr(), server.handle());
         let server = tokio::spawn(server.serve(drain.clone().cancelled_owned()));
         let took = (began, buses_took);
         tasks.spawn(tell_ready(Arc::clone(&host), config, buses.clone(), stop.clone(), took));

@@ -136,6 +136,18 @@ fn a_configuration_that_makes_no_sense_stops_the_start_with_the_nearest_name() {
 }
 
 #[test]
+fn an_address_that_is_taken_stops_the_start_before_anything_is_made() {
+    let place = Place::new();
+    let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let listen = other.local_addr().unwrap().to_string();
+    let new = place.path().join("new");
+    let run = Cli::new(&["run", "--listen", &listen, "--data"]).arg(new.join("data"));
+    let refused = run.arg("--plugins").arg(new.join("plugins")).run().expect_failed();
+    assert!(refused.contains(&format!("`{listen}` is taken")), "{refused}");
+    assert!(!new.exists(), "something was left behind");
+}
+
+#[test]
 fn commands_say_what_to_do_where_no_host_is() {
     let run = Cli::new(&["status", "--url", "http://127.0.0.1:9"]).run();
     assert!(run.expect_failed().contains("tidegate run"));

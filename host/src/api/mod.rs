@@ -21,4 +21,4 @@ pub(crate) mod tests;
 pub mod tls;
 pub mod view;
 
-pub use server::{BindError, Server, ServerHandle, ServerOptions};
+pub use server::{BindError, Place, Server, ServerHandle, ServerOptions};

@@ -18,7 +18,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
@@ -36,6 +36,8 @@ const H2_STREAMS_MAX: u32 = 128;
 const H2_KEEP_ALIVE: Duration = Duration::from_secs(20);
 /// Bytes in flight towards the host on one HTTP/2 stream, and on one connection.
 const H2_WINDOW_BYTES: (u32, u32) = (1024 * 1024, 4 * 1024 * 1024);
+/// Connections that wait to be accepted; the system may allow for fewer.
+const BACKLOG_MAX: u32 = 4096;
 /// Pause after the system could not accept a connection: most often it is out of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -117,6 +119,42 @@ pub enum BindError {
     },
 }
 
+impl BindError {
+    fn at(address: SocketAddr) -> impl Fn(io::Error) -> Self {
+        move |source| match source.kind() {
+            io::ErrorKind::AddrInUse => Self::Taken(address),
+            _ => Self::Io { address, source },
+        }
+    }
+}
+
+/// An address where nobody else listens, nor does anybody here: whoever connects is refused.
+pub struct Place {
+    socket: TcpSocket,
+    address: SocketAddr,
+}
+
+impl Place {
+    /// Takes an address; port 0 finds a free one.
+    ///
+    /// # Errors
+    /// [`BindError`].
+    pub fn take(address: SocketAddr) -> Result<Self, BindError> {
+        let taken = || {
+            let socket = match address {
+                SocketAddr::V4(_) => TcpSocket::new_v4(),
+                SocketAddr::V6(_) => TcpSocket::new_v6(),
+            }?;
+            // Connections of a host that was here before are no reason to refuse.
+            socket.set_reuseaddr(true)?;
+            socket.bind(address)?;
+            let address = socket.local_addr()?;
+            Ok(Self { socket, address })
+        };
+        taken().map_err(BindError::at(address))
+    }
+}
+
 /// A server that listens, and does not answer yet.
 pub struct Server {
     listener: TcpListener,
@@ -142,21 +180,16 @@ impl ServerHandle {
 }
 
 impl Server {
-    /// Listens on an address; port 0 finds a free one.
+    /// Listens at a place. Needs a tokio runtime.
     ///
     /// # Errors
-    /// [`BindError`].
-    pub async fn bind(
-        address: SocketAddr,
+    /// [`BindError`]: somebody else came to listen there first.
+    pub fn listen(
+        Place { socket, address }: Place,
         options: ServerOptions,
         host: Arc<dyn HostApi>,
     ) -> Result<Self, BindError> {
-        let failed = |source: io::Error| match source.kind() {
-            io::ErrorKind::AddrInUse => BindError::Taken(address),
-            _ => BindError::Io { address, source },
-        };
-        let listener = TcpListener::bind(address).await.map_err(failed)?;
-        let address = listener.local_addr().map_err(failed)?;
+        let listener = socket.listen(BACKLOG_MAX).map_err(BindError::at(address))?;
         let (router, openapi) = routes::router();
         let app = Arc::new(App::new(host, options, address.ip().is_loopback(), openapi));
         let router = router.with_state(Arc::clone(&app));

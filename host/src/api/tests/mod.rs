@@ -17,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 
-use super::{Server, ServerHandle, ServerOptions};
+use super::{Place, Server, ServerHandle, ServerOptions};
 use fake::FakeHost;
 
 /// Longest a test waits for what must come.
@@ -44,7 +44,8 @@ impl Fixture {
     pub(crate) async fn start(options: ServerOptions) -> Self {
         let host = FakeHost::new();
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let server = Server::bind(any, options, Arc::clone(&host) as _).await.unwrap();
+        let place = Place::take(any).unwrap();
+        let server = Server::listen(place, options, Arc::clone(&host) as _).unwrap();
         let (address, handle) = (server.local_addr(), server.handle());
         let (stop, stopped) = oneshot::channel();
         let serving = tokio::spawn(server.serve(async {
