@@ -136,6 +136,20 @@ fn a_configuration_that_makes_no_sense_stops_the_start_with_the_nearest_name() {
 }
 
 #[test]
+fn a_variable_that_is_spelt_otherwise_is_warned_of() {
+    for dev in [false, true] {
+        let place = Place::new();
+        let environment = ["TIDEGATE_LISTN", "TIDEGATE_URL", "TIDEGATE_TOKEN"];
+        let environment = environment.map(|name| (name, "x".to_owned())).to_vec();
+        let host = place.start_with(&HostOptions { dev, environment, ..Default::default() });
+        let said = host.said();
+        assert_eq!(said.matches("environment variable").count(), 1, "{said}");
+        assert!(said.contains("did you mean `TIDEGATE_LISTEN`?"), "{said}");
+        host.stop();
+    }
+}
+
+#[test]
 fn an_address_that_is_taken_stops_the_start_before_anything_is_made() {
     let place = Place::new();
     let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use super::Output;
 use super::build::{BuildBar, print};
 use super::out::drives;
-use super::run::{announce, log_to_stderr, runtime};
+use super::run::{announce, log_to_stderr, runtime, warn};
 use super::signals::{ReadAgain, Signals};
 use crate::build::watch::SourceWatcher;
 use crate::build::{BuildError, Outcome, Report, build_all};
@@ -60,6 +60,7 @@ pub fn run(args: &DevArgs, output: Output) -> anyhow::Result<ExitCode> {
     let config = Config::load(args.config.as_deref(), &environment(), &flags)?;
     // Whether a change is live yet is what one waits for here.
     log_to_stderr("warn,tidegate::wasm::load=info,tidegate::host::plugins::install=info", output);
+    warn(&config);
     let plugins = config.plugins.clone();
     std::fs::create_dir_all(&plugins).with_context(|| plugins.display().to_string())?;
     // Sources are watched before they are built: what is saved meanwhile is built again.

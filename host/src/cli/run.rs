@@ -51,9 +51,7 @@ pub fn run(args: &RunArgs, output: Output) -> anyhow::Result<ExitCode> {
     };
     let config = Config::load(args.config.as_deref(), &environment(), &flags)?;
     log_to_stderr("info", output);
-    for warning in &config.warnings {
-        tracing::warn!("{warning}");
-    }
+    warn(&config);
     runtime()?.block_on(async {
         let signals = Signals::listen()?;
         let data = config.data.clone();
@@ -74,6 +72,13 @@ pub fn run(args: &RunArgs, output: Output) -> anyhow::Result<ExitCode> {
         ended?;
         Ok(ExitCode::SUCCESS)
     })
+}
+
+/// Tells of what is wrong with a configuration, and keeps no host from starting.
+pub(super) fn warn(config: &Config) {
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
 }
 
 /// The runtime that everything but guests runs on.
