@@ -23,7 +23,7 @@ use tidegate::log::disk::Disk;
 use tidegate::log::disk::sim::{Crash, SimDisk};
 use tidegate::log::record::{Completion, Control, ControlRecord, DeliveryCommit, Mode};
 use tidegate::log::tools::{self, DumpRange};
-use tidegate::log::{AppendError, Log, LogOptions, OpenError, Publish};
+use tidegate::log::{AppendError, Linger, Log, LogOptions, OpenError, Publish};
 use tidegate::metrics::Metrics;
 use tidegate::plugin::Manifest;
 use tidegate::schedule::pool::GuestPool;
@@ -118,6 +118,8 @@ impl Place {
                 segment_bytes: 24 * 1024,
                 watermark_ingest_bytes: 40_000,
                 watermark_effects_bytes: 20_000,
+                // Syncs take no time here, so nothing would be waited for.
+                linger: Linger::For(Duration::from_millis(1)),
                 ..LogOptions::default()
             },
             checkpoints: CheckpointPolicy { every_bytes: 6 * 1024, every_commits: 1_000_000 },

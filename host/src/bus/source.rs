@@ -24,7 +24,7 @@ pub enum EventSource<'a> {
     Numbered {
         /// Where they come from.
         frames: NumberedFrames,
-        /// Events at or below it were asked not to be seen.
+        /// The last position read.
         after: Position,
     },
     /// The ring of a memory bus.
@@ -119,6 +119,8 @@ impl<'a> EventSource<'a> {
             },
             Self::Numbered { frames, after } => loop {
                 if let Some(batch) = behind(frames.next().await?, *after)? {
+                    // A frame may come once more when what came of its events has joined it.
+                    *after = batch.last().map_or(*after, |(last, _)| last);
                     return Ok(batch);
                 }
             },

@@ -76,6 +76,11 @@ impl Group {
         self.next_position = next_position;
     }
 
+    /// Published events in it.
+    pub(super) fn published(&self) -> u32 {
+        u32::try_from(self.published.len()).unwrap_or(u32::MAX)
+    }
+
     fn sequence_of(&self, heads: &Heads, key: KeyHash) -> KeySequence {
         let head = self.heads.get(&key).map(|moved| moved.head).or_else(|| heads.get(key));
         head.map_or(KeySequence(0), |head| head.sequence)

@@ -305,6 +305,28 @@ impl Lanes {
         }
     }
 
+    /// What is in the effects lane once there is something, up to so many bytes. Nothing, where nothing
+    /// comes for a while, where something is published meanwhile, and where the lanes take no more.
+    pub(super) fn take_effects(&self, pause: Duration, bytes_max: usize) -> Vec<EffectsEntry> {
+        let mut state = self.state();
+        state.writer_waits = true;
+        let waited = self.work.wait_timeout_while(state, pause, |state| {
+            state.effects.is_empty() && state.ingest.is_empty() && state.status == Status::Open
+        });
+        let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        state.writer_waits = false;
+        let (mut taken, mut room) = (Vec::new(), bytes_max);
+        while let Some(bytes) = state.effects.front().map(|entry| entry.commit.bytes())
+            && bytes <= room
+            && let Some(entry) = state.effects.pop_front()
+        {
+            room -= bytes;
+            state.effects_bytes -= bytes;
+            taken.push(entry);
+        }
+        taken
+    }
+
     /// What is in the ingest lane, as much as makes one group, after `pause` or once the lanes take no
     /// more.
     pub(super) fn take_ingest(&self, pause: Duration) -> Taken {

@@ -1,5 +1,7 @@
 //! How a log is opened: bounds, windows, and the operator's word on a clock that went back.
 
+use std::time::Duration;
+
 use crate::limits;
 
 /// What [`super::Log::open`] takes beside the folder.
@@ -27,6 +29,8 @@ pub struct LogOptions {
     pub ids_first_max: u64,
     /// What to do if the wall clock is far behind the log.
     pub clock_gap: ClockGap,
+    /// How long the writer waits for what comes of a few events, to write it together with them.
+    pub linger: Linger,
 }
 
 impl LogOptions {
@@ -47,6 +51,16 @@ pub enum CheckRest {
     AtOnce,
     /// From [`super::Log::check_rest`] on: there is something more urgent to read.
     WhenTold,
+}
+
+/// How long the writer waits for what comes of a few events, where something mostly does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Linger {
+    /// As long as the last sync took: what waiting may save.
+    #[default]
+    AsSyncsTake,
+    /// So long, whatever it saves.
+    For(Duration),
 }
 
 /// What to do at start if the wall clock is further behind the last log time than
@@ -73,6 +87,7 @@ impl Default for LogOptions {
             check_rest: CheckRest::AtOnce,
             ids_first_max: 200_000,
             clock_gap: ClockGap::Refuse,
+            linger: Linger::AsSyncsTake,
         }
     }
 }

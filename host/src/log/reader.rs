@@ -27,7 +27,7 @@ pub struct FrameReader {
 }
 
 /// Reads frames in order, each as soon as it is numbered: the last one may be on its way to the disk
-/// yet, and never come there.
+/// yet, and never come there. One that has grown before it was written comes once more.
 ///
 /// For deliveries alone. Their effects stand behind what they were made of, in the same log: so they are lost
 /// where that is.

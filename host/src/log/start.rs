@@ -187,7 +187,7 @@ fn begin(
             let path = folders.segment(open.number);
             let mut segment = OpenSegment::resume(path, open.file, salt, tip, open.end, open.seal)
                 .map_err(failed)?;
-            if segment.has_room(frame_bytes) {
+            if frame_bytes <= segment.room() {
                 (segment, open.index)
             } else {
                 let next = first_claim(disk, folders, options, open.number + 1)?;

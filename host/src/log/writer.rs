@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::assign::{Batch, Group, Verdict};
-use super::codec::Encoded;
+use super::codec::{Encoded, FRAME_ALIGN};
 use super::derived::publish_heads;
 use super::disk::LockGuard;
 use super::error::{AppendError, LogFailure};
@@ -20,6 +20,7 @@ use super::follow::{self, Followers};
 use super::frame::{Frame, FrameBuilder};
 use super::index::{SegmentBase, SegmentIndexBuilder, SegmentSeal};
 use super::lanes::{EffectsEntry, EffectsPermit, IngestEntry, Taken};
+use super::linger::{JOINING_BYTES_MAX, Lingering};
 use super::segment::{Durable, OpenSegment, SegmentError, claim};
 use super::shared::Shared;
 use super::ticket::{Committed, IngestReply};
@@ -47,6 +48,7 @@ pub(super) struct Writer {
     put_off: Option<Taken>,
     /// A stop found no room for the end of a delivery: what comes after it may rest on it.
     gives_up: bool,
+    lingering: Lingering,
     followers: Followers,
     lock: LockGuard,
 }
@@ -112,6 +114,7 @@ impl Writer {
     ) -> io::Result<()> {
         let writer = Self {
             followers: Followers::start(&shared)?,
+            lingering: Lingering::new(shared.options.linger),
             shared,
             segment,
             begins_index: false,
@@ -202,12 +205,16 @@ impl Writer {
             return;
         }
         let mut waiting = self.gather(taken);
+        self.linger(&mut waiting, time_ms);
         let gathered = Instant::now();
         let committed = if self.builder.is_empty() { Ok(None) } else { self.append(time_ms) };
         match committed {
             Ok(committed) => {
                 self.answer(&mut waiting, committed);
                 let synced = committed.map_or(gathered, |(_, synced)| synced);
+                if committed.is_some() {
+                    self.lingering.synced(synced.saturating_duration_since(gathered));
+                }
                 self.note_times(started, gathered, synced);
             }
             Err(failure) => {
@@ -240,11 +247,8 @@ impl Writer {
         self.group.begin(tip.next_position);
         let (metadata_bytes, payload_bytes) = taken.section_bytes();
         self.builder.begin(self.segment.end(), metadata_bytes, payload_bytes);
-        for EffectsEntry { commit, reply, permit } in taken.effects {
-            let first = self.group.effects(&shared.heads, &commit, &mut self.sequences);
-            let number = first_commit + u64::from(self.builder.commits());
-            self.builder.push(&commit, self.sequences.iter().copied());
-            waiting.push(Waiting::Effects { reply, commit, permit, number, first });
+        for entry in taken.effects {
+            waiting.push(self.gather_effects(entry));
         }
         for IngestEntry { mut batch, begun, reply } in taken.ingest {
             match self.group.ingest(shared.recent.get(), &shared.heads, &mut batch) {
@@ -264,6 +268,32 @@ impl Writer {
             }
         }
         waiting
+    }
+
+    fn gather_effects(&mut self, EffectsEntry { commit, reply, permit }: EffectsEntry) -> Waiting {
+        let first = self.group.effects(&self.shared.heads, &commit, &mut self.sequences);
+        let number = self.segment.tip().next_commit + u64::from(self.builder.commits());
+        self.builder.push(&commit, self.sequences.iter().copied());
+        Waiting::Effects { reply, commit, permit, number, first }
+    }
+
+    /// Hands a few events to deliveries before they are written, and adds what comes of them at once.
+    fn linger(&mut self, waiting: &mut Vec<Waiting>, time_ms: u64) {
+        let free = self.shared.counters.free_bytes.load(Ordering::Relaxed);
+        let is_full = free < self.shared.options.watermark_effects_bytes || self.gives_up;
+        if is_full || self.shared.numbered.receiver_count() == 0 {
+            return;
+        }
+        let Some(pause) = self.lingering.pause(self.group.published()) else { return };
+        let taken = self.builder.frame_bytes() + FRAME_ALIGN;
+        let room = self.segment.room().saturating_sub(taken as u64);
+        let room = usize::try_from(room).unwrap_or(usize::MAX).min(JOINING_BYTES_MAX);
+        let header = self.segment.header(self.shared.epoch, time_ms);
+        let frame = self.builder.clone().build(header, self.segment.salt());
+        self.shared.numbered.send_replace(Some(Arc::new(frame)));
+        let effects = self.shared.lanes.take_effects(pause, room);
+        self.lingering.waited(!effects.is_empty());
+        waiting.extend(effects.into_iter().map(|entry| self.gather_effects(entry)));
     }
 
     /// Writes the frame, syncs, and makes it known: tables, index, tail, durable mark. Gives the
@@ -372,7 +402,7 @@ impl Writer {
     /// Goes on to the next segment where the frame does not fit this one. The next one is claimed
     /// first: if that fails for want of space, nothing has changed.
     fn make_room(&mut self, frame_bytes: u64, time_ms: u64) -> Result<(), Stop> {
-        if self.segment.has_room(frame_bytes) {
+        if frame_bytes <= self.segment.room() {
             return Ok(());
         }
         let shared = self.shared.clone();

@@ -75,6 +75,9 @@ async fn what_was_running_and_is_in_the_log_is_a_suspect() {
     old.script.endless.lock().unwrap().insert("a1".to_owned());
     drop(old.publishing(&["a1"]));
     old.until_handed("a1").await;
+    while !old.disk.holds_a_sync() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
     old.script.endless.lock().unwrap().clear();
     let world = old.crash(Crash::ProcessDies, From::Log).await;
     old.disk.release_syncs();

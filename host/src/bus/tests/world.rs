@@ -29,7 +29,7 @@ use crate::event::{
 };
 use crate::log::disk::sim::{Crash, SimDisk};
 use crate::log::record::{Control, ControlRecord};
-use crate::log::{AppendError, Appended, Log, LogOptions, Publish};
+use crate::log::{AppendError, Appended, Linger, Log, LogOptions, Publish};
 use crate::metrics::Metrics;
 use crate::plugin::Manifest;
 use crate::schedule::pool::GuestPool;
@@ -215,7 +215,9 @@ impl World {
         fold: Option<Fold>,
         manifest: &str,
     ) -> Self {
-        let options = LogOptions { segment_bytes: 256 * 1024, ..LogOptions::default() };
+        // Syncs take no time here, so nothing would be waited for.
+        let linger = Linger::For(Duration::from_millis(1));
+        let options = LogOptions { segment_bytes: 256 * 1024, linger, ..LogOptions::default() };
         let path = Path::new("data/buses/main");
         let of_log = Arc::clone(&clock) as Arc<dyn Clock>;
         let opened = Log::open(Arc::new(disk.clone()), path, options, of_log).unwrap();

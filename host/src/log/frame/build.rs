@@ -34,7 +34,7 @@ pub struct Unwritten {
 }
 
 /// A frame being put together by the writer.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub struct FrameBuilder {
     /// Room, and the frame behind it but for its payload.
     bytes: BytesMut,

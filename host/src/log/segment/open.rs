@@ -124,6 +124,12 @@ impl OpenSegment {
         self.salt.segment
     }
 
+    /// What its frames are sealed with.
+    #[must_use]
+    pub(in crate::log) const fn salt(&self) -> Salt {
+        self.salt
+    }
+
     /// Where the next frame starts.
     #[must_use]
     pub(in crate::log) const fn end(&self) -> u64 {
@@ -136,10 +142,10 @@ impl OpenSegment {
         &self.tip
     }
 
-    /// Whether a frame of so many bytes, and the seal, have room.
+    /// Bytes that the next frame may have, so that the seal has room behind it.
     #[must_use]
-    pub(in crate::log) const fn has_room(&self, frame_bytes: u64) -> bool {
-        self.end.saturating_add(frame_bytes).saturating_add(SEAL_BYTES_MAX) <= self.capacity
+    pub(in crate::log) const fn room(&self) -> u64 {
+        self.capacity.saturating_sub(SEAL_BYTES_MAX).saturating_sub(self.end)
     }
 
     /// Bytes a new segment needs for one frame of so many bytes.

@@ -3,9 +3,13 @@
 use std::sync::Arc;
 
 use super::support::*;
-use crate::event::{CommitNumber, Position};
-use crate::log::disk::sim::{Fault, SimDisk};
-use crate::log::{AppendError, Appended, Log, LogOptions, NumberedFrames, Publish, ReadError};
+use std::time::Duration;
+
+use crate::event::{CommitNumber, InstanceId, Position};
+use crate::log::disk::sim::{Crash, Fault, SimDisk};
+use crate::log::{
+    AppendError, Appended, Linger, Log, LogOptions, NumberedFrames, Publish, ReadError,
+};
 
 type Publisher = tokio::task::JoinHandle<Result<Vec<Appended>, AppendError>>;
 
@@ -80,7 +84,7 @@ async fn whoever_reads_misses_nothing_and_gets_nothing_twice() {
                         next = event.position.0 + 1;
                     }
                     if reader % 2 == 1 && next % 50 < 3 {
-                        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                        tokio::time::sleep(Duration::from_millis(20)).await;
                     }
                 }
             })
@@ -95,5 +99,44 @@ async fn whoever_reads_misses_nothing_and_gets_nothing_twice() {
     for reader in readers {
         tokio::time::timeout(DEADLINE, reader).await.unwrap().unwrap();
     }
+    log.close().await.unwrap();
+}
+
+/// And both are durable at once, or lost at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_comes_of_an_event_at_once_is_written_together_with_it() {
+    let disk = SimDisk::new();
+    let options = LogOptions { linger: Linger::For(DEADLINE), ..options() };
+    let log = try_open(&disk, options).unwrap().log;
+    let mut numbered = log.numbered_from_position(Position(1));
+    let groups = log.stats().groups;
+    let published = publishing(&log, "1");
+    let alone = numbered.next().await.unwrap();
+    assert_eq!((alone.headings().unwrap().count(), log.last_position()), (1, Position(0)));
+    let permit = log.reserve(InstanceId(1), 1000).await.unwrap();
+    let committed = log.commit(permit, &delivery(1)).await.unwrap();
+    published.await.unwrap().unwrap();
+    assert_eq!(log.stats().groups, groups + 1, "one write, one sync");
+    let whole = numbered.next().await.unwrap();
+    assert_eq!(whole.first_commit(), alone.first_commit());
+    assert_eq!((whole.last_commit(), log.durable()), (committed.commit, committed.commit));
+    assert_eq!(log.event(Position(1)).await.unwrap().unwrap().position, Position(1));
+    let again = try_open(&disk.crash(Crash::LosesAll), options).unwrap().log;
+    assert_eq!((again.durable().0, again.last_position()), (committed.commit.0 + 1, Position(1)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_is_waited_for_who_is_not_there_and_publishers_do_not_wait_for_each_other() {
+    let options = LogOptions { linger: Linger::For(Duration::from_secs(3600)), ..options() };
+    let log = try_open(&SimDisk::new(), options).unwrap().log;
+    publishing(&log, "1").await.unwrap().unwrap();
+    let mut numbered = log.numbered_from_position(Position(2));
+    let first = publishing(&log, "2");
+    assert_eq!(ids(&mut numbered).await, ["2"]);
+    assert!(!first.is_finished());
+    let second = publishing(&log, "3");
+    first.await.unwrap().unwrap();
+    drop(numbered);
+    second.await.unwrap().unwrap();
     log.close().await.unwrap();
 }
