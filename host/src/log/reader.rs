@@ -99,13 +99,17 @@ impl FrameReader {
                     From::Commit(commit) => self.shared.tail.with_commit(commit)?,
                     From::Position(position) => self.shared.tail.with_position(position)?,
                 };
-                // Whoever falls behind again is somewhere else by then.
-                self.scan = None;
+                self.leave_disk();
                 frame
             }
         };
         self.go_behind(&frame);
         Some(frame)
+    }
+
+    /// Forgets the place on the disk: whoever falls behind again is somewhere else by then.
+    fn leave_disk(&mut self) {
+        self.scan = None;
     }
 
     fn go_behind(&mut self, frame: &Frame) {
@@ -166,6 +170,7 @@ impl NumberedFrames {
                 return self.durable.next().await;
             }
             if let Some(frame) = numbered.filter(|frame| self.durable.wants(frame)) {
+                self.durable.leave_disk();
                 self.durable.go_behind(&frame);
                 return Ok(frame);
             }

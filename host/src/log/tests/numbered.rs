@@ -140,3 +140,42 @@ async fn nobody_is_waited_for_who_is_not_there_and_publishers_do_not_wait_for_ea
     second.await.unwrap().unwrap();
     log.close().await.unwrap();
 }
+
+/// It keeps up for a while after it read from the disk: the place there is far behind by then.
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_lags_again_reads_nothing_that_was_given_out_of_memory() {
+    let disk = SimDisk::new();
+    let options = LogOptions { segment_bytes: 64 << 20, tail_bytes: 1, ..options() };
+    let log = try_open(&disk, options).unwrap().log;
+    let mut numbered = log.numbered_from_position(Position(1));
+    let write = |id: u64| {
+        // The end of what is read from the disk is read at once.
+        let bytes = if (4..6).contains(&id) { 10 } else { 300_000 };
+        let data = Arc::<str>::from(format!("\"{}\"", "x".repeat(bytes)));
+        let (log, event) = (log.clone(), event(&id.to_string(), "a", &data));
+        tokio::spawn(async move { log.ingest(vec![Publish { event, expected: None }]).await })
+    };
+    for id in 1..=5 {
+        write(id).await.unwrap().unwrap();
+    }
+    for id in 1..=5 {
+        assert_eq!(ids(&mut numbered).await, [id.to_string()]);
+    }
+    for id in 6..=30 {
+        disk.hold_syncs();
+        let written = write(id);
+        assert_eq!(ids(&mut numbered).await, [id.to_string()]);
+        disk.release_syncs();
+        written.await.unwrap().unwrap();
+    }
+    for id in 31..=33 {
+        write(id).await.unwrap().unwrap();
+    }
+    let before = disk.direct_reads();
+    for id in 31..=33 {
+        assert_eq!(ids(&mut numbered).await, [id.to_string()]);
+    }
+    let reads = disk.direct_reads() - before;
+    assert!(reads <= 3, "{reads} reads for three frames");
+    log.close().await.unwrap();
+}
