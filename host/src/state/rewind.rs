@@ -83,6 +83,14 @@ impl Instance {
         served.map_or_else(before, |rewound| rewound.generation)
     }
 
+    /// Up to where everything was delivered that is not known one by one, for a rewind that begins now.
+    /// `low`: how far the scheduler is. A dead letter that runs again takes that back, and the ledger has
+    /// forgotten by then which of the events behind it are completed.
+    #[must_use]
+    pub fn done(&self, low: Position) -> Position {
+        self.low.max(low)
+    }
+
     /// Begins a generation. Says whether that made sense.
     pub(super) fn begin(
         &mut self,

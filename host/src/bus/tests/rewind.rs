@@ -190,3 +190,30 @@ async fn a_key_with_more_state_than_a_commit_holds_is_carried_over() {
     assert!(all.iter().all(|(_, value)| value.bytes.len() == STATE_VALUE_BYTES_MAX));
     world.stop().await;
 }
+
+/// It takes back how far the plugin is, and not what was delivered behind it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_letter_that_runs_again_makes_nothing_behind_it_happen_twice() {
+    let world = World::with("[retry]\non-failure = \"continue\"\n").await;
+    world.script.breaks(&["a1"]);
+    world.publish(&["a1", "b1", "b2"]).await;
+    world.until("it is a dead letter", |world| world.letters().len() == 1).await;
+    world.until_listed(&[("b", "b1 b2")]).await;
+    for n in 0.. {
+        if world.plugin().low > Position(3) {
+            break;
+        }
+        // Each frame that is read lets the runner note how far it is.
+        let id = format!("z{n}");
+        world.publish(&[&id]).await;
+        world.until("it is listed", |world| world.ids("z").ends_with(&id)).await;
+    }
+    world.runner.pause();
+    assert_eq!(world.redrive_all().await.count, 1);
+    assert_eq!(world.runner.cursor().low, Position(0));
+    let world = world.rewind(0, "!").await;
+    world.publish(&["b3"]).await;
+    world.until_listed(&[("b", "b1! b2! b3!")]).await;
+    assert_emitted(&world, &["b1", "b2", "b3"]).await;
+    world.stop().await;
+}

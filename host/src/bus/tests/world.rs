@@ -345,7 +345,7 @@ impl World {
         *self.script.mark.lock().unwrap() = mark.to_owned();
         let (instance, after, cursor) = (PLUGIN, Position(after), self.runner.cursor());
         let generation = Generation(self.plugin().generation.0 + 1);
-        let (until, done) = (self.bus.last_position(), cursor.low);
+        let (until, done) = (self.bus.last_position(), self.plugin().done(cursor.low));
         let control = Control::Rewind { instance, generation, after, until, done };
         let record = ControlRecord { actor: "ops".into(), control };
         let committed = self.bus.control(&[record]).done().await.unwrap();

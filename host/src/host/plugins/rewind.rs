@@ -111,13 +111,13 @@ impl Plugins {
             let ledger = bus.ledger();
             let known = ledger.instance(instance).ok_or_else(|| unknown(&candidate.name))?;
             let place = cursor.map_or((known.seen, known.low), |cursor| (cursor.seen, cursor.low));
-            let (seen, done) = place;
+            let (seen, low) = place;
             if let Some(why) = known.cannot_rewind(after, seen).filter(|_| after > Position(0)) {
                 let name = &candidate.name;
                 let why = format!("plugin `{name}` cannot go back to just after {after}: {why}");
                 return Err(HostError::Conflict(why));
             }
-            (Generation(known.generation.0.saturating_add(1)), done)
+            (Generation(known.generation.0.saturating_add(1)), known.done(low))
         };
         let record = |control| ControlRecord { actor: Arc::clone(actor), control };
         let until = bus.last_position();
