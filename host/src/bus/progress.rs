@@ -62,10 +62,11 @@ impl Progress {
 
     /// Offers how far the scheduler is. It is asked before the commits are counted, and not at all
     /// while what was offered before is not noted.
-    pub fn offer(&self, settled: impl FnOnce() -> Settled) {
+    pub fn offer(&self, settled: impl FnOnce() -> Option<Settled>) {
         let mut candidate = self.candidate.lock().unwrap_or_else(PoisonError::into_inner);
-        if candidate.is_none() {
-            let settled = settled();
+        if candidate.is_none()
+            && let Some(settled) = settled()
+        {
             *candidate = Some((settled, self.submitted.load(Ordering::SeqCst)));
         }
     }
@@ -101,7 +102,7 @@ mod tests {
         let progress = Progress::default();
         let settled = Settled { low: Position(3), seen: Position(5), back: Vec::new() };
         progress.submit();
-        progress.offer(|| settled.clone());
+        progress.offer(|| Some(settled.clone()));
         assert_eq!(progress.take_safe(Position(5)), None, "a completion is not folded");
         progress.fold(1);
         assert_eq!(progress.take_safe(Position(4)), None, "what was read may be lost yet");

@@ -97,7 +97,9 @@ impl Runner {
     }
 
     pub(super) fn note_progress(&self) {
-        self.progress.offer(|| self.queue.with(|core| core.settled()));
+        let settled = || self.queue.with(|core| core.settled());
+        // Whoever asks a runner that was stopped may do so when its plugin begins anew.
+        self.progress.offer(|| (!self.stop.is_cancelled()).then(settled));
     }
 
     /// Pauses the plugin: somebody has to look, and says by letting it go on that it can be tried again.

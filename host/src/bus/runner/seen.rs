@@ -64,7 +64,7 @@ impl Runner {
     fn look_at_state(&self, key: Option<&Key>) -> Result<Snapshot, ColdError> {
         // The scheduler first: what it knows to be over was handed to the log before.
         let low = self.cursor().low;
-        self.progress.offer(|| self.queue.with(|core| core.settled()));
+        self.note_progress();
         let (submitted, _) = self.progress.counts();
         // While the ledger is locked nothing is folded, so values and ledger are of one commit.
         let ledger = self.bus.ledger();

@@ -7,6 +7,7 @@ use crate::effects::{Effects, Outcome, StateWrite};
 use crate::event::{Generation, Key, Position};
 use crate::limits::STATE_VALUE_BYTES_MAX;
 use crate::log::disk::sim::Crash;
+use crate::log::record::{Control, ControlRecord};
 use crate::state::Owner;
 
 const BOTH: [From; 2] = [From::Log, From::Checkpoint];
@@ -215,5 +216,27 @@ async fn a_dead_letter_that_runs_again_makes_nothing_behind_it_happen_twice() {
     world.publish(&["b3"]).await;
     world.until_listed(&[("b", "b1! b2! b3!")]).await;
     assert_emitted(&world, &["b1", "b2", "b3"]).await;
+    world.stop().await;
+}
+
+/// Who asks for state may still have the runner that was there before.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_runner_that_was_stopped_says_nothing_of_how_far_its_plugin_is() {
+    let world = world().await;
+    world.runner.stop().await;
+    let (instance, generation, after) = (PLUGIN, Generation(1), Position(0));
+    let (until, done) = (world.bus.last_position(), world.runner.cursor().low);
+    let control = Control::Rewind { instance, generation, after, until, done };
+    let record = ControlRecord { actor: "ops".into(), control };
+    let committed = world.bus.control(&[record]).done().await.unwrap();
+    world.bus.until_applied(committed.commit).await;
+    world.runner.snapshot(None).await.unwrap();
+    world.publish(&["c1"]).await;
+    world.bus.until_applied(world.bus.log().unwrap().durable()).await;
+
+    let world = world.crash(Crash::LosesAll, From::Checkpoint).await;
+    world.until_rebuilt().await;
+    world.until_listed(&[("a", "a1 a2 a3"), ("b", "b1 b2"), ("c", "c1")]).await;
+    assert_eq!(world.ids_of(generation, "a"), "a1 a2 a3");
     world.stop().await;
 }
