@@ -1,10 +1,13 @@
 //! Damage is found and named, never skipped; nobody else opens a log that is open.
 
 use std::path::Path;
+use std::time::Duration;
 
 use serde_json::json;
 
-use crate::harness::{Cli, HostOptions, Place, event, seed};
+use crate::harness::{Cli, HostOptions, Place, event, seed, wait_until};
+
+const SAID_MAX: Duration = Duration::from_secs(20);
 
 /// The smallest there are, so that a small log has closed ones.
 const SMALL_SEGMENTS: &str = "[buses.main]\nkind = \"durable\"\nsegment = \"4MiB\"\n";
@@ -90,7 +93,11 @@ fn what_a_kill_left_half_written_is_cut_back_and_told() {
     let host = place.start();
     let events = host.http.events("");
     assert_eq!(events.len(), 1, "{events:?}");
-    assert!(host.said().contains("cut"), "{}", host.said());
+    // It is written before the host is ready, and may be read after that.
+    wait_until("a word about it", SAID_MAX, || match host.said() {
+        said if said.contains("cut") => Ok(()),
+        said => Err(said),
+    });
     // The same event is new again, and takes the next position.
     let again = host.http.publish(&[event("a.b", "2", Some("k"), json!("again"))]);
     assert_eq!((&again[0]["duplicate"], &again[0]["sequence"]), (&json!(false), &json!(2)));

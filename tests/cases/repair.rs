@@ -3,16 +3,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use crate::crashes::{Series, must_be_sound};
-use crate::harness::{Cli, Host, HostOptions, Place, Sources, event, put, seed};
+use crate::harness::{Cli, Host, HostOptions, Place, Sources, event, put, seed, wait_until};
 
 /// The smallest there are, so that a small log has closed ones.
 const SMALL_SEGMENTS: &str = "[buses.main]\nkind = \"durable\"\nsegment = \"4MiB\"\n";
 const KEYS: usize = 40;
 const EVENTS: usize = 4000;
+const SAID_MAX: Duration = Duration::from_secs(20);
 
 fn start(place: &Place) -> Host {
     let options = HostOptions { config: Some(SMALL_SEGMENTS.to_owned()), ..Default::default() };
@@ -238,10 +240,12 @@ fn damaged_derived_files_are_made_anew_and_told() {
         let case = format!("{case} {}", path.display());
         assert!((counts(&host), host.http.events("key=k-3")) == whole, "{case}");
         let name = path.file_name().unwrap().to_str().unwrap().to_owned();
-        let said = host.said();
-        host.stop();
         // The snapshot of heads stands for the end of one stop.
-        assert!(name == "heads" || said.contains(&name), "{case}: {said}");
+        wait_until(&format!("{case}: a word about it"), SAID_MAX, || match host.said() {
+            said if name == "heads" || said.contains(&name) => Ok(()),
+            said => Err(said),
+        });
+        host.stop();
     };
     for (path, good) in contents(&bus.join("index")) {
         let middle = good.len() / 2;

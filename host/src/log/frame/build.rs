@@ -5,7 +5,7 @@
 
 use std::io;
 use std::ops::Range;
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 
 use bytes::BytesMut;
 
@@ -69,28 +69,14 @@ impl Unwritten {
         self.start..self.start.saturating_add(len)
     }
 
-    /// Writes it, and gives the frame. `show` gets it as early as can be: a large one is written from where
-    /// it stands, and nobody may look at that meanwhile.
+    /// Writes it, and gives the frame.
     ///
     /// # Errors
     /// The disk's.
-    pub fn write(
-        mut self,
-        file: &dyn DiskFile,
-        offset: u64,
-        show: impl FnOnce(&Arc<Frame>),
-    ) -> io::Result<Arc<Frame>> {
-        if self.frame_bytes() < WITHIN_BYTES_MIN as u64 {
-            let frame = Arc::new(self.whole());
-            show(&frame);
-            file.write_at(&frame.bytes, offset)?;
-            return Ok(frame);
-        }
+    pub fn write(mut self, file: &dyn DiskFile, offset: u64) -> io::Result<Frame> {
         let place = self.place();
         file.write_within(&mut self.buffer, place, offset)?;
-        let frame = Arc::new(self.whole());
-        show(&frame);
-        Ok(frame)
+        Ok(self.whole())
     }
 
     fn whole(self) -> Frame {

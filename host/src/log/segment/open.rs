@@ -169,8 +169,8 @@ impl OpenSegment {
         }
     }
 
-    /// Writes one frame with one write, and syncs once. Gives where it starts. `show` gets it before it is
-    /// durable.
+    /// Writes one frame with one write, and syncs once. Gives where it starts. `show` gets it between the two:
+    /// who runs then takes nothing from the write.
     ///
     /// # Errors
     /// What is on the disk is not known then: nothing may be written after it.
@@ -205,7 +205,8 @@ impl OpenSegment {
         if planted!(AcknowledgesBeforeSync) {
             self.file.sync_data()?;
         }
-        let frame = frame.write(&*self.file, self.end, show)?;
+        let frame = Arc::new(frame.write(&*self.file, self.end)?);
+        show(&frame);
         self.sync(frame.header().is_seal())?;
         Ok((frame, Durable(())))
     }
