@@ -37,6 +37,7 @@ mod start;
 mod stats;
 mod tail;
 mod ticket;
+mod waiting;
 mod writer;
 
 use std::path::Path;

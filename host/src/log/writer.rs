@@ -9,22 +9,21 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use tokio::sync::oneshot;
-
-use super::assign::{Batch, Group, Verdict};
-use super::codec::{Encoded, FRAME_ALIGN};
+use super::assign::{Group, Verdict};
+use super::codec::FRAME_ALIGN;
 use super::derived::publish_heads;
 use super::disk::LockGuard;
 use super::error::{AppendError, LogFailure};
 use super::follow::{self, Followers};
 use super::frame::{Frame, FrameBuilder};
 use super::index::{SegmentBase, SegmentIndexBuilder, SegmentSeal};
-use super::lanes::{EffectsEntry, EffectsPermit, IngestEntry, Taken};
+use super::lanes::{EffectsEntry, IngestEntry, Taken};
 use super::linger::{JOINING_BYTES_MAX, Lingering};
-use super::segment::{Durable, OpenSegment, SegmentError, claim};
+use super::segment::{OpenSegment, SegmentError, claim};
 use super::shared::Shared;
-use super::ticket::{Committed, IngestReply};
-use crate::event::{CommitNumber, KeySequence, Position};
+use super::ticket::IngestReply;
+use super::waiting::{self, Proof, Waiting};
+use crate::event::KeySequence;
 use crate::limits::GROUP_BYTES_MAX;
 
 /// How often the free space of the disk is looked at, milliseconds of log time.
@@ -52,29 +51,6 @@ pub(super) struct Writer {
     followers: Followers,
     lock: LockGuard,
 }
-
-/// Somebody who waits for the sync.
-enum Waiting {
-    Effects {
-        reply: Option<oneshot::Sender<Result<Committed, AppendError>>>,
-        commit: Encoded,
-        permit: Option<EffectsPermit>,
-        number: u64,
-        first: Position,
-    },
-    Ingest {
-        reply: oneshot::Sender<IngestReply>,
-        batch: Batch,
-        begun: Instant,
-        number: u64,
-        first: Position,
-    },
-    /// Nothing of it is in the group, but what the answer speaks of may be.
-    Answer { reply: oneshot::Sender<IngestReply>, answer: IngestReply },
-}
-
-/// That a group is durable, and its log time, milliseconds since the Unix epoch.
-type Proof = (Durable, u64);
 
 /// Why a group was not written.
 enum Stop {
@@ -210,7 +186,7 @@ impl Writer {
         let committed = if self.builder.is_empty() { Ok(None) } else { self.append(time_ms) };
         match committed {
             Ok(committed) => {
-                self.answer(&mut waiting, committed);
+                waiting::answer(&self.shared, waiting, committed);
                 let synced = committed.map_or(gathered, |(_, synced)| synced);
                 if committed.is_some() {
                     self.lingering.synced(synced.saturating_duration_since(gathered));
@@ -332,35 +308,6 @@ impl Writer {
         handed_over.map_err(|error| follow::failure(&error))
     }
 
-    fn answer(&self, waiting: &mut Vec<Waiting>, committed: Option<(Proof, Instant)>) {
-        let mut buffers = Vec::with_capacity(waiting.len());
-        let mut room = 0;
-        for one in waiting.drain(..) {
-            match (one, committed) {
-                (Waiting::Answer { reply, answer }, _) => drop(reply.send(answer)),
-                (Waiting::Effects { reply, commit, permit, number, first }, Some((proof, _))) => {
-                    let answer = committed_as(proof, number, first, !commit.events.is_empty());
-                    if let Some(reply) = reply {
-                        drop(reply.send(Ok(answer)));
-                    }
-                    room += permit.map_or(0, |mut permit| permit.take_bytes());
-                    buffers.push(commit);
-                }
-                (Waiting::Ingest { reply, batch, begun, number, first }, Some((proof, synced))) => {
-                    let committed = committed_as(proof, number, first, true);
-                    let items = batch.items;
-                    self.shared.note_ingested(items.len() as u64, (begun, synced));
-                    drop(reply.send(IngestReply::Committed { committed, items }));
-                    buffers.push(batch.commit);
-                }
-                // Something taken makes the frame non-empty: there is a proof.
-                (one, None) => one.refuse(AppendError::ReadOnly(LogFailure::WriterGone)),
-            }
-        }
-        self.shared.lanes.release(room);
-        self.shared.buffers.give(buffers.into_iter());
-    }
-
     fn refuse(&mut self, taken: Taken, stop: Stop) {
         let error = match stop {
             Stop::Full { free, needed } => AppendError::StorageFull { free, needed },
@@ -445,27 +392,6 @@ impl Writer {
             tracing::warn!(%error, "the next start gathers the key heads from the indexes");
         }
     }
-}
-
-impl Waiting {
-    fn refuse(self, error: AppendError) {
-        match self {
-            Self::Effects { reply, .. } => drop(reply.map(|reply| reply.send(Err(error)))),
-            Self::Ingest { reply, .. } | Self::Answer { reply, .. } => {
-                drop(reply.send(IngestReply::Refused(error)));
-            }
-        }
-    }
-}
-
-const fn committed_as(
-    (durable, recorded_ms): Proof,
-    number: u64,
-    first: Position,
-    has_events: bool,
-) -> Committed {
-    let first_position = if has_events { Some(first) } else { None };
-    Committed { commit: CommitNumber(number), first_position, recorded_ms, durable }
 }
 
 /// Shows a durable frame to everybody. Says whether it is time to trim the tail.
