@@ -21,40 +21,18 @@ use crate::bench::report::Report;
 use crate::bench::{BenchError, alone, append, http, invoke, pipeline, replay, ticker};
 use crate::wasm::compile::CompileLimits;
 
-pub use options::{Alone, Awake, Common, LiveHost, Load};
+pub use options::{Alone, Awake, Common, InProcess, LiveHost};
 
 /// What to measure. Every figure stands beside the limit of the disk, measured in the same run.
 #[derive(Debug, Clone, Subcommand)]
 pub enum BenchCommand {
     /// From a publish to its durability, in process
-    Append {
-        /// What every bench can be told.
-        #[command(flatten)]
-        common: Common,
-        /// How many events at a time.
-        #[command(flatten)]
-        load: Load,
-        /// What keeps the processors awake.
-        #[command(flatten)]
-        awake: Awake,
-        /// It has no use for a host.
-        #[command(flatten)]
-        _alone: Alone,
-    },
+    Append(InProcess),
     /// From a publish through the guest to the durability of its effects
     Pipeline {
-        /// What every bench can be told.
+        /// What goes through.
         #[command(flatten)]
-        common: Common,
-        /// How many events at a time.
-        #[command(flatten)]
-        load: Load,
-        /// What keeps the processors awake.
-        #[command(flatten)]
-        awake: Awake,
-        /// It has no use for a host.
-        #[command(flatten)]
-        _alone: Alone,
+        events: InProcess,
         /// A module (the manifest beside it, `NAME.toml` or `plugin.toml`, is used), or the folder of a
         /// plugin that is built [default: a built-in one, which reads and writes one value and emits one
         /// event]
@@ -99,18 +77,9 @@ pub enum BenchCommand {
     },
     /// How fast a new plugin catches up with an old log
     Replay {
-        /// What every bench can be told.
+        /// What goes through.
         #[command(flatten)]
-        common: Common,
-        /// How many events at a time.
-        #[command(flatten)]
-        load: Load,
-        /// What keeps the processors awake.
-        #[command(flatten)]
-        awake: Awake,
-        /// It has no use for a host.
-        #[command(flatten)]
-        _alone: Alone,
+        events: InProcess,
         /// A module (the manifest beside it, `NAME.toml` or `plugin.toml`, is used), or the folder of a
         /// plugin that is built [default: a built-in one, which does nothing]
         #[arg(long, value_name = "F")]
@@ -192,15 +161,13 @@ fn ignores_hangup(status: &str) -> bool {
 
 async fn measure(command: &BenchCommand, connect: &ConnectArgs) -> anyhow::Result<Report> {
     Ok(match command {
-        BenchCommand::Append { common, load, awake, .. } => {
-            append::run(&load.on(awake.on(common.settings(100_000)?))).await?
-        }
-        BenchCommand::Pipeline { common, load, awake, module, rate, .. } => {
+        BenchCommand::Append(events) => append::run(&events.settings(100_000)?).await?,
+        BenchCommand::Pipeline { events, module, rate } => {
             let (module, rate) = (given(module.as_deref())?, *rate);
             // Three seconds of each repetition, where events come at their own pace.
-            let settings = common.settings(rate.map_or(100_000, |rate| rate * 3))?;
+            let settings = events.settings(rate.map_or(100_000, |rate| rate * 3))?;
             let options = pipeline::PipelineOptions { module, rate };
-            pipeline::run(&load.on(awake.on(settings)), &options).await?
+            pipeline::run(&settings, &options).await?
         }
         BenchCommand::Invoke { common, module, .. } => {
             let options = invoke::InvokeOptions { module: given(module.as_deref())? };
@@ -211,9 +178,9 @@ async fn measure(command: &BenchCommand, connect: &ConnectArgs) -> anyhow::Resul
             let settings = common.settings(if *batch > 1 { 100_000 } else { 30_000 })?;
             http::run(&awake.on(settings), &options).await?
         }
-        BenchCommand::Replay { common, load, awake, module, .. } => {
+        BenchCommand::Replay { events, module } => {
             let options = replay::ReplayOptions { module: given(module.as_deref())? };
-            replay::run(&load.on(awake.on(common.settings(200_000)?)), &options).await?
+            replay::run(&events.settings(200_000)?, &options).await?
         }
         BenchCommand::Stage { .. } | BenchCommand::Tick => Report::default(),
     })

@@ -74,14 +74,6 @@ pub struct Common {
     dir: Option<PathBuf>,
 }
 
-/// What a bench can be told that has many events on their way.
-#[derive(Debug, Clone, Args)]
-pub struct Load {
-    /// Events on their way at the same time
-    #[arg(long, value_name = "N", default_value_t = 256, value_parser = from_one())]
-    in_flight: usize,
-}
-
 /// What a bench can be told that waits for the disk.
 #[derive(Debug, Clone, Args)]
 pub struct Awake {
@@ -119,6 +111,30 @@ impl Args for Alone {
     }
 }
 
+/// What a bench can be told that has many events on their way through a log of its own.
+#[derive(Debug, Clone, Args)]
+pub struct InProcess {
+    /// What every bench can be told.
+    #[command(flatten)]
+    common: Common,
+    /// Events on their way at the same time
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = from_one())]
+    in_flight: usize,
+    /// What keeps the processors awake.
+    #[command(flatten)]
+    awake: Awake,
+    /// It has no use for a host.
+    #[command(flatten)]
+    _alone: Alone,
+}
+
+impl InProcess {
+    pub(super) fn settings(&self, events: u64) -> anyhow::Result<Settings> {
+        let settings = self.awake.on(self.common.settings(events)?);
+        Ok(Settings { in_flight: self.in_flight, ..settings })
+    }
+}
+
 impl Common {
     pub(super) fn settings(&self, events: u64) -> anyhow::Result<Settings> {
         let data = match &self.data_file {
@@ -138,12 +154,6 @@ impl Common {
             data,
             ..Settings::default()
         })
-    }
-}
-
-impl Load {
-    pub(super) fn on(&self, settings: Settings) -> Settings {
-        Settings { in_flight: self.in_flight, ..settings }
     }
 }
 
