@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -94,15 +93,7 @@ impl Invoker for Witness {
     fn invoke<'a>(&'a self, _: &'a mut Slot, delivery: Delivery) -> BoxFuture<'a, Invocation> {
         async move {
             let (outcome, effects) = self.handle(&delivery);
-            Invocation {
-                outcome,
-                effects,
-                fuel: 1,
-                wall: Duration::ZERO,
-                memory_bytes: 0,
-                logs: Vec::new(),
-                backtrace: String::new(),
-            }
+            Invocation { effects, fuel: 1, ..Invocation::unrun(outcome) }
         }
         .boxed()
     }

@@ -5,7 +5,6 @@
 //! becomes a dead letter: whoever sent it is told how it failed, so there is nothing to redrive.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::work::{Attempt, Ending, Stopped};
 use super::{Runner, Version};
@@ -57,15 +56,8 @@ impl Runner {
         }
         let response = Some(command::sequence_conflict(expected, actual));
         let reason = format!("the key is at sequence {actual}, not {expected}");
-        Ok(Some(Invocation {
-            outcome: Outcome::Reject { reason },
-            effects: Effects { response, ..Effects::default() },
-            fuel: 0,
-            wall: Duration::ZERO,
-            memory_bytes: 0,
-            logs: Vec::new(),
-            backtrace: String::new(),
-        }))
+        let effects = Effects { response, ..Effects::default() };
+        Ok(Some(Invocation { effects, ..Invocation::unrun(Outcome::Reject { reason }) }))
     }
 
     /// Waits until a delivery rests on nothing that a crash could take back: its event is durable, and

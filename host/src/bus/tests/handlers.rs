@@ -1,7 +1,6 @@
 //! Handlers that do one thing, in place of the one that a world begins with.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -16,15 +15,7 @@ pub(super) struct Handler<F>(pub(super) F);
 
 /// What a guest came to that ended so and asked for this.
 pub(super) fn invocation(outcome: Outcome, effects: Effects) -> Invocation {
-    Invocation {
-        outcome,
-        effects,
-        fuel: 1,
-        wall: Duration::ZERO,
-        memory_bytes: 0,
-        logs: Vec::new(),
-        backtrace: String::new(),
-    }
+    Invocation { effects, fuel: 1, ..Invocation::unrun(outcome) }
 }
 
 impl<F> Handler<F>

@@ -14,6 +14,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::clock::TurnedClock;
+use super::handlers::invocation;
 
 use crate::bus::Bus;
 use crate::bus::deliver::{self, Deliverer};
@@ -128,20 +129,12 @@ impl Script {
         } else {
             Outcome::Ok
         };
-        let ok = outcome == Outcome::Ok;
-        Invocation {
-            outcome,
-            effects: if ok {
-                handle(delivery, &self.mark.lock().unwrap(), timers)
-            } else {
-                Effects::default()
-            },
-            fuel: 1,
-            wall: Duration::ZERO,
-            memory_bytes: 0,
-            logs: Vec::new(),
-            backtrace: String::new(),
-        }
+        let effects = if outcome == Outcome::Ok {
+            handle(delivery, &self.mark.lock().unwrap(), timers)
+        } else {
+            Effects::default()
+        };
+        invocation(outcome, effects)
     }
 
     fn hand(&self, id: &str, delivery: &Delivery) {
