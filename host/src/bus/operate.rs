@@ -91,7 +91,7 @@ pub async fn release(
     };
     if let (Some(runner), Some(position)) = (runner, parked) {
         let letter = Letter { position, key: Some(key.clone()), attempts: 0, parks: true };
-        if !runner.has(&letter).await {
+        if runner.at_rest(&[letter]).await != [true] {
             return Err(ReleaseError::Busy(key.clone()));
         }
     }
@@ -117,17 +117,28 @@ pub async fn act(
     actor: &str,
 ) -> Result<Acted, AppendError> {
     let mut acted = Acted::default();
-    let mut letters = Vec::with_capacity(numbers.len());
+    let (mut standing, mut found) = (Vec::new(), Vec::new());
     for number in numbers {
-        match (stands(bus, instance, *number), runner) {
-            (Err(why), _) => acted.left.push((*number, why)),
-            (Ok(letter), Some(runner)) if !runner.has(&letter).await => {
-                acted.left.push((*number, "its delivery is under way"));
-            }
-            (Ok(_), None) if matches!(act, Act::Redrive) => {
+        match stands(bus, instance, *number) {
+            Err(why) => acted.left.push((*number, why)),
+            Ok(_) if runner.is_none() && matches!(act, Act::Redrive) => {
                 acted.left.push((*number, "its plugin does not run"));
             }
-            (Ok(letter), _) => letters.push(letter),
+            Ok(letter) => {
+                standing.push(*number);
+                found.push(letter);
+            }
+        }
+    }
+    let at_rest = match runner {
+        Some(runner) => runner.at_rest(&found).await,
+        None => vec![true; found.len()],
+    };
+    let mut letters = Vec::with_capacity(found.len());
+    for ((number, letter), is_at_rest) in standing.into_iter().zip(found).zip(at_rest) {
+        match is_at_rest {
+            true => letters.push(letter),
+            false => acted.left.push((number, "its delivery is under way")),
         }
     }
     if letters.is_empty() {

@@ -60,16 +60,21 @@ impl Runner {
         self.queue.with(|core| core.release(key));
     }
 
-    /// Waits until the scheduler has a dead letter that the log knows: its commit may be durable a
-    /// moment before its delivery is over. Says whether it has.
-    pub async fn has(&self, letter: &Letter) -> bool {
-        for _ in 0..LOOKS_MAX {
-            if self.queue.with(|core| is_at_rest(core, letter)) {
-                return true;
+    /// Which of these dead letters, which the log knows, the scheduler has as well. The commit of one may
+    /// be durable a moment before its delivery is over: that is waited for, for all of them together.
+    pub async fn at_rest(&self, letters: &[Letter]) -> Vec<bool> {
+        let look = || -> Vec<bool> {
+            self.queue.with(|core| letters.iter().map(|letter| is_at_rest(core, letter)).collect())
+        };
+        let mut found = look();
+        for _ in 1..LOOKS_MAX {
+            if !found.contains(&false) {
+                break;
             }
             tokio::time::sleep(LOOK_EVERY).await;
+            found = look();
         }
-        false
+        found
     }
 
     /// Runs dead letters again.

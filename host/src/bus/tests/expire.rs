@@ -71,7 +71,7 @@ async fn what_a_redriven_letter_saw_stays_while_the_scheduler_does_not_know_of_t
     world.script.breaks(&[]);
     let (id, position) = (world.letters()[0].id, world.letters()[0].position);
     let letter = Letter { position, key: Key::new("p").ok(), attempts: 2, parks: true };
-    assert!(world.runner.has(&letter).await);
+    assert_eq!(world.runner.at_rest(std::slice::from_ref(&letter)).await, [true]);
     let numbers = [id];
     let mut redrive = Box::pin(world.act(&numbers, Act::Redrive));
     world.disk.hold_syncs();

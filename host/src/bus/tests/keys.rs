@@ -21,7 +21,8 @@ async fn a_key_that_fails_parks_and_holds_back_only_itself() {
     assert_eq!(letter.tried.iter().map(|tried| tried.attempt).collect::<Vec<_>>(), [1, 2]);
     assert!(!world.plugin().is_completed(Position(3)));
     let (position, key) = (letter.position, letter.key.clone());
-    assert!(world.runner.has(&Letter { position, key, attempts: 2, parks: true }).await);
+    let letter = Letter { position, key, attempts: 2, parks: true };
+    assert_eq!(world.runner.at_rest(&[letter]).await, [true]);
     let look = world.runner.look(&Key::new("a").unwrap()).unwrap();
     assert_eq!((look.waiting, look.deferred.unwrap().count), (Some((Position(3), 3)), 2));
 
