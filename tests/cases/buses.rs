@@ -87,6 +87,36 @@ fn events_for_another_bus_arrive_exactly_once_and_in_order_also_after_kills() {
 }
 
 #[test]
+fn a_failure_pauses_its_own_plugin_and_not_the_one_with_its_number_on_another_bus() {
+    let place = Place::new();
+    // The first of each bus.
+    for (name, bus) in [("alpha", "main"), ("beta", "audit")] {
+        std::fs::write(place.plugins().join(format!("{name}.wasm")), bare_guest()).unwrap();
+        let manifest = format!(
+            "[subscribe]\nbus = \"{bus}\"\n[retry]\nattempts-fault = 1\non-failure = \"pause\"\n"
+        );
+        std::fs::write(place.plugins().join(format!("{name}.toml")), manifest).unwrap();
+    }
+    let host = start(&place);
+    host.wait_plugin("alpha", "live", |view| view["state"] == "live");
+    host.wait_plugin("beta", "live", |view| view["state"] == "live");
+    let instances = ["alpha", "beta"].map(|name| host.plugin(name)["instance"].clone());
+    assert_eq!(instances[0], instances[1], "each bus counts its own");
+
+    let mut failing = event("a.b", "1", Some("k"), json!("panic"));
+    failing["datacontenttype"] = "text/plain".into();
+    host.http.try_publish("audit", &[&failing]).unwrap();
+    host.wait_plugin("beta", "paused", |view| view["state"] == "paused");
+    assert_eq!(host.plugin("alpha")["state"], "live");
+    host.kill();
+
+    let host = start(&place);
+    host.wait_plugin("beta", "paused still", |view| view["state"] == "paused");
+    host.wait_plugin("alpha", "live still", |view| view["state"] == "live");
+    host.stop();
+}
+
+#[test]
 fn a_memory_bus_serves_beside_a_durable_one_and_forgets() {
     let place = Place::new();
     put_sender(&place, "sender", "live");

@@ -75,6 +75,19 @@ pub struct Version {
     pub deliverer: Deliverer,
 }
 
+/// A runner stands still, and wants that to be recorded.
+#[derive(Debug)]
+pub struct WantedPause {
+    /// The plugin.
+    pub plugin: Arc<str>,
+    /// Its bus. Others count their instances as well.
+    pub bus: Arc<str>,
+    /// Its identity there.
+    pub instance: InstanceId,
+    /// Why, for people.
+    pub reason: String,
+}
+
 use self::shadow::Shadow;
 pub use self::shadow::{Tally, Trial};
 pub use super::subscribed::Subscriptions;
@@ -104,7 +117,7 @@ pub struct Parts {
     /// Its counters.
     pub metrics: PluginMetrics,
     /// Told that a plugin must be paused, with the reason.
-    pub pauses: mpsc::Sender<(InstanceId, String)>,
+    pub pauses: mpsc::Sender<WantedPause>,
 }
 
 /// A plugin at work. Ends its tasks in [`Runner::stop`].
@@ -128,7 +141,7 @@ pub struct Runner {
     pub(super) log: Arc<PluginLog>,
     pub(super) notes: Notes,
     pub(super) metrics: PluginMetrics,
-    pub(super) pauses: mpsc::Sender<(InstanceId, String)>,
+    pub(super) pauses: mpsc::Sender<WantedPause>,
     pub(super) stop: CancellationToken,
     swaps: mpsc::Sender<Swap>,
     tasks: TaskTracker,

@@ -29,7 +29,7 @@ use crate::api::host::{HostError, Readiness};
 use crate::api::view::{PluginState, ReloadResult, ReloadView, SkippedView, Timestamp};
 use crate::bus::Bus;
 use crate::bus::notes::{Line, Notes, PluginLog};
-use crate::bus::runner::Runner;
+use crate::bus::runner::{Runner, WantedPause};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::event::{Digest, InstanceId};
@@ -84,7 +84,7 @@ pub struct Plugins {
     upcasters_first: Arc<watch::Sender<usize>>,
     /// Until the folder was seen.
     unscanned: Mutex<Option<upcast::Before>>,
-    pauses: mpsc::Sender<(InstanceId, String)>,
+    pauses: mpsc::Sender<WantedPause>,
     /// Places for replays of past deliveries.
     replays: Arc<Semaphore>,
     replays_begun: AtomicU64,
@@ -101,7 +101,6 @@ struct Entry {
     source: Option<Arc<Source>>,
     /// Counts changes of `source`: a load that is no longer the newest is not installed.
     change: u64,
-    /// The name of the removed plugin this one looks like, while it waits.
     /// Somebody said that it is a new plugin, whatever it looks like.
     taken_as_new: bool,
     runner: Option<Arc<Runner>>,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::fires::timers_set;
 use super::shadow::Beside;
 use super::worker::{Delivered, Hand, Worker};
-use super::{Runner, Version, breaker};
+use super::{Runner, Version, WantedPause, breaker};
 use crate::bus::deliver::{self, Ended};
 use crate::bus::notes::{Line, Note};
 use crate::bus::timers::Serves;
@@ -226,7 +226,9 @@ impl Runner {
     pub(super) fn pause_because(&self, reason: String) {
         self.queue.pause();
         self.say("error", format!("paused: {reason}"));
-        if let Err(error) = self.pauses.try_send((self.instance, reason)) {
+        let plugin = Arc::clone(&self.name);
+        let (bus, instance) = (Arc::clone(self.bus.name()), self.instance);
+        if let Err(error) = self.pauses.try_send(WantedPause { plugin, bus, instance, reason }) {
             tracing::warn!(plugin = %self.name, %error, "a pause is not recorded");
         }
     }

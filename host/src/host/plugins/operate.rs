@@ -9,7 +9,7 @@ use super::{Plugins, lock};
 use crate::api::host::HostError;
 use crate::api::view::PluginState;
 use crate::bus::Bus;
-use crate::bus::runner::Runner;
+use crate::bus::runner::{Runner, WantedPause};
 use crate::event::{Digest, InstanceId};
 use crate::log::AppendError;
 use crate::log::record::{Control, ControlRecord};
@@ -194,25 +194,27 @@ impl Plugins {
         Ok(())
     }
 
-    /// Records the pauses that runners ask for.
-    pub(super) async fn record_pauses(
+    /// Records the pauses that runners ask for, each in its plugin's turn.
+    pub(super) async fn record_pauses(self: Arc<Self>, mut wanted: mpsc::Receiver<WantedPause>) {
+        while let Some(wanted) = wanted.recv().await {
+            // A turn may take as long as a compile: the pauses of others do not wait for it.
+            self.tasks.spawn(Arc::clone(&self).record_pause(wanted));
+        }
+    }
+
+    async fn record_pause(
         self: Arc<Self>,
-        mut wanted: mpsc::Receiver<(InstanceId, String)>,
+        WantedPause { plugin, bus, instance, reason }: WantedPause,
     ) {
-        while let Some((instance, reason)) = wanted.recv().await {
-            let name = lock(&self.entries)
-                .iter()
-                .find(|(_, entry)| {
-                    entry.runner.as_ref().is_some_and(|runner| runner.instance() == instance)
-                })
-                .map(|(name, _)| name.clone());
-            let Some(name) = name else { continue };
-            tracing::warn!(plugin = name, reason, "paused");
-            if let Err(error) = self.pause(&name, &reason, "host").await {
-                tracing::error!(plugin = name, %error, "the pause is not recorded");
-                // It stands still all the same, until somebody resumes it or the host starts again.
-                self.set_state(&name, PluginState::Paused, Some(reason));
-            }
+        let is_it = |runner: &Runner| runner.instance() == instance && *runner.bus().name() == bus;
+        if !self.runner(&plugin).is_some_and(|runner| is_it(&runner)) {
+            return;
+        }
+        tracing::warn!(plugin = &*plugin, reason, "paused");
+        if let Err(error) = self.pause(&plugin, &reason, "host").await {
+            tracing::error!(plugin = &*plugin, %error, "the pause is not recorded");
+            // It stands still all the same, until somebody resumes it or the host starts again.
+            self.set_state(&plugin, PluginState::Paused, Some(reason));
         }
     }
 }
