@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use tidegate::event::Digest;
 
 use crate::harness::{
-    Cli, Flaky, Host, HostOptions, Place, Reply, event, fixture, seed, wait_until,
+    Cli, Flaky, Host, HostOptions, Place, Reply, bare_guest, event, fixture, seed, wait_until,
 };
 
 const ENDED_MAX: Duration = Duration::from_secs(60);
@@ -194,6 +195,32 @@ fn a_private_address_takes_the_operators_word_and_a_hung_server_is_a_timeout() {
         0 => Ok(()),
         some => Err(some),
     });
+    host.stop();
+}
+
+#[test]
+fn there_is_no_rollback_to_a_module_that_is_not_granted_what_it_needs_any_more() {
+    let place = Place::new();
+    let options = options("[plugins.asking]\nallow.http = [\"a.example\"]\n");
+    let asking = put(&place, "asking", &manifest("a.example", "1s"));
+    let host = place.start_with(&options);
+    host.wait_plugin("asking", "live", |view| view["state"] == "live");
+    std::fs::write(asking.with_extension("toml"), "").unwrap();
+    std::fs::write(&asking, bare_guest()).unwrap();
+    let serves = |host: &Host, what| {
+        host.wait_plugin("asking", what, |view| {
+            view["state"] == "live"
+                && view["module"]["digest"] == Digest::of(&bare_guest()).to_string()
+        })
+    };
+    serves(&host, "the other module");
+
+    let refused = host.cli(&["plugins", "rollback", "asking"]).run().expect_failed();
+    assert!(refused.contains("which needs `grants.http`"), "{refused}");
+    assert_eq!(serves(&host, "the same after it")["module"]["pinned"], false);
+    host.stop();
+    let host = place.start_with(&options);
+    assert_eq!(serves(&host, "the same after a restart")["module"]["pinned"], false);
     host.stop();
 }
 

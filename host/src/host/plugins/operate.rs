@@ -1,5 +1,6 @@
 //! What operators ask of plugins. Every one of it is a record in the log before it is done.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
@@ -135,10 +136,13 @@ impl Plugins {
         let (_, digest) = self.known().rollback(&binding, module, &history).map_err(refused)?;
         let wasm = self.kept_module(digest).await.map_err(HostError::Conflict)?;
         let module = self.load(name, wasm).await.map_err(HostError::Conflict)?;
-        self.record(&bus, actor, Control::Rollback { instance, module: digest }).await?;
         let manifest = for_exports(&self.manifest(name, &runner)?, module.exports);
         let candidate =
             Candidate { name: name.to_owned(), module, manifest, bus, actor: actor.into() };
+        Self::check_grants(&candidate).map_err(HostError::Conflict)?;
+        Self::check_upcasts(&candidate).map_err(HostError::Conflict)?;
+        let control = Control::Rollback { instance, module: digest };
+        self.record(&candidate.bus, actor, control).await?;
         self.activate(candidate).await.map_err(HostError::Internal)?;
         Ok(())
     }
@@ -161,6 +165,21 @@ impl Plugins {
         new: &str,
         actor: &str,
     ) -> Result<(), HostError> {
+        let mut turns = Vec::new();
+        // Whoever wants more than one takes them in the order of the names.
+        for name in BTreeSet::from([old, new]) {
+            if let Some(turn) = self.turn(name) {
+                turns.push(turn.lock_owned().await);
+            }
+        }
+        let change = self.rename_in_turn(old, new, actor).await?;
+        drop(turns);
+        self.install_change(new, change).await;
+        Ok(())
+    }
+
+    /// Records the new name. Gives the change of the files that is to be installed under it.
+    async fn rename_in_turn(&self, old: &str, new: &str, actor: &str) -> Result<u64, HostError> {
         let (bus, _) = self.registered(old).ok_or_else(|| unknown(old))?;
         let binding = Binding::new(bus.name(), old);
         let instance = self.known().rename(&binding, new).map_err(refused)?;
@@ -174,8 +193,7 @@ impl Plugins {
         self.record(&bus, actor, Control::Rename { instance, name: new.to_owned() }).await?;
         lock(&self.entries).remove(old);
         self.set_state(new, PluginState::Compiling, None);
-        self.install_change(new, change).await;
-        Ok(())
+        Ok(change)
     }
 
     /// Removes a plugin whose file is gone, with its state.
