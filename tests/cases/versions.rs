@@ -156,6 +156,54 @@ fn a_rollback_holds_across_a_restart_until_the_file_changes() {
 }
 
 #[test]
+fn what_served_goes_on_across_a_restart_where_the_folder_has_nothing_to_take_its_place() {
+    let place = Place::new();
+    put(&place.plugins(), "seen", 1);
+    let module = place.plugins().join("seen.wasm");
+    let manifest = place.plugins().join("seen.toml");
+    let host = place.start();
+    publish(&host, &["1"]);
+    host.wait_rest("seen", 0);
+    let of_one = host.plugin("seen")["instance"].clone();
+    std::fs::write(&module, &version(2)[..200]).unwrap();
+    host.wait_plugin("seen", "says what is wrong", |view| !view["last_error"].is_null());
+    host.kill();
+
+    // A module that is none, and a manifest that makes no sense.
+    let host = place.start();
+    let view = wait_live(&host, "seen", 1);
+    assert_eq!(view["instance"], of_one);
+    assert!(!view["last_error"].is_null(), "{view}");
+    publish(&host, &["2"]);
+    host.wait_rest("seen", 0);
+    host.stop();
+    put(&place.plugins(), "seen", 2);
+    std::fs::write(&manifest, "[subscribe]\ntipes = []\n").unwrap();
+    let host = place.start();
+    let view = wait_live(&host, "seen", 1);
+    assert!(view["last_error"].to_string().contains("did you mean"), "{view}");
+    publish(&host, &["3"]);
+    host.wait_rest("seen", 0);
+    for words in [["forget", "seen"].as_slice(), &["rename", "seen", "other"]] {
+        let refused = host.cli(&[&["plugins"], words].concat()).run().expect_failed();
+        assert!(refused.contains("the file of `seen` is there"), "{refused}");
+    }
+
+    std::fs::remove_file(&manifest).unwrap();
+    wait_live(&host, "seen", 2);
+    publish(&host, &["4"]);
+    host.wait_rest("seen", 0);
+    let expected = [("seen.1", "1"), ("seen.1", "2"), ("seen.1", "3"), ("seen.2", "4")];
+    assert_eq!(handled(&host), pairs(&expected));
+    // What was taken away is not brought back.
+    std::fs::remove_file(&module).unwrap();
+    host.wait_plugin("seen", "removed", |view| view["state"] == "removed");
+    std::fs::write(&module, b"nothing").unwrap();
+    host.wait_plugin("seen", "refused", |view| view["state"] == "refused");
+    host.stop();
+}
+
+#[test]
 fn a_paused_plugin_stays_paused_across_a_restart_until_it_is_resumed() {
     let place = Place::new();
     put(&place.plugins(), "seen", 1);

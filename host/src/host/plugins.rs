@@ -4,6 +4,7 @@
 //! Each plugin has a turn of its own: what changes it (a new module, a pause, a rollback) happens
 //! one after the other, while other plugins go on.
 
+mod before;
 mod diff;
 mod grants;
 mod install;
@@ -17,7 +18,7 @@ mod view;
 mod waits;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -99,6 +100,10 @@ struct Entry {
     reason: Option<String>,
     /// What stands in the folder.
     source: Option<Arc<Source>>,
+    /// What stands in the folder, where that cannot even be read.
+    broken: Option<PathBuf>,
+    /// It served before the host began, and nothing has taken its place yet.
+    served_before: bool,
     /// Counts changes of `source`: a load that is no longer the newest is not installed.
     change: u64,
     /// Somebody said that it is a new plugin, whatever it looks like.
@@ -121,6 +126,8 @@ impl Default for Entry {
             state: PluginState::Compiling,
             reason: None,
             source: None,
+            broken: None,
+            served_before: false,
             change: 0,
             taken_as_new: false,
             runner: None,
@@ -177,6 +184,7 @@ impl Plugins {
                 let entry = entries.entry(instance.name.clone()).or_default();
                 entry.state = PluginState::Removed;
                 entry.reason = Some("its file is not in the plugins folder".to_owned());
+                entry.served_before |= instance.active().is_some();
                 entry.history = instance
                     .activations
                     .iter()
@@ -209,7 +217,7 @@ impl Plugins {
             match change {
                 Change::Present(source) if self.is_unheard_of(&source.name) => unseen.push(source),
                 Change::Present(source) => self.present(*source),
-                Change::Broken { name, why, .. } => self.refuse(&name, None, why),
+                Change::Broken { name, path, why } => self.broken(name, path, why),
                 Change::Removed { name } => self.removed(&name),
                 Change::SecondSource { name, path, holder } => {
                     let holder = holder.display();
@@ -251,6 +259,7 @@ impl Plugins {
                 entry.reason = None;
             }
             entry.source = Some(Arc::new(source));
+            entry.broken = None;
             entry.change += 1;
             entry.change
         };
@@ -266,6 +275,7 @@ impl Plugins {
             let mut entries = lock(&self.entries);
             let Some(entry) = entries.get_mut(name) else { return };
             entry.source = None;
+            entry.broken = None;
             entry.change += 1;
             entry.change
         };
@@ -284,6 +294,7 @@ impl Plugins {
                 entry.state = PluginState::Removed;
                 entry.reason = Some("its file was removed; its state is kept".to_owned());
                 entry.taken_as_new = false;
+                entry.served_before = false;
             }
             if let Some((bus, instance)) = self.registered(name) {
                 bus.upcasters().leave(instance);
@@ -308,11 +319,10 @@ impl Plugins {
         self.binding(name, lock(&self.entries).get(name))
     }
 
-    /// Notes that a module was not taken; what served before goes on.
+    /// Notes that a module was not taken; what serves goes on.
     fn refuse(&self, name: &str, digest: Option<Digest>, why: String) {
         tracing::warn!(plugin = name, why, "refused");
         self.means.metrics.reloaded(name, "refused");
-        self.upcaster_refused(name);
         let at = self.means.clock.wall_ms();
         let mut entries = lock(&self.entries);
         let entry = entries.entry(name.to_owned()).or_default();
@@ -326,7 +336,10 @@ impl Plugins {
             attempt: None,
         });
         if entry.runner.is_none() {
-            entry.state = PluginState::Refused;
+            entry.state = match entry.served_before {
+                true => PluginState::Compiling,
+                false => PluginState::Refused,
+            };
             entry.reason = Some(why.clone());
         }
         let digest = digest.map(|digest| digest.to_string()).unwrap_or_default();

@@ -28,7 +28,7 @@ pub(super) struct Candidate {
 }
 
 /// Why a module is not taken, in words for people.
-type Refusal = String;
+pub(super) type Refusal = String;
 
 impl Plugins {
     /// Installs what stands in the folder under this name, unless it has changed again since.
@@ -48,7 +48,10 @@ impl Plugins {
                     let ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
                     tracing::info!(plugin = name, ms, "{shown}");
                 }
-                Err(why) => self.refuse(name, Some(source.digest), why),
+                Err(why) => {
+                    self.refuse(name, Some(source.digest), why);
+                    self.go_on_as_before(name).await;
+                }
             }
         }
         self.release_waiting();
@@ -124,7 +127,7 @@ impl Plugins {
         for bus in &self.means.buses {
             for instance in bus.ledger().instances() {
                 let here = entries.get(&instance.name).filter(|entry| entry.is_on(bus.name()));
-                let path = here.and_then(|entry| entry.source.as_ref()).map(|s| s.path.clone());
+                let path = here.and_then(Entry::path).map(ToOwned::to_owned);
                 let registered = Registered {
                     instance: instance.id,
                     file: instance.file,
@@ -393,6 +396,7 @@ impl Entry {
         at_ms: u64,
     ) {
         let passed = self.passed.take();
+        self.served_before = false;
         self.state = if paused.is_some() { PluginState::Paused } else { PluginState::Live };
         self.reason = paused;
         self.runner = Some(runner);

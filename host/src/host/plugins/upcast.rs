@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use super::install::Candidate;
-use super::{Plugins, lock};
+use super::{Entry, Plugins, lock};
 use crate::bus::Bus;
 use crate::bus::upcast::{Kinds, Upcaster};
 use crate::event::InstanceId;
@@ -50,8 +50,9 @@ impl Plugins {
         for bus in &self.means.buses {
             for (instance, name) in bus.upcasters().loading() {
                 let entries = lock(&self.entries);
-                let source = entries.get(&*name).and_then(|entry| entry.source.as_ref());
-                match source {
+                let entry = entries.get(&*name);
+                match entry.and_then(|entry| entry.source.as_ref()) {
+                    None if entry.is_some_and(Entry::may_go_on) => {}
                     Some(source) if source.manifest.subscribe.bus() == &**bus.name() => {}
                     Some(_) => bus.upcasters().withdraw(instance),
                     None => bus.upcasters().leave(instance),

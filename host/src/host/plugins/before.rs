@@ -1,0 +1,99 @@
+//! What served before the host began, where what stands in the folder now is not taken: it goes on,
+//! from the log and the kept modules, as it would have without a stop.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::install::{Candidate, Refusal, for_exports};
+use super::{Entry, Plugins, lock, upcast};
+use crate::api::view::PluginState;
+use crate::bus::Bus;
+use crate::event::Digest;
+use crate::plugin::Manifest;
+
+impl Plugins {
+    /// Notes that what stands in the folder under a name cannot even be read.
+    pub(super) fn broken(self: &Arc<Self>, name: String, path: PathBuf, why: String) {
+        lock(&self.entries).entry(name.clone()).or_default().broken = Some(path);
+        self.refuse(&name, None, why);
+        let before = self.is_to_lift(&name).then(|| upcast::Before::new(&self.upcasters_first));
+        let plugins = Arc::clone(self);
+        self.tasks.spawn(async move {
+            let Some(turn) = plugins.turn(&name) else { return };
+            let _turn = turn.lock().await;
+            plugins.go_on_as_before(&name).await;
+            drop(before);
+        });
+    }
+
+    /// Puts the version to work that served last, if nothing of the plugin has since the host began. To
+    /// be called in the plugin's turn, after a refusal.
+    pub(super) async fn go_on_as_before(self: &Arc<Self>, name: &str) {
+        if lock(&self.entries).get(name).is_some_and(|entry| entry.served_before) {
+            match self.activate_last(name).await {
+                Ok(module) => {
+                    tracing::info!(plugin = name, %module, "what served before the start goes on");
+                    return;
+                }
+                Err(why) => self.stay_refused(name, &why),
+            }
+        }
+        self.upcaster_refused(name);
+    }
+
+    async fn activate_last(self: &Arc<Self>, name: &str) -> Result<Digest, Refusal> {
+        let (bus, module, manifest) = self.last_served(name).ok_or("the log does not know it")?;
+        let manifest = Manifest::parse("the log", &manifest).map_err(|error| error.to_string())?;
+        let manifest = self.means.config.resolve(name, &manifest);
+        let manifest = Arc::new(manifest.map_err(|error| error.to_string())?);
+        let wasm = self.kept_module(module).await?;
+        let loaded = self.load(name, wasm).await?;
+        if manifest.upcast.is_empty() {
+            self.after_upcasters().await;
+        }
+        let manifest = for_exports(&manifest, loaded.exports);
+        let (name, actor) = (name.to_owned(), "host".into());
+        self.activate(Candidate { name, module: loaded, manifest, bus, actor }).await?;
+        Ok(module)
+    }
+
+    /// The bus that a plugin served on last, its module there and its manifest.
+    fn last_served(&self, name: &str) -> Option<(Arc<Bus>, Digest, Arc<str>)> {
+        let of = |bus: &Arc<Bus>| {
+            let ledger = bus.ledger();
+            let active = ledger.named(name)?.active()?;
+            Some((active.at_ms, (Arc::clone(bus), active.module, Arc::clone(&active.manifest))))
+        };
+        let served = self.means.buses.iter().filter_map(of);
+        served.max_by_key(|(at_ms, _)| *at_ms).map(|(_, served)| served)
+    }
+
+    /// Whether events wait for what this plugin had undertaken to lift.
+    fn is_to_lift(&self, name: &str) -> bool {
+        let mut loading = self.means.buses.iter().flat_map(|bus| bus.upcasters().loading());
+        loading.any(|(_, loading)| *loading == *name)
+    }
+
+    fn stay_refused(&self, name: &str, why: &str) {
+        tracing::warn!(plugin = name, why, "what served before the start cannot go on");
+        if let Some(entry) = lock(&self.entries).get_mut(name) {
+            entry.served_before = false;
+            entry.state = PluginState::Refused;
+            let refused = entry.reason.take().unwrap_or_default();
+            let reason = format!("{refused}; what served before the start cannot go on: {why}");
+            entry.reason = Some(reason);
+        }
+    }
+}
+
+impl Entry {
+    /// Whether what served before the host began may go on in the place of what cannot be read.
+    pub(super) const fn may_go_on(&self) -> bool {
+        self.broken.is_some() && self.served_before
+    }
+
+    /// What stands in the folder for it.
+    pub(super) fn path(&self) -> Option<&Path> {
+        self.source.as_ref().map(|source| &*source.path).or(self.broken.as_deref())
+    }
+}
