@@ -306,8 +306,14 @@ impl Lanes {
     }
 
     /// What is in the effects lane once there is something, up to so many bytes. Nothing, where nothing
-    /// comes for a while, where something is published meanwhile, and where the lanes take no more.
-    pub(super) fn take_effects(&self, pause: Duration, bytes_max: usize) -> Vec<EffectsEntry> {
+    /// comes for a while, where something is published meanwhile, where the lanes take no more, and where
+    /// what comes is too late: `is_timely` is asked once it is there.
+    pub(super) fn take_effects(
+        &self,
+        pause: Duration,
+        bytes_max: usize,
+        is_timely: impl FnOnce() -> bool,
+    ) -> Vec<EffectsEntry> {
         let mut state = self.state();
         state.writer_waits = true;
         let waited = self.work.wait_timeout_while(state, pause, |state| {
@@ -316,6 +322,9 @@ impl Lanes {
         let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
         state.writer_waits = false;
         let (mut taken, mut room) = (Vec::new(), bytes_max);
+        if state.effects.is_empty() || !is_timely() {
+            return taken;
+        }
         while let Some(bytes) = state.effects.front().map(|entry| entry.commit.bytes())
             && bytes <= room
             && let Some(entry) = state.effects.pop_front()

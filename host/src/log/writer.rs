@@ -267,7 +267,11 @@ impl Writer {
         let header = self.segment.header(self.shared.epoch, time_ms);
         let frame = self.builder.clone().build(header, self.segment.salt());
         self.shared.numbered.send_replace(Some(Arc::new(frame)));
-        let effects = self.shared.lanes.take_effects(pause, room);
+        // The frame has one time, which must not be before that of anything in it: a timer fires when its
+        // time has come.
+        let clock = &self.shared.clock;
+        let is_timely = || clock.now_ms() == time_ms;
+        let effects = self.shared.lanes.take_effects(pause, room, is_timely);
         self.lingering.waited(!effects.is_empty());
         waiting.extend(effects.into_iter().map(|entry| self.gather_effects(entry)));
     }

@@ -126,6 +126,23 @@ async fn what_comes_of_an_event_at_once_is_written_together_with_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_comes_of_an_event_a_moment_later_is_not_dated_back() {
+    let clock = HandClock::at(START_MS);
+    let options = LogOptions { linger: Linger::For(DEADLINE), ..options() };
+    let opened = Log::open(Arc::new(SimDisk::new()), &bus(), options, clock.clone());
+    let log = opened.unwrap().log;
+    let mut numbered = log.numbered_from_position(Position(1));
+    let published = publishing(&log, "1");
+    assert_eq!(ids(&mut numbered).await, ["1"]);
+    clock.pass(1);
+    let permit = log.reserve(InstanceId(1), 1000).await.unwrap();
+    let committed = log.commit(permit, &delivery(1)).await.unwrap();
+    assert_eq!(committed.recorded_ms, START_MS + 1);
+    published.await.unwrap().unwrap();
+    assert_eq!(log.event(Position(1)).await.unwrap().unwrap().recorded_ms, START_MS);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn nobody_is_waited_for_who_is_not_there_and_publishers_do_not_wait_for_each_other() {
     let options = LogOptions { linger: Linger::For(Duration::from_secs(3600)), ..options() };
     let log = try_open(&SimDisk::new(), options).unwrap().log;
