@@ -252,6 +252,29 @@ fn a_plugin_is_forgotten_only_once_its_file_is_gone() {
 }
 
 #[test]
+fn nothing_follows_from_a_missing_file_before_the_folder_was_read() {
+    let place = Place::new();
+    put(&place.plugins(), "seen", 1);
+    let host = place.start();
+    publish(&host, &["1"]);
+    host.wait_rest("seen", 0);
+    host.kill();
+    // What takes a while to be read, and is no module in the end.
+    for number in 0..8 {
+        let large = std::fs::File::create(place.plugins().join(format!("large-{number}.wasm")));
+        large.unwrap().set_len(60 << 20).unwrap();
+    }
+    let view = place.first_answer("GET", "/v1/plugins/seen").expect_ok();
+    assert_eq!(view["reason"], "the plugins folder is being read", "{view}");
+    let forgotten = place.first_answer("DELETE", "/v1/plugins/seen");
+    assert_eq!(forgotten.status, 409, "{}", forgotten.code());
+    let host = place.start();
+    host.wait_rest("seen", 0);
+    assert_eq!(handled(&host), pairs(&[("seen.1", "1")]));
+    host.stop();
+}
+
+#[test]
 fn a_second_source_for_a_name_is_refused_and_the_first_goes_on() {
     let place = Place::new();
     put(&place.plugins(), "seen", 1);

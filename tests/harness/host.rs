@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, ChildStdout, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use super::cli::program;
-use super::{Cli, Http, wait_until};
+use super::{Answer, Cli, Http, wait_until};
 
 /// How long a start may take: compiling modules in dev profile is slow on a busy machine.
 pub(crate) const START_MAX: Duration = Duration::from_secs(60);
@@ -62,6 +62,10 @@ struct Captured {
 }
 
 impl Captured {
+    fn nothing() -> Self {
+        Self { lines: Arc::default(), thread: None }
+    }
+
     fn start(pipe: impl Read + Send + 'static) -> Self {
         let lines = Arc::new(Mutex::new(Vec::new()));
         let into = Arc::clone(&lines);
@@ -127,6 +131,26 @@ impl Place {
         let mut host = self.spawn(options).unwrap_or_else(|run| panic!("no start: {run:?}"));
         host.wait_ready(limit);
         host
+    }
+
+    /// Starts a host, asks it one thing as soon as anybody answers there, and kills it.
+    pub(crate) fn first_answer(&self, method: &str, path: &str) -> Answer {
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let listen = taken.local_addr().unwrap().to_string();
+        drop(taken);
+        let mut command = program();
+        command.current_dir(self.path()).args(["run", "--listen", &listen]);
+        command.arg("--plugins").arg(self.plugins()).arg("--data").arg(self.data());
+        let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let _host = Unborn { child: Some(child), stderr: Captured::nothing() };
+        let http = Http::new(&format!("http://{listen}"));
+        let began = Instant::now();
+        loop {
+            match http.send(method, path, &[], &[]) {
+                Ok(answer) => return answer,
+                Err(error) => assert!(began.elapsed() < START_MAX, "{error}"),
+            }
+        }
     }
 
     /// Starts a host and kills it as soon as it says where it listens.
@@ -207,7 +231,7 @@ impl Unborn {
 
     fn born(mut self, announced: Value, stdout: BufReader<ChildStdout>) -> Host {
         let url = announced["url"].as_str().unwrap_or_default().to_owned();
-        let nothing = Captured { lines: Arc::default(), thread: None };
+        let nothing = Captured::nothing();
         Host {
             child: self.child.take().expect("taken only here and where it refuses"),
             http: Http::new(&url),

@@ -75,7 +75,8 @@ pub struct Plugins {
     means: Means,
     entries: Mutex<BTreeMap<String, Entry>>,
     skipped: Mutex<BTreeMap<String, SkippedView>>,
-    scanned: AtomicBool,
+    /// Whether the whole folder was seen, or never will be.
+    scanned: watch::Sender<bool>,
     ready: AtomicBool,
     /// Held while an instance id is allocated and recorded.
     registering: tokio::sync::Mutex<()>,
@@ -158,7 +159,7 @@ impl Plugins {
             means,
             entries: Mutex::default(),
             skipped: Mutex::default(),
-            scanned: AtomicBool::new(false),
+            scanned: watch::channel(false).0,
             ready: AtomicBool::new(false),
             registering: tokio::sync::Mutex::default(),
             upcasting: tokio::sync::Mutex::default(),
@@ -182,8 +183,9 @@ impl Plugins {
             Self::expect_upcasters(bus);
             for instance in bus.ledger().instances() {
                 let entry = entries.entry(instance.name.clone()).or_default();
-                entry.state = PluginState::Removed;
-                entry.reason = Some("its file is not in the plugins folder".to_owned());
+                // Whether its file is there shows when the folder was seen.
+                entry.state = PluginState::Compiling;
+                entry.reason = Some("the plugins folder is being read".to_owned());
                 entry.served_before |= instance.active().is_some();
                 entry.history = instance
                     .activations
@@ -229,7 +231,8 @@ impl Plugins {
                 }
                 Change::ScanEnd => {
                     unseen.drain(..).for_each(|source| self.present(*source));
-                    self.scanned.store(true, Ordering::SeqCst);
+                    self.settle_absent();
+                    self.scanned.send_replace(true);
                     self.settle_upcasters();
                     lock(&self.unscanned).take();
                 }
@@ -237,8 +240,26 @@ impl Plugins {
         }
     }
 
+    /// Once the folder was seen: plugins of which nothing stands in it are gone.
+    fn settle_absent(&self) {
+        for entry in lock(&self.entries).values_mut().filter(|entry| entry.path().is_none()) {
+            entry.state = PluginState::Removed;
+            entry.reason = Some("its file is not in the plugins folder".to_owned());
+        }
+    }
+
+    /// Waits until the folder was seen: before, nothing follows from a file that is not there.
+    async fn after_scan(&self) -> Result<(), HostError> {
+        // The sender lives as long as `self`.
+        let _ = self.scanned.subscribe().wait_for(|scanned| *scanned).await;
+        match self.closing.load(Ordering::SeqCst) {
+            true => Err(HostError::ShuttingDown),
+            false => Ok(()),
+        }
+    }
+
     fn is_unheard_of(&self, name: &str) -> bool {
-        !self.scanned.load(Ordering::SeqCst) && !lock(&self.entries).contains_key(name)
+        !*self.scanned.borrow() && !lock(&self.entries).contains_key(name)
     }
 
     fn skip(&self, path: &Path, why: String) {
@@ -358,13 +379,13 @@ impl Plugins {
         if self.ready.load(Ordering::SeqCst) {
             return Readiness::default();
         }
-        if !self.scanned.load(Ordering::SeqCst) {
-            return Readiness { waiting_for: vec!["the plugins folder is being read".to_owned()] };
+        if !*self.scanned.borrow() {
+            return Readiness { waiting_for: vec!["the plugins folder to be read".to_owned()] };
         }
         let waiting_for: Vec<String> = lock(&self.entries)
             .iter()
             .filter(|(_, entry)| entry.state == PluginState::Compiling)
-            .map(|(name, _)| format!("plugin `{name}` is being compiled"))
+            .map(|(name, _)| format!("plugin `{name}` to be compiled"))
             .collect();
         if waiting_for.is_empty() {
             self.ready.store(true, Ordering::SeqCst);
@@ -392,6 +413,7 @@ impl Plugins {
     /// Stops every runner: deliveries in progress end, nothing new begins.
     pub async fn stop(&self) {
         self.closing.store(true, Ordering::SeqCst);
+        self.scanned.send_replace(true);
         let runners: Vec<_> =
             lock(&self.entries).values_mut().filter_map(|entry| entry.runner.take()).collect();
         futures_util::future::join_all(runners.iter().map(|runner| runner.stop())).await;

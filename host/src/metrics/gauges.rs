@@ -61,7 +61,11 @@ impl PluginGauges {
     /// Names, helps and gauges that count.
     fn counts(&self) -> [(&'static str, &'static str, &Count); 10] {
         [
-            ("plugin_lag_events", "Events not read yet", &self.lag_events),
+            (
+                "plugin_lag_events",
+                "Events not read yet, or read and not begun with",
+                &self.lag_events,
+            ),
             ("plugin_parked_keys", "Keys behind a dead letter", &self.parked_keys),
             ("timers_pending", "Timers set and not served", &self.timers),
             ("plugin_held_keys", "Keys that somebody holds", &self.held_keys),

@@ -168,9 +168,10 @@ pub struct PluginView {
     pub subscription: SubscriptionView,
     /// Every event up to this position is done with.
     pub completed_position: u64,
-    /// Events of its bus after the position it has read up to.
+    /// Events of its bus after the position it has read up to, and those in memory whose turn has not
+    /// come. What stands behind a key that waits is in `waiting` and `deferred_events`.
     pub lag_events: u64,
-    /// Deliveries in progress.
+    /// Events in memory: deliveries in progress, and those whose turn has not come.
     pub in_flight: u64,
     /// Keys, and unkeyed events, that wait: for a retry, a limit, or a person.
     pub waiting: u64,

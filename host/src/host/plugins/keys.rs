@@ -25,6 +25,7 @@ impl Plugins {
         reason: &str,
         actor: &str,
     ) -> Result<(), HostError> {
+        self.after_scan().await?;
         let (plugins, name, key) = (Arc::clone(self), name.to_owned(), key.clone());
         let (reason, actor) = (reason.to_owned(), actor.to_owned());
         self.to_the_end(async move { plugins.hold_now(&name, &key, &reason, &actor).await }).await
@@ -63,6 +64,7 @@ impl Plugins {
         key: &Key,
         actor: &str,
     ) -> Result<(), HostError> {
+        self.after_scan().await?;
         let (plugins, name, key) = (Arc::clone(self), name.to_owned(), key.clone());
         let actor = actor.to_owned();
         self.to_the_end(async move { plugins.release_now(&name, &key, &actor).await }).await
@@ -93,6 +95,7 @@ impl Plugins {
         act: &Act,
         actor: &str,
     ) -> Result<Acted, HostError> {
+        self.after_scan().await?;
         let (plugins, bus, act) = (Arc::clone(self), Arc::clone(bus), act.clone());
         let (name, actor) = (name.to_owned(), actor.to_owned());
         let work = async move { plugins.act_now(&bus, &name, &numbers, &act, &actor).await };

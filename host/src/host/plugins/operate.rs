@@ -125,6 +125,7 @@ impl Plugins {
         module: Option<Digest>,
         actor: &str,
     ) -> Result<(), HostError> {
+        self.after_scan().await?;
         let turn = self.turn(name).ok_or_else(|| unknown(name))?;
         let _turn = turn.lock().await;
         let (bus, instance) = self.registered(name).ok_or_else(|| unknown(name))?;
@@ -165,6 +166,7 @@ impl Plugins {
         new: &str,
         actor: &str,
     ) -> Result<(), HostError> {
+        self.after_scan().await?;
         let mut turns = Vec::new();
         // Whoever wants more than one takes them in the order of the names.
         for name in BTreeSet::from([old, new]) {
@@ -201,6 +203,7 @@ impl Plugins {
     /// # Errors
     /// There is no such plugin, or its file is there.
     pub async fn forget(&self, name: &str, actor: &str) -> Result<(), HostError> {
+        self.after_scan().await?;
         let turn = self.turn(name).ok_or_else(|| unknown(name))?;
         let _turn = turn.lock().await;
         let (bus, _) = self.registered(name).ok_or_else(|| unknown(name))?;

@@ -20,6 +20,7 @@ impl Plugins {
         name: &str,
         command: CommandRequest,
     ) -> Result<Answered, RequestError> {
+        self.after_scan().await.map_err(|_closing| RequestError::ShuttingDown)?;
         let (runner, _) = self.serving(name, "commands", |exports| exports.command)?;
         let (begun, metrics) = (std::time::Instant::now(), self.means.metrics.requests(name));
         // Whoever sent it may go away; it runs all the same, and is known when it is sent again.
@@ -35,6 +36,7 @@ impl Plugins {
     /// # Errors
     /// [`RequestError`].
     pub async fn query(&self, name: &str, query: QueryRequest) -> Result<Answered, RequestError> {
+        self.after_scan().await.map_err(|_closing| RequestError::ShuttingDown)?;
         let (runner, module) = self.serving(name, "queries", |exports| exports.query)?;
         let (begun, metrics) = (std::time::Instant::now(), self.means.metrics.requests(name));
         let done = match self.queries(name) {

@@ -28,6 +28,7 @@ impl Plugins {
         to: &Start,
         actor: &str,
     ) -> Result<(), HostError> {
+        self.after_scan().await?;
         let turn = self.turn(name).ok_or_else(|| unknown(name))?;
         let _turn = turn.lock().await;
         let (bus, instance) = self.registered(name).ok_or_else(|| unknown(name))?;

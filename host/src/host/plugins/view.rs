@@ -102,7 +102,8 @@ impl Plugins {
         (view.state_bytes, view.state_keys) = (usage.bytes, usage.keys);
         view.completed_position = cursor.as_ref().map_or(instance.low, |cursor| cursor.low).0;
         let scanned = cursor.as_ref().map_or(instance.low, |cursor| cursor.scanned);
-        view.lag_events = bus.last_position().0.saturating_sub(scanned.0);
+        let unread = bus.last_position().0.saturating_sub(scanned.0);
+        view.lag_events = unread.saturating_add(view.queued);
         view.timers = bus.values().timers().count(id) as u64;
         view.parked_keys = instance.parked_keys() as u64;
         view.held_keys = instance.held_keys() as u64;
