@@ -184,7 +184,9 @@ pub fn fired<D: Detector>(name: &str, detector: &D, event: &Event) -> Result<Vec
     }
     let Some(mut kept) = state::get::<Kept<D::State>>(name)? else { return Ok(Vec::new()) };
     kept.timer_ms = None;
-    let found = detector.pass(&mut kept.state, now_ms());
+    // One that was set for a window that has gone since tells nothing of the time that has passed.
+    let is_due = detector.due_ms(&kept.state).is_some_and(|due_ms| due_ms <= now_ms());
+    let found = if is_due { detector.pass(&mut kept.state, now_ms()) } else { Vec::new() };
     keep(name, detector, kept)?;
     Ok(found)
 }

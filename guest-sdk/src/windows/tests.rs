@@ -198,6 +198,23 @@ fn timer_stands_in_for_items_that_do_not_come() {
 }
 
 #[test]
+fn timer_of_a_window_that_has_gone_makes_nothing_late() {
+    let mut host = Host::new();
+    let measured = |time_ms, value: f64| event("t.measured").key("s").time_ms(time_ms).json(&value);
+    host.deliver(means, measured(1000, 4.0)).expect_ok();
+    host.advance(ms(9000));
+    let judged = host.deliver(means, measured(15_000, 6.0)).expect_ok();
+    assert_eq!((judged.kinds(), judged.timers.len()), (vec!["t.averaged"], 0));
+    host.advance(ms(2000));
+    let stale = host.fire(means);
+    assert_eq!((stale.len(), stale[0].emitted.len(), stale[0].timers.len()), (1, 0, 1));
+    // As old as may be.
+    assert!(host.deliver(means, measured(14_000, 8.0)).expect_ok().kinds().is_empty());
+    host.advance(ms(10_000));
+    assert_eq!(host.fire(means)[0].emitted[0].json::<(u64, f64)>(), (10_000, 7.0));
+}
+
+#[test]
 fn timer_is_cancelled_where_nothing_is_waited_for() {
     let watch = |event: &Event| -> Outcome {
         let absence = Absence::new(ms(900_000), ms(0));

@@ -262,7 +262,7 @@ impl Config {
     }
 
     /// The grants that a manifest asks for and a plugin does not get, as `grants.http`
-    /// `"api.example.com"`: for `check` and for warnings.
+    /// `"api.example.com"`: for warnings.
     #[must_use]
     pub fn withheld(&self, name: &str, manifest: &Manifest) -> Vec<(&'static str, String)> {
         if self.granting == Granting::Everything {

@@ -39,7 +39,8 @@ pub struct Damage {
 fn span(first: u64, next_whole: Option<u64>) -> String {
     match next_whole {
         Some(next) if next > first => format!("{first} to {}", next - 1),
-        Some(_) | None => format!("{first} and later"),
+        Some(_) => "none".to_owned(),
+        None => format!("{first} and later"),
     }
 }
 
@@ -298,4 +299,16 @@ pub enum LogFailure {
     /// The writer's thread ended without being told to.
     #[error("the writer of the log ended")]
     WriterGone,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::span;
+
+    #[test]
+    fn a_span_of_nothing_is_none() {
+        let words = [(5, Some(8)), (5, Some(6)), (5, Some(5)), (5, None)];
+        let words = words.map(|(first, next)| span(first, next));
+        assert_eq!(words, ["5 to 7", "5 to 5", "none", "5 and later"]);
+    }
 }

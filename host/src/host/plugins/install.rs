@@ -95,6 +95,14 @@ impl Plugins {
             for warning in manifest.warnings() {
                 tracing::warn!(plugin = name, "{warning}");
             }
+            for (grant, asked) in self.means.config.withheld(name, &source.manifest) {
+                tracing::warn!(
+                    plugin = name,
+                    grant,
+                    asked,
+                    "asked for, and not allowed by the operator"
+                );
+            }
             let (manifest, bus) = (for_exports(&manifest, module.exports), Arc::clone(&bus));
             let actor = "host".into();
             let candidate = Candidate { name: name.clone(), module, manifest, bus, actor };
@@ -451,6 +459,10 @@ async fn start_after(bus: &Bus, start: &Start) -> Result<Position, Refusal> {
         Start::Earliest => Ok(Position(0)),
         Start::Latest => Ok(bus.last_position()),
         Start::Position(position) => Ok(Position(position.0.saturating_sub(1))),
+        Start::Time { ms, text } if *ms > bus.now_ms() => Err(format!(
+            "`subscribe.start` is \"{text}\", which lies ahead: begin at an earlier time, at a position, or \
+             with \"latest\" once it has come"
+        )),
         Start::Time { ms, .. } => bus.position_before(*ms).await.map_err(|error| error.to_string()),
     }
 }

@@ -185,6 +185,10 @@ async fn point(bus: &Bus, to: &Start) -> Result<Position, HostError> {
             Err(HostError::Invalid { field: "to".to_owned(), why })
         }
         Start::Position(position) => Ok(Position(position.0.saturating_sub(1))),
+        Start::Time { ms, .. } if *ms > bus.now_ms() => {
+            let why = "lies ahead of the log's clock".to_owned();
+            Err(HostError::Invalid { field: "to".to_owned(), why })
+        }
         Start::Time { ms, .. } => {
             bus.position_before(*ms).await.map_err(crate::host::events::read_error)
         }
