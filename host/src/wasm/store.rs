@@ -1,12 +1,13 @@
 //! What stands behind a running guest: its session, its limiter, its part of WASI.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use wasmtime::{Engine, Store, UpdateDeadline};
 use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi::{WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtxView, WasiHttpView};
 
+use super::EPOCH_TICK;
 use super::context::Context;
 use super::http::Http;
 use super::limits::{Breach, HANDLES_MAX, Limiter};
@@ -40,6 +41,10 @@ pub(super) struct StoreData {
     pub(super) shelf: Shelf,
     deadline: Instant,
     pace: Pace,
+    /// Ticks of the epoch that found the guest computing in the running delivery.
+    ticks: u32,
+    /// The last of them was past its deadline.
+    is_stopped: bool,
     /// Made when the guest first asks WASI for anything.
     wasi: Option<Box<Wasi>>,
     /// Made when the delivery first uses `wasi:http`.
@@ -56,6 +61,8 @@ impl StoreData {
             shelf: Shelf::default(),
             deadline: now(),
             pace: Pace::Yielding,
+            ticks: 0,
+            is_stopped: false,
             wasi: None,
             http: None,
             stdio: None,
@@ -89,6 +96,11 @@ impl StoreData {
     /// Bytes of linear memory and tables, and of what the host holds.
     pub(super) const fn memory_bytes(&self) -> usize {
         self.limiter.bytes()
+    }
+
+    /// For how long the guest has computed, to a tick, where the clock stopped it at that.
+    pub(super) fn stopped_after(&self) -> Option<Duration> {
+        self.is_stopped.then(|| EPOCH_TICK.saturating_mul(self.ticks))
     }
 
     /// Gives a stdio module its input and output.
@@ -153,9 +165,11 @@ impl WasiHttpView for StoreData {
 pub(super) fn new_store(engine: &Engine) -> Store<StoreData> {
     let mut store = Store::new(engine, StoreData::new());
     store.limiter(|data| &mut data.limiter);
-    store.epoch_deadline_callback(|context| {
-        let data = context.data();
+    store.epoch_deadline_callback(|mut context| {
+        let data = context.data_mut();
+        data.ticks = data.ticks.saturating_add(1);
         if now() >= data.deadline {
+            data.is_stopped = true;
             return Err(Breach::Timeout.into());
         }
         match data.pace {
@@ -185,6 +199,7 @@ pub(super) fn arm(
     let data = store.data_mut();
     data.limiter.arm(limits.memory_bytes);
     (data.deadline, data.pace) = (deadline, pace);
+    (data.ticks, data.is_stopped) = (0, false);
     if let Some(wasi) = &data.wasi {
         wasi.begin(&context);
     }

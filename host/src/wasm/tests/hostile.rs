@@ -64,7 +64,10 @@ async fn a_loop_with_endless_fuel_meets_the_clock() {
     plugin.limits.timeout = Duration::from_millis(40);
     let stopped = check_stopped(&mut plugin, OutcomeKind::Timeout).await;
     assert!(stopped.wall >= plugin.limits.timeout);
-    assert_eq!(stopped.fuel, u64::MAX, "the whole budget is charged");
+    // 8 a nanosecond, by the ticks that found it computing: the first may come at once.
+    let burnt = |time: Duration| u64::try_from(time.as_micros()).unwrap() * 8000;
+    let bounds = burnt(EPOCH_TICK)..=burnt(stopped.wall + EPOCH_TICK);
+    assert!(bounds.contains(&stopped.fuel), "{} in {:?}", stopped.fuel, stopped.wall);
     assert!(stopped.backtrace.contains("handle"), "where it spun");
 }
 

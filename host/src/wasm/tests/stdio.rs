@@ -149,7 +149,7 @@ async fn a_command_that_sleeps_meets_the_clock() {
     for _ in 0..2 {
         let done = plugin.deliver(".").await;
         assert_eq!(done.outcome, Outcome::Timeout);
-        assert_eq!(done.fuel, plugin.limits.fuel);
+        assert!((1..1000).contains(&done.fuel), "it slept, and burnt {}", done.fuel);
         assert_eq!(done.logs.first().unwrap().message, "good night");
     }
 }
