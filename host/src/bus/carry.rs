@@ -122,7 +122,8 @@ impl Carried {
         if let Some((name, set)) = self.fires.remove(&done.position)
             && state.timers.get(&name).is_some_and(|(of, _)| *of == set)
         {
-            state.timers.remove(&name);
+            let old = state.timers.remove(&name);
+            self.count(0, old.map_or(0, |(_, timer)| timer_bytes(&timer)));
         }
         Some(key)
     }
@@ -135,24 +136,26 @@ impl Carried {
             Some(_) => state.values.insert(name, write),
             None => state.values.remove(&name),
         };
-        let old = old.as_ref().map_or(0, write_bytes);
-        self.bytes = self.bytes.saturating_add(new).saturating_sub(old);
+        self.count(new, old.as_ref().map_or(0, write_bytes));
     }
 
     fn change(&mut self, key: &Key, at: SetAt, change: &TimerRef<'_>) {
         let Some(state) = self.keys.get_mut(key) else { return };
-        match *change {
+        let (new, old) = match *change {
             TimerRef::Set { name, due_ms, data } => {
                 let name: Arc<str> = name.into();
                 let data = bytes::Bytes::copy_from_slice(data);
                 let set = TimerChange::Set { name: Arc::clone(&name), due_ms, data };
-                self.bytes = self.bytes.saturating_add(timer_bytes(&set));
-                state.timers.insert(name, (at, set));
+                (timer_bytes(&set), state.timers.insert(name, (at, set)))
             }
-            TimerRef::Cancel { name } => {
-                state.timers.remove(name);
-            }
-        }
+            TimerRef::Cancel { name } => (0, state.timers.remove(name)),
+        };
+        self.count(new, old.map_or(0, |(_, timer)| timer_bytes(&timer)));
+    }
+
+    /// Counts bytes that came and bytes that went.
+    fn count(&mut self, new: usize, old: usize) {
+        self.bytes = self.bytes.saturating_add(new).saturating_sub(old);
     }
 }
 
@@ -290,5 +293,60 @@ fn carried(to: &Deliverer, (key, last): (Key, Position), part: Part) -> Delivery
         calls: Vec::new(),
         dead_letter: None,
         park: false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Digest;
+
+    #[test]
+    fn bytes_are_those_of_what_is_there_and_not_of_all_there_was() {
+        let (instance, generation) = (InstanceId(1), Generation(0));
+        let mut carried = Carried::new((instance, generation, Position(100)));
+        let key = Key::new("k").unwrap();
+        carried.keys.insert(key.clone(), KeyState::default());
+        let at = |commit| SetAt { commit: CommitNumber(commit), index: 0 };
+        let set = TimerRef::Set { name: "wake", due_ms: 7, data: &[0; 10] };
+
+        carried.change(&key, at(1), &set);
+        let one = carried.bytes;
+        assert!(one > 0);
+        carried.change(&key, at(2), &set);
+        assert_eq!(carried.bytes, one, "replaced");
+        carried.change(&key, at(3), &TimerRef::Cancel { name: "wake" });
+        assert_eq!(carried.bytes, 0, "cancelled");
+        carried.change(&key, at(3), &TimerRef::Cancel { name: "wake" });
+        assert_eq!(carried.bytes, 0, "there was none");
+
+        carried.change(&key, at(4), &set);
+        carried.fires.insert(Position(5), ("wake".into(), at(4)));
+        let done = CompletionRef {
+            instance,
+            generation,
+            position: Position(5),
+            key: Some("k"),
+            key_hash: None,
+            attempt: 1,
+            mode: Mode::Live,
+            outcome: OutcomeKind::Ok,
+            fuel: 0,
+            environment: Digest::default(),
+            response: None,
+        };
+        assert_eq!(carried.done(&done), Some(key.clone()));
+        assert_eq!(carried.bytes, 0, "served");
+
+        let write = |value: Option<&'static [u8]>| StateWrite {
+            name: "n".into(),
+            value: value.map(bytes::Bytes::from_static),
+            expires_ms: None,
+        };
+        carried.write(&key, write(Some(b"1")));
+        carried.write(&key, write(Some(b"22")));
+        assert_eq!(carried.bytes, write_bytes(&write(Some(b"22"))));
+        carried.write(&key, write(None));
+        assert_eq!(carried.bytes, 0, "deleted");
     }
 }
