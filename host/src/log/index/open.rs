@@ -67,6 +67,19 @@ impl OpenIndex {
         self.caught_up().map(drop)
     }
 
+    /// As [`Self::catch_up`], and waits for nobody where nothing was handed over: a file may be made of it
+    /// just now.
+    ///
+    /// # Errors
+    /// As [`Self::catch_up`].
+    pub(super) fn follow(&self) -> Result<(), IndexError> {
+        if self.behind_bytes() > 0 {
+            return self.catch_up();
+        }
+        // Who has it to enter frames is told what comes of that.
+        self.built.try_read().map_or(Ok(()), |built| self.whole(&built))
+    }
+
     /// Asks, once everything handed over before is entered.
     ///
     /// # Errors

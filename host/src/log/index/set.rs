@@ -79,7 +79,7 @@ impl LogIndex {
     pub fn follow(&self) -> Result<(), IndexError> {
         self.parts.load_full().iter().try_for_each(|part| match part {
             Part::File(_) => Ok(()),
-            Part::Memory(open) => open.catch_up(),
+            Part::Memory(open) => open.follow(),
         })
     }
 

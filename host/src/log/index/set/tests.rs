@@ -1,4 +1,5 @@
 use std::path::Path;
+use std::time::Duration;
 
 use super::super::{EventToIndex, IndexedAddressee, SegmentBase, SegmentSeal};
 use super::*;
@@ -202,6 +203,22 @@ fn what_waits_is_bounded_and_a_thread_is_asked_for_before() {
     assert!(position - wanted >= INDEX_BEHIND_BYTES / bytes);
     index.follow().unwrap();
     assert!(!index.add(at(position + 1), 0).unwrap());
+}
+
+/// Encoding a large segment takes a while.
+#[test]
+fn while_a_sealed_segment_is_encoded_the_next_one_is_followed() {
+    let index = Arc::new(empty());
+    index.add(frame(1, Some("a")), 1000).unwrap();
+    index.follow().unwrap();
+    index.begin(segment(7));
+    let followed = index.with_memory(1, |_| {
+        let (done, is_done) = std::sync::mpsc::sync_channel(1);
+        let other = Arc::clone(&index);
+        std::thread::spawn(move || done.send(other.follow().is_ok()));
+        is_done.recv_timeout(Duration::from_secs(10))
+    });
+    assert_eq!(followed.unwrap().unwrap(), Ok(true));
 }
 
 #[test]
