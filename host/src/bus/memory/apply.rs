@@ -32,12 +32,13 @@ impl Bus {
         let mut ledger = self.ledger();
         let mut closed = 0;
         for event in &appended {
-            match event.addressee {
+            match &event.addressee {
                 Some(Addressee::Plugin(instance)) if *event.kind == *private::RESPONSE => {
-                    closed += usize::from(ledger.apply_response(instance, &event.id));
+                    closed += usize::from(ledger.apply_response(*instance, &event.id));
                 }
                 Some(Addressee::Plugin(_)) => {}
-                _ => {
+                Some(Addressee::Bus(bus)) => ledger.apply_outbound(bus, event.position),
+                None => {
                     let from = Origin::of(event.emitter, event.origin.is_some());
                     ledger.apply_event(&event.kind, from, event.recorded_ms);
                 }

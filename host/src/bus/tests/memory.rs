@@ -13,7 +13,7 @@ use crate::bus::runner::{Runner, Version};
 use crate::bus::{Bus, Ticket};
 use crate::clock::SystemClock;
 use crate::effects::{Draft, Effects, Outcome, OutcomeKind, StateWrite};
-use crate::event::{Digest, Event, Generation, Key, NewEvent, Position};
+use crate::event::{Addressee, Digest, Event, Generation, Key, NewEvent, Position};
 use crate::log::record::{Completion, Control, ControlRecord, DeliveryCommit, Mode};
 use crate::log::{AppendError, Publish};
 use crate::schedule::pool::GuestPool;
@@ -295,4 +295,15 @@ fn what_was_applied_once_stays_so_whoever_else_appends() {
             scope.spawn(append);
         }
     });
+}
+
+#[tokio::test]
+async fn an_event_that_goes_to_another_bus_is_of_no_type_of_this_one() {
+    let bus = memory_bus(10, Overflow::Reject);
+    let there = NewEvent { addressee: Some(Addressee::Bus("other".into())), ..event("a1") };
+    bus.append_private(vec![there, event("a2")]).done().await.unwrap();
+    let ledger = bus.ledger();
+    let counts: Vec<_> = ledger.types().map(|(kind, counted)| (kind, counted.count)).collect();
+    assert_eq!(counts, [("thing.happened", 1)]);
+    assert_eq!(ledger.outbound("other"), Position(1));
 }
