@@ -80,16 +80,17 @@ pub async fn run(
     }
 }
 
-/// Where to go on. Where nothing is outstanding, at the end: the log need not be read for nothing.
+/// Where to go on. Where nothing is outstanding, at the end of what is folded: the log need not be read for
+/// nothing, and what is durable and not folded yet may be for the target.
 fn start(source: &Bus, target: &Bus) -> Position {
-    let last = source.last_position();
     if source.log().is_none() || target.log().is_none() {
         // A memory bus forgot what it sent or took.
-        return last;
+        return source.last_position();
     }
     let taken = target.ledger().forwarded(source.name());
-    let meant = source.ledger().outbound(target.name());
-    if taken >= meant { last } else { taken }
+    let ledger = source.ledger();
+    let (meant, (_, folded)) = (ledger.outbound(target.name()), source.folded());
+    if taken >= meant { taken.max(folded) } else { taken }
 }
 
 /// Cuts events into commits of a bounded size, in order.

@@ -1,5 +1,6 @@
 //! Events on their way from one bus to another.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,8 +11,11 @@ use super::world::World;
 use crate::bus::memory::{MemoryOptions, Order, Overflow};
 use crate::bus::{Bus, forward};
 use crate::clock::SystemClock;
-use crate::event::{Addressee, InstanceId, NewEvent, Position};
+use crate::event::{Addressee, CommitNumber, InstanceId, NewEvent, Position};
 use crate::limits::EVENT_DATA_BYTES_MAX;
+use crate::log::disk::sim::SimDisk;
+use crate::log::{Log, LogOptions};
+use crate::state::Ledger;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -54,4 +58,34 @@ async fn many_large_events_are_forwarded_and_so_is_what_follows() {
     assert!(!run.is_finished(), "it gave up");
     stop.cancel();
     run.await.unwrap().unwrap();
+}
+
+/// The fold is behind the log for a moment, after a start as well.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_durable_and_not_folded_when_forwarding_begins_is_forwarded_once() {
+    let world = World::new().await;
+    let (disk, dir) = (Arc::new(SimDisk::new()), tempfile::tempdir().unwrap());
+    let path = Path::new("data/buses/s");
+    let log = Log::open(disk, path, LogOptions::default(), Arc::new(SystemClock::new()));
+    let fold = (Ledger::default(), Arc::default(), CommitNumber(0));
+    let source = Arc::new(Bus::durable("s", log.unwrap().log, fold, dir.path()).unwrap());
+    let emit = async || source.append_private(vec![emitted("main", 1)]).done().await.unwrap();
+    for last in [2, 4] {
+        emit().await;
+        let stop = CancellationToken::new();
+        let (from, to) = (Arc::clone(&source), Arc::clone(&world.bus));
+        let mut run = forward::run(from, to, stop.clone()).boxed();
+        assert!((&mut run).now_or_never().is_none(), "it has begun, and waits");
+        let run = tokio::spawn(run);
+        emit().await;
+        let come = |world: &World| world.bus.ledger().forwarded("s") == Position(last);
+        world.until("all have come", come).await;
+        stop.cancel();
+        run.await.unwrap().unwrap();
+    }
+    let positions: Vec<_> = (1..=world.bus.last_position().0).map(Position).collect();
+    let events = world.bus.events(positions).await.unwrap();
+    let origins = events.iter().filter_map(|event| event.origin.as_ref());
+    let origins: Vec<_> = origins.map(|origin| origin.position.0).collect();
+    assert_eq!(origins, [1, 2, 3, 4]);
 }
