@@ -177,6 +177,8 @@ impl Lanes {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Wakes the writer where it waits for work. What ends the lanes wakes it in any case: it may wait for
+    /// nothing else.
     fn wake(&self, state: MutexGuard<'_, State>) {
         let writer_waits = state.writer_waits;
         drop(state);
@@ -358,7 +360,8 @@ impl Lanes {
         }
         self.refuses.store(true, Ordering::Release);
         state.waiters.clear();
-        self.wake(state);
+        drop(state);
+        self.work.notify_one();
     }
 
     /// Takes no more, and answers all that waits with the failure.
@@ -372,7 +375,8 @@ impl Lanes {
         let effects = std::mem::take(&mut state.effects);
         let ingest = std::mem::take(&mut state.ingest);
         (state.effects_bytes, state.ingest_bytes) = (0, 0);
-        self.wake(state);
+        drop(state);
+        self.work.notify_one();
         // Outside the lock: dropping a permit takes it.
         for entry in effects {
             entry.answer(Err(AppendError::ReadOnly(failure.clone())));

@@ -74,3 +74,23 @@ fn a_full_ingest_lane_refuses_and_effects_do_not_notice() {
     effects(&lanes, 10);
     assert_eq!(lanes.take().unwrap().effects.len(), 1);
 }
+
+/// Whether it waits by then is a matter of luck: so it is tried a few times.
+#[test]
+fn who_waits_for_events_alone_waits_no_longer_than_the_lanes_are_open() {
+    let ends: [fn(&Lanes); 2] = [Lanes::close, |lanes| lanes.fail(&LogFailure::WriterGone)];
+    for end in ends.into_iter().cycle().take(40) {
+        let lanes = Lanes::new();
+        let (begins, done) = std::sync::mpsc::sync_channel(2);
+        let waiting = Arc::clone(&lanes);
+        let waits = std::thread::spawn(move || {
+            begins.send(()).unwrap();
+            waiting.take_ingest(Duration::from_secs(10));
+            begins.send(()).unwrap();
+        });
+        done.recv().unwrap();
+        end(&lanes);
+        assert_eq!(done.recv_timeout(Duration::from_secs(5)), Ok(()), "it was not woken");
+        waits.join().unwrap();
+    }
+}
