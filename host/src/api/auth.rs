@@ -23,7 +23,7 @@ pub enum Role {
     Publish,
     /// See everything.
     Read,
-    /// Pause, resume, rename, roll back.
+    /// Pause, resume, rename, roll back, follow the clock.
     Operate,
     /// Whatever destroys.
     Admin,
@@ -365,6 +365,9 @@ mod tests {
         assert_eq!(ask(&Method::GET, "/v1/events", ops), Ok("ops".to_owned()));
         assert_eq!(ask(&Method::POST, "/v1/events", ops), Err(Code::MissingRole));
         assert_eq!(ask(&Method::POST, "/v1/plugins/a/pause", ops), Ok("ops".to_owned()));
+        let clock = "/v1/buses/main/follow-clock";
+        assert_eq!(ask(&Method::POST, clock, ops), Ok("ops".to_owned()));
+        assert_eq!(ask(&Method::POST, clock, shop), Err(Code::MissingRole));
         assert_eq!(ask(&Method::POST, "/v1/plugins/a/command/open", shop), Ok("shop".to_owned()));
         assert_eq!(ask(&Method::POST, "/v1/plugins/a/command/open", ops), Err(Code::MissingRole));
         assert_eq!(ask(&Method::POST, "/v1/plugins/a/query/b/c", ops), Ok("ops".to_owned()));

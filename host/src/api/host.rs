@@ -12,8 +12,8 @@ use futures_util::stream::BoxStream;
 use super::filter::{EventFilter, Point};
 pub use super::requests::{Answered, CommandRequest, QueryRequest, RequestError};
 use super::view::{
-    ActedView, BusKind, BusView, DeadLetterView, DeliveryView, DiffView, KeyView, LogLineView,
-    PluginView, PluginsView, StatusView, TimersView, TreeView, TypeView,
+    ActedView, BusKind, BusView, ClockView, DeadLetterView, DeliveryView, DiffView, KeyView,
+    LogLineView, PluginView, PluginsView, StatusView, TimersView, TreeView, TypeView,
 };
 use crate::effects::OutcomeKind;
 use crate::event::{Digest, Event, Key, KeySequence, Position};
@@ -291,6 +291,9 @@ pub trait HostApi: Send + Sync + 'static {
 
     /// Every bus, the default one first.
     fn buses(&self) -> Answer<'_, Vec<BusView>>;
+
+    /// Has the log of a bus follow a wall clock that is ahead; [`HostError::Conflict`] where it is not.
+    fn follow_clock<'a>(&'a self, bus: &'a str, actor: &'a str) -> Answer<'a, ClockView>;
 
     /// Every plugin, ascending by name, and the files that are not one.
     fn plugins(&self) -> Answer<'_, PluginsView>;

@@ -61,6 +61,8 @@ pub struct Bus {
     /// The last commit and position in the ledger and the values; kept under the ledger's lock.
     folded: Mutex<(CommitNumber, Position)>,
     upcasters: Upcasters,
+    /// Changes with every step of the log's clock.
+    clock_steps: watch::Sender<()>,
 }
 
 /// Where the events of a bus stand.
@@ -127,6 +129,7 @@ impl Bus {
             desk: commands::Desk::default(),
             folded: Mutex::new((applied, Position(0))),
             upcasters: Upcasters::default(),
+            clock_steps: watch::Sender::default(),
         }
     }
 

@@ -203,7 +203,7 @@ impl Runner {
         });
         runner.tasks.spawn(Arc::clone(&runner).feed(seen, incoming));
         runner.tasks.spawn(Arc::clone(&runner).drain());
-        runner.tasks.spawn(Arc::clone(&runner).probe());
+        runner.tasks.spawn(Arc::clone(&runner).probe(runner.bus.clock_steps()));
         for _ in 0..workers {
             let worker = runner.tasks.track_future(Arc::clone(&runner).work());
             drop(parts.tenant.spawn(worker));

@@ -125,7 +125,7 @@ pub enum Command {
     /// Look at and mend the log of a host that does not run
     #[command(subcommand)]
     Log(log::LogCommand),
-    /// See buses
+    /// See buses, and have one follow the clock
     #[command(subcommand)]
     Buses(status::BusesCommand),
     /// Measure how fast the host is on this machine

@@ -5,7 +5,7 @@ use super::client::Client;
 use super::out::{Out, note, plain};
 use super::plugins::{print_skipped, table as plugins_table};
 use super::table::{Table, bytes, span};
-use crate::api::view::{BusKind, BusState, BusView, BusesView, StatusView, TypesView};
+use crate::api::view::{BusKind, BusState, BusView, BusesView, ClockView, StatusView, TypesView};
 use crate::clock::{Clock, SystemClock};
 
 /// What to do with types.
@@ -24,6 +24,11 @@ pub enum TypesCommand {
 pub enum BusesCommand {
     /// List buses
     List,
+    /// Have the log of a bus follow a clock that was set ahead: timers and delays that end by then do so now
+    FollowClock {
+        /// The bus
+        bus: String,
+    },
 }
 
 /// Shows the host on one screen.
@@ -110,20 +115,36 @@ pub fn types(
     Ok(())
 }
 
-/// Lists buses.
+/// Lists buses, or does something to one.
 ///
 /// # Errors
 /// As [`status`].
 pub fn buses(
     client: &Client,
-    BusesCommand::List: &BusesCommand,
+    command: &BusesCommand,
     output: Output,
     out: &mut Out,
 ) -> anyhow::Result<()> {
-    let buses: BusesView = client.get(&["v1", "buses"], &[])?;
+    let bus = match command {
+        BusesCommand::List => {
+            let buses: BusesView = client.get(&["v1", "buses"], &[])?;
+            match output {
+                Output::Json => out.json(&buses)?,
+                Output::Text => out.line(buses_table(&buses.buses))?,
+            }
+            return Ok(());
+        }
+        BusesCommand::FollowClock { bus } => bus,
+    };
+    let path = ["v1", "buses", bus, "follow-clock"];
+    let clock: ClockView = client.post(&path, &[], None, &[])?.answer;
     match output {
-        Output::Json => out.json(&buses)?,
-        Output::Text => out.line(buses_table(&buses.buses))?,
+        Output::Json => out.json(&clock)?,
+        Output::Text => {
+            let ClockView { bus, before, after } = &clock;
+            let ahead = span(after.0.saturating_sub(before.0));
+            out.line(format_args!("{} goes on from {after}, {ahead} after {before}", plain(bus)))?;
+        }
     }
     Ok(())
 }

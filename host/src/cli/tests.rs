@@ -157,6 +157,10 @@ async fn commands_print_text_for_people() {
         (&["keys", "hold", "totals", "k", "--reason", "why"], "totals k held\n"),
         (&["keys", "release", "totals", "k"], "totals k live\n"),
         (&["buses", "list"], "main (default)  durable  open"),
+        (
+            &["buses", "follow-clock", "main"],
+            "main goes on from 1970-01-01T01:00:00.000Z, 1 h 0 min after 1970-01-01T00:00:00.000Z\n",
+        ),
         (&["status"], "tidegate 0.1.0   ready"),
         (&["completions", "bash"], "_tidegate"),
     ] {
@@ -221,6 +225,7 @@ async fn commands_print_one_json_document() {
         &["keys", "show", "totals", "k"],
         &["timers", "list", "totals"],
         &["buses", "list"],
+        &["buses", "follow-clock", "main"],
         &["status"],
     ] {
         let printed = tidegate(&server, &[line, &["--output", "json"]].concat()).await.unwrap();

@@ -14,8 +14,8 @@ use crate::api::host::{
     PublishError, QueryRequest, Readiness, RequestError, StateEntry,
 };
 use crate::api::view::{
-    ActedView, BusKind, BusView, DeadLetterView, DeliveryView, DiffView, KeyView, LogLineView,
-    PluginView, PluginsView, StatusView, TimersView, TreeView, TypeView,
+    ActedView, BusKind, BusView, ClockView, DeadLetterView, DeliveryView, DiffView, KeyView,
+    LogLineView, PluginView, PluginsView, StatusView, TimersView, TreeView, TypeView,
 };
 use crate::bus::operate::Act;
 use crate::event::{Digest, Event, Key, Position};
@@ -85,6 +85,10 @@ impl HostApi for Host {
 
     fn buses(&self) -> Answer<'_, Vec<BusView>> {
         async { Ok(self.bus_views()) }.boxed()
+    }
+
+    fn follow_clock<'a>(&'a self, bus: &'a str, actor: &'a str) -> Answer<'a, ClockView> {
+        async move { self.follow_clock_of(bus, actor).await }.boxed()
     }
 
     fn plugins(&self) -> Answer<'_, PluginsView> {

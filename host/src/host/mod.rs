@@ -19,8 +19,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use crate::api::host::{Appended, HostError, Publish, PublishError};
-use crate::api::view::{BusView, PluginsView, StatusView, Timestamp, TypeView};
+use crate::api::view::{BusView, ClockView, PluginsView, StatusView, Timestamp, TypeView};
 use crate::bus::Bus;
+use crate::bus::clocks::FollowError;
 use crate::event::Key;
 use crate::log::AppendError;
 use crate::metrics::{BusMetrics, Metrics};
@@ -187,10 +188,31 @@ impl Host {
             .collect()
     }
 
+    async fn follow_clock_of(&self, bus: &str, actor: &str) -> Result<ClockView, HostError> {
+        let bus = &self.bus(Some(bus))?.0;
+        let step = bus.follow_clock(actor).await.map_err(follow_error)?;
+        Ok(ClockView {
+            bus: bus.name().to_string(),
+            before: Timestamp(step.before_ms),
+            after: Timestamp(step.after_ms),
+        })
+    }
+
     fn types_of(&self, bus: &Bus, only: Option<&str>) -> Vec<TypeView> {
         let mut types = views::types(bus, only);
         self.plugins.add_subscribers(bus.name(), only, &mut types);
         types.into_values().collect()
+    }
+}
+
+fn follow_error(error: FollowError) -> HostError {
+    match error {
+        FollowError::NoLog { .. } | FollowError::Behind { .. } => {
+            HostError::Conflict(error.to_string())
+        }
+        FollowError::Append(AppendError::ShuttingDown) => HostError::ShuttingDown,
+        FollowError::Append(AppendError::StorageFull { .. }) => HostError::StorageFull,
+        FollowError::Append(other) => HostError::ReadOnly(other.to_string()),
     }
 }
 

@@ -46,7 +46,7 @@ impl fmt::Display for ClockAlarm {
         let Self { log_ms, wall_ms } = *self;
         let seconds = wall_ms.abs_diff(log_ms) / 1000;
         let (how, remedy) = if wall_ms > log_ms {
-            ("ahead of", "set the clock, or start the host again to follow it")
+            ("ahead of", "set the clock, or follow it: `tidegate buses follow-clock BUS`")
         } else {
             ("behind", "set the clock")
         };
@@ -122,14 +122,24 @@ impl LogClock {
         self.state().alarm
     }
 
-    /// Follows a wall clock that ran ahead, at once; one that fell behind is waited for by nobody:
-    /// log time goes on from where it is.
-    pub fn follow_wall(&self) {
+    /// What the wall clock says, milliseconds since the Unix epoch.
+    #[must_use]
+    pub fn wall_ms(&self) -> u64 {
+        self.clock.wall_ms()
+    }
+
+    /// Follows a wall clock that ran ahead, at once, and answers with the log time that is then; one that
+    /// fell behind is waited for by nobody: log time goes on from where it is.
+    pub fn follow_wall(&self) -> u64 {
         let mut state = self.state();
-        state.log_us = state.log_us.max(self.clock.wall_ms().saturating_mul(1000));
-        state.at = self.clock.monotonic();
-        state.alarm = None;
-        self.stays_us.store(0, Ordering::Release);
+        let wall_us = self.clock.wall_ms().saturating_mul(1000);
+        if wall_us > state.log_us {
+            state.log_us = wall_us;
+            state.at = self.clock.monotonic();
+            self.stays_us.store(0, Ordering::Release);
+        }
+        drop(state);
+        self.now_ms()
     }
 }
 
@@ -195,9 +205,18 @@ mod tests {
         pass(&hand, 1000);
         assert_eq!(clock.now_ms(), 101_000);
         assert!(clock.alarm().is_some());
-        clock.follow_wall();
+        assert_eq!(clock.follow_wall(), 3_701_000);
         assert_eq!(clock.now_ms(), 3_701_000);
         assert_eq!(clock.alarm(), None);
+    }
+
+    #[test]
+    fn a_wall_clock_that_is_behind_is_not_followed_and_no_time_is_lost() {
+        let (hand, clock) = at(10_000_000, 0);
+        hand.wall_ms.fetch_sub(3_600_000, Ordering::Relaxed);
+        pass(&hand, 1000);
+        assert_eq!(clock.follow_wall(), 10_001_000);
+        assert!(clock.alarm().is_some());
     }
 
     #[test]

@@ -233,9 +233,16 @@ impl Log {
         self.shared().clock.now_ms()
     }
 
-    /// Follows a wall clock that ran away: see [`LogStats::clock_alarm`].
-    pub fn follow_wall_clock(&self) {
-        self.shared().clock.follow_wall();
+    /// What the wall clock says, milliseconds since the Unix epoch.
+    #[must_use]
+    pub fn wall_ms(&self) -> u64 {
+        self.shared().clock.wall_ms()
+    }
+
+    /// Follows a wall clock that ran ahead, see [`LogStats::clock_alarm`], and answers with the log time
+    /// that is then. Nobody is told: that is [`crate::bus::Bus::follow_clock`].
+    pub fn follow_wall_clock(&self) -> u64 {
+        self.shared().clock.follow_wall()
     }
 
     /// The log's id. Never show it: checksums rest on its being unknown outside.

@@ -284,6 +284,14 @@ pub enum Control {
         /// Log time, milliseconds since the Unix epoch.
         until_ms: u64,
     },
+    /// The log follows a wall clock that is ahead of it: what waits for log time sees all of that time
+    /// pass at once.
+    FollowClock {
+        /// Log time, milliseconds since the Unix epoch.
+        from_ms: u64,
+        /// What the wall clock says, milliseconds since the Unix epoch.
+        to_ms: u64,
+    },
     /// Events of another bus arrived up to here; stands in the commit that brought them.
     Forwarded {
         /// The source bus.

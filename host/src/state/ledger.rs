@@ -290,6 +290,7 @@ impl Ledger {
             | Control::Checkpoint { .. }
             | Control::Erase { .. }
             | Control::Expire { .. }
+            | Control::FollowClock { .. }
             | Control::Archive { .. } => {}
             control => self.apply_to_instance(at, &record.actor, control),
         }

@@ -55,6 +55,7 @@ pub(super) fn router() -> (Router<Arc<App>>, Bytes) {
         .routes(routes!(keys::hold))
         .routes(routes!(keys::release))
         .routes(routes!(status::buses))
+        .routes(routes!(status::follow_clock))
         .routes(routes!(status::status))
         .routes(routes!(status::metrics))
         .routes(routes!(status::healthz))

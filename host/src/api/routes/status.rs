@@ -2,17 +2,18 @@
 
 use std::sync::Arc;
 
-use axum::Json;
-use axum::extract::{RawQuery, State};
+use axum::extract::{Path, RawQuery, State};
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 
 use super::exposition::Format;
-use super::openapi::{Errors, ProbeErrors};
+use super::openapi::{ActionErrors, Errors, ProbeErrors};
 use crate::api::app::App;
+use crate::api::auth::Principal;
 use crate::api::errors::{ApiError, Code};
 use crate::api::params::Params;
-use crate::api::view::{BusesView, StatusView, TypesView};
+use crate::api::view::{BusesView, ClockView, StatusView, TypesView};
 
 /// Lists event types
 #[utoipa::path(
@@ -51,6 +52,32 @@ pub(super) async fn buses(
 ) -> Result<Json<BusesView>, ApiError> {
     Params::new(query.as_deref())?.finish()?;
     Ok(Json(BusesView { buses: app.host.buses().await? }))
+}
+
+/// Has the log of a bus follow a clock that is ahead of it
+///
+/// A clock that is set ahead by more than a minute is not followed otherwise. What waits for log time sees
+/// all of that time pass at once: timers that are due by then fire, retries that wait are made.
+#[utoipa::path(
+    post,
+    path = "/v1/buses/{bus}/follow-clock",
+    tag = "host",
+    operation_id = "followClock",
+    params(("bus" = String, Path, description = "Name of the bus")),
+    responses(
+        (status = 200, description = "The time of the log, before and after", body = ClockView),
+        Errors,
+        ActionErrors,
+    ),
+)]
+pub(super) async fn follow_clock(
+    State(app): State<Arc<App>>,
+    Extension(principal): Extension<Principal>,
+    Path(bus): Path<String>,
+    RawQuery(query): RawQuery,
+) -> Result<Json<ClockView>, ApiError> {
+    Params::new(query.as_deref())?.finish()?;
+    Ok(Json(app.host.follow_clock(&bus, principal.actor()).await?))
 }
 
 /// Shows the whole host at a glance

@@ -32,6 +32,7 @@ async fn every_route(server: &Fixture) -> Vec<(String, String)> {
         for method in methods.as_object().unwrap().keys().filter(|key| *key != "parameters") {
             let path = path
                 .replace("{plugin}", "totals")
+                .replace("{bus}", "main")
                 .replace("{position}", "1")
                 .replace("{id}", "1")
                 .replace("{name}", "open")
@@ -80,7 +81,16 @@ async fn a_token_names_publisher_and_actor() {
     let ops = [("authorization", "Bearer secret")];
     let paused = server.post("/v1/plugins/totals/pause?reason=because", &ops, b"").await;
     assert_eq!((paused.status, paused.json()["state"].as_str()), (200, Some("paused")));
-    assert_eq!(*server.host.actors.lock().unwrap(), ["ops"]);
+    let stepped = server.post("/v1/buses/main/follow-clock", &ops, b"").await;
+    assert_eq!(
+        (stepped.status, stepped.json()["before"].as_str()),
+        (200, Some("1970-01-01T00:00:00.000Z"))
+    );
+    assert_eq!(*server.host.actors.lock().unwrap(), ["ops", "ops"]);
+    for (bus, status) in [("live", 409), ("none", 404)] {
+        let answer = server.post(&format!("/v1/buses/{bus}/follow-clock"), &ops, b"").await;
+        assert_eq!(answer.status, status, "{bus}");
+    }
 }
 
 #[tokio::test]

@@ -161,6 +161,17 @@ pub struct BusView {
     pub capacity: Option<u64>,
 }
 
+/// The log of a bus has followed the clock.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ClockView {
+    /// The bus.
+    pub bus: String,
+    /// Log time before.
+    pub before: Timestamp,
+    /// Log time after: that of the clock.
+    pub after: Timestamp,
+}
+
 /// The whole host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct StatusView {

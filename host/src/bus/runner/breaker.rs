@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hashbrown::DefaultHashBuilder;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use super::{Runner, Version};
 use crate::effects::Outcome;
@@ -127,8 +127,9 @@ impl Runner {
         }
     }
 
-    /// Begins to probe each time that it is due, until stopped.
-    pub(super) async fn probe(self: Arc<Self>) {
+    /// Begins to probe each time that it is due, until stopped. Where the log's clock is stepped, has the
+    /// queue look at the time again, as it does itself.
+    pub(super) async fn probe(self: Arc<Self>, mut clock_steps: watch::Receiver<()>) {
         loop {
             let open_until = match self.guard.lock().phase() {
                 Phase::Open(until_ms) => Some(until_ms),
@@ -148,6 +149,7 @@ impl Runner {
             tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return,
+                Ok(()) = clock_steps.changed() => self.queue.clock_stepped(),
                 () = due => {}
             }
             let now_ms = self.bus.now_ms();

@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use super::handlers::Handler;
 use super::world::{PLUGIN, Script, start};
+use crate::bus::clocks::FollowError;
 use crate::bus::memory::{MemoryOptions, Order, Overflow};
 use crate::bus::operate::{self, Act};
 use crate::bus::runner::{Runner, Version};
@@ -295,6 +296,13 @@ fn what_was_applied_once_stays_so_whoever_else_appends() {
             scope.spawn(append);
         }
     });
+}
+
+#[tokio::test]
+async fn a_memory_bus_has_no_time_of_its_own_that_could_follow_the_clock() {
+    let bus = memory_bus(10, Overflow::Reject);
+    let refused = bus.follow_clock("ops").await;
+    assert!(matches!(refused, Err(FollowError::NoLog { .. })), "{refused:?}");
 }
 
 #[tokio::test]

@@ -6,9 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::world::{From, PATIENCE, PLUGIN, World};
+use crate::bus::clocks::FollowError;
 use crate::bus::operate::Act;
-use crate::event::{Event, Generation, Position};
+use crate::event::{CommitNumber, Event, Generation, Position};
+use crate::log::RecordRef;
 use crate::log::disk::sim::Crash;
+use crate::log::record::{Control, ControlRecord};
 use crate::state::timers::{Pending, Timers};
 
 const BOTH: [From; 2] = [From::Log, From::Checkpoint];
@@ -169,6 +172,78 @@ async fn jumps_of_the_wall_clock_fire_nothing_and_lose_nothing() {
     world.until_listed(&[("a", "a1 @pay a2 @far")]).await;
     assert_eq!(fired(&world).await, ["pay", "far"]);
     world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn timers_fire_by_a_clock_that_was_set_ahead_once_that_is_followed() {
+    const MINUTE_MS: u64 = 60_000;
+    let world = World::new().await;
+    let log = world.bus.log().unwrap();
+    let now_ms = world.bus.now_ms();
+    for (key, name, minutes) in [("a", "late", 40), ("a", "early", 20), ("b", "between", 30)] {
+        world.script.sets(&format!("{key}1"), name, now_ms + minutes * MINUTE_MS);
+    }
+    world.script.sets("b1", "tomorrow", now_ms + 24 * HOUR_MS);
+    world.publish(&["a1", "b1"]).await;
+    world.until_listed(&[("a", "a1"), ("b", "b1")]).await;
+
+    world.clock.jump(HOUR_MS.cast_signed());
+    until_apart(&world, Some(Ordering::Greater)).await;
+    world.publish(&["d1"]).await;
+    world.until_listed(&[("d", "d1")]).await;
+    assert!(fires(&world).await.is_empty());
+
+    let step = world.bus.follow_clock("ops").await.unwrap();
+    assert!(step.before_ms < now_ms + HOUR_MS && step.after_ms >= now_ms + HOUR_MS, "{step:?}");
+    assert_eq!(log.clock_alarm(), None);
+    world.until_listed(&[("a", "a1 @early @late"), ("b", "b1 @between")]).await;
+    assert_eq!(fired(&world).await, ["early", "between", "late"]);
+    assert_eq!(timers(&world).count(PLUGIN), 1, "tomorrow is not yet");
+    world.assert_once(&["a1", "b1", "d1", "@early", "@between", "@late"]).await;
+
+    world.clock.jump(-2 * HOUR_MS.cast_signed());
+    let refused = world.bus.follow_clock("ops").await;
+    assert!(matches!(refused, Err(FollowError::Behind { .. })), "{refused:?}");
+    assert!(world.bus.now_ms() >= step.after_ms);
+    assert_eq!(followed(&world).await, ["ops"]);
+    world.stop().await;
+}
+
+/// Nothing else happens by which the workers would look at the time.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retry_is_made_at_once_by_a_clock_that_is_followed() {
+    let world = World::new().await;
+    world.script.put_off.lock().unwrap().insert("a1".to_owned());
+    world.publish(&["a1"]).await;
+    world.until("it is put off", |world| !world.plugin().attempts.is_empty()).await;
+    world.clock.jump(HOUR_MS.cast_signed());
+    until_apart(&world, Some(Ordering::Greater)).await;
+    assert_eq!(world.script.deliveries("a1"), [(1, false)]);
+    world.bus.follow_clock("ops").await.unwrap();
+    let listed = [("a", "a1")];
+    let made = tokio::time::timeout(PATIENCE / 4, world.until_listed(&listed)).await;
+    made.expect("the workers are told");
+    assert_eq!(world.script.deliveries("a1"), [(1, false), (2, false)]);
+    world.stop().await;
+}
+
+/// Who had the log follow the clock, as the log says.
+async fn followed(world: &World) -> Vec<String> {
+    let log = world.bus.log().unwrap();
+    let (mut frames, mut who) = (log.frames_from_commit(CommitNumber(1)), Vec::new());
+    loop {
+        let frame = frames.next().await.unwrap();
+        for record in frame.commits().flat_map(|commit| commit.unwrap().records()) {
+            if let RecordRef::Control(ControlRecord { actor, control }) = record.unwrap()
+                && matches!(control, Control::FollowClock { .. })
+            {
+                who.push(actor.to_string());
+            }
+        }
+        if frame.last_commit() >= log.durable() {
+            return who;
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

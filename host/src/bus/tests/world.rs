@@ -48,6 +48,8 @@ pub(super) struct Script {
     pub(super) broken: Mutex<BTreeSet<String>>,
     /// Events that are rejected.
     pub(super) rejected: Mutex<BTreeSet<String>>,
+    /// Events whose first attempt asks to be tried again half an hour later.
+    pub(super) put_off: Mutex<BTreeSet<String>>,
     /// Events that never end.
     pub(super) endless: Mutex<BTreeSet<String>>,
     /// What the handler adds to what it lists: that of another module.
@@ -126,6 +128,8 @@ impl Script {
             Outcome::Trap { reason: "unreachable".to_owned() }
         } else if self.rejected.lock().unwrap().contains(&id) {
             Outcome::Reject { reason: format!("no {id}") }
+        } else if delivery.attempt == 1 && self.put_off.lock().unwrap().contains(&id) {
+            Outcome::Retry { reason: "later".to_owned(), after_ms: Some(30 * 60 * 1000) }
         } else {
             Outcome::Ok
         };

@@ -19,9 +19,9 @@ use crate::api::host::{
     PublishError, QueryRequest, Readiness, RequestError, StateEntry,
 };
 use crate::api::view::{
-    ActedView, BusKind, BusView, DeadLetterView, DeliveryView, DiffView, InputView, KeyState,
-    KeyView, LogLineView, PluginState, PluginView, PluginsView, RewindView, StatusView, TimerView,
-    TimersView, Timestamp, TreeView, TypeView,
+    ActedView, BusKind, BusView, ClockView, DeadLetterView, DeliveryView, DiffView, InputView,
+    KeyState, KeyView, LogLineView, PluginState, PluginView, PluginsView, RewindView, StatusView,
+    TimerView, TimersView, Timestamp, TreeView, TypeView,
 };
 use crate::effects::OutcomeKind;
 use crate::event::{Digest, Event, Key, Position};
@@ -147,6 +147,18 @@ impl HostApi for FakeHost {
 
     fn buses(&self) -> Answer<'_, Vec<BusView>> {
         Box::pin(async move { Ok(vec![bus_view(self.events().len() as u64)]) })
+    }
+
+    fn follow_clock<'a>(&'a self, bus: &'a str, actor: &'a str) -> Answer<'a, ClockView> {
+        Box::pin(async move {
+            check_bus(Some(bus))?;
+            if bus == "live" {
+                return Err(HostError::Conflict("bus `live` is a memory bus".to_owned()));
+            }
+            self.actors.lock().unwrap().push(actor.to_owned());
+            let (before, after) = (Timestamp(0), Timestamp(3_600_000));
+            Ok(ClockView { bus: bus.to_owned(), before, after })
+        })
     }
 
     fn plugins(&self) -> Answer<'_, PluginsView> {

@@ -176,6 +176,7 @@ pub(super) fn controls() -> Vec<ControlRecord> {
                 positions: vec![(Position(3), Position(4))],
             }],
         },
+        Control::FollowClock { from_ms: 12, to_ms: 3_600_012 },
     ]
     .map(|control| ControlRecord { actor: "host".into(), control })
     .into()
