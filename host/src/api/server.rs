@@ -173,8 +173,8 @@ impl ServerHandle {
     }
 
     /// Streams that may still be opened.
-    #[must_use]
-    pub fn streams_free(&self) -> usize {
+    #[cfg(test)]
+    pub(super) fn streams_free(&self) -> usize {
         self.0.streams.available_permits()
     }
 }

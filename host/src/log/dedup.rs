@@ -157,18 +157,6 @@ impl Dedup {
         self.read().lookup(hash)
     }
 
-    /// Looks up many hashes under one lock; calls `found` with the index of the hash and the
-    /// candidates, for those that have any.
-    pub fn lookup_all(&self, hashes: &[IdHash], mut found: impl FnMut(usize, Vec<Position>)) {
-        let inner = self.read();
-        for (index, hash) in hashes.iter().enumerate() {
-            let candidates = inner.lookup(*hash);
-            if !candidates.is_empty() {
-                found(index, candidates);
-            }
-        }
-    }
-
     /// Takes one entry. Positions must ascend; a time before that of the entry before counts as
     /// that one.
     pub fn insert(&self, hash: IdHash, position: Position, time_ms: u64) {

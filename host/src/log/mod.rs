@@ -45,8 +45,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio::sync::watch;
-
 pub use clock::ClockAlarm;
 pub use codec::{CommitRef, CompletionRef, EventRef, RecordRef};
 pub use error::{AppendError, Damage, LogFailure, OpenError, ReadError};
@@ -219,12 +217,6 @@ impl Log {
     #[must_use]
     pub fn last_position(&self) -> Position {
         self.shared().durable_position()
-    }
-
-    /// The last durable commit, as it moves.
-    #[must_use]
-    pub fn durable_watch(&self) -> watch::Receiver<CommitNumber> {
-        self.shared().durable.subscribe()
     }
 
     /// Log time, milliseconds since the Unix epoch.

@@ -86,11 +86,7 @@ impl FrameReader {
     }
 
     /// The next durable frame, if it is in memory; none: it is on the disk, or not there yet.
-    pub fn try_next(&mut self) -> Option<Arc<Frame>> {
-        self.at_hand()
-    }
-
-    fn at_hand(&mut self) -> Option<Arc<Frame>> {
+    pub(super) fn at_hand(&mut self) -> Option<Arc<Frame>> {
         let frame = match self.ready.pop_front() {
             Some(frame) => frame,
             None if !self.is_behind() => return None,

@@ -2,8 +2,8 @@
 //!
 //! Tasks belong to *tenants* (plugins), and tenants get equal processor time however many tasks
 //! they have and however long these run between two yields. What must not break: a task that never
-//! yields holds one thread, so guests yield at epoch ticks and loops around them with
-//! [`cooperate`]; and no foreign code (a waker, a future's destructor) runs under the pool's lock.
+//! yields holds one thread, so guests yield at epoch ticks and workers, between two of them, where their
+//! slice is over ([`slice_is_over`]); and no foreign code (a waker, a future's destructor) runs under the pool's lock.
 
 mod fair;
 mod task;
@@ -16,7 +16,6 @@ use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::task::Poll;
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
@@ -28,7 +27,7 @@ use self::fair::{Fair, QUANTUM_NS, TenantId};
 use self::task::Members;
 pub use self::task::{JoinError, JoinHandle};
 
-/// How long a task may run before [`cooperate`] yields.
+/// How long a task may run before it is to yield.
 const SLICE: Duration = Duration::from_nanos(QUANTUM_NS.unsigned_abs());
 /// How many times less a low share is.
 const LOW_SHARE: i64 = 8;
@@ -197,12 +196,6 @@ impl Tenant {
         task::spawn(&self.0, future)
     }
 
-    /// Processor time that its tasks have used, those that run now not counted.
-    #[must_use]
-    pub fn cpu_time(&self) -> Duration {
-        Duration::from_nanos(lock(&self.0.shared.state).fair.spent_ns(self.0.id))
-    }
-
     /// Ends its tasks where they next yield, and cancels those to come. Returns at once: join the
     /// handles to wait for it.
     pub fn close(&self) {
@@ -325,25 +318,10 @@ fn thread_cpu_ns() -> u64 {
     seconds.unwrap_or(0) * 1_000_000_000 + nanos.unwrap_or(0)
 }
 
-/// Whether the task that runs on this thread should yield. Never outside the pool.
+/// Whether the task that runs on this thread should yield. Never outside the pool. For whoever may take
+/// turn after turn without having to wait: such a task never gives its thread back otherwise.
 pub(super) fn slice_is_over() -> bool {
     SLICE_END.get().is_some_and(|end| Instant::now() >= end)
-}
-
-/// Yields to other tasks where the current one has run for its slice (1 ms) on a thread of the
-/// pool; does nothing elsewhere. For loops whose turns are short, such as one delivery after the
-/// other: without it a busy loop never gives its thread back.
-pub async fn cooperate() {
-    let mut yielded = false;
-    std::future::poll_fn(|context| {
-        if yielded || !slice_is_over() {
-            return Poll::Ready(());
-        }
-        yielded = true;
-        context.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
 }
 
 /// Nothing that runs under the pool's locks can leave what they guard half done.

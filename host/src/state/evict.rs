@@ -126,8 +126,8 @@ impl Values {
     }
 
     /// Bytes of durable values in memory, about.
-    #[must_use]
-    pub fn hot_bytes(&self) -> u64 {
+    #[cfg(test)]
+    pub(super) fn hot_bytes(&self) -> u64 {
         self.budget.bytes.load(Ordering::Relaxed)
     }
 

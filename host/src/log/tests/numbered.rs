@@ -33,7 +33,7 @@ async fn a_numbered_frame_is_given_once_and_before_it_is_durable() {
         disk.hold_syncs();
         let published = publishing(&log, id);
         assert_eq!(ids(&mut numbered).await, [id]);
-        assert!(durable.try_next().is_none());
+        assert!(durable.at_hand().is_none());
         let mut from_here = log.numbered_from_position(Position(id.parse().unwrap()));
         assert_eq!(ids(&mut from_here).await, [id], "for who comes while it is written");
         disk.release_syncs();

@@ -289,7 +289,7 @@ async fn a_reader_waits_for_the_next_frame() {
     let epoch = reader.next().await.unwrap();
     let record = epoch.commits().next().unwrap().unwrap().records().next().unwrap().unwrap();
     assert!(matches!(record, RecordRef::Control(_)));
-    assert!(reader.try_next().is_none());
+    assert!(reader.at_hand().is_none());
     let next = tokio::spawn(async move { reader.next().await.unwrap().first_commit() });
     log.ingest(vec![publish("1", "a")]).await.unwrap();
     assert_eq!(next.await.unwrap(), CommitNumber(2));

@@ -154,9 +154,8 @@ impl<T> KeyScheduler<T> {
     }
 
     /// Brings back an event that waited when the host stopped, before anything is offered. What
-    /// stands behind it is searched for up to what is [`scanned`](Self::scanned) when it is done,
-    /// whether or not [`restore_deferred`](Self::restore_deferred) tells of it. Says whether it is
-    /// new: a key has one waiting event.
+    /// stands behind it is searched for up to what is [`scanned`](Self::scanned) when it is done. Says whether
+    /// it is new: a key has one waiting event.
     pub fn restore_waiting(&mut self, restored: Restored) -> bool {
         let Restored { position, key, attempt, first_ms, until } = restored;
         if self.is_open(position) {
@@ -185,15 +184,6 @@ impl<T> KeyScheduler<T> {
         }
         self.place(id);
         true
-    }
-
-    /// Brings back the deferred events of a key, before anything is offered.
-    pub fn restore_deferred(&mut self, key: &Key, deferred: Deferred) {
-        let id = self.find_or_open(key);
-        self.unplace(id);
-        self.shed(id, 0);
-        self.defer_range(id, deferred.first, deferred.last.max(deferred.first), deferred.count);
-        self.place(id);
     }
 
     /// Brings back a key that was parked or held once, before anything is offered and after its

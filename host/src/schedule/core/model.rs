@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 
 use super::{
-    Assignment, Bounds, Deferred, Drain, Entry, Finish, Finished, KeyScheduler, Refill, Restored,
-    Ticket, Until,
+    Assignment, Bounds, Drain, Entry, Finish, Finished, KeyScheduler, Refill, Restored, Ticket,
+    Until,
 };
 use crate::event::{Key, Position};
 
@@ -341,7 +341,7 @@ impl World {
     }
 
     /// Starts over with everything that was incomplete, and reads on where it was.
-    fn restart_from_scanned(&mut self, tell: bool) {
+    fn restart_from_scanned(&mut self) {
         self.forget_memory();
         self.fed = self.scanned;
         self.sched.scanned(Position(self.scanned));
@@ -356,13 +356,6 @@ impl World {
             }
             assert!(self.sched.restore_waiting(self.restored(position)));
             self.waits.entry(position).or_insert(Wait::Free);
-            let Some(name) = name.filter(|_| tell) else { continue };
-            let behind = self.open_of(name, position + 1, self.scanned);
-            if let (Some(first), Some(last)) = (behind.first(), behind.last()) {
-                let count = behind.len() as u64;
-                let (first, last) = (Position(*first), Position(*last));
-                self.sched.restore_deferred(&key(name), Deferred { first, last, count });
-            }
         }
     }
 
@@ -393,7 +386,7 @@ impl World {
                 self.sched.shed_slow(self.mark);
             }
             _ if arg < 20 => self.restart_from_low(),
-            _ if arg < 40 => self.restart_from_scanned(arg < 30),
+            _ if arg < 40 => self.restart_from_scanned(),
             _ => {
                 for ticket in &self.stale {
                     assert_eq!(self.sched.finish(*ticket, Finish::Done), Finished::Stale);

@@ -1,4 +1,5 @@
 use std::sync::atomic::AtomicU64;
+use std::task::Poll;
 
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{mpsc, oneshot};
@@ -72,18 +73,18 @@ fn a_crowd_of_spinning_tasks_does_not_starve_another_tenant() {
     let runs_meanwhile = soon(&runtime, task).unwrap();
     // Two or three runs are a quantum; in one queue it would be a hundred for each step.
     assert!(runs_meanwhile <= STEPS * 8, "{runs_meanwhile} runs of the crowd in {STEPS} steps");
-    assert!(crowd.cpu_time() > Duration::ZERO);
-    assert!(crowd.cpu_time() > lone.cpu_time());
 }
 
 #[test]
-fn a_busy_loop_of_short_turns_shares_its_thread_through_cooperate() {
+fn a_busy_loop_of_short_turns_shares_its_thread_where_it_yields_after_its_slice() {
     let runtime = runtime();
     let pool = GuestPool::new(1, runtime.handle()).unwrap();
     let (busy, other) = (pool.tenant("busy"), pool.tenant("other"));
     let endless = busy.spawn(async {
         loop {
-            cooperate().await;
+            if slice_is_over() {
+                yield_once().await;
+            }
         }
     });
     assert_eq!(soon(&runtime, other.spawn(async { 1 })), Ok(1));
