@@ -125,16 +125,32 @@ pub const SHADOW_MAX: u32 = 1_000_000;
 pub const ATTEMPTS_FAULT_MAX: u32 = 1000;
 /// What `http.body-max` of the configuration may be.
 pub const BODY_MAX: ByteSize = ByteSize::gib(1);
+/// Least `compile.memory` of the configuration.
+pub const COMPILE_MEMORY_MIN: ByteSize = ByteSize::mib(64);
+/// What `compile.memory` of the configuration may be.
+pub const COMPILE_MEMORY_MAX: ByteSize = ByteSize::gib(64);
+/// Least `compile.time` of the configuration.
+pub const COMPILE_TIME_MIN: TimeSpan = TimeSpan::from_secs(1);
+/// What `compile.time` of the configuration may be.
+pub const COMPILE_TIME_MAX: TimeSpan = TimeSpan::from_hours(1);
+/// Least `compile.module-max` of the configuration.
+pub const MODULE_MIN: ByteSize = ByteSize::kib(1);
 /// What `compile.module-max` of the configuration may be.
 pub const MODULE_MAX: ByteSize = ByteSize::gib(1);
 /// Buses of one host.
 pub const BUSES_MAX: usize = 64;
+/// Least `dedup` of a durable bus.
+pub const DEDUP_MIN: TimeSpan = TimeSpan::from_secs(1);
+/// What `dedup` of a durable bus may be.
+pub const DEDUP_MAX: TimeSpan = TimeSpan::from_days(365);
 /// What `dedup-max` of a durable bus may be.
 pub const DEDUP_IDS_MAX: u64 = 1_000_000_000;
 /// What `keep-free` of a durable bus may be.
 pub const KEEP_FREE_MAX: ByteSize = ByteSize::gib(1024 * 1024);
 /// Least `checkpoint-every` of a durable bus: one costs two syncs and a rename.
 pub const CHECKPOINT_EVERY_MIN: ByteSize = ByteSize::kib(64);
+/// What `checkpoint-every` of a durable bus may be.
+pub const CHECKPOINT_EVERY_MAX: ByteSize = ByteSize::gib(1024);
 /// What `capacity` of a memory bus may be.
 pub const BUS_CAPACITY_MAX: u32 = 16 * 1024 * 1024;
 /// Changes of the plugins folder that wait to be taken.
@@ -228,6 +244,8 @@ pub const CHECKPOINT_FREE_BYTES_MIN: u64 = 128 * 1024 * 1024;
 
 /// Least size of a log segment: that of a commit group.
 pub const SEGMENT_MIN: ByteSize = ByteSize::mib(4);
+/// What `segment` of a durable bus may be.
+pub const SEGMENT_MAX: ByteSize = ByteSize::gib(16);
 
 const _: () = assert!(SEGMENT_MIN.bytes() >= GROUP_BYTES_MAX as u64);
 const _: () = assert!(EVENT_DATA_BYTES_MAX < GROUP_BYTES_MAX);

@@ -11,7 +11,7 @@ use toml::{Table, Value};
 use super::reader::{Document, Section, nearest, parse};
 use super::{
     Auth, Bus, ByteSize, Compile, Config, DurableBus, Granting, Http, Invalid, MemoryBus, Order,
-    Overflow, Secrets, TimeSpan, Tls, TokensFrom, Word,
+    Overflow, Secrets, Tls, TokensFrom, Word,
 };
 use crate::limits;
 use crate::plugin::manifest::read_grants;
@@ -352,9 +352,9 @@ fn read_http(mut section: Section<'_>, path: &mut ReadPath<'_>) -> Http {
 
 fn read_compile(mut section: Section<'_>) -> Compile {
     let default = Compile::default();
-    let memory = ByteSize::mib(64)..=ByteSize::gib(64);
-    let time = TimeSpan::from_secs(1)..=TimeSpan::from_hours(1);
-    let module = ByteSize::kib(1)..=limits::MODULE_MAX;
+    let memory = limits::COMPILE_MEMORY_MIN..=limits::COMPILE_MEMORY_MAX;
+    let time = limits::COMPILE_TIME_MIN..=limits::COMPILE_TIME_MAX;
+    let module = limits::MODULE_MIN..=limits::MODULE_MAX;
     Compile {
         memory: section.byte_size("memory", default.memory, memory),
         time: section.time_span("time", default.time, time),
@@ -405,10 +405,10 @@ fn read_bus(mut section: Section<'_>) -> Bus {
 
 fn read_durable(section: &mut Section<'_>) -> DurableBus {
     let default = DurableBus::default();
-    let segment = crate::limits::SEGMENT_MIN..=ByteSize::gib(16);
-    let dedup = TimeSpan::from_secs(1)..=TimeSpan::from_days(365);
+    let segment = limits::SEGMENT_MIN..=limits::SEGMENT_MAX;
+    let dedup = limits::DEDUP_MIN..=limits::DEDUP_MAX;
     let keep_free = ByteSize::mib(0)..=limits::KEEP_FREE_MAX;
-    let checkpoint = limits::CHECKPOINT_EVERY_MIN..=ByteSize::gib(1024);
+    let checkpoint = limits::CHECKPOINT_EVERY_MIN..=limits::CHECKPOINT_EVERY_MAX;
     DurableBus {
         segment: section.byte_size("segment", default.segment, segment),
         dedup: section.time_span("dedup", default.dedup, dedup),

@@ -180,7 +180,7 @@ fn begin(
     let Recovered { log_id, tip, mut sealed, open, unchecked, .. } = recovered;
     let failed = |error: SegmentError| OpenError::Io { path: error.path, source: error.source };
     let record = epoch_record(epoch)?;
-    let frame_bytes = (record.bytes() + super::codec::HEADER_BYTES + 8) as u64;
+    let frame_bytes = OpenSegment::frame_bytes(record.bytes());
     let (mut segment, index) = match open {
         Some(open) => {
             let salt = Salt::new(log_id, open.number);

@@ -175,7 +175,7 @@ impl Writer {
         if taken.effects.is_empty() && taken.ingest.is_empty() {
             return;
         }
-        let frame_bytes = (taken.bytes + super::codec::HEADER_BYTES + 8) as u64;
+        let frame_bytes = OpenSegment::frame_bytes(taken.bytes);
         if let Err(stop) = self.make_room(frame_bytes, time_ms) {
             self.refuse(taken, stop);
             return;

@@ -34,10 +34,12 @@ pub use whole::{IndexedCompletion, IndexedEvent};
 
 use super::dedup::IdHash;
 use crate::event::{CommitNumber, Generation, InstanceId, KeyHash, KeySequence, Position};
+use crate::limits::SEGMENT_MAX;
 
 /// Largest segment that can be indexed: offsets of positions, commits and entries have 32 bits, and
 /// no record takes less than 16 bytes.
-pub const SEGMENT_BYTES_MAX: u64 = 64 << 30;
+const SEGMENT_BYTES_MAX: u64 = 64 << 30;
+const _: () = assert!(SEGMENT_MAX.bytes() <= SEGMENT_BYTES_MAX);
 
 /// What an index knows of its segment before the first record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

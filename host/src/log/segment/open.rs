@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use super::{CLAIM_ALIGN, SEAL_BYTES_MAX, Tip, sealed_len, segment_path};
 use crate::limits::{SEGMENT_ZEROED_AHEAD_BYTES, SEGMENT_ZEROED_STEP_BYTES};
-use crate::log::codec::{Encoded, FLAG_SEAL, FRAME_BYTES_MAX, Header, Salt, Seal};
+use crate::log::codec::{
+    Encoded, FLAG_SEAL, FRAME_ALIGN, FRAME_BYTES_MAX, HEADER_BYTES, Header, Salt, Seal,
+};
 use crate::log::disk::{BLOCK_BYTES, Disk, DiskFile};
 use crate::log::frame::{Frame, FrameBuilder, Unwritten};
 
@@ -146,6 +148,12 @@ impl OpenSegment {
     #[must_use]
     pub(in crate::log) const fn room(&self) -> u64 {
         self.capacity.saturating_sub(SEAL_BYTES_MAX).saturating_sub(self.end)
+    }
+
+    /// Bytes, at most, of a frame whose sections have so many bytes.
+    #[must_use]
+    pub(in crate::log) const fn frame_bytes(section_bytes: usize) -> u64 {
+        (section_bytes + HEADER_BYTES + FRAME_ALIGN) as u64
     }
 
     /// Bytes a new segment needs for one frame of so many bytes.
