@@ -34,11 +34,14 @@ use self::expire::Acts;
 pub use self::keys::{Deferred, Letter};
 use self::restore::Before;
 pub use self::seen::Snapshot;
+use self::shadow::Shadow;
+pub use self::shadow::{Tally, Trial};
 use super::Bus;
 use super::deliver::Deliverer;
 use super::notes::{Line, Notes, PluginLog};
 use super::progress::Progress;
 use super::subscribed;
+pub use super::subscribed::Subscriptions;
 use crate::event::{Digest, Event, Generation, InstanceId, Position};
 use crate::log::AppendError;
 use crate::metrics::PluginMetrics;
@@ -87,10 +90,6 @@ pub struct WantedPause {
     /// Why, for people.
     pub reason: String,
 }
-
-use self::shadow::Shadow;
-pub use self::shadow::{Tally, Trial};
-pub use super::subscribed::Subscriptions;
 
 /// What a runner is made of.
 pub struct Parts {

@@ -12,30 +12,20 @@ use crate::log::{Frame, FrameReader, Log, NumberedFrames, ReadError};
 const RING_BATCH_MAX: usize = 1024;
 
 /// A reader of one bus. Cancel safe: nothing is lost where `next` is dropped.
-pub enum EventSource<'a> {
+pub struct EventSource<'a> {
+    from: From<'a>,
+    /// Events at or below it are passed over: they were asked not to be seen, or have been read.
+    after: Position,
+}
+
+/// What it reads.
+enum From<'a> {
     /// Frames of a durable log.
-    Durable {
-        /// Where they come from.
-        frames: FrameReader,
-        /// Events at or below it were asked not to be seen.
-        after: Position,
-    },
+    Durable(FrameReader),
     /// Frames of a durable log, for deliveries: the last one may not be durable yet.
-    Numbered {
-        /// Where they come from.
-        frames: NumberedFrames,
-        /// The last position read.
-        after: Position,
-    },
-    /// The ring of a memory bus.
-    Memory {
-        /// The ring.
-        log: &'a MemoryLog,
-        /// Changes with every append.
-        last: watch::Receiver<Position>,
-        /// The last position read.
-        after: Position,
-    },
+    Numbered(NumberedFrames),
+    /// The ring of a memory bus, and what changes with every append.
+    Memory(&'a MemoryLog, watch::Receiver<Position>),
 }
 
 /// Some events in order, and how far they reach.
@@ -93,17 +83,15 @@ impl Batch {
 
 impl<'a> EventSource<'a> {
     pub(super) fn durable(log: &Log, after: Position) -> Self {
-        let frames = log.frames_from_position(Position(after.0.saturating_add(1)));
-        Self::Durable { frames, after }
+        Self { from: From::Durable(log.frames_from_position(next(after))), after }
     }
 
     pub(super) fn numbered(log: &Log, after: Position) -> Self {
-        let frames = log.numbered_from_position(Position(after.0.saturating_add(1)));
-        Self::Numbered { frames, after }
+        Self { from: From::Numbered(log.numbered_from_position(next(after))), after }
     }
 
     pub(super) fn memory(log: &'a MemoryLog, after: Position) -> Self {
-        Self::Memory { log, last: log.last(), after }
+        Self { from: From::Memory(log, log.last()), after }
     }
 
     /// The next events; waits until there are some.
@@ -111,20 +99,21 @@ impl<'a> EventSource<'a> {
     /// # Errors
     /// The log cannot be read, or is closed.
     pub async fn next(&mut self) -> Result<Batch, ReadError> {
-        match self {
-            Self::Durable { frames, after } => loop {
+        let after = &mut self.after;
+        match &mut self.from {
+            From::Durable(frames) => loop {
                 if let Some(batch) = behind(frames.next().await?, *after)? {
                     return Ok(batch);
                 }
             },
-            Self::Numbered { frames, after } => loop {
+            From::Numbered(frames) => loop {
                 if let Some(batch) = behind(frames.next().await?, *after)? {
                     // A frame may come once more when what came of its events has joined it.
                     *after = batch.last().map_or(*after, |(last, _)| last);
                     return Ok(batch);
                 }
             },
-            Self::Memory { log, last, after } => loop {
+            From::Memory(log, last) => loop {
                 last.borrow_and_update();
                 let events = log.after(*after, RING_BATCH_MAX);
                 if let Some(event) = events.last() {
@@ -137,6 +126,10 @@ impl<'a> EventSource<'a> {
             },
         }
     }
+}
+
+const fn next(position: Position) -> Position {
+    Position(position.0.saturating_add(1))
 }
 
 /// The events of a frame behind a position, if there are any.
