@@ -28,9 +28,10 @@ pub const STATE_VALUE_BYTES_MAX: usize = 1024 * 1024;
 pub const TIMER_DATA_BYTES_MAX: usize = 64 * 1024;
 /// Names one listing returns.
 pub const LIST_MAX: usize = 1000;
-/// Bytes of events after which a page of a listing ends.
+/// Bytes of events after which a page of a listing ends; the rest is behind its cursor.
 pub const PAGE_BYTES_MAX: usize = 8 * 1024 * 1024;
-/// Bytes of state, about, that a rewind to a position carries over.
+/// Bytes of state and timers, about, that a rewind to a position carries over; with more the rewind waits, and
+/// says so.
 pub const REWIND_STATE_BYTES_MAX: usize = 1024 * 1024 * 1024;
 /// Lifts of one event, one after the other.
 pub const UPCAST_STEPS_MAX: usize = 64;
@@ -203,7 +204,8 @@ pub const TAIL_BYTES_MAX: usize = 64 * 1024 * 1024;
 pub const READ_BUFFERS_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Bytes of written frames that may wait for the index until a thread is woken that enters them.
 pub const INDEX_BEHIND_BYTES: usize = 256 * 1024;
-/// Bytes of written frames that wait for the index at most: beyond it the writer waits for that.
+/// Bytes of written frames that wait for the index at most: beyond it the writer enters them itself, and
+/// what is published waits for that.
 pub const INDEX_BEHIND_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Bytes of events that one plugin has in memory.
 pub const IN_FLIGHT_BYTES_MAX: usize = 64 * 1024 * 1024;

@@ -151,7 +151,8 @@ impl Bus {
     }
 
     /// Makes sure that an outbox has room for the effects of one delivery of `bytes` at most; what is in it
-    /// is handed over before that takes waiting.
+    /// is handed over before that takes waiting. Cancel safe: what was handed over stays so, and only
+    /// the place in line is lost.
     ///
     /// # Errors
     /// The log failed or is closed.

@@ -217,7 +217,7 @@ fn timer_bytes(timer: &TimerChange) -> usize {
 
 impl Bus {
     /// The state of a plugin after its deliveries of events up to a position, in one generation.
-    /// Reads the log from its beginning.
+    /// Reads the log from its beginning. Changes nothing: dropped, only the reading is lost.
     ///
     /// # Errors
     /// See [`CarryError`].
