@@ -1,5 +1,6 @@
 //! Where a bench keeps its files: a folder of its own, removed at the end.
 
+use std::future::pending;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -57,7 +58,7 @@ impl BenchHost {
     /// Starts one without plugins.
     pub(super) async fn start(settings: &Settings) -> Result<Self, BenchError> {
         let place = Place::new(settings)?;
-        let serving = Serving::start(config(&place)).await?;
+        let serving = Serving::start(config(&place), pending()).await?;
         let this = Self { serving, place };
         this.serving.host.readied().await;
         Ok(this)
@@ -75,7 +76,7 @@ impl BenchHost {
         std::fs::write(&file, &plugin.wasm).map_err(at(&file))?;
         let manifest = file.with_extension("toml");
         std::fs::write(&manifest, plugin.manifest.to_toml()).map_err(at(&manifest))?;
-        let serving = Serving::start(config).await?;
+        let serving = Serving::start(config, pending()).await?;
         let this = Self { serving, place };
         this.serving.host.readied().await;
         if let Err(error) = this.serves().await {

@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use super::Output;
 use super::build::{BuildBar, print};
 use super::out::drives;
-use super::run::{announce, log_to_stderr, runtime, warn};
+use super::run::{announce, log_to_stderr, runtime, start, warn};
 use super::signals::{ReadAgain, Signals};
 use crate::build::watch::SourceWatcher;
 use crate::build::{BuildError, Outcome, Report, build_all};
@@ -68,12 +68,20 @@ pub fn run(args: &DevArgs, output: Output) -> anyhow::Result<ExitCode> {
         SourceWatcher::start(std::slice::from_ref(&plugins), SETTLE).context("cannot watch")?;
     let any = build(std::slice::from_ref(&plugins), output)?;
     runtime()?.block_on(async {
-        let signals = Signals::listen()?;
-        let serving = Serving::start(config).await?;
+        let mut signals = Signals::listen()?;
+        let Some(serving) = start(config, &mut signals).await? else {
+            return Ok(ExitCode::SUCCESS);
+        };
         // Before anybody knows where to publish: no delivery goes by unseen.
         let notes = serving.notes.listen();
         announce(&serving, output)?;
-        let modules = serving.host.readied().await;
+        let modules = tokio::select! {
+            modules = serving.host.readied() => modules,
+            () = signals.told() => {
+                serving.until(std::future::ready(())).await?;
+                return Ok(ExitCode::SUCCESS);
+            }
+        };
         if output == Output::Text {
             greet(&serving, &plugins, any || modules > 0)?;
         }

@@ -11,7 +11,7 @@ use super::Output;
 use super::signals::{ReadAgain, Signals};
 use crate::config::{Config, Flags, environment};
 use crate::log::disk::OsDisk;
-use crate::serve::Serving;
+use crate::serve::{ServeError, Serving};
 
 /// Runs the host
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -53,9 +53,11 @@ pub fn run(args: &RunArgs, output: Output) -> anyhow::Result<ExitCode> {
     log_to_stderr("info", output);
     warn(&config);
     runtime()?.block_on(async {
-        let signals = Signals::listen()?;
+        let mut signals = Signals::listen()?;
         let data = config.data.clone();
-        let serving = Serving::start(config).await?;
+        let Some(serving) = start(config, &mut signals).await? else {
+            return Ok(ExitCode::SUCCESS);
+        };
         let is_durable = serving.buses().iter().any(|bus| bus.log().is_some());
         // Where the system does not say, it is a disk as far as anybody knows.
         if is_durable && OsDisk.is_in_memory(&data).unwrap_or(false) {
@@ -72,6 +74,17 @@ pub fn run(args: &RunArgs, output: Output) -> anyhow::Result<ExitCode> {
         ended?;
         Ok(ExitCode::SUCCESS)
     })
+}
+
+/// Starts a host; none: it was told to stop first.
+pub(super) async fn start(
+    config: Config,
+    signals: &mut Signals,
+) -> Result<Option<Serving>, ServeError> {
+    match Serving::start(config, signals.told()).await {
+        Err(ServeError::Stopped) => Ok(None),
+        started => started.map(Some),
+    }
 }
 
 /// Tells of what is wrong with a configuration, and keeps no host from starting.

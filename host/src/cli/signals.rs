@@ -33,7 +33,7 @@ pub(super) struct ReadAgain {
 }
 
 impl Stop {
-    /// Listens at once, so that a signal during the start counts. Needs a runtime.
+    /// Listens at once: a signal that comes before it is asked for counts then. Needs a runtime.
     pub(super) fn listen() -> anyhow::Result<Self> {
         let terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
         let interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
@@ -57,6 +57,11 @@ impl Signals {
         drop(file_size.context("cannot listen for SIGXFSZ")?);
         let hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
         Ok(Self { stop: Stop::listen()?, hangup, had_terminal: std::io::stderr().is_terminal() })
+    }
+
+    /// As [`Stop::told`]. A SIGHUP waits for [`Signals::stop`].
+    pub(super) async fn told(&mut self) {
+        self.stop.told().await;
     }
 
     /// Resolves at SIGTERM or SIGINT, and at the SIGHUP of a terminal that is gone. At any other

@@ -193,6 +193,15 @@ impl Log {
         self.effects(None, |encoded| events.iter().try_for_each(|event| encoded.event(event)))
     }
 
+    /// Commits a record that only a later version can read.
+    #[cfg(test)]
+    pub(crate) fn foreign(&self) -> CommitTicket {
+        self.effects(None, |encoded| {
+            encoded.foreign(77, 0, b"whatever");
+            Ok(())
+        })
+    }
+
     fn effects(
         &self,
         permit: Option<EffectsPermit>,

@@ -8,7 +8,8 @@ use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{ServeError, at};
+use super::ServeError;
+use super::start::at;
 use crate::api::view::PluginsView;
 use crate::config::{Bus, Config};
 

@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::Sender;
 use uuid::Uuid;
 
-use super::{ServeError, at, create_dir, ms};
+use super::ServeError;
+use super::start::{at, create_dir, ms};
 use crate::bus::Bus;
 use crate::bus::memory::{MemoryOptions, Order, Overflow};
 use crate::clock::Clock;
@@ -201,6 +202,7 @@ fn memory_options(options: &config::MemoryBus) -> MemoryOptions {
 }
 
 /// Starts what keeps the state of durable buses, and waits until it has caught up with their logs.
+/// That is never where a fold fails: `failed` tells.
 ///
 /// # Errors
 /// The system gives no thread.
@@ -261,19 +263,39 @@ fn fill_behind(
     bus: &str,
     failed: &Sender<ServeError>,
 ) -> Result<JoinHandle<()>, ServeError> {
-    let (bus, failed) = (bus.to_owned(), failed.clone());
+    let guard = StateGuard { bus: bus.to_owned(), failed: failed.clone() };
     let thread = std::thread::Builder::new().name(format!("fill-{bus}"));
     let thread = thread.spawn(move || match fill.run() {
         Ok(filled) => {
-            tracing::info!(bus, keys = filled.keys, ms = ms(filled.took), "state read");
+            tracing::info!(bus = guard.bus, keys = filled.keys, ms = ms(filled.took), "state read");
         }
         Err(FillError::Stopped) => {}
-        Err(error @ FillError::Unreadable { .. }) => {
-            // Full: another failure is being dealt with already.
-            let _ = failed.try_send(ServeError::LogFailed { bus, why: error.to_string() });
-        }
+        Err(error @ FillError::Unreadable { .. }) => guard.tell(&error),
     });
     thread.map_err(at(Path::new("threads")))
+}
+
+/// What a thread that brings or keeps the state of a bus tells of its end, and of its panic: nobody else
+/// does, and others wait for it.
+struct StateGuard {
+    bus: String,
+    failed: Sender<ServeError>,
+}
+
+impl StateGuard {
+    fn tell(&self, why: &impl ToString) {
+        let (bus, why) = (self.bus.clone(), why.to_string());
+        // Full: another failure is being dealt with already.
+        let _ = self.failed.try_send(ServeError::StateFailed { bus, why });
+    }
+}
+
+impl Drop for StateGuard {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.tell(&"the thread that keeps its state panicked");
+        }
+    }
 }
 
 /// Starts the thread that folds a durable bus, and waits until it has caught up with the log.
@@ -285,13 +307,12 @@ async fn fold(
 ) -> Result<JoinHandle<()>, ServeError> {
     let durable = log.durable();
     let runtime = tokio::runtime::Handle::current();
-    let (folded, failure) = (Arc::clone(bus), failed.clone());
     let name = format!("fold-{}", bus.name());
+    let guard = StateGuard { bus: bus.name().to_string(), failed: failed.clone() };
+    let folded = Arc::clone(bus);
     let thread = move || {
         if let Err(error) = folded.apply_durable(&runtime, &checkpoints) {
-            let (bus, why) = (folded.name().to_string(), error.to_string());
-            // Full: another failure is being dealt with already.
-            let _ = failure.try_send(ServeError::LogFailed { bus, why });
+            guard.tell(&error);
         }
     };
     let thread = std::thread::Builder::new().name(name).spawn(thread);
@@ -304,4 +325,22 @@ async fn fold(
     });
     bus.until_applied(durable).await;
     Ok(thread)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_of_what_keeps_the_state_is_told() {
+        let (failed, mut failures) = tokio::sync::mpsc::channel(1);
+        let guard = StateGuard { bus: "main".to_owned(), failed };
+        let thread = std::thread::spawn(move || {
+            let _guard = guard;
+            panic!("a defect");
+        });
+        assert!(thread.join().is_err());
+        let failure = failures.recv().await.unwrap().to_string();
+        assert!(failure.starts_with("bus `main`: the thread"), "{failure}");
+    }
 }
