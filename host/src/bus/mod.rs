@@ -68,7 +68,7 @@ pub struct Bus {
 /// Where the events of a bus stand.
 enum Store {
     Durable(Log),
-    Memory { log: MemoryLog, id: Uuid },
+    Memory { log: Arc<MemoryLog>, id: Uuid },
 }
 
 impl std::fmt::Debug for Bus {
@@ -105,7 +105,8 @@ impl Bus {
     /// A memory bus.
     #[must_use]
     pub fn memory(name: &str, options: MemoryOptions, clock: Arc<dyn Clock>) -> Self {
-        let store = Store::Memory { log: MemoryLog::new(options, clock), id: Uuid::new_v4() };
+        let log = Arc::new(MemoryLog::new(options, clock));
+        let store = Store::Memory { log, id: Uuid::new_v4() };
         Self::new(name, store, Ledger::default(), Arc::default(), CommitNumber(0))
     }
 
@@ -235,7 +236,7 @@ impl Bus {
 
     /// Events after a position, then those to come.
     #[must_use]
-    pub fn read_after(&self, position: Position) -> EventSource<'_> {
+    pub fn read_after(&self, position: Position) -> EventSource {
         match &self.store {
             Store::Durable(log) => EventSource::durable(log, position),
             Store::Memory { log, .. } => EventSource::memory(log, position),
@@ -244,7 +245,7 @@ impl Bus {
 
     /// As [`Bus::read_after`], for deliveries: events come as soon as they are numbered. Nothing that somebody
     /// sees may rest on one that is not durable yet.
-    pub(super) fn deliver_after(&self, position: Position) -> EventSource<'_> {
+    pub(super) fn deliver_after(&self, position: Position) -> EventSource {
         match &self.store {
             Store::Durable(log) => EventSource::numbered(log, position),
             Store::Memory { log, .. } => EventSource::memory(log, position),

@@ -12,20 +12,20 @@ use crate::log::{Frame, FrameReader, Log, NumberedFrames, ReadError};
 const RING_BATCH_MAX: usize = 1024;
 
 /// A reader of one bus. Cancel safe: nothing is lost where `next` is dropped.
-pub struct EventSource<'a> {
-    from: From<'a>,
+pub struct EventSource {
+    from: From,
     /// Events at or below it are passed over: they were asked not to be seen, or have been read.
     after: Position,
 }
 
 /// What it reads.
-enum From<'a> {
+enum From {
     /// Frames of a durable log.
     Durable(FrameReader),
     /// Frames of a durable log, for deliveries: the last one may not be durable yet.
     Numbered(NumberedFrames),
     /// The ring of a memory bus, and what changes with every append.
-    Memory(&'a MemoryLog, watch::Receiver<Position>),
+    Memory(Arc<MemoryLog>, watch::Receiver<Position>),
 }
 
 /// Some events in order, and how far they reach.
@@ -81,7 +81,7 @@ impl Batch {
     }
 }
 
-impl<'a> EventSource<'a> {
+impl EventSource {
     pub(super) fn durable(log: &Log, after: Position) -> Self {
         Self { from: From::Durable(log.frames_from_position(next(after))), after }
     }
@@ -90,8 +90,8 @@ impl<'a> EventSource<'a> {
         Self { from: From::Numbered(log.numbered_from_position(next(after))), after }
     }
 
-    pub(super) fn memory(log: &'a MemoryLog, after: Position) -> Self {
-        Self { from: From::Memory(log, log.last()), after }
+    pub(super) fn memory(log: &Arc<MemoryLog>, after: Position) -> Self {
+        Self { from: From::Memory(Arc::clone(log), log.last()), after }
     }
 
     /// The next events; waits until there are some.

@@ -130,19 +130,14 @@ pub(super) async fn follow(
     cursor: Option<Cursor>,
 ) -> Result<EventStream, HostError> {
     let after = start_after(&bus, epoch, &filter, cursor, bus.last_position()).await?;
-    let batches = stream::unfold((bus, after), |(bus, after)| async move {
-        // A reader for each batch: it borrows the bus, and a stream has to own what it uses. The
-        // next batch comes from memory where the client keeps up.
-        let batch = bus.read_after(after).next().await;
-        let events = match batch.and_then(|batch| batch.events()) {
-            Ok(events) => events,
+    let batches = stream::unfold(bus.read_after(after), |mut source| async move {
+        match source.next().await.and_then(|batch| batch.events()) {
+            Ok(events) => Some((stream::iter(events), source)),
             Err(error) => {
                 tracing::debug!(%error, "an event stream ends");
-                return None;
+                None
             }
-        };
-        let after = events.last().map_or(after, |event| event.position);
-        Some((stream::iter(events), (bus, after)))
+        }
     });
     let ends = filter.clone();
     let events = batches
@@ -205,3 +200,6 @@ fn tree_event(bus: &Bus, event: &Event) -> TreeEventView {
         recorded: Timestamp(event.recorded_ms),
     }
 }
+
+#[cfg(test)]
+mod tests;
