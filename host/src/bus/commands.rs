@@ -21,7 +21,7 @@ use super::private;
 use crate::command::{self, Command, Identity, RequestHash, Verdict};
 use crate::event::{CommitNumber, InstanceId, KeySequence, Position};
 use crate::limits::{COMMAND_ANSWER_MS_MAX, COMMANDS_WAITING_MAX};
-use crate::log::{AppendError, CompletionRef, EventRef, Log, ReadError, RecordRef};
+use crate::log::{AppendError, CommitRef, CompletionRef, EventRef, Log, ReadError, RecordRef};
 use crate::state::commands::Known;
 use crate::state::{At, Ledger};
 
@@ -368,7 +368,7 @@ async fn read(
     commit: CommitNumber,
     repeated: bool,
 ) -> Result<Answer, CommandError> {
-    let answer = look_up(log, commit).await;
+    let answer = log.read_commit(commit, answer_of).await;
     let answer = answer.map_err(|error| CommandError::Read(error.to_string()))?;
     let answer = answer.filter(|answer| position.0 == 0 || answer.position == position);
     answer
@@ -376,38 +376,30 @@ async fn read(
         .ok_or_else(|| CommandError::Read(format!("commit {commit} holds none")))
 }
 
-async fn look_up(log: &Log, number: CommitNumber) -> Result<Option<Answer>, ReadError> {
-    let frame = log.frames_from_commit(number).next().await?;
-    for commit in frame.commits() {
-        let commit = commit?;
-        if commit.number != number {
-            continue;
-        }
-        let mut completion: Option<CompletionRef<'_>> = None;
-        let mut events: Vec<(Position, KeySequence, Option<&str>)> = Vec::new();
-        for record in commit.records() {
-            match record? {
-                RecordRef::Completion(done) => completion = Some(done),
-                RecordRef::Event(event) if event.addressee.is_none() => {
-                    events.push((event.position, event.sequence, event.key));
-                }
-                _ => {}
+fn answer_of(commit: &CommitRef<'_>) -> Result<Option<Answer>, ReadError> {
+    let mut completion: Option<CompletionRef<'_>> = None;
+    let mut events: Vec<(Position, KeySequence, Option<&str>)> = Vec::new();
+    for record in commit.records() {
+        match record? {
+            RecordRef::Completion(done) => completion = Some(done),
+            RecordRef::Event(event) if event.addressee.is_none() => {
+                events.push((event.position, event.sequence, event.key));
             }
+            _ => {}
         }
-        let Some(done) = completion else { return Ok(None) };
-        let last = events.last().map(|(position, ..)| *position);
-        let own = events.iter().rev().find(|(_, _, key)| *key == done.key);
-        let response = done.response.map(|response| response.to_owned());
-        return Ok(Some(Answer {
-            commit: number,
-            position: done.position,
-            last_position: last.unwrap_or(done.position),
-            sequence: own.map(|(_, sequence, _)| *sequence),
-            verdict: command::verdict(done.outcome, response),
-            repeated: false,
-        }));
     }
-    Ok(None)
+    let Some(done) = completion else { return Ok(None) };
+    let last = events.last().map(|(position, ..)| *position);
+    let own = events.iter().rev().find(|(_, _, key)| *key == done.key);
+    let response = done.response.map(|response| response.to_owned());
+    Ok(Some(Answer {
+        commit: commit.number,
+        position: done.position,
+        last_position: last.unwrap_or(done.position),
+        sequence: own.map(|(_, sequence, _)| *sequence),
+        verdict: command::verdict(done.outcome, response),
+        repeated: false,
+    }))
 }
 
 #[cfg(test)]

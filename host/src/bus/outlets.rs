@@ -128,12 +128,7 @@ impl Bus {
             return Ok(Some(Arc::clone(request)));
         }
         let Some(log) = self.log() else { return Ok(None) };
-        let frame = log.frames_from_commit(call.place.commit).next().await?;
-        for commit in frame.commits() {
-            let commit = commit?;
-            if commit.number != call.place.commit {
-                continue;
-            }
+        log.read_commit(call.place.commit, |commit| {
             for record in commit.records() {
                 match record? {
                     RecordRef::Call(found) if *found.idempotency_key == *call.idempotency_key => {
@@ -142,8 +137,9 @@ impl Bus {
                     _ => {}
                 }
             }
-        }
-        Ok(None)
+            Ok(None)
+        })
+        .await
     }
 
     /// Waits until a plugin has room for more open calls: one that calls faster than it is answered

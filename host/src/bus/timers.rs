@@ -151,27 +151,21 @@ pub async fn settings(
 }
 
 fn setting(frame: &crate::log::Frame, set: SetAt) -> Result<Option<Setting>, ReadError> {
-    for commit in frame.commits() {
-        let commit = commit?;
-        if commit.number != set.commit {
-            continue;
-        }
-        let (mut key, mut timer, mut index) = (None, None, 0);
-        for record in commit.records() {
-            match record? {
-                RecordRef::Completion(done) => key = done.key.and_then(|key| Key::new(key).ok()),
-                RecordRef::Timer(change) => {
-                    if let (true, TimerRef::Set { name, data, .. }) = (index == set.index, change) {
-                        timer = Some((name.into(), Bytes::copy_from_slice(data)));
-                    }
-                    index += 1;
+    let Some(commit) = frame.commit(set.commit)? else { return Ok(None) };
+    let (mut key, mut timer, mut index) = (None, None, 0);
+    for record in commit.records() {
+        match record? {
+            RecordRef::Completion(done) => key = done.key.and_then(|key| Key::new(key).ok()),
+            RecordRef::Timer(change) => {
+                if let (true, TimerRef::Set { name, data, .. }) = (index == set.index, change) {
+                    timer = Some((name.into(), Bytes::copy_from_slice(data)));
                 }
-                _ => {}
+                index += 1;
             }
+            _ => {}
         }
-        return Ok(key.zip(timer).map(|(key, (name, data))| Setting { key, name, data }));
     }
-    Ok(None)
+    Ok(key.zip(timer).map(|(key, (name, data))| Setting { key, name, data }))
 }
 
 /// Fires the timers of a durable bus until stopped or the log is closed; a memory bus has none.

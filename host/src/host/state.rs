@@ -57,19 +57,12 @@ impl Host {
         let event = bus.event(letter.position).await.map_err(events::read_error)?;
         let event = event.ok_or_else(|| gone("the event"))?;
         let log = bus.log().ok_or_else(|| gone("the record"))?;
-        let frame = log.frames_from_commit(letter.at.commit).next().await;
-        let frame = frame.map_err(events::read_error)?;
-        let mut ended = (letter.attempts, false);
-        for commit in frame.commits() {
-            let commit = commit.map_err(|error| events::read_error(error.into()))?;
-            if commit.number == letter.at.commit {
-                let done = recorded_delivery(&commit, letter.instance, generation);
-                let done = done.map_err(|error| events::read_error(error.into()))?;
-                let done = done.map(|done| done.completion);
-                ended = done.map_or(ended, |d| (d.attempt, d.mode == Mode::Redrive));
-            }
-        }
-        let (attempt, redriven) = ended;
+        let done = log.read_commit(letter.at.commit, |commit| {
+            Ok(recorded_delivery(commit, letter.instance, generation)?.map(|done| done.completion))
+        });
+        let done = done.await.map_err(events::read_error)?;
+        let (attempt, redriven) =
+            done.map_or((letter.attempts, false), |d| (d.attempt, d.mode == Mode::Redrive));
         let state = self.state_before(bus, &letter, &event).await?;
         let state = state.iter().map(SeenValueView::of).collect();
         let manifest = self.plugins.view_of(&plugin).ok().and_then(|view| view.manifest);

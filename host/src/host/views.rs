@@ -133,19 +133,15 @@ pub(super) async fn dead_letter_record(
     letter: &DeadLetter,
 ) -> Result<Option<DeadLetterRecord>, ReadError> {
     let Some(log) = bus.log() else { return Ok(None) };
-    let frame = log.frames_from_commit(letter.at.commit).next().await?;
-    for commit in frame.commits() {
-        let commit = commit?;
-        if commit.number != letter.at.commit {
-            continue;
-        }
+    log.read_commit(letter.at.commit, |commit| {
         for record in commit.records() {
             if let RecordRef::DeadLetter(record) = record? {
                 return Ok(Some(record));
             }
         }
-    }
-    Ok(None)
+        Ok(None)
+    })
+    .await
 }
 
 /// Whether a dead letter parks its key, and whether it runs again.

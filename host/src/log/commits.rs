@@ -1,4 +1,4 @@
-//! Reading particular commits again: those in which deliveries of a plugin and key ended.
+//! Reading particular commits again: one, or those in which deliveries of a plugin and key ended.
 //!
 //! Rule: no more is read than the frames that hold such commits, and what stands between two of them
 //! where they are near each other.
@@ -65,6 +65,19 @@ fn holds(frame: &Frame, commit: CommitNumber) -> bool {
 }
 
 impl Log {
+    /// What `read` finds in a commit; none: nothing, or the commit is not durable.
+    ///
+    /// # Errors
+    /// The log cannot be read there, or `read` failed.
+    pub async fn read_commit<T>(
+        &self,
+        number: CommitNumber,
+        read: impl FnOnce(&CommitRef<'_>) -> Result<Option<T>, ReadError>,
+    ) -> Result<Option<T>, ReadError> {
+        let Some(frame) = self.frame_of(number).await? else { return Ok(None) };
+        frame.commit(number)?.map_or(Ok(None), |commit| read(&commit))
+    }
+
     /// Folds the durable commits in which deliveries of `instance` for `key` ended, in their order:
     /// those that `wanted` picks by what the index says of them. `fold` may end it early. Other keys
     /// with the same hash are among them, so look at the completion itself.
@@ -92,15 +105,9 @@ impl Log {
                 let (finder, state, fold, wanted) = &mut hands;
                 for entry in entries.iter().filter(|entry| wanted(entry)) {
                     let frame = finder.find(entry.commit)?;
-                    for commit in frame.commits() {
-                        let commit = commit?;
-                        if commit.number != entry.commit {
-                            continue;
-                        }
-                        if fold(state, &commit)?.is_break() {
-                            return Ok((hands, None));
-                        }
-                        break;
+                    let Some(commit) = frame.commit(entry.commit)? else { continue };
+                    if fold(state, &commit)?.is_break() {
+                        return Ok((hands, None));
                     }
                 }
                 Ok((hands, next))

@@ -11,8 +11,8 @@ use bytes::Bytes;
 
 pub use self::build::{FrameBuilder, Unwritten};
 use super::codec::{
-    Commits, Completed, DecodeError, EventRef, HEADER_BYTES, Header, Line, Outline, RawRecord,
-    RecordRef, Salt, chain, kind,
+    CommitRef, Commits, Completed, DecodeError, EventRef, HEADER_BYTES, Header, Line, Outline,
+    RawRecord, RecordRef, Salt, chain, kind,
 };
 use super::dedup::IdHash;
 use crate::event::{CommitNumber, Event, Heading, Position};
@@ -171,6 +171,16 @@ impl Frame {
     pub fn commits(&self) -> Commits<'_> {
         let (metadata, payload) = self.sections();
         Commits::new(&self.header, metadata, payload)
+    }
+
+    /// The commit with this number; none: it is in another frame.
+    ///
+    /// # Errors
+    /// A record before it cannot be told from the next one.
+    pub fn commit(&self, number: CommitNumber) -> Result<Option<CommitRef<'_>>, DecodeError> {
+        self.commits()
+            .find(|commit| commit.as_ref().map_or(true, |commit| commit.number == number))
+            .transpose()
     }
 
     fn outline(&self) -> Result<&Outline, DecodeError> {

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use super::support::*;
 use crate::clock::Moment;
-use crate::event::{KeySequence, NewEvent, Position};
+use crate::event::{CommitNumber, KeySequence, NewEvent, Position};
 use crate::log::disk::sim::SimDisk;
 use crate::log::record::{Control, ControlRecord};
-use crate::log::{AppendError, Appended, ClockGap, Log, LogOptions, OpenError, Publish};
+use crate::log::{AppendError, Appended, ClockGap, CommitRef, Log, LogOptions, OpenError, Publish};
 
 fn appended(position: u64, sequence: u64, duplicate: bool) -> Appended {
     Appended { position: Position(position), sequence: KeySequence(sequence), duplicate }
@@ -227,4 +227,19 @@ async fn it_works_on_a_real_disk_and_names_the_process_that_has_it() {
     assert!(events.iter().zip(0..).all(|(found, n)| {
         &*found.id == n.to_string().as_str() && found.data == data(n).as_bytes()
     }));
+}
+
+#[tokio::test]
+async fn a_commit_is_read_by_its_number_once_it_is_durable() {
+    let disk = SimDisk::new();
+    let log = open(&disk).log;
+    let begun = log.durable();
+    let (one, two) = (publish("1", "a"), publish("2", "a"));
+    log.ingest(vec![one, two]).await.unwrap();
+    log.ingest(vec![publish("3", "a")]).await.unwrap();
+    let events = |commit: &CommitRef<'_>| Ok((commit.events > 0).then_some(commit.events));
+    for (behind, expected) in [(0, None), (1, Some(2)), (2, Some(1)), (3, None)] {
+        let number = CommitNumber(begun.0 + behind);
+        assert_eq!(log.read_commit(number, events).await.unwrap(), expected, "{number}");
+    }
 }
