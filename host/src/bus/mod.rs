@@ -293,7 +293,7 @@ impl Bus {
     /// The log cannot be read.
     pub async fn position_before(&self, ms: u64) -> Result<Position, ReadError> {
         match &self.store {
-            Store::Durable(log) => position_before(log, ms).await,
+            Store::Durable(log) => log.position_before(ms).await,
             Store::Memory { log, .. } => Ok(log.position_before(ms)),
         }
     }
@@ -337,25 +337,6 @@ impl Bus {
             let _ = applied.wait_for(|applied| *applied >= commit).await;
         }
     }
-}
-
-/// Goes to the last frame before the time that the index knows, and on from there.
-async fn position_before(log: &Log, ms: u64) -> Result<Position, ReadError> {
-    let end = log.last_position();
-    let place = log.index().frame_before_time(ms)?;
-    let Some(place) = place else { return Ok(Position(0)) };
-    let mut frames = log.frames_from_commit(place.mark.first_commit);
-    let mut before = Position(place.mark.first_position.0.saturating_sub(1));
-    while before < end {
-        let frame = frames.next().await?;
-        for heading in frame.headings()? {
-            if heading.recorded_ms >= ms {
-                return Ok(before);
-            }
-            before = heading.position;
-        }
-    }
-    Ok(before)
 }
 
 #[cfg(test)]

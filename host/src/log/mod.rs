@@ -29,6 +29,7 @@ mod identity;
 mod ingest;
 mod lanes;
 mod linger;
+mod moment;
 mod outbox;
 mod permits;
 mod reader;
