@@ -14,7 +14,7 @@ use super::connection::{Answer, Connection, Target};
 use super::events::Events;
 use super::latency::Latencies;
 use super::place::{BenchHost, Place};
-use super::report::{Figure, Report, Run, median_percentiles};
+use super::report::{Figure, Percentiles, Report, Run, median_percentiles};
 use super::{BenchError, IN_FLIGHT_MAX, Settings, cpu};
 
 /// When to try again where the host has too much to write. It is part of what a request takes.
@@ -54,15 +54,7 @@ struct Clients {
 /// # Errors
 /// A parameter makes no sense, or the host does not answer as it should.
 pub async fn run(settings: &Settings, options: &HttpOptions) -> Result<Report, BenchError> {
-    // As many in flight as the connections carry: what the limit is measured with.
-    let in_flight = options.connections.max(1).saturating_mul(options.batch.max(1));
-    if in_flight > IN_FLIGHT_MAX {
-        let (name, actual) = ("--connections times --batch", in_flight as u64);
-        let (limit, what) = (IN_FLIGHT_MAX as u64, "events at a time");
-        return Err(BenchError::TooMuch { name, actual, limit, what });
-    }
-    let settings = &Settings { in_flight, ..settings.clone() };
-    settings.check()?;
+    let settings = &carried(settings, options)?;
     let place = Place::new(settings)?;
     let own = match &options.url {
         None => Some(BenchHost::start(settings).await?),
@@ -108,13 +100,36 @@ pub async fn run(settings: &Settings, options: &HttpOptions) -> Result<Report, B
         own.stop().await?;
     }
     drop(ticking);
+    let mut report = report(settings, options, &latencies, runs);
+    limit.report(&mut report);
+    Ok(report)
+}
 
+/// The settings, with as many events in flight as the connections carry: the limit is measured with them.
+fn carried(settings: &Settings, options: &HttpOptions) -> Result<Settings, BenchError> {
+    let in_flight = options.connections.max(1).saturating_mul(options.batch.max(1));
+    if in_flight > IN_FLIGHT_MAX {
+        let (name, actual) = ("--connections times --batch", in_flight as u64);
+        let (limit, what) = (IN_FLIGHT_MAX as u64, "events at a time");
+        return Err(BenchError::TooMuch { name, actual, limit, what });
+    }
+    let settings = Settings { in_flight, ..settings.clone() };
+    settings.check()?;
+    Ok(settings)
+}
+
+fn report(
+    settings: &Settings,
+    options: &HttpOptions,
+    latencies: &[Percentiles],
+    runs: Vec<Run>,
+) -> Report {
     let mut report = Report::new("http");
     describe(&mut report, settings);
     report.parameter("url", options.url.as_ref().map_or("a host of its own", |url| url.as_str()));
     report.parameter("batch", options.batch.max(1));
     report.parameter("connections", options.connections.max(1));
-    report.latency.insert("request_to_durable", median_percentiles(&latencies));
+    report.latency.insert("request_to_durable", median_percentiles(latencies));
     report.take_runs(runs);
     if options.url.is_some() {
         // The host's own is not to be had from here.
@@ -122,8 +137,7 @@ pub async fn run(settings: &Settings, options: &HttpOptions) -> Result<Report, B
         let figures = client.map(|us| ("client_cpu_us_per_event", Figure(us)));
         report.figures.extend(figures);
     }
-    limit.report(&mut report);
-    Ok(report)
+    report
 }
 
 fn json(text: &str) -> String {

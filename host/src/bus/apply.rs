@@ -8,9 +8,9 @@ use super::timers::{FireId, NAME_ATTRIBUTE};
 use super::{Bus, commands, outlets, private};
 use crate::effects::OutcomeKind;
 use crate::event::{CommitNumber, InstanceId, Key, To};
-use crate::log::codec::{AddresseeRef, DecodeError, OUTLINE_OF_ANOTHER, TimerRef, kind};
+use crate::log::codec::{AddresseeRef, DecodeError, OUTLINE_OF_ANOTHER, StateRef, TimerRef, kind};
 use crate::log::frame::Entry;
-use crate::log::record::{Control, Mode};
+use crate::log::record::{Control, ControlRecord, DeadLetterRecord, Mode};
 use crate::log::{CommitRef, CompletionRef, EventRef, Frame, ReadError, RecordRef};
 use crate::state::checkpoint::Checkpoints;
 use crate::state::cold::ColdError;
@@ -110,6 +110,17 @@ pub struct Folded {
     pub(super) commands: Vec<commands::News>,
 }
 
+/// What stands beside the end of a delivery in its commit, and counts with it.
+#[derive(Default)]
+struct Beside<'a> {
+    dead: Option<DeadLetterRecord>,
+    writes: SmallVec<[StateRef<'a>; 2]>,
+    timers: Vec<TimerRef<'a>>,
+    controls: Vec<ControlRecord>,
+    /// The idempotency keys of its calls.
+    calls: Vec<&'a str>,
+}
+
 /// Folds a commit; the next ones of `events` are its.
 fn fold_commit<'a>(
     (ledger, values): (&mut Ledger, &Values),
@@ -119,11 +130,7 @@ fn fold_commit<'a>(
 ) -> Result<(), FoldError> {
     let at = At { commit: commit.number, time_ms: commit.time_ms };
     let mut completion: Option<CompletionRef<'_>> = None;
-    let mut dead = None;
-    let mut writes = SmallVec::<[_; 2]>::new();
-    let mut timers = Vec::new();
-    let mut controls = Vec::new();
-    let mut calls = Vec::new();
+    let mut beside = Beside::default();
     let unreadable = unreadable(commit.number);
     let mut records = commit.records();
     while let Some(raw) = records.next_raw() {
@@ -135,10 +142,10 @@ fn fold_commit<'a>(
         }
         match records.read(&raw, position).map_err(&unreadable)? {
             RecordRef::Completion(record) => completion = Some(record),
-            RecordRef::State(write) => writes.push(write),
-            RecordRef::Call(call) => calls.push(call.idempotency_key),
-            RecordRef::Timer(change) => timers.push(change),
-            RecordRef::DeadLetter(record) => dead = Some(record),
+            RecordRef::State(write) => beside.writes.push(write),
+            RecordRef::Call(call) => beside.calls.push(call.idempotency_key),
+            RecordRef::Timer(change) => beside.timers.push(change),
+            RecordRef::DeadLetter(record) => beside.dead = Some(record),
             RecordRef::Control(record) => {
                 apply_to_values(ledger, values, &record.control)?;
                 if let Control::Rewind { instance, .. } = record.control {
@@ -147,16 +154,29 @@ fn fold_commit<'a>(
                 values.timers().apply_control(&record.control);
                 // What parks a key takes back that its delivery is over: it has to come after it.
                 match &completion {
-                    Some(_) => controls.push(record),
+                    Some(_) => beside.controls.push(record),
                     None => ledger.apply_control(at, &record),
                 }
             }
             _ => {}
         }
     }
-    let Some(done) = completion else { return Ok(()) };
-    serve(ledger, values, &done, (commit.number, dead.is_some()), timers);
-    commands::fold_completion(ledger, at, &done, &mut folded.commands);
+    match completion {
+        Some(done) => fold_end((ledger, values), at, &done, beside, folded),
+        None => Ok(()),
+    }
+}
+
+/// Takes the end of a delivery.
+fn fold_end(
+    (ledger, values): (&mut Ledger, &Values),
+    at: At,
+    done: &CompletionRef<'_>,
+    Beside { dead, writes, timers, controls, calls }: Beside<'_>,
+    folded: &mut Folded,
+) -> Result<(), FoldError> {
+    serve(ledger, values, done, (at.commit, dead.is_some()), timers);
+    commands::fold_completion(ledger, at, done, &mut folded.commands);
     // What comes late of a generation that is over would bring its state back.
     let present = planted!(AcceptsOldGeneration)
         || ledger.instance(done.instance).is_some_and(|i| i.generation == done.generation);
@@ -181,7 +201,7 @@ fn fold_commit<'a>(
     }
     controls.iter().for_each(|record| ledger.apply_control(at, record));
     if done.outcome == OutcomeKind::Ok && done.mode != Mode::Rebuild {
-        folded.calls_opened += ledger.apply_calls(outlets::opened(at, &done, &calls));
+        folded.calls_opened += ledger.apply_calls(outlets::opened(at, done, &calls));
     }
     folded.completed.push(done.instance);
     Ok(())

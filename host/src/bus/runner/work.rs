@@ -79,6 +79,12 @@ async fn invoke(version: &Version, slot: &mut Slot, delivery: Delivery, hand: &H
     }
 }
 
+/// When a run began that ended at `ended_ms`, log time.
+fn began_ms(invocation: &Invocation, ended_ms: u64) -> u64 {
+    let took_ms = u64::try_from(invocation.wall.as_millis()).unwrap_or(u64::MAX);
+    ended_ms.saturating_sub(took_ms)
+}
+
 impl Runner {
     /// Runs a delivery and records what came of it.
     pub(super) async fn deliver(
@@ -91,11 +97,7 @@ impl Runner {
         let Some(event) = self.input(assignment).await? else {
             return Ok(self.pass_over_dropped(assignment));
         };
-        let Assignment { again, .. } = *assignment;
-        // What ran when the host died may be what killed it: that attempt counts.
-        let died = if again { 0 } else { self.before.died_at(event.position) };
-        let number = assignment.attempt.saturating_add(died);
-        let redriven = assignment.redriven || self.before.is_redriven(&event);
+        let (number, redriven) = self.attempt_of(assignment, &event);
         let version = pinned.current(self);
         let refused = self.refused_command(&event).await?;
         // What leaves the host must not rest on what a crash could take back.
@@ -135,12 +137,9 @@ impl Runner {
         lease.spent(invocation.fuel);
         self.keep_logs(&event, number, &invocation);
         let ended_ms = self.bus.now_ms();
-        let began_ms = || {
-            let took_ms = u64::try_from(invocation.wall.as_millis()).unwrap_or(u64::MAX);
-            ended_ms.saturating_sub(took_ms)
-        };
-        let first_ms = assignment.first_ms.unwrap_or_else(began_ms);
+        let first_ms = assignment.first_ms.unwrap_or_else(|| began_ms(&invocation, ended_ms));
         let beside = self.beside(&event, view.as_deref());
+        let again = assignment.again;
         let mut attempt =
             Attempt { number, first_ms, redriven, again, ended_ms, invocation, beside };
         // No `await` from here to `finish`: a delivery that is committed must be over, and one that
@@ -153,6 +152,14 @@ impl Runner {
         }
         let Invocation { outcome, wall, .. } = attempt.invocation;
         Ok(Delivered { finish: ending.finish, went_well: outcome == Outcome::Ok, wall })
+    }
+
+    /// Number of the attempt, and whether it is, or stands behind, one at a dead letter.
+    fn attempt_of(&self, assignment: &Assignment<Arc<Event>>, event: &Event) -> (u32, bool) {
+        // What ran when the host died may be what killed it: that attempt counts.
+        let died = if assignment.again { 0 } else { self.before.died_at(event.position) };
+        let redriven = assignment.redriven || self.before.is_redriven(event);
+        (assignment.attempt.saturating_add(died), redriven)
     }
 
     /// Decides what the attempt means, and records it.
