@@ -130,7 +130,7 @@ pub struct Serving {
     drain: CancellationToken,
     stop: CancellationToken,
     tasks: TaskTracker,
-    outboxes: TaskTracker,
+    senders: TaskTracker,
     /// What keeps the state of the buses.
     folds: Vec<JoinHandle<()>>,
     /// Held for their threads.
@@ -173,7 +173,7 @@ impl Serving {
             tracing::warn!("some deliveries did not end in time; they run again at the next start");
         }
         // They were told with the deliveries, and end by themselves before long.
-        self.outboxes.wait().await;
+        self.senders.wait().await;
         self.drain.cancel();
         if tokio::time::timeout(REQUESTS_END_MAX, &mut self.server).await.is_err() {
             tracing::warn!("some requests did not end in time");

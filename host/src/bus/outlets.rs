@@ -23,7 +23,7 @@ use crate::state::{At, CallPlace, OpenCall};
 #[derive(Default)]
 pub struct Outlets {
     runners: Mutex<HashMap<InstanceId, Weak<Runner>>>,
-    /// Something may be sent now that could not be before. For the one outbox of the bus.
+    /// Something may be sent now that could not be before. For the one sender of the bus.
     sendable: Notify,
     /// A call was closed.
     closed: Notify,

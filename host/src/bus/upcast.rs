@@ -65,24 +65,24 @@ pub struct Upcasters {
 struct Claim {
     name: Arc<str>,
     kinds: Kinds,
-    serves: Serves,
+    presence: Presence,
 }
 
 /// Whether the module of a claim is there.
 #[derive(Clone)]
-enum Serves {
+enum Presence {
     /// The host has just started: it may still come.
     Loading,
     /// Its file is gone, or was refused.
     Absent,
-    By(Arc<Upcaster>),
+    Here(Arc<Upcaster>),
 }
 
 /// What all claims together come to; replaced as a whole.
 #[derive(Default)]
 struct Lifts {
     /// By type and version.
-    by: HashMap<String, BTreeMap<u32, (Arc<str>, Serves)>>,
+    by: HashMap<String, BTreeMap<u32, (Arc<str>, Presence)>>,
     cache: Mutex<Cache>,
 }
 
@@ -125,14 +125,14 @@ impl Default for Upcasters {
 impl Upcasters {
     /// Notes what a plugin lifted when the log was last written: its events wait for it.
     pub fn expect(&self, instance: InstanceId, name: &str, kinds: Kinds) {
-        self.claim(instance, Claim { name: name.into(), kinds, serves: Serves::Loading });
+        self.claim(instance, Claim { name: name.into(), kinds, presence: Presence::Loading });
     }
 
     /// Lets a module lift; what the same plugin lifted before it lifts no longer.
     pub fn serve(&self, upcaster: Upcaster) {
         let (name, kinds) = (Arc::clone(&upcaster.name), upcaster.kinds.clone());
         let instance = upcaster.instance;
-        self.claim(instance, Claim { name, kinds, serves: Serves::By(Arc::new(upcaster)) });
+        self.claim(instance, Claim { name, kinds, presence: Presence::Here(Arc::new(upcaster)) });
     }
 
     fn claim(&self, instance: InstanceId, claim: Claim) {
@@ -152,7 +152,7 @@ impl Upcasters {
     pub fn leave(&self, instance: InstanceId) {
         let mut claims = lock(&self.claims);
         let Some(claim) = claims.get_mut(&instance) else { return };
-        claim.serves = Serves::Absent;
+        claim.presence = Presence::Absent;
         self.publish(&claims);
     }
 
@@ -168,7 +168,8 @@ impl Upcasters {
     #[must_use]
     pub fn loading(&self) -> Vec<(InstanceId, Arc<str>)> {
         let claims = lock(&self.claims);
-        let loading = claims.iter().filter(|(_, claim)| matches!(claim.serves, Serves::Loading));
+        let loading =
+            claims.iter().filter(|(_, claim)| matches!(claim.presence, Presence::Loading));
         loading.map(|(instance, claim)| (*instance, Arc::clone(&claim.name))).collect()
     }
 
@@ -196,9 +197,9 @@ impl Upcasters {
             for (kind, versions) in &claim.kinds {
                 let lifts = by.entry(kind.clone()).or_default();
                 lifts.extend(
-                    versions
-                        .iter()
-                        .map(|version| (*version, (Arc::clone(&claim.name), claim.serves.clone()))),
+                    versions.iter().map(|version| {
+                        (*version, (Arc::clone(&claim.name), claim.presence.clone()))
+                    }),
                 );
             }
         }
@@ -266,9 +267,9 @@ impl Lifts {
         let versions = self.by.get(&*event.kind);
         match versions.and_then(|versions| versions.get(&version_of(event))) {
             None => Step::Newest,
-            Some((_, Serves::Loading)) => Step::Wait,
-            Some((name, Serves::Absent)) => Step::Absent(Arc::clone(name)),
-            Some((_, Serves::By(upcaster))) => Step::Lift(Arc::clone(upcaster)),
+            Some((_, Presence::Loading)) => Step::Wait,
+            Some((name, Presence::Absent)) => Step::Absent(Arc::clone(name)),
+            Some((_, Presence::Here(upcaster))) => Step::Lift(Arc::clone(upcaster)),
         }
     }
 }

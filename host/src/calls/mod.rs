@@ -15,9 +15,9 @@ mod address;
 mod answer;
 mod client;
 mod direct;
-mod outbox;
 mod plan;
 mod policy;
+mod sender;
 
 pub use self::direct::Direct;
-pub use self::outbox::start;
+pub use self::sender::start;

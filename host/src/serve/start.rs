@@ -165,7 +165,7 @@ impl Base {
         let stops = stop.clone().drop_guard();
         let tasks = TaskTracker::new();
         start_bus_tasks(&buses, &stop, &tasks);
-        let outboxes = calls::start(&buses, &config, &stop);
+        let senders = calls::start(&buses, &config, &stop);
         let watcher = Watcher::start(watch_options(&config, &buses));
         let watcher = watcher.map_err(at(&config.plugins))?;
         tasks.spawn(Arc::clone(&plugins).follow(watcher, stop.clone()));
@@ -192,7 +192,7 @@ impl Base {
             drain,
             stop,
             tasks,
-            outboxes,
+            senders,
             folds,
             _evictors: evictors,
             failures,

@@ -38,15 +38,15 @@ const CALLS_END_MAX: Duration = Duration::from_secs(5);
 pub fn start(buses: &[Arc<Bus>], config: &Arc<Config>, stop: &CancellationToken) -> TaskTracker {
     let tasks = TaskTracker::new();
     for bus in buses {
-        let outbox = Outbox::new(Arc::clone(bus), Arc::clone(config));
-        tasks.spawn(outbox.run(stop.clone()));
+        let sender = Sender::new(Arc::clone(bus), Arc::clone(config));
+        tasks.spawn(sender.run(stop.clone()));
     }
     tasks.close();
     tasks
 }
 
 /// See the module.
-struct Outbox {
+struct Sender {
     shared: Arc<Shared>,
     plan: Plan,
     /// The last call that was taken.
@@ -61,7 +61,7 @@ struct Shared {
     clients: Mutex<HashMap<InstanceId, (Digest, Arc<Client>)>>,
 }
 
-impl Outbox {
+impl Sender {
     fn new(bus: Arc<Bus>, config: Arc<Config>) -> Self {
         let shared = Arc::new(Shared { bus, config, clients: Mutex::default() });
         Self { shared, plan: Plan::default(), seen: None, sending: JoinSet::new() }
