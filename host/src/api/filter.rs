@@ -5,7 +5,7 @@ use std::str::FromStr;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::event::{Event, Key, Position};
+use crate::event::{Event, Heading, Key, Position, To};
 use crate::plugin::{SourcePattern, TypePattern};
 
 /// A place in a log, as people say it.
@@ -63,21 +63,30 @@ impl EventFilter {
             && self.source.as_ref().is_none_or(|source| source.matches(&event.source))
     }
 
+    /// Whether the event under this heading is public, of the type and not before `from`: if not, it need
+    /// not be read.
+    #[must_use]
+    pub fn may_match(&self, heading: &Heading<'_>) -> bool {
+        heading.to == To::Everybody
+            && self.kind.as_ref().is_none_or(|kind| kind.matches(heading.kind))
+            && self.has_begun(heading)
+    }
+
     /// Whether the event is not before `from`.
     #[must_use]
-    pub fn has_begun(&self, event: &Event) -> bool {
+    pub fn has_begun(&self, heading: &Heading<'_>) -> bool {
         self.from.is_none_or(|from| match from {
-            Point::Position(position) => event.position >= position,
-            Point::TimeMs(ms) => event.recorded_ms >= ms,
+            Point::Position(position) => heading.position >= position,
+            Point::TimeMs(ms) => heading.recorded_ms >= ms,
         })
     }
 
     /// Whether the event is after `to`: as log time is monotone, nothing later matches either.
     #[must_use]
-    pub fn has_ended(&self, event: &Event) -> bool {
+    pub fn has_ended(&self, heading: &Heading<'_>) -> bool {
         self.to.is_some_and(|to| match to {
-            Point::Position(position) => event.position > position,
-            Point::TimeMs(ms) => event.recorded_ms > ms,
+            Point::Position(position) => heading.position > position,
+            Point::TimeMs(ms) => heading.recorded_ms > ms,
         })
     }
 }

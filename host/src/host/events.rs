@@ -13,9 +13,12 @@ use crate::bus::Bus;
 use crate::event::{Addressee, Event, Key, Position};
 use crate::limits::PAGE_BYTES_MAX;
 use crate::log::ReadError;
+use crate::plugin::TypePattern;
 
 /// Events that one page looks at, at most.
 const PAGE_SCAN_MAX: usize = 20_000;
+/// Events without a wanted one that a page looks at before it asks the index where the next may be.
+const BARREN_MAX: usize = 1000;
 /// Events of one tree, at most.
 const TREE_EVENTS_MAX: usize = 1000;
 /// Events that a tree looks through for consequences, at most.
@@ -44,18 +47,29 @@ pub(super) async fn page(
     let end = bus.last_position();
     let mut page = EventPage { epoch, ..EventPage::default() };
     let mut seen = after;
-    let mut looked_at = 0;
-    let mut bytes = 0;
+    let (mut looked_at, mut barren, mut bytes) = (0, 0, 0);
     let mut source = bus.read_after(after);
     while seen < end && looked_at < PAGE_SCAN_MAX {
-        let batch = source.next().await.map_err(read_error)?;
-        for event in batch.events().map_err(read_error)? {
-            if event.position > end || filter.has_ended(&event) {
-                return Ok(page);
+        if barren > BARREN_MAX {
+            barren = 0;
+            let on = pass_over(bus, filter, seen, end).await.map_err(read_error)?;
+            if on > seen {
+                (seen, source) = (on, bus.read_after(on));
+                continue;
             }
-            seen = event.position;
+        }
+        let batch = source.next().await.map_err(read_error)?;
+        let (mut last, mut has_ended) = (seen, false);
+        let selected = batch.select(|heading| {
+            has_ended |= heading.position > end || filter.has_ended(heading);
+            last = if has_ended { last } else { heading.position };
             looked_at += 1;
-            if filter.matches(&event) && filter.has_begun(&event) {
+            barren += 1;
+            !has_ended && filter.may_match(heading)
+        });
+        for event in selected.map_err(read_error)? {
+            if filter.matches(&event) {
+                (seen, barren) = (event.position, 0);
                 bytes += event.weight();
                 page.events.push(event);
                 if page.events.len() == limit || bytes > PAGE_BYTES_MAX {
@@ -64,9 +78,26 @@ pub(super) async fn page(
                 }
             }
         }
+        if has_ended {
+            return Ok(page);
+        }
+        seen = last;
     }
     page.next = (seen < end).then_some(seen);
     Ok(page)
+}
+
+/// A position that a page may go on after: what stands between is not of the one type that it is about.
+async fn pass_over(
+    bus: &Bus,
+    filter: &EventFilter,
+    seen: Position,
+    end: Position,
+) -> Result<Position, ReadError> {
+    let kind = filter.kind.as_ref().and_then(TypePattern::exact);
+    let (Some(log), Some(kind)) = (bus.log(), kind) else { return Ok(seen) };
+    let next = log.type_positions(kind, Position(seen.0.saturating_add(1)), 1).await?;
+    Ok(next.first().map_or(end, |next| Position(next.0.saturating_sub(1))).min(end))
 }
 
 async fn page_of_key(
@@ -89,10 +120,10 @@ async fn page_of_key(
         }
         page.next = Some(position);
         let Some(event) = bus.event(position).await.map_err(read_error)? else { continue };
-        if filter.has_ended(&event) {
+        if filter.has_ended(&event.heading()) {
             return Ok(EventPage { next: None, ..page });
         }
-        if filter.matches(&event) && filter.has_begun(&event) {
+        if filter.matches(&event) && filter.has_begun(&event.heading()) {
             bytes += event.weight();
             page.events.push(event);
         }
@@ -130,21 +161,28 @@ pub(super) async fn follow(
     cursor: Option<Cursor>,
 ) -> Result<EventStream, HostError> {
     let after = start_after(&bus, epoch, &filter, cursor, bus.last_position()).await?;
-    let batches = stream::unfold(bus.read_after(after), |mut source| async move {
-        match source.next().await.and_then(|batch| batch.events()) {
-            Ok(events) => Some((stream::iter(events), source)),
+    let batches = stream::unfold(Some((bus.read_after(after), filter)), |going| async move {
+        let (mut source, filter) = going?;
+        let mut has_ended = false;
+        let batch = source.next().await;
+        let selected = batch.and_then(|batch| {
+            batch.select(|heading| {
+                has_ended |= filter.has_ended(heading);
+                !has_ended && filter.may_match(heading)
+            })
+        });
+        match selected {
+            Ok(mut events) => {
+                events.retain(|event| filter.matches(event));
+                Some((stream::iter(events), (!has_ended).then_some((source, filter))))
+            }
             Err(error) => {
                 tracing::debug!(%error, "an event stream ends");
                 None
             }
         }
     });
-    let ends = filter.clone();
-    let events = batches
-        .flatten()
-        .take_while(move |event| std::future::ready(!ends.has_ended(event)))
-        .filter(move |event| std::future::ready(filter.matches(event) && filter.has_begun(event)));
-    Ok(EventStream { epoch, events: events.boxed() })
+    Ok(EventStream { epoch, events: batches.flatten().boxed() })
 }
 
 /// What caused an event and what it caused, on its own bus.

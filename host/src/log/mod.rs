@@ -339,6 +339,23 @@ impl Log {
         .await
     }
 
+    /// Positions of a type's durable events from one on, ascending, at most `limit`; private ones
+    /// included.
+    ///
+    /// # Errors
+    /// An index cannot be read.
+    pub async fn type_positions(
+        &self,
+        kind: &str,
+        from: Position,
+        limit: usize,
+    ) -> Result<Vec<Position>, ReadError> {
+        let (shared, kind) = (self.shared().clone(), kind.to_owned());
+        let after = Position(from.0.saturating_sub(1));
+        let until = shared.durable_position();
+        blocking(move || Ok(shared.index.type_positions(&kind, after, until, limit)?)).await
+    }
+
     /// The published event with this identity, within the deduplication window.
     ///
     /// # Errors

@@ -68,6 +68,12 @@ impl TypePattern {
         &self.text
     }
 
+    /// The one type that matches; none: more than one may.
+    #[must_use]
+    pub fn exact(&self) -> Option<&str> {
+        self.segments.is_none().then_some(&*self.text)
+    }
+
     /// Whether an event type matches. Case-sensitive. Never allocates; takes at most pattern
     /// segments x type segments steps.
     #[must_use]

@@ -69,8 +69,8 @@ impl HostApi for FakeHost {
             let matching = all.iter().filter(|e| {
                 e.position.0 > after
                     && filter.matches(e)
-                    && filter.has_begun(e)
-                    && !filter.has_ended(e)
+                    && filter.has_begun(&e.heading())
+                    && !filter.has_ended(&e.heading())
             });
             let events: Vec<_> = matching.take(limit).cloned().collect();
             let next = events.last().map(|e| e.position).filter(|_| events.len() == limit);
@@ -108,7 +108,7 @@ impl HostApi for FakeHost {
                         continue;
                     };
                     next += 1;
-                    if filter.has_ended(&event) {
+                    if filter.has_ended(&event.heading()) {
                         return None;
                     }
                     if filter.matches(&event) {
