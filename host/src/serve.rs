@@ -169,9 +169,17 @@ impl Serving {
         self.stop.cancel();
         // Who waits for keys that are still being read has waited in vain.
         stop_filling(&self.buses);
-        if tokio::time::timeout(DELIVERIES_END_MAX, self.plugins.stop()).await.is_err() {
+        let ended = async {
+            self.plugins.stop().await;
+            // Where something has failed, perhaps nothing is folded any more.
+            if failure.is_none() {
+                self.until_folded().await;
+            }
+        };
+        if tokio::time::timeout(DELIVERIES_END_MAX, ended).await.is_err() {
             tracing::warn!("some deliveries did not end in time; they run again at the next start");
         }
+        self.buses.iter().for_each(|bus| bus.stop_answering());
         // They were told with the deliveries, and end by themselves before long.
         self.senders.wait().await;
         self.drain.cancel();
@@ -194,6 +202,17 @@ impl Serving {
         match failure {
             Some(failure) => Err(failure),
             None => closed,
+        }
+    }
+
+    /// Waits until all that the last deliveries did can be seen.
+    async fn until_folded(&self) {
+        for bus in &self.buses {
+            let Some(log) = bus.log() else { continue };
+            tokio::select! {
+                () = bus.until_applied(log.durable()) => {}
+                _ = log.failed() => {}
+            }
         }
     }
 }

@@ -1,12 +1,13 @@
 //! SIGTERM: drain, seal, exit 0; the next start is clean.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Cli, Place, Publisher, bare_guest, event, handler, sequences_are_dense, wait_until,
+    Cli, Http, Place, Publisher, bare_guest, event, fixture, handler, sequences_are_dense,
+    wait_until,
 };
 
 const LOADED_MAX: Duration = Duration::from_secs(60);
@@ -51,6 +52,46 @@ fn sigterm_under_load_exits_0_and_the_next_start_is_clean() {
     let inputs: BTreeSet<_> = seen.iter().map(|event| event["data"].as_str().unwrap()).collect();
     assert_eq!((seen.len(), &inputs), (published.len(), &published));
     assert!(seen.iter().all(|event| event["attempt"] == "1"), "a clean stop costs no attempt");
+    host.stop();
+}
+
+/// Clients of commands and queries once lost their connection instead, 5 s later.
+#[test]
+fn who_waits_for_an_answer_at_sigterm_is_told_at_once_what_to_do() {
+    let place = Place::new();
+    std::fs::write(place.plugins().join("tally.wasm"), fixture("tally-guest")).unwrap();
+    let host = place.start();
+    let send = |http: &Http| {
+        let headers = [("content-type", "application/json"), ("idempotency-key", "i-1")];
+        http.send("POST", "/v1/plugins/tally/command/fail?key=a", &headers, b"\"later\"")
+    };
+    let clients = [
+        std::thread::spawn({
+            let http = host.http.clone();
+            move || send(&http)
+        }),
+        std::thread::spawn({
+            let http = host.http.clone();
+            move || http.send("GET", "/v1/plugins/tally/query/sum?key=a&wait=1000000", &[], b"")
+        }),
+    ];
+    host.wait_plugin("tally", "at work", |view| view["deliveries"]["retry"].as_u64() > Some(0));
+    let begun = Instant::now();
+    let (status, said) = host.terminate();
+    assert_eq!(status.code(), Some(0), "{said}");
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}: {said}", begun.elapsed());
+    let [command, query] = clients.map(|client| client.join().unwrap().expect("an answer"));
+    for answer in [&command, &query] {
+        assert_eq!((answer.status, &*answer.code()), (503, "shutting_down"), "{answer:?}");
+        assert!(answer.header("retry-after").is_some(), "{answer:?}");
+    }
+    let error = &command.json()["error"];
+    assert_eq!(error["position"], 1, "{error}");
+    assert!(error["message"].as_str().unwrap().contains("`Idempotency-Key`"), "{error}");
+
+    let host = place.start();
+    let again = send(&host.http).unwrap();
+    assert_eq!((again.status, &*again.code()), (503, "retry"), "{again:?}");
     host.stop();
 }
 

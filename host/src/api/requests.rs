@@ -112,6 +112,14 @@ pub enum RequestError {
     /// The host is draining.
     #[error("the host is shutting down")]
     ShuttingDown,
+    /// The same, and the command is in the log.
+    #[error("{message}")]
+    Stopped {
+        /// What to do, for people.
+        message: String,
+        /// Where it stands.
+        position: Position,
+    },
     /// A broken invariant, or damage found while reading.
     #[error("{0}")]
     Internal(String),
@@ -147,7 +155,7 @@ impl RequestError {
             Self::WaitTimeout { .. } => Code::WaitTimeout,
             Self::StorageFull => Code::StorageFull,
             Self::ReadOnly(_) => Code::ReadOnly,
-            Self::ShuttingDown => Code::ShuttingDown,
+            Self::ShuttingDown | Self::Stopped { .. } => Code::ShuttingDown,
             Self::Internal(_) => Code::Internal,
         }
     }
@@ -166,7 +174,8 @@ impl From<RequestError> for ApiError {
                 api.detail.expected = Some(expected.0);
                 api.detail.actual = Some(actual.0);
             }
-            RequestError::AnswerTimeout { position, .. } => {
+            RequestError::AnswerTimeout { position, .. }
+            | RequestError::Stopped { position, .. } => {
                 api.detail.position = (position.0 != 0).then_some(position.0);
             }
             RequestError::WaitTimeout { position } => {

@@ -337,8 +337,9 @@ impl Bus {
             self.forget_marks(&folded.rewound);
             self.count(&folded.completed);
             self.outlets.folded(folded.calls_opened, folded.calls_closed);
-            self.applied.send_replace(frame.last_commit());
+            // Before others may go on: once the last commit is applied, every answer is told.
             self.desk.tell(folded.commands);
+            self.applied.send_replace(frame.last_commit());
             since.add(&frame);
             if policy.due(since.bytes, since.commits) && self.values.is_filled() {
                 let bytes = self.checkpoint(checkpoints, since.at);

@@ -57,6 +57,15 @@ pub enum CommandError {
         /// Where it stands.
         position: Position,
     },
+    /// It is in the log, and the host stops before it has run.
+    #[error(
+        "the host is shutting down; the command stands at position {position} and runs after the next \
+         start: ask again with the same `Idempotency-Key` for its answer"
+    )]
+    Stopped {
+        /// Where it stands.
+        position: Position,
+    },
     /// The log takes nothing, or fell silent before the answer was in it.
     #[error(transparent)]
     Append(#[from] AppendError),
@@ -295,7 +304,7 @@ impl Bus {
         match self.desk.begin(self, &id, identity)? {
             Begun::Over { position, commit } => read(log, position, commit, true).await,
             Begun::UnderWay { position, told } => {
-                let (position, commit) = wait(log, position, told).await?;
+                let (position, commit) = self.answered(log, position, told).await?;
                 read(log, position, commit, true).await
             }
             Begun::New { told } => {
@@ -313,7 +322,7 @@ impl Bus {
                     }
                 };
                 drop(under_way);
-                let (position, commit) = wait(log, position, told).await?;
+                let (position, commit) = self.answered(log, position, told).await?;
                 read(log, position, commit, false).await
             }
         }
@@ -332,6 +341,32 @@ impl Bus {
         self.until_applied(committed.commit).await;
         Ok(committed.first_position.unwrap_or_default())
     }
+
+    /// Waits until a command is answered; position 0: it is on its way into the log.
+    async fn answered(
+        &self,
+        log: &Log,
+        position: Position,
+        told: oneshot::Receiver<Told>,
+    ) -> Result<(Position, CommitNumber), CommandError> {
+        let limit = Duration::from_millis(COMMAND_ANSWER_MS_MAX);
+        let stopped = match position {
+            Position(0) => CommandError::Append(AppendError::ShuttingDown),
+            position => CommandError::Stopped { position },
+        };
+        let told = async {
+            tokio::select! {
+                biased;
+                told = told => told.unwrap_or(Err(stopped.clone())),
+                failure = log.failed() => Err(CommandError::Append(AppendError::ReadOnly(failure))),
+                () = self.closing.cancelled() => Err(stopped.clone()),
+            }
+        };
+        match tokio::time::timeout(limit, told).await {
+            Ok(told) => Ok((position, told?)),
+            Err(_) => Err(CommandError::NotAnswered { position }),
+        }
+    }
 }
 
 /// Made again for a repetition it is the same.
@@ -341,24 +376,6 @@ fn event_id(log: &Log, identity: Option<Identity>) -> String {
         None => Uuid::new_v4(),
     };
     id.to_string()
-}
-
-async fn wait(
-    log: &Log,
-    position: Position,
-    told: oneshot::Receiver<Told>,
-) -> Result<(Position, CommitNumber), CommandError> {
-    let limit = Duration::from_millis(COMMAND_ANSWER_MS_MAX);
-    let told = async {
-        tokio::select! {
-            told = told => told.unwrap_or(Err(CommandError::Append(AppendError::ShuttingDown))),
-            failure = log.failed() => Err(CommandError::Append(AppendError::ReadOnly(failure))),
-        }
-    };
-    match tokio::time::timeout(limit, told).await {
-        Ok(told) => Ok((position, told?)),
-        Err(_) => Err(CommandError::NotAnswered { position }),
-    }
 }
 
 /// The answer as the log has it.

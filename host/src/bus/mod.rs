@@ -31,6 +31,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::clock::Clock;
@@ -58,6 +59,8 @@ pub struct Bus {
     suspects: Vec<Suspect>,
     outlets: Outlets,
     desk: commands::Desk,
+    /// Cancelled once nothing is delivered any more: who waits for a plugin waits in vain.
+    closing: CancellationToken,
     /// The last commit and position in the ledger and the values; kept under the ledger's lock.
     folded: Mutex<(CommitNumber, Position)>,
     upcasters: Upcasters,
@@ -128,6 +131,7 @@ impl Bus {
             suspects: Vec::new(),
             outlets: Outlets::default(),
             desk: commands::Desk::default(),
+            closing: CancellationToken::new(),
             folded: Mutex::new((applied, Position(0))),
             upcasters: Upcasters::default(),
             clock_steps: watch::Sender::default(),
@@ -327,6 +331,12 @@ impl Bus {
     pub fn progress(&self, instance: InstanceId) -> Arc<Progress> {
         let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(progress.entry(instance).or_default())
+    }
+
+    /// Lets go of who waits for a command to be answered or an event to be completed. To be called once nothing
+    /// is delivered any more, and what is durable is applied: the answers that are there are told by then.
+    pub fn stop_answering(&self) {
+        self.closing.cancel();
     }
 
     /// Waits until the commit is folded into [`Bus::ledger`].

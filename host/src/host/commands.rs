@@ -95,6 +95,7 @@ fn request_error(error: CommandError) -> RequestError {
         CommandError::NoLog { .. } => RequestError::Conflict(message),
         CommandError::Busy => RequestError::Busy(message),
         CommandError::NotAnswered { position } => RequestError::AnswerTimeout { message, position },
+        CommandError::Stopped { position } => RequestError::Stopped { message, position },
         CommandError::Append(AppendError::StorageFull { .. }) => RequestError::StorageFull,
         CommandError::Append(AppendError::ShuttingDown) => RequestError::ShuttingDown,
         CommandError::Append(AppendError::ReadOnly(why)) => RequestError::ReadOnly(why.to_string()),

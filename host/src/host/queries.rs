@@ -18,6 +18,7 @@ use crate::event::{Generation, InstanceId, Key};
 use crate::limits::{
     LIST_MAX, QUERIES_RUNNING_MAX, QUERIES_WAITING_MAX, QUERY_KEYS_KEPT_MAX, QUERY_WAIT_MS_MAX,
 };
+use crate::log::ReadError;
 use crate::schedule::pool::Tenant;
 use crate::state::across::Wanted;
 use crate::state::cold::KeyValues;
@@ -64,7 +65,10 @@ impl Queries {
             let limit = Duration::from_millis(QUERY_WAIT_MS_MAX);
             let completed = tokio::time::timeout(limit, runner.until_completed(position)).await;
             let completed = completed.map_err(|_| RequestError::WaitTimeout { position })?;
-            completed.map_err(|error| RequestError::Internal(error.to_string()))?;
+            completed.map_err(|error| match error {
+                ReadError::Closed => RequestError::ShuttingDown,
+                error => RequestError::Internal(error.to_string()),
+            })?;
         }
         let internal = |error: &dyn std::fmt::Display| RequestError::Internal(error.to_string());
         let _running = self.running.acquire().await.map_err(|error| internal(&error))?;

@@ -123,13 +123,17 @@ impl Runner {
     /// for this plugin. Cancel safe.
     ///
     /// # Errors
-    /// The log cannot be read.
+    /// The log cannot be read. [`ReadError::Closed`]: the host stops before that.
     pub async fn until_completed(&self, position: Position) -> Result<(), ReadError> {
         let mut applied = self.bus.applied();
         loop {
+            let closing = self.bus.closing.is_cancelled();
             applied.borrow_and_update();
             if self.is_completed(position).await? {
                 return Ok(());
+            }
+            if closing {
+                return Err(ReadError::Closed);
             }
             // Whatever it was that woke us: look again.
             let _ = tokio::time::timeout(LOOK_EVERY, applied.changed()).await;

@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::world::{From, PLUGIN, World};
+use super::world::{From, PATIENCE, PLUGIN, World};
 use crate::bus::commands::{Answer, CommandError};
 use crate::command::{Command, Verdict};
 use crate::effects::OutcomeKind;
 use crate::event::{Key, KeySequence, Position};
 use crate::log::disk::sim::Crash;
+use crate::log::{AppendError, ReadError};
 
 const BOTH: [From; 2] = [From::Log, From::Checkpoint];
 
@@ -212,6 +213,37 @@ async fn a_command_that_may_not_run_is_not_in_the_log_and_may_come_again() {
     let again = world.bus.command(&to, once("a", "one", "i-1"), || Err(why)).await.unwrap();
     assert!(again.repeated);
     assert_eq!(world.bus.ledger().instance(PLUGIN).unwrap().outcomes[0], 1);
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_at_a_stop_is_told_that_the_command_is_in_the_log() {
+    let world = World::new().await;
+    assert_eq!(body(&send(&world, once("a", "one", "i-1")).await.unwrap()), "one");
+    world.runner.pause();
+    let waits = async {
+        let completed = world.runner.until_completed(Position(99));
+        let sent = [once("a", "two", "i-2"), once("a", "two", "i-2"), command("a", "three")];
+        let sent = sent.map(|command| send(&world, command));
+        tokio::join!(completed, futures_util::future::join_all(sent))
+    };
+    let stops = async {
+        world.until("both are in the log", |world| world.bus.last_position() >= Position(4)).await;
+        world.bus.stop_answering();
+    };
+    let ((completed, sent), ()) =
+        tokio::time::timeout(PATIENCE, async { tokio::join!(waits, stops) }).await.unwrap();
+    assert!(matches!(completed, Err(ReadError::Closed)), "{completed:?}");
+    assert!(world.runner.until_completed(Position(1)).await.is_ok(), "it is");
+    for answer in &sent {
+        match answer {
+            Err(CommandError::Stopped { position }) => assert!(position.0 > 2),
+            // Its first had not been in the log yet.
+            Err(CommandError::Append(AppendError::ShuttingDown)) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(matches!(sent[0], Err(CommandError::Stopped { .. })), "{sent:?}");
     world.stop().await;
 }
 
