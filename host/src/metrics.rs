@@ -5,6 +5,7 @@
 
 mod gauges;
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -107,20 +108,30 @@ pub struct PluginMetrics {
     call_duration: Histogram,
 }
 
-/// The counters of one bus.
+/// What is measured of one bus.
 #[derive(Debug, Clone)]
 pub struct BusMetrics {
-    appended: Counter,
     duration: Histogram,
 }
 
 /// How things stand when somebody asks.
 #[derive(Debug, Default, Clone)]
 pub struct Standing {
-    /// By bus: the last durable position.
-    pub buses: Vec<(String, u64)>,
+    /// By bus.
+    pub buses: Vec<BusStanding>,
     /// By plugin.
     pub plugins: Vec<PluginStanding>,
+}
+
+/// How one bus stands.
+#[derive(Debug, Default, Clone)]
+pub struct BusStanding {
+    /// Its name.
+    pub name: String,
+    /// The last durable position.
+    pub last_position: u64,
+    /// Events appended since the start, whoever they are from.
+    pub appended: u64,
 }
 
 /// 10 us to 10 s: from a fast handler to one that is about to time out.
@@ -163,7 +174,8 @@ impl Default for Metrics {
 impl Metrics {
     fn register(&self) {
         let mut to = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
-        to.register("events_appended", "Events taken", self.appended.clone());
+        let appended = "Events appended since the start: published, emitted and forwarded";
+        to.register("events_appended", appended, self.appended.clone());
         to.register_with_unit(
             "append_duration",
             "From a publish to its durability",
@@ -242,10 +254,7 @@ impl Metrics {
     #[must_use]
     pub fn bus(&self, name: &str) -> BusMetrics {
         let label = BusLabel { bus: name.to_owned() };
-        BusMetrics {
-            appended: self.appended.get_or_create_owned(&label),
-            duration: self.append_duration.get_or_create_owned(&label),
-        }
+        BusMetrics { duration: self.append_duration.get_or_create_owned(&label) }
     }
 
     /// Counts a module that was tried: `ok` or `refused`.
@@ -284,9 +293,11 @@ impl Metrics {
     /// The Prometheus text exposition, with the gauges as they stand.
     #[must_use]
     pub fn encode(&self, standing: &Standing) -> String {
-        for (bus, position) in &standing.buses {
-            let label = BusLabel { bus: bus.clone() };
-            self.last_position.get_or_create(&label).set(signed(*position));
+        for bus in &standing.buses {
+            let label = BusLabel { bus: bus.name.clone() };
+            self.last_position.get_or_create(&label).set(signed(bus.last_position));
+            // Another who asks may have seen more by now.
+            self.appended.get_or_create(&label).inner().fetch_max(bus.appended, Ordering::Relaxed);
         }
         for plugin in &standing.plugins {
             self.gauges.set(plugin);
@@ -359,9 +370,8 @@ fn count(
 }
 
 impl BusMetrics {
-    /// Counts events that were taken, and how long that took.
-    pub fn appended(&self, events: u64, took: Duration) {
-        self.appended.inc_by(events);
+    /// Notes how long it took until what a client published was durable.
+    pub fn published(&self, took: Duration) {
         self.duration.observe(took.as_secs_f64());
     }
 }
@@ -373,21 +383,21 @@ mod tests {
     #[test]
     fn the_exposition_uses_the_documented_names() {
         let metrics = Metrics::default();
-        metrics.bus("main").appended(3, Duration::from_millis(2));
+        metrics.bus("main").published(Duration::from_millis(2));
         let plugin = metrics.plugin("totals");
         plugin.delivered(OutcomeKind::Ok, Duration::from_micros(38), 11_000);
         plugin.lag(4);
         plugin.called(CallResult::Answered, Duration::from_millis(9));
         metrics.reloaded("totals", "ok");
         let standing = Standing {
-            buses: vec![("main".to_owned(), 3)],
+            buses: vec![BusStanding { name: "main".to_owned(), last_position: 4, appended: 3 }],
             plugins: vec![PluginStanding { name: "totals".to_owned(), ..Default::default() }],
         };
         let text = metrics.encode(&standing);
         for line in [
             "tidegate_events_appended_total{bus=\"main\"} 3",
             "tidegate_append_duration_seconds_count{bus=\"main\"} 1",
-            "tidegate_log_last_position{bus=\"main\"} 3",
+            "tidegate_log_last_position{bus=\"main\"} 4",
             "tidegate_deliveries_total{plugin=\"totals\",outcome=\"ok\"} 1",
             "tidegate_delivery_duration_seconds_count{plugin=\"totals\"} 1",
             "tidegate_delivery_lag_seconds_count{plugin=\"totals\"} 1",

@@ -140,6 +140,9 @@ fn a_memory_bus_serves_beside_a_durable_one_and_forgets() {
     let buses = host.http.get("/v1/buses").expect_ok();
     let live = buses["buses"].as_array().unwrap().iter().find(|bus| bus["name"] == "live");
     assert_eq!(live.unwrap()["kind"], "memory", "{buses}");
+    // What is forwarded counts like what is published.
+    let appended = host.metric("tidegate_events_appended_total", &[("bus", "live")]);
+    assert!(appended > 500 && live.unwrap()["appended"] == appended, "{appended}: {buses}");
     assert!(!place.data().join("buses/live/log").exists(), "a memory bus writes nothing");
     host.stop();
 

@@ -312,11 +312,8 @@ impl HostApi for Host {
     }
 
     fn metrics(&self) -> String {
-        let buses = self.buses.iter();
-        let standing = crate::metrics::Standing {
-            buses: buses.map(|(bus, _)| (bus.name().to_string(), bus.last_position().0)).collect(),
-            plugins: self.plugins.standing(),
-        };
+        let buses = self.buses.iter().map(|(bus, _)| views::bus_standing(bus)).collect();
+        let standing = crate::metrics::Standing { buses, plugins: self.plugins.standing() };
         self.metrics.encode(&standing)
     }
 }

@@ -13,6 +13,7 @@ use crate::bus::notes::Line;
 use crate::event::{Digest, Event};
 use crate::log::record::DeadLetterRecord;
 use crate::log::{Log, LogStats, ReadError, RecordRef};
+use crate::metrics::BusStanding;
 use crate::state::{DeadLetter, Ledger};
 
 pub(super) fn log_line(line: &Arc<Line>) -> LogLineView {
@@ -30,6 +31,13 @@ pub(super) fn bus_kind(bus: &Bus) -> BusKind {
     if bus.log().is_some() { BusKind::Durable } else { BusKind::Memory }
 }
 
+pub(super) fn bus_standing(bus: &Bus) -> BusStanding {
+    let last_position = bus.last_position().0;
+    // A memory bus begins anew with each start.
+    let appended = bus.log().map_or(last_position, Log::appended_events);
+    BusStanding { name: bus.name().to_string(), last_position, appended }
+}
+
 pub(super) fn bus(bus: &Bus, default: bool, draining: bool, plugins: Vec<String>) -> BusView {
     let stats = bus.log().map(crate::log::Log::stats);
     let state = match &stats {
@@ -38,14 +46,14 @@ pub(super) fn bus(bus: &Bus, default: bool, draining: bool, plugins: Vec<String>
         Some(stats) if stats.is_full() => BusState::StorageFull,
         Some(_) | None => BusState::Open,
     };
-    let appended = stats.as_ref().map_or(bus.last_position().0, |stats| stats.appended_events);
+    let BusStanding { name, last_position, appended } = bus_standing(bus);
     let log = bus.log().zip(stats).map(|(log, stats)| log_view(log, &stats));
     BusView {
-        name: bus.name().to_string(),
+        name,
         kind: bus_kind(bus),
         default,
         state,
-        last_position: bus.last_position().0,
+        last_position,
         appended,
         plugins,
         log,

@@ -58,7 +58,7 @@ pub(super) async fn ingest(
     loop {
         look_up((shared, recent), batch, &ids, &mut known).await?;
         if !known.iter().any(|known| matches!(known, Known::New { .. })) {
-            shared.note_ingested(0, (begun, Instant::now()));
+            shared.note_ingested(begun, Instant::now());
             return Ok(appended(&known, Position(0), &[]));
         }
         let mut encoded = shared.buffers.take();

@@ -143,10 +143,10 @@ impl Log {
         ingest::ingest(self.shared(), &batch).await
     }
 
-    /// From now on `heard` is told of each batch that was published once it is durable: how many events
-    /// of it are new, and how long it took; also where its publisher has gone away. The writer calls
-    /// it, so it must not wait. Only the first one is heard.
-    pub fn on_ingested(&self, heard: impl Fn(u64, Duration) + Send + Sync + 'static) {
+    /// From now on `heard` is told of each batch that was published, once it is durable, how long that
+    /// took; also where its publisher has gone away. The writer calls it, so it must not wait. Only the
+    /// first one is heard.
+    pub fn on_ingested(&self, heard: impl Fn(Duration) + Send + Sync + 'static) {
         let _ = self.shared().ingested.set(Box::new(heard));
     }
 

@@ -67,9 +67,9 @@ impl std::fmt::Debug for Shared {
     }
 }
 
-/// Called with the number of new events of a batch that is durable, and how long that took since it was
-/// published. The writer calls it, so it must not wait.
-pub(super) type OnIngested = Box<dyn Fn(u64, Duration) + Send + Sync>;
+/// Called with how long it took from a batch being published to its being durable. The writer calls it,
+/// so it must not wait.
+pub(super) type OnIngested = Box<dyn Fn(Duration) + Send + Sync>;
 
 /// What [`super::LogStats`] reports.
 #[derive(Debug, Default)]
@@ -94,9 +94,9 @@ impl Shared {
     }
 
     /// Tells who counts of a batch that is durable by now.
-    pub(super) fn note_ingested(&self, events: u64, (begun, now): (Instant, Instant)) {
+    pub(super) fn note_ingested(&self, begun: Instant, now: Instant) {
         if let Some(heard) = self.ingested.get() {
-            heard(events, now.saturating_duration_since(begun));
+            heard(now.saturating_duration_since(begun));
         }
     }
 

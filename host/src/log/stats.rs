@@ -82,6 +82,12 @@ impl Log {
         clock.alarm()
     }
 
+    /// Events appended since the start.
+    #[must_use]
+    pub fn appended_events(&self) -> u64 {
+        self.shared().counters.events.load(Ordering::Relaxed)
+    }
+
     /// How the log is doing.
     #[must_use]
     pub fn stats(&self) -> LogStats {
@@ -92,7 +98,7 @@ impl Log {
         LogStats {
             segments: read(&counters.segments),
             bytes: read(&counters.sealed_bytes) + read(&counters.open_bytes),
-            appended_events: read(&counters.events),
+            appended_events: self.appended_events(),
             appended_commits: read(&counters.commits),
             groups: read(&counters.groups),
             last_append_us: read(&counters.last_append_us),

@@ -77,7 +77,7 @@ pub(super) fn answer(shared: &Shared, waiting: Vec<Waiting>, committed: Option<(
             (Waiting::Ingest { reply, batch, begun, number, first }, Some((proof, synced))) => {
                 let committed = committed_as(proof, number, first, true);
                 let items = batch.items;
-                shared.note_ingested(items.len() as u64, (begun, synced));
+                shared.note_ingested(begun, synced);
                 drop(reply.send(IngestReply::Committed { committed, items }));
                 buffers.push(batch.commit);
             }

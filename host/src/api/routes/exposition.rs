@@ -82,7 +82,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::metrics::{Metrics, Standing};
+    use crate::metrics::{BusStanding, Metrics, Standing};
 
     #[test]
     fn clients_get_what_they_would_rather_have() {
@@ -107,12 +107,14 @@ mod tests {
     #[test]
     fn the_text_format_names_counters_as_their_samples() {
         let metrics = Metrics::default();
-        metrics.bus("main").appended(3, Duration::from_millis(2));
-        let open_metrics = metrics.encode(&Standing::default());
+        metrics.bus("main").published(Duration::from_millis(2));
+        let main = BusStanding { name: "main".to_owned(), last_position: 3, appended: 3 };
+        let open_metrics = metrics.encode(&Standing { buses: vec![main], plugins: Vec::new() });
         let text = to_text(&open_metrics);
         let lines: Vec<_> = text.lines().collect();
         let counter = [
-            "# HELP tidegate_events_appended_total Events taken.",
+            "# HELP tidegate_events_appended_total Events appended since the start: published, emitted \
+             and forwarded.",
             "# TYPE tidegate_events_appended_total counter",
             "tidegate_events_appended_total{bus=\"main\"} 3",
         ];
