@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::{Answer, Http, Place, read_ndjson, root};
+use crate::harness::{Answer, Http, Place, event, read_ndjson, root};
 
 const STRUCTURED: &str = "application/cloudevents+json";
 
@@ -63,6 +63,32 @@ fn webhooks_are_the_same_events_in_every_mode() {
         assert_eq!(binary.header("content-type"), sent["datacontenttype"].as_str());
         assert_eq!(binary.json(), sent["data"]);
     }
+    host.stop();
+}
+
+/// The JSON format of CloudEvents has it that both say the same.
+#[test]
+fn an_event_that_says_no_type_is_the_same_as_one_of_json() {
+    let place = Place::new();
+    let host = place.start();
+    let modes: [fn(&Http, &Value) -> Answer; 2] = [structured, binary];
+    for (first, second, position) in [(0, 1, 1), (1, 0, 2)] {
+        let mut event = event("a.b", &format!("e-{first}"), Some("k"), json!({ "n": 1 }));
+        let attributes = event.as_object_mut().unwrap();
+        let mut send = |mode: usize| {
+            // Binary mode has to say it.
+            attributes.remove("datacontenttype");
+            if mode == 1 {
+                attributes.insert("datacontenttype".to_owned(), json!("application/json"));
+            }
+            modes[mode](&host.http, &Value::Object(attributes.clone())).expect_ok()
+        };
+        assert_eq!(send(first)[0]["duplicate"], false);
+        assert_eq!(send(second)[0]["duplicate"], true);
+        let binary = host.http.get(&format!("/v1/events/{position}?mode=binary"));
+        assert_eq!(binary.header("content-type"), Some("application/json"));
+    }
+    assert!(host.http.get("/v1/events/1").expect_ok().get("datacontenttype").is_none(), "as sent");
     host.stop();
 }
 

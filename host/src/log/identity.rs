@@ -21,11 +21,23 @@ pub(super) fn says_the_same(new: &NewEvent, stored: &NewEvent) -> bool {
     new.kind == stored.kind
         && new.key == stored.key
         && new.key_variant == stored.key_variant
-        && new.content_type == stored.content_type
+        && same_type(new, stored)
         && new.schema_version == stored.schema_version
         && same_time(new, stored)
         && sent(new).eq(sent(stored))
         && same_data(new, stored)
+}
+
+/// Whether the data is of the same media type: as it is written, but for that which nobody said.
+fn same_type(new: &NewEvent, stored: &NewEvent) -> bool {
+    new.content_type == stored.content_type || media_type(new) == media_type(stored)
+}
+
+/// JSON whose type nobody said is `application/json`, by the JSON format of CloudEvents; so is no data.
+fn media_type(event: &NewEvent) -> &str {
+    let said = &*event.content_type;
+    let is_json = || event.data.is_empty() || json::is_document(&event.data);
+    if said.is_empty() && is_json() { "application/json" } else { said }
 }
 
 fn same_time(new: &NewEvent, stored: &NewEvent) -> bool {
@@ -120,7 +132,27 @@ mod tests {
         assert!(says_the_same(&bare("[1,2]"), &bare("[1, 2]")));
         assert!(!says_the_same(&bare("[1,2]"), &bare("[2,1]")));
         assert!(!says_the_same(&bare("no json"), &bare("no  json")));
-        assert!(!says_the_same(&bare("1"), &json("1")), "the type is content");
+    }
+
+    #[test]
+    fn json_without_a_type_is_application_json() {
+        let typed =
+            |content_type: &str, data| NewEvent { content_type: content_type.into(), ..json(data) };
+        for (data, content_type, same) in [
+            (r#"{"a":1}"#, "application/json", true),
+            ("", "application/json", true),
+            ("no json", "application/json", false),
+            ("1", "application/json; charset=utf-8", false),
+            ("1", "text/json", false),
+            ("1", "text/plain", false),
+            ("", "text/plain", false),
+        ] {
+            let (bare, typed) = (typed("", data), typed(content_type, data));
+            assert_eq!(says_the_same(&bare, &typed), same, "{data} {content_type}");
+            assert_eq!(says_the_same(&typed, &bare), same, "{data} {content_type}");
+        }
+        assert!(says_the_same(&typed("", "[1,2]"), &typed("application/json", "[1, 2]")));
+        assert!(!says_the_same(&typed("", "[1,2]"), &typed("application/json", "[2,1]")));
     }
 
     #[test]

@@ -37,7 +37,7 @@ pub(super) use binary::{NOT_UTF8, percent_decode};
 pub use json::read_line;
 pub use media::{BATCH, STRUCTURED};
 pub(super) use output::percent_encode;
-pub use output::{to_binary, write_batch, write_json};
+pub use output::{media_type, to_binary, write_batch, write_json};
 
 use super::host::Publish;
 use crate::event::{InvalidEvent, KeySequence};

@@ -44,6 +44,16 @@ pub fn to_binary(event: &Event) -> (Vec<(String, String)>, Bytes) {
     (headers, event.data.clone())
 }
 
+/// The media type of the data; empty: nobody said it, and the data is not JSON. JSON whose type nobody
+/// said is `application/json`, by the JSON format of CloudEvents.
+#[must_use]
+pub fn media_type(event: &Event) -> &str {
+    match &*event.content_type {
+        "" if matches!(data(event), Data::Json(_)) => "application/json",
+        said => said,
+    }
+}
+
 /// Names every attribute once, `specversion` first.
 fn each_attribute(event: &Event, mut take: impl FnMut(&str, &str)) {
     take("specversion", "1.0");

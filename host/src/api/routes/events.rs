@@ -223,8 +223,8 @@ fn binary(event: &Event) -> Response {
             headers.insert(name, value);
         }
     }
-    if let Ok(value) = HeaderValue::from_str(&event.content_type)
-        && !event.content_type.is_empty()
+    if let Ok(value) = HeaderValue::from_str(cloudevents::media_type(event))
+        && !value.is_empty()
     {
         headers.insert(header::CONTENT_TYPE, value);
     }

@@ -18,12 +18,20 @@ use serde_json::value::RawValue;
 /// member given twice, or an escape that stands for no character. Numbers with an exponent beyond
 /// 64 bits are compared as they are written. Whoever asks has compared the bytes first.
 pub(super) fn is_same(a: &[u8], b: &[u8]) -> bool {
-    let document = |text| serde_json::from_slice::<&RawValue>(text).ok();
     let (Some(a), Some(b)) = (document(a), document(b)) else { return false };
     match (nodes(a.get()), nodes(b.get())) {
         (Some(a), Some(b)) => are_same(&a, &b).unwrap_or(false),
         _ => false,
     }
+}
+
+/// Whether it is JSON.
+pub(super) fn is_document(text: &[u8]) -> bool {
+    document(text).is_some()
+}
+
+fn document(text: &[u8]) -> Option<&RawValue> {
+    serde_json::from_slice(text).ok()
 }
 
 /// A value, or the name of a member, which stands before its value.
