@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -19,6 +19,9 @@ use crate::event::InvalidEvent;
 const RETRY_AFTER_QUEUE_S: u32 = 1;
 /// Seconds a client is asked to wait where a disk is full or the host goes away.
 const RETRY_AFTER_STOPPED_S: u32 = 5;
+
+/// Says that a command was sent before, and this is the answer it got.
+pub(super) const REPEATED: HeaderName = HeaderName::from_static("tidegate-repeated");
 
 /// What kind of trouble it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -236,11 +239,24 @@ pub struct ErrorDetail {
     pub request_id: String,
 }
 
+/// What comes of sending a request again that was answered so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// Perhaps another answer.
+    Once,
+    /// The same: it is recorded under an `Idempotency-Key`.
+    Recorded,
+    /// The same, as before.
+    Repeated,
+}
+
 /// An answer that is not a success, before it knows its request id.
 #[derive(Debug, Clone)]
 pub struct ApiError {
     /// The kind.
     pub code: Code,
+    /// What comes of asking again.
+    pub answer: Answer,
     /// Everything else; `code` and `request_id` are filled in when it is rendered.
     pub detail: Box<ErrorDetail>,
 }
@@ -251,6 +267,7 @@ impl ApiError {
     pub fn new(code: Code, message: impl Into<String>) -> Self {
         Self {
             code,
+            answer: Answer::Once,
             detail: Box::new(ErrorDetail { message: message.into(), ..ErrorDetail::default() }),
         }
     }
@@ -285,8 +302,11 @@ impl ApiError {
         };
         let mut response = (status, axum::Json(body)).into_response();
         let headers = response.headers_mut();
-        if let Some(seconds) = self.code.retry_after_s() {
+        if let (Some(seconds), Answer::Once) = (self.code.retry_after_s(), self.answer) {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if self.answer == Answer::Repeated {
+            headers.insert(REPEATED, HeaderValue::from_static("true"));
         }
         if self.code == Code::Unauthorized {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::errors::{ApiError, Code};
+use super::errors::{Answer, ApiError, Code};
 use crate::effects::OutcomeKind;
 use crate::event::{CommitNumber, Key, KeySequence, Position};
 
@@ -86,6 +86,14 @@ pub enum RequestError {
         /// Why, for people.
         reason: String,
     },
+    /// What a command with an `Idempotency-Key` came to: whoever sends it again gets the same.
+    #[error("{error}")]
+    Recorded {
+        /// How it failed.
+        error: Box<RequestError>,
+        /// Whether it had been sent before.
+        repeated: bool,
+    },
     /// As many requests are under way as may be.
     #[error("{0}")]
     Busy(String),
@@ -136,11 +144,11 @@ fn failure(outcome: OutcomeKind, reason: &str) -> String {
 impl RequestError {
     /// What it is counted as.
     #[must_use]
-    pub const fn outcome(&self) -> &'static str {
+    pub fn outcome(&self) -> &'static str {
         self.code().name()
     }
 
-    const fn code(&self) -> Code {
+    fn code(&self) -> Code {
         match self {
             Self::NotFound(_) => Code::NotFound,
             Self::Conflict(_) => Code::Conflict,
@@ -150,6 +158,7 @@ impl RequestError {
             Self::Failed { outcome: OutcomeKind::Reject, .. } => Code::Rejected,
             Self::Failed { outcome: OutcomeKind::Retry, .. } => Code::Retry,
             Self::Failed { outcome, .. } => Code::Failed(*outcome),
+            Self::Recorded { error, .. } => error.code(),
             Self::Busy(_) => Code::QueueFull,
             Self::AnswerTimeout { .. } => Code::AnswerTimeout,
             Self::WaitTimeout { .. } => Code::WaitTimeout,
@@ -163,6 +172,10 @@ impl RequestError {
 
 impl From<RequestError> for ApiError {
     fn from(error: RequestError) -> Self {
+        if let RequestError::Recorded { error, repeated } = error {
+            let answer = if repeated { Answer::Repeated } else { Answer::Recorded };
+            return Self { answer, ..Self::from(*error) };
+        }
         let mut api = Self::new(error.code(), error.to_string());
         match error {
             RequestError::IdempotencyConflict { position, .. } => {

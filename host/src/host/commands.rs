@@ -19,10 +19,14 @@ pub(super) async fn run(
 ) -> Result<Answered, RequestError> {
     let bus = runner.bus();
     let to = runner.version().deliverer.clone();
-    let key = command.key.clone();
+    let (key, recorded) = (command.key.clone(), command.idempotency_key.is_some());
     let may_run = || may_run(bus, &runner, &key);
     let answer = bus.command(&to, command, may_run).await.map_err(request_error)?;
-    answered(answer)
+    let repeated = answer.repeated;
+    answered(answer).map_err(|error| match recorded {
+        true => RequestError::Recorded { error: Box::new(error), repeated },
+        false => error,
+    })
 }
 
 /// Whether a command would be delivered soon.

@@ -13,7 +13,7 @@ use super::openapi::{CommandErrors, Errors, QueryErrors};
 use crate::api::app::App;
 use crate::api::auth::Principal;
 use crate::api::cloudevents::percent_encode;
-use crate::api::errors::{ApiError, Code};
+use crate::api::errors::{ApiError, Code, REPEATED};
 use crate::api::params::Params;
 use crate::api::requests::{Answered, CommandRequest, QueryRequest};
 use crate::event::{KeySequence, Position};
@@ -278,8 +278,7 @@ fn response(answered: Answered) -> Response {
         headers.insert(HeaderName::from_static("tidegate-sequence"), sequence.0.into());
     }
     if answered.repeated {
-        let value = HeaderValue::from_static("true");
-        headers.insert(HeaderName::from_static("tidegate-repeated"), value);
+        headers.insert(REPEATED, HeaderValue::from_static("true"));
     }
     response
 }

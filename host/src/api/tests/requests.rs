@@ -50,7 +50,16 @@ async fn a_command_that_fails_says_how() {
         let path = format!("/v1/plugins/totals/command/{name}?key=k");
         let answer = server.post(&path, &[], b"").await;
         assert_eq!((answer.status, &*answer.code()), (status, code), "{answer:?}");
+        for (key, repeated) in [("first", None), ("again", Some("true"))] {
+            let answer = server.post(&path, &[("idempotency-key", key)], b"").await;
+            assert_eq!((answer.status, &*answer.code()), (status, code), "{answer:?}");
+            assert_eq!(answer.header("tidegate-repeated"), repeated, "{answer:?}");
+            assert_eq!(answer.header("retry-after"), None, "it would be the same: {answer:?}");
+        }
     }
+    let answer = server.post("/v1/plugins/totals/command/retry?key=k", &[], b"").await;
+    assert_eq!(answer.header("retry-after"), Some("1"), "{answer:?}");
+    assert_eq!(answer.header("tidegate-repeated"), None);
     let answer = server.post("/v1/plugins/other/command/x?key=k", &[], b"").await;
     assert_eq!((answer.status, &*answer.code()), (404, "not_found"));
 }

@@ -317,9 +317,14 @@ impl HostApi for FakeHost {
                 "timeout" => Err((OutcomeKind::Timeout, "")),
                 _ => Ok(said_back(&request)),
             };
-            answered.map_err(|(outcome, reason)| RequestError::Failed {
-                outcome,
-                reason: reason.to_owned(),
+            answered.map_err(|(outcome, reason)| {
+                let error = RequestError::Failed { outcome, reason: reason.to_owned() };
+                match request.idempotency_key.as_deref() {
+                    None => error,
+                    Some(key) => {
+                        RequestError::Recorded { error: Box::new(error), repeated: key == "again" }
+                    }
+                }
             })
         })
     }
