@@ -26,11 +26,11 @@ pub(super) const REPEATED: HeaderName = HeaderName::from_static("tidegate-repeat
 /// What kind of trouble it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Code {
-    /// The body is not JSON, or not of the shape the media type says.
+    /// The body is not JSON.
     InvalidJson,
     /// The request is not HTTP as it should be.
     InvalidRequest,
-    /// An attribute, parameter or header is missing or malformed.
+    /// An attribute, parameter or header is missing or malformed, or the body no event at all.
     InvalidField,
     /// The key is empty, too long or has control characters.
     InvalidKey,
@@ -350,24 +350,20 @@ impl From<InvalidEvent> for ApiError {
 
 impl From<BadInput> for ApiError {
     fn from(bad: BadInput) -> Self {
+        let message = bad.problem.to_string();
         let mut error = match bad.problem {
             BadEvent::Invalid(invalid) => Self::from(invalid),
-            BadEvent::Json { line, column, why } => {
-                let mut error = Self::new(
-                    Code::InvalidJson,
-                    format!("not valid JSON at line {line}, column {column}: {why}"),
-                );
+            BadEvent::Json { line, column, .. } => {
+                let mut error = Self::new(Code::InvalidJson, message);
                 error.detail.line = Some(line);
                 error.detail.column = Some(column);
                 error
             }
-            BadEvent::MediaType { why } => Self::new(Code::UnsupportedMediaType, why),
-            BadEvent::TooMany { limit, actual } => Self::over(
-                Code::TooLarge,
-                format!("the batch has {actual} events, at most {limit} are allowed"),
-                limit,
-                actual,
-            ),
+            BadEvent::NotAnEvent { .. } => Self::new(Code::InvalidField, message),
+            BadEvent::MediaType { .. } => Self::new(Code::UnsupportedMediaType, message),
+            BadEvent::TooMany { limit, actual } => {
+                Self::over(Code::TooLarge, message, limit, actual)
+            }
         };
         if let Some(index) = bad.index {
             error.detail.index = Some(index);

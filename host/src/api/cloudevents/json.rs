@@ -19,10 +19,12 @@ use crate::api::host::Publish;
 use crate::event::InvalidEvent;
 use crate::limits;
 
+const AN_EVENT: &str = "a CloudEvent, which is an object";
+const A_BATCH: &str = "a batch, which is an array of CloudEvents";
+
 /// Reads the body of a structured request.
 pub(super) fn read_structured(body: &[u8]) -> Result<Publish, BadInput> {
-    let members: Members<'_> = serde_json::from_slice(body).map_err(|e| json_error(&e))?;
-    Ok(event(&members)?)
+    Ok(read_line(body)?)
 }
 
 /// Reads one event that stands alone on a line, as in a file for `publish --batch`.
@@ -30,13 +32,17 @@ pub(super) fn read_structured(body: &[u8]) -> Result<Publish, BadInput> {
 /// # Errors
 /// [`BadEvent`] for the first thing that is wrong; a JSON error counts lines from this one.
 pub fn read_line(line: &[u8]) -> Result<Publish, BadEvent> {
-    let members: Members<'_> = serde_json::from_slice(line).map_err(|e| json_error(&e))?;
+    let members: Members<'_> = serde_json::from_slice(line).map_err(|e| not(AN_EVENT, &e))?;
     Ok(event(&members)?)
 }
 
 /// Reads the body of a batch request.
 pub(super) fn read_batch(body: &[u8]) -> Result<Vec<Publish>, BadInput> {
-    let batch: Batch<'_> = serde_json::from_slice(body).map_err(|e| json_error(&e))?;
+    let mut at = None;
+    let batch = batch(body, &mut at).map_err(|error| match at.filter(|_| error.is_data()) {
+        Some(index) => BadInput::at(index, not(AN_EVENT, &error)),
+        None => not(A_BATCH, &error).into(),
+    })?;
     let actual = batch.events.len() + batch.beyond;
     if actual > limits::BATCH_EVENTS_MAX {
         let (limit, actual) = (limits::BATCH_EVENTS_MAX as u64, actual as u64);
@@ -44,6 +50,19 @@ pub(super) fn read_batch(body: &[u8]) -> Result<Vec<Publish>, BadInput> {
     }
     let events = batch.events.iter().enumerate();
     events.map(|(index, members)| event(members).map_err(|e| BadInput::at(index, e))).collect()
+}
+
+/// What is wrong with a body that is to be of this shape.
+fn not(expected: &'static str, error: &serde_json::Error) -> BadEvent {
+    if error.is_data() { BadEvent::NotAnEvent { expected } } else { json_error(error) }
+}
+
+/// Takes a batch apart; `at`: the event it has come to.
+fn batch<'a>(body: &'a [u8], at: &mut Option<usize>) -> Result<Batch<'a>, serde_json::Error> {
+    let mut json = serde_json::Deserializer::from_slice(body);
+    let batch = json.deserialize_seq(BatchVisitor { at })?;
+    json.end()?;
+    Ok(batch)
 }
 
 fn event(members: &Members<'_>) -> Result<Publish, InvalidEvent> {
@@ -169,7 +188,7 @@ impl<'de> Deserialize<'de> for Members<'de> {
         impl<'de> Visitor<'de> for MembersVisitor {
             type Value = Members<'de>;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a CloudEvent, which is an object")
+                f.write_str(AN_EVENT)
             }
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members<'de>, A::Error> {
                 let mut members = Vec::with_capacity(10);
@@ -185,26 +204,26 @@ impl<'de> Deserialize<'de> for Members<'de> {
     }
 }
 
-impl<'de> Deserialize<'de> for Batch<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct BatchVisitor;
-        impl<'de> Visitor<'de> for BatchVisitor {
-            type Value = Batch<'de>;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a batch, which is an array of CloudEvents")
-            }
-            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Batch<'de>, A::Error> {
-                let (mut events, mut beyond) = (Vec::new(), 0);
-                while events.len() < limits::BATCH_EVENTS_MAX {
-                    let Some(members) = seq.next_element()? else { break };
-                    events.push(members);
-                }
-                while seq.next_element::<&'de RawValue>()?.is_some() {
-                    beyond += 1;
-                }
-                Ok(Batch { events, beyond })
-            }
+/// `at`: the index of the event that is being read.
+struct BatchVisitor<'i> {
+    at: &'i mut Option<usize>,
+}
+
+impl<'de> Visitor<'de> for BatchVisitor<'_> {
+    type Value = Batch<'de>;
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(A_BATCH)
+    }
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Batch<'de>, A::Error> {
+        let (mut events, mut beyond) = (Vec::new(), 0);
+        while events.len() < limits::BATCH_EVENTS_MAX {
+            *self.at = Some(events.len());
+            let Some(members) = seq.next_element()? else { break };
+            events.push(members);
         }
-        deserializer.deserialize_seq(BatchVisitor)
+        while seq.next_element::<&'de RawValue>()?.is_some() {
+            beyond += 1;
+        }
+        Ok(Batch { events, beyond })
     }
 }

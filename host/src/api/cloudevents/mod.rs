@@ -64,7 +64,7 @@ pub(crate) mod own {
 /// Why a request holds no events.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadEvent {
-    /// Not JSON, or not an object, or not an array of them.
+    /// Not JSON.
     #[error("not valid JSON at line {line}, column {column}: {why}")]
     Json {
         /// Line of the body, from 1.
@@ -73,6 +73,12 @@ pub enum BadEvent {
         column: usize,
         /// What the parser says.
         why: String,
+    },
+    /// JSON, but not an object, or not an array.
+    #[error("not {expected}")]
+    NotAnEvent {
+        /// What it should be.
+        expected: &'static str,
     },
     /// An attribute is wrong.
     #[error(transparent)]

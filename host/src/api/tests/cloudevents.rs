@@ -3,7 +3,7 @@
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use bytes::Bytes;
 
-use crate::api::cloudevents::{self, BadEvent, read, read_line, to_binary, write_json};
+use crate::api::cloudevents::{self, BadEvent, BadInput, read, read_line, to_binary, write_json};
 use crate::api::errors::ApiError;
 use crate::api::host::Publish;
 use crate::event::{CommitNumber, Event, KeySequence, KeyVariant, Position};
@@ -294,7 +294,6 @@ fn bad_json_has_line_and_column() {
     for (json, line, column) in [
         ("{\n \"id\": }", 2, 8),
         ("", 1, 1),
-        ("[]", 1, 1),
         ("{\"id\":\"1\"} x", 1, 12),
         ("{\"id\":\"\u{1}\"}", 1, 7),
     ] {
@@ -317,10 +316,24 @@ fn a_bad_event_of_a_batch_is_named_by_index() {
     assert_eq!(batch("[]".to_owned()).unwrap(), []);
     let bad = batch(format!("[{good},{{\"specversion\":\"1.0\"}}]")).unwrap_err();
     assert_eq!(bad.index, Some(1));
+    for (wrong, index) in [("[EVENT,7]", Some(1)), ("[[]]", Some(0)), ("EVENT", None), ("7", None)]
+    {
+        let error = ApiError::from(batch(wrong.replace("EVENT", good)).unwrap_err());
+        assert_eq!((error.code.name(), error.detail.index), ("invalid_field", index), "{wrong}");
+        assert!(!error.detail.message.contains("JSON"), "{}", error.detail.message);
+    }
+    for wrong in ["[1]", "\"x\""] {
+        let error = structured(wrong).expect_err(wrong);
+        let found = (error.code.name(), &*error.detail.message);
+        assert_eq!(found, ("invalid_field", "not a CloudEvent, which is an object"), "{wrong}");
+    }
+    for broken in [format!("[{good},"), format!("[{good}] x")] {
+        let bad = batch(broken).unwrap_err();
+        assert!(matches!(bad, BadInput { index: None, problem: BadEvent::Json { .. } }), "{bad:?}");
+    }
     let many = format!("[{}]", vec![good; 10_001].join(","));
     let bad = batch(many).unwrap_err();
     assert_eq!(bad.problem, BadEvent::TooMany { limit: 10_000, actual: 10_001 });
-    assert!(matches!(batch(good.to_owned()).unwrap_err().problem, BadEvent::Json { .. }));
 }
 
 #[test]

@@ -116,7 +116,7 @@ fn a_bad_line_is_named_and_what_stands_before_it_is_published() {
     for (bad, says) in [
         ("{\"id\":", "line 4: not valid JSON at column 6"),
         ("{\"specversion\":\"1.0\"}", "line 4: `id` is missing"),
-        ("42", "line 4: not valid JSON"),
+        ("42", "line 4: not a CloudEvent"),
     ] {
         let text = format!("{}\n\n{}\n{bad}\n{}", event(1), event(2), event(3));
         let (result, summary, sizes, _) = publish(&text, |_, e| Ok(vec![false; e.len()]));
