@@ -10,10 +10,10 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 
-use super::openapi::{ActionErrors, Errors};
+use super::openapi::{ActionErrors, DiffErrors, Errors};
 use super::plugins::digest;
 use crate::api::app::App;
-use crate::api::errors::ApiError;
+use crate::api::errors::{ApiError, Code};
 use crate::api::host::{DiffOn, DiffRequest};
 use crate::api::params::Params;
 use crate::api::view::DiffView;
@@ -22,6 +22,9 @@ use crate::limits::REPLAY_DIFFERENCES_MAX;
 
 /// Differences that are told where nothing else is asked for.
 const DIFFERENCES_DEFAULT: usize = 20;
+
+/// The media type of a module.
+const WASM: &str = "application/wasm";
 
 /// Runs past deliveries again, and compares them with the record
 ///
@@ -43,7 +46,12 @@ const DIFFERENCES_DEFAULT: usize = 20;
             told in words; 20 if absent"),
     ),
     request_body(content = Vec<u8>, content_type = "application/wasm", description = "A module"),
-    responses((status = 200, description = "What differs", body = DiffView), Errors, ActionErrors),
+    responses(
+        (status = 200, description = "What differs", body = DiffView),
+        Errors,
+        ActionErrors,
+        DiffErrors,
+    ),
 )]
 pub(super) async fn diff(
     State(app): State<Arc<App>>,
@@ -60,6 +68,9 @@ pub(super) async fn diff(
     params.finish()?;
     const { assert!(DIFFERENCES_DEFAULT <= REPLAY_DIFFERENCES_MAX) };
     let (wasm, share) = app.body(&headers, body).await?;
+    if !wasm.is_empty() {
+        check_type(&headers)?;
+    }
     let on = match module.as_deref() {
         Some(_) if !wasm.is_empty() => {
             return Err(ApiError::field("module", "cannot be asked for beside a body"));
@@ -91,6 +102,16 @@ pub(super) async fn diff(
         Ok::<_, Infallible>(bytes)
     });
     Ok(([(header::CONTENT_TYPE, "application/json")], Body::from_stream(both)).into_response())
+}
+
+fn check_type(headers: &HeaderMap) -> Result<(), ApiError> {
+    let said = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let essence = said.and_then(|said| said.split(';').next()).unwrap_or_default().trim();
+    if essence.eq_ignore_ascii_case(WASM) {
+        return Ok(());
+    }
+    let message = format!("a module comes as `{WASM}`, not as `{}`", essence.escape_debug());
+    Err(ApiError::new(Code::UnsupportedMediaType, message))
 }
 
 impl Params {

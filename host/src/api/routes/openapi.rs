@@ -104,7 +104,7 @@ pub(super) enum Errors {
     #[response(status = 422)]
     Invalid(ErrorBody),
     /// `queue_full`: too many answers wait to be read
-    #[response(status = 429)]
+    #[response(status = 429, headers(("Retry-After" = u32)))]
     QueueFull(ErrorBody),
     /// `headers_too_large`
     #[response(status = 431)]
@@ -131,13 +131,13 @@ pub(super) enum PublishErrors {
     #[response(status = 415)]
     MediaType(ErrorBody),
     /// `queue_full`
-    #[response(status = 429)]
+    #[response(status = 429, headers(("Retry-After" = u32)))]
     QueueFull(ErrorBody),
     /// `read_only`, `shutting_down`
-    #[response(status = 503)]
+    #[response(status = 503, headers(("Retry-After" = u32)))]
     Stopped(ErrorBody),
     /// `storage_full`
-    #[response(status = 507)]
+    #[response(status = 507, headers(("Retry-After" = u32)))]
     StorageFull(ErrorBody),
 }
 
@@ -149,7 +149,13 @@ pub(super) enum CommandErrors {
     #[response(status = 408)]
     Timeout(ErrorBody),
     /// `key_unavailable`, `idempotency_conflict`, `sequence_conflict`, `conflict`
-    #[response(status = 409)]
+    #[response(
+        status = 409,
+        headers(
+            ("Retry-After" = u32),
+            ("Tidegate-Repeated" = bool)
+        )
+    )]
     Conflict(ErrorBody),
     /// `too_large`
     #[response(status = 413)]
@@ -158,24 +164,47 @@ pub(super) enum CommandErrors {
     #[response(status = 415)]
     MediaType(ErrorBody),
     /// `invalid_field`, `invalid_key`; `rejected`: the plugin says no
-    #[response(status = 422)]
+    #[response(status = 422, headers(("Tidegate-Repeated" = bool)))]
     Rejected(ErrorBody),
     /// `queue_full`
-    #[response(status = 429)]
+    #[response(status = 429, headers(("Retry-After" = u32)))]
     QueueFull(ErrorBody),
     /// `internal`; `trap`, `fuel`, `memory`, `output`, `depth`: the plugin failed
-    #[response(status = 500)]
+    #[response(status = 500, headers(("Tidegate-Repeated" = bool)))]
     Failed(ErrorBody),
     /// `retry`: the plugin asks to be tried later; `read_only`, `shutting_down`
-    #[response(status = 503)]
+    #[response(
+        status = 503,
+        headers(
+            ("Retry-After" = u32),
+            ("Tidegate-Repeated" = bool)
+        )
+    )]
     Stopped(ErrorBody),
     /// `timeout`: the plugin took too long; `answer_timeout`: it has not run yet, and will
-    #[response(status = 504)]
+    #[response(status = 504, headers(("Tidegate-Repeated" = bool)))]
     NotAnswered(ErrorBody),
     /// `storage_full`
-    #[response(status = 507)]
+    #[response(status = 507, headers(("Retry-After" = u32)))]
     StorageFull(ErrorBody),
 }
+
+/// The plugin's answer
+#[derive(IntoResponses)]
+#[response(
+    status = 200,
+    content_type = "*/*",
+    headers(
+        ("Tidegate-Commit" = u64, description = "The state is that of this commit. Other keys are \
+            seen as they are then or later"),
+        ("Tidegate-Position" = u64, description = "The plugin had completed everything that is for \
+            it up to here, at least"),
+        ("Tidegate-Sequence" = Option<u64>,
+            description = "Sequence of the key at the commit; 0: it has no event"),
+    )
+)]
+#[allow(dead_code, reason = "it describes answers, it makes none")]
+pub(super) struct QueryAnswer(serde_json::Value);
 
 /// What a query may answer beside [`Errors`].
 #[derive(IntoResponses)]
@@ -185,7 +214,7 @@ pub(super) enum QueryErrors {
     #[response(status = 408)]
     Timeout(ErrorBody),
     /// `key_unavailable`: the plugin does not run
-    #[response(status = 409)]
+    #[response(status = 409, headers(("Retry-After" = u32)))]
     Conflict(ErrorBody),
     /// `too_large`
     #[response(status = 413)]
@@ -197,13 +226,13 @@ pub(super) enum QueryErrors {
     #[response(status = 422)]
     Rejected(ErrorBody),
     /// `queue_full`
-    #[response(status = 429)]
+    #[response(status = 429, headers(("Retry-After" = u32)))]
     QueueFull(ErrorBody),
     /// `internal`; `trap`, `fuel`, `memory`, `output`: the plugin failed
     #[response(status = 500)]
     Failed(ErrorBody),
-    /// `retry`: the plugin asks to be asked later
-    #[response(status = 503)]
+    /// `retry`: the plugin asks to be asked later; `shutting_down`
+    #[response(status = 503, headers(("Retry-After" = u32)))]
     Stopped(ErrorBody),
     /// `timeout`: the plugin took too long; `wait_timeout`: it has not come to the position
     #[response(status = 504)]
@@ -218,11 +247,26 @@ pub(super) enum ActionErrors {
     #[response(status = 409)]
     Conflict(ErrorBody),
     /// `read_only`, `shutting_down`
-    #[response(status = 503)]
+    #[response(status = 503, headers(("Retry-After" = u32)))]
     Stopped(ErrorBody),
     /// `storage_full`
-    #[response(status = 507)]
+    #[response(status = 507, headers(("Retry-After" = u32)))]
     StorageFull(ErrorBody),
+}
+
+/// What a replay may answer beside [`Errors`] and [`ActionErrors`].
+#[derive(IntoResponses)]
+#[allow(dead_code, reason = "it describes answers, it makes none")]
+pub(super) enum DiffErrors {
+    /// `request_timeout`
+    #[response(status = 408)]
+    Timeout(ErrorBody),
+    /// `too_large`
+    #[response(status = 413)]
+    TooLarge(ErrorBody),
+    /// `unsupported_media_type`: the body is no `application/wasm`, or compressed
+    #[response(status = 415)]
+    MediaType(ErrorBody),
 }
 
 /// What opening a stream may answer beside [`Errors`].
@@ -230,7 +274,7 @@ pub(super) enum ActionErrors {
 #[allow(dead_code, reason = "it describes answers, it makes none")]
 pub(super) enum StreamErrors {
     /// `too_many_streams`
-    #[response(status = 429)]
+    #[response(status = 429, headers(("Retry-After" = u32)))]
     TooMany(ErrorBody),
 }
 
@@ -242,6 +286,6 @@ pub(super) enum ProbeErrors {
     #[response(status = 431)]
     HeadersTooLarge(ErrorBody),
     /// `not_ready`, `shutting_down`
-    #[response(status = 503)]
+    #[response(status = 503, headers(("Retry-After" = u32)))]
     NotReady(ErrorBody),
 }

@@ -9,7 +9,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 
-use super::openapi::{CommandErrors, Errors, QueryErrors};
+use super::openapi::{CommandErrors, Errors, QueryAnswer, QueryErrors};
 use crate::api::app::App;
 use crate::api::auth::Principal;
 use crate::api::cloudevents::percent_encode;
@@ -111,15 +111,7 @@ pub(super) async fn command(
             event at this position; at most 10 s, then `wait_timeout`"),
     ),
     responses(
-        (status = 200, description = "The plugin's answer", body = serde_json::Value, content_type = "*/*",
-            headers(
-                ("Tidegate-Commit" = u64, description = "The state is that of this commit. Other \
-                    keys are seen as they are then or later"),
-                ("Tidegate-Position" = u64, description = "The plugin had completed everything \
-                    that is for it up to here, at least"),
-                ("Tidegate-Sequence" = Option<u64>,
-                    description = "Sequence of the key at the commit; 0: it has no event"),
-            )),
+        QueryAnswer,
         Errors,
         QueryErrors,
     ),
@@ -152,8 +144,7 @@ pub(super) async fn ask(
     ),
     request_body(content = serde_json::Value, content_type = "*/*", description = "At most 1 MiB"),
     responses(
-        (status = 200, description = "The plugin's answer, with the headers of GET",
-            body = serde_json::Value, content_type = "*/*"),
+        QueryAnswer,
         Errors,
         QueryErrors,
     ),

@@ -155,11 +155,42 @@ async fn the_document_names_errors_schemas_and_no_dangling_reference() {
     assert_eq!(of(&publish["requestBody"]), format!("{modes} application/cloudevents-batch+json"));
     let event = &document["paths"]["/v1/events/{position}"]["get"]["responses"]["200"];
     assert_eq!(of(event), modes);
-    let query = &document["paths"]["/v1/plugins/{plugin}/query/{path}"]["get"]["responses"]["200"];
-    assert_eq!(query["content"]["*/*"]["schema"].get("type"), None, "{query}");
+    let query = &document["paths"]["/v1/plugins/{plugin}/query/{path}"];
+    let answer = &query["get"]["responses"]["200"];
+    assert_eq!(answer["content"]["*/*"]["schema"].get("type"), None, "{answer}");
+    for name in ["Tidegate-Commit", "Tidegate-Position", "Tidegate-Sequence"] {
+        assert!(answer["headers"].get(name).is_some(), "{name}: {answer}");
+    }
+    assert_eq!(answer, &query["post"]["responses"]["200"]);
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        for (method, operation) in methods.as_object().unwrap() {
+            let responses = operation["responses"].as_object().unwrap();
+            let busy = |status: &&str| responses.contains_key(*status);
+            for status in ["429", "503", "507"].iter().copied().filter(busy) {
+                let declared = responses[status]["headers"].get("Retry-After");
+                assert!(declared.is_some(), "{method} {path} {status}");
+            }
+        }
+    }
     for reference in text.split("\"$ref\": \"#").skip(1) {
         let pointer = reference.split('"').next().unwrap();
         assert!(document.pointer(pointer).is_some(), "{pointer}");
+    }
+}
+
+#[tokio::test]
+async fn a_module_comes_as_what_it_is() {
+    let server = Fixture::default().await;
+    let path = "/v1/plugins/totals/diff";
+    for (headers, body, status) in [
+        (&[][..], &b""[..], 200),
+        (&[("content-type", "text/plain")], b"", 200),
+        (&[("content-type", "Application/Wasm")], b"\0asm", 200),
+        (&[("content-type", "application/json")], b"\0asm", 415),
+        (&[], b"\0asm", 415),
+    ] {
+        let answer = server.post(path, headers, body).await;
+        assert_eq!(answer.status, status, "{headers:?} {answer:?}");
     }
 }
 
