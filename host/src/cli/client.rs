@@ -14,7 +14,7 @@ use url::Url;
 use super::out::UsageError;
 use super::sse::Items;
 use super::trust::{self, Handshake};
-use crate::api::errors::{ErrorBody, ErrorDetail};
+use crate::api::errors::{Code, ErrorBody, ErrorDetail};
 use crate::api::view::BusKind;
 
 /// Where a host listens unless it is told otherwise.
@@ -113,6 +113,13 @@ impl ClientError {
             }
             Self::Untrusted { .. } | Self::NoTls { .. } | Self::Foreign { .. } => false,
         }
+    }
+
+    /// Whether what the command line says is what the host cannot make sense of.
+    #[must_use]
+    pub fn is_usage(&self) -> bool {
+        let Self::Refused { detail } = self else { return false };
+        [Code::InvalidField, Code::InvalidKey].iter().any(|code| code.name() == detail.code)
     }
 }
 

@@ -6,10 +6,13 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
+use super::client::ClientError;
+
 /// Standard output, or a test's memory.
 pub struct Out(Box<dyn Write + Send>);
 
-/// The command line makes no sense, in a way only the command itself could see: exit code 2.
+/// The command line makes no sense, in a way only the command itself could see: exit code 2, as of what
+/// the host alone sees, see [`ClientError::is_usage`].
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct UsageError(pub String);
@@ -71,7 +74,9 @@ pub fn failed(error: &anyhow::Error) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     note(format_args!("error: {}", sentence(error)));
-    if error.downcast_ref::<UsageError>().is_some() { ExitCode::from(2) } else { ExitCode::FAILURE }
+    let is_usage = error.downcast_ref::<UsageError>().is_some()
+        || error.downcast_ref::<ClientError>().is_some_and(ClientError::is_usage);
+    if is_usage { ExitCode::from(2) } else { ExitCode::FAILURE }
 }
 
 /// An error and its causes. Errors that name their cause in their own text do not say it twice.

@@ -312,3 +312,23 @@ async fn hosts_are_believed_over_tls_where_their_authority_is_known() {
     let error = command(&["--url", &url, "status"]).await.unwrap_err();
     assert!(error.contains("does not speak TLS: use http://"), "{error}");
 }
+
+#[tokio::test]
+async fn what_only_the_host_sees_to_make_no_sense_is_a_usage_error_too() {
+    let server = Fixture::default().await;
+    let url = format!("http://{}", server.address);
+    for (line, code) in [
+        (&["events", "list", "--key", ""][..], 2),
+        (&["command", "totals", "open", "--key", ""], 2),
+        (&["query", "totals", "all", "--key", ""], 2),
+        (&["plugins", "rename", "totals", "Bad_"], 2),
+        (&["command", "totals", "reject", "--key", "k"], 1),
+        (&["plugins", "show", "other"], 1),
+    ] {
+        let words = [&["tidegate", "--url", &url], line].concat();
+        let cli = Cli::try_parse_from(words).unwrap();
+        let run = move || run(&cli, &mut Out::to(io::sink()));
+        let error = tokio::task::spawn_blocking(run).await.unwrap().unwrap_err();
+        assert_eq!(out::failed(&error), ExitCode::from(code), "{line:?}: {error:#}");
+    }
+}
