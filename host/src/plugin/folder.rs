@@ -28,6 +28,10 @@ pub enum Found {
         name: String,
         /// Its folder.
         path: PathBuf,
+        /// The module that its manifest names.
+        module: Option<PathBuf>,
+        /// What is missing, and what to do.
+        why: String,
     },
     /// A plugin whose files do not go together.
     Broken {
@@ -265,7 +269,8 @@ fn irregular(file_type: FileType) -> Option<&'static str> {
     }
 }
 
-fn stamped(path: &Path) -> Result<Stamped, String> {
+/// A regular file as it is now, or what else it is.
+pub(crate) fn stamped(path: &Path) -> Result<Stamped, String> {
     let shown = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
     let metadata = std::fs::symlink_metadata(path)
         .map_err(|error| format!("`{shown}` cannot be read: {error}"))?;
@@ -311,32 +316,78 @@ fn read_folder(name: &str, path: &Path) -> Option<Found> {
         let why = format!("{invalid}; rename the folder");
         return Some(Found::Skipped { path: path.to_owned(), why });
     }
-    let broken = |why| Some(Found::Broken { name: name.to_owned(), path: path.to_owned(), why });
-    let named = match manifest.as_deref().map(|manifest| named_module(name, manifest)).transpose() {
+    Some(found_in(name, path, &modules, manifest.as_deref()))
+}
+
+/// What a host makes of a folder if it is that of the plugin `name`; none: it has nothing to do with
+/// plugins, or cannot be read.
+#[must_use]
+pub fn in_folder(name: &str, path: &Path) -> Option<Found> {
+    let (modules, manifest) = list_folder(path).ok()?;
+    let concerns = !modules.is_empty() || manifest.is_some();
+    concerns.then(|| found_in(name, path, &modules, manifest.as_deref()))
+}
+
+fn found_in(name: &str, path: &Path, modules: &[PathBuf], manifest: Option<&Path>) -> Found {
+    let broken = |why| Found::Broken { name: name.to_owned(), path: path.to_owned(), why };
+    let named = match manifest.map(|manifest| named_module(name, manifest)).transpose() {
         Ok(named) => named.flatten(),
         Err(why) => return broken(why),
     };
-    let module = match (named, modules.as_slice()) {
-        (Some(named), _) => match inside(path, &named) {
-            Ok(module) => module,
+    let module = match (&named, modules) {
+        (Some(named), _) => match inside(path, named) {
+            Ok(Some(module)) => module,
+            Ok(None) => return missing(name, path, named, modules),
             Err(why) => return broken(why),
         },
-        (None, []) => None,
-        (None, [module]) => Some(module.clone()),
+        (None, []) => return unbuilt(name, path, None),
+        (None, [module]) => module.clone(),
         (None, several) => {
-            let names: Vec<_> = several.iter().filter_map(|path| path.file_name()).collect();
-            let names: Vec<_> = names.iter().map(|name| name.to_string_lossy()).collect();
-            let names = names.join("`, `");
             return broken(format!(
-                "the folder has several modules, `{names}`; name one: `module = \"...\"` in \
-                 `{FOLDER_MANIFEST}`"
+                "the folder has several modules, {}; name one: `module = \"...\"` in \
+                 `{FOLDER_MANIFEST}`",
+                shown_in(path, several)
             ));
         }
     };
-    match module {
-        None => Some(Found::Unbuilt { name: name.to_owned(), path: path.to_owned() }),
-        Some(module) => Some(read_pair(name, path, &module, manifest.as_deref())),
+    read_pair(name, path, &module, manifest)
+}
+
+/// A manifest names a module that is not there. Where others are, here or where it would be, the name
+/// is wrong; where none is, it is not built yet.
+fn missing(name: &str, path: &Path, named: &str, modules: &[PathBuf]) -> Found {
+    let mut others = modules.to_vec();
+    let beside = path.join(named).parent().filter(|folder| *folder != path).map(list_folder);
+    others.extend(beside.into_iter().flatten().flat_map(|(modules, _)| modules));
+    if others.is_empty() {
+        return unbuilt(name, path, Some(named));
     }
+    let why = format!("{}; the folder has {}", not_there(named), shown_in(path, &others));
+    Found::Broken { name: name.to_owned(), path: path.to_owned(), why }
+}
+
+fn unbuilt(name: &str, path: &Path, named: Option<&str>) -> Found {
+    let what = named.map_or_else(|| "there is no module yet".to_owned(), not_there);
+    Found::Unbuilt {
+        name: name.to_owned(),
+        path: path.to_owned(),
+        module: named.map(|named| path.join(named)),
+        why: format!("{what}: `tidegate build {}` makes it, as `dev` does", path.display()),
+    }
+}
+
+/// What there is to say of a module that only a manifest knows.
+fn not_there(named: &str) -> String {
+    format!("`module` is \"{named}\", which is not there")
+}
+
+/// Modules as their folder's manifest would name them.
+fn shown_in(folder: &Path, modules: &[PathBuf]) -> String {
+    let shown = |path: &PathBuf| {
+        let path = path.strip_prefix(folder).unwrap_or(path);
+        format!("`{}`", path.display())
+    };
+    modules.iter().map(shown).collect::<Vec<_>>().join(", ")
 }
 
 /// Modules, in the order of their names, and the manifest.

@@ -35,6 +35,8 @@ pub(crate) struct Tracker {
     /// Which source a name belongs to.
     holders: BTreeMap<String, PathBuf>,
     told: BTreeMap<String, Told>,
+    /// The module of each source that was read last.
+    modules: BTreeMap<PathBuf, PathBuf>,
     /// Paths that a warning stands for.
     warned: BTreeMap<PathBuf, Change>,
     start: Start,
@@ -94,6 +96,7 @@ impl Tracker {
             seen: BTreeMap::new(),
             holders: BTreeMap::new(),
             told: BTreeMap::new(),
+            modules: BTreeMap::new(),
             warned: BTreeMap::new(),
             start: Start::Before,
         }
@@ -156,6 +159,7 @@ impl Tracker {
         let (name, path) = (files.name.clone(), files.path.clone());
         let (told, change) = match result {
             Ok(source) => {
+                self.modules.insert(path, files.module.path.clone());
                 let (digest, manifest_text) = (source.digest, source.manifest_text.clone());
                 (Told::Present { digest, manifest_text }, Change::Present(Box::new(source)))
             }
@@ -186,6 +190,7 @@ impl Tracker {
     fn note(&mut self, now: Duration, found: Vec<Found>, old_ns: Option<i128>) {
         let paths: BTreeSet<PathBuf> = found.iter().map(|found| found.path().to_owned()).collect();
         for found in found {
+            let found = self.keep_misnamed(found);
             let known = self.seen.get(found.path()).filter(|seen| seen.found == found);
             if known.is_some_and(|seen| seen.state != State::Gone) {
                 continue;
@@ -199,6 +204,19 @@ impl Tracker {
             if !paths.contains(path) && seen.state != State::Gone {
                 (seen.state, seen.settles_at) = (State::Gone, now + self.settle);
             }
+        }
+    }
+
+    /// A manifest that names another module than the one that was read, and none that is there, removes
+    /// nothing.
+    fn keep_misnamed(&self, found: Found) -> Found {
+        match found {
+            Found::Unbuilt { name, path, module: Some(module), why }
+                if self.modules.get(&path).is_some_and(|read| *read != module) =>
+            {
+                Found::Broken { name, path, why }
+            }
+            found => found,
         }
     }
 
@@ -219,6 +237,7 @@ impl Tracker {
         self.holders.retain(|_, path| {
             seen.get(path).is_some_and(|seen| seen.is_candidate() || !seen.has_settled(now))
         });
+        self.modules.retain(|path, _| self.holders.values().any(|holder| holder == path));
         let there: BTreeSet<&str> = self.candidates().map(|(name, ..)| name).collect();
         let gone = self.told.keys().chain(self.known.keys()).filter(|name| {
             !there.contains(name.as_str()) && !self.holders.contains_key(name.as_str())
@@ -238,23 +257,19 @@ impl Tracker {
             .values_mut()
             .filter(|seen| seen.state == State::Fresh && seen.has_settled(now))
             .filter_map(|seen| match &seen.found {
-                Found::Skipped { path, why } => {
+                Found::Skipped { path, why } | Found::Unbuilt { path, why, .. } => {
                     seen.state = State::Done;
                     Some((path.clone(), why.clone()))
-                }
-                Found::Unbuilt { .. } => {
-                    seen.state = State::Done;
-                    None
                 }
                 Found::Source(_) | Found::Broken { .. } => None,
             })
             .collect();
         let still = |path: &Path| match self.seen.get(path).map(|seen| &seen.found) {
-            Some(Found::Skipped { .. }) => true,
+            Some(Found::Skipped { .. } | Found::Unbuilt { .. }) => true,
             Some(Found::Source(_) | Found::Broken { .. }) => {
                 !self.holders.values().any(|holder| holder == path)
             }
-            Some(Found::Unbuilt { .. }) | None => false,
+            None => false,
         };
         let over: Vec<PathBuf> = self.warned.keys().filter(|path| !still(path)).cloned().collect();
         for path in over {

@@ -22,7 +22,10 @@ fn lines(folder: &Path) -> Vec<String> {
             let manifest = manifest.as_ref().map_or("-".into(), |manifest| short(&manifest.path));
             format!("{name} at {}: {} {manifest}", short(path), short(&module.path))
         }
-        Found::Unbuilt { name, path } => format!("{name} at {}: unbuilt", short(path)),
+        Found::Unbuilt { name, path, why, .. } => {
+            let why = why.replace(&folder.display().to_string(), "plugins");
+            format!("{name} at {}: unbuilt: {why}", short(path))
+        }
         Found::Broken { name, path, why } => format!("{name} at {}: broken: {why}", short(path)),
         Found::Skipped { path, why } => format!("{}: skipped: {why}", short(path)),
     };
@@ -76,7 +79,33 @@ fn a_source_folder_without_a_module_is_unbuilt_and_others_are_none_of_our_busine
         (".hidden.wasm", ""),
         ("a.wasm.part", ""),
     ];
-    assert_eq!(found(&files), ["a at a: unbuilt", "b at b: unbuilt"]);
+    assert_eq!(
+        found(&files),
+        [
+            "a at a: unbuilt: there is no module yet: `tidegate build plugins/a` makes it, as `dev` \
+             does",
+            "b at b: unbuilt: `module` is \"b.wasm\", which is not there: `tidegate build plugins/b` \
+             makes it, as `dev` does",
+        ]
+    );
+}
+
+#[test]
+fn a_named_module_that_is_not_there_is_told_of_with_those_that_are() {
+    let files = [
+        ("a/plugin.toml", "module = \"A.wasm\""),
+        ("a/a.wasm", ""),
+        ("b/plugin.toml", "module = \"out/B.wasm\""),
+        ("b/out/b.wasm", ""),
+    ];
+    assert_eq!(
+        found(&files),
+        [
+            "a at a: broken: `module` is \"A.wasm\", which is not there; the folder has `a.wasm`",
+            "b at b: broken: `module` is \"out/B.wasm\", which is not there; the folder has \
+             `out/b.wasm`",
+        ]
+    );
 }
 
 #[test]

@@ -21,6 +21,11 @@ fn source(name: &str, version: u64) -> Found {
     Found::Source(files(name, version))
 }
 
+fn unbuilt(name: &str, module: Option<PathBuf>) -> Found {
+    let (path, why) = (files(name, 1).path, "no module".to_owned());
+    Found::Unbuilt { name: name.to_owned(), path, module, why }
+}
+
 fn content(files: &SourceFiles, text: &str) -> Source {
     Source {
         name: files.name.clone(),
@@ -106,14 +111,48 @@ fn a_new_name_waits_for_what_is_leaving() {
 
 #[test]
 fn a_plugin_whose_folder_lost_its_module_is_removed() {
+    let path = files("a", 1).path;
+    // As named before, or by nobody.
+    for module in [Some(path.clone()), None] {
+        let mut tracker = tracker();
+        take_up(&mut tracker, "a", "text", 0);
+        let unbuilt = || vec![unbuilt("a", module.clone())];
+        assert_eq!(tracker.observe(ms(100), unbuilt(), NOTHING_OLD), []);
+        let removed = Step::Tell(Change::Removed { name: "a".to_owned() });
+        let why = "no module".to_owned();
+        let skipped = Step::Tell(Change::Skipped { path: path.clone(), why });
+        assert_eq!(tracker.observe(ms(180), unbuilt(), NOTHING_OLD), [removed, skipped]);
+        assert_eq!(tracker.observe(ms(300), unbuilt(), NOTHING_OLD), []);
+    }
+}
+
+/// A manifest whose `module` was misspelt took a live plugin away.
+#[test]
+fn a_plugin_whose_manifest_names_a_module_that_never_was_is_broken() {
     let mut tracker = tracker();
     take_up(&mut tracker, "a", "text", 0);
+    let misnamed = || vec![unbuilt("a", Some(PathBuf::from("/plugins/a/A.wasm")))];
+    assert_eq!(tracker.observe(ms(100), misnamed(), NOTHING_OLD), []);
+    let (path, why) = (files("a", 1).path, "no module".to_owned());
+    let broken = Step::Tell(Change::Broken { name: "a".to_owned(), path, why });
+    assert_eq!(tracker.observe(ms(180), misnamed(), NOTHING_OLD), [broken]);
+    assert_eq!(tracker.observe(ms(300), misnamed(), NOTHING_OLD), []);
+    tracker.observe(ms(400), vec![source("a", 2)], NOTHING_OLD);
+    let steps = tracker.observe(ms(480), vec![source("a", 2)], NOTHING_OLD);
+    assert_eq!(steps, [Step::Read(files("a", 2))]);
+}
+
+#[test]
+fn a_folder_that_is_not_built_yet_is_told_of_until_it_is() {
+    let mut tracker = tracker();
+    tracker.observe(ms(0), vec![unbuilt("a", None)], NOTHING_OLD);
     let path = files("a", 1).path;
-    let unbuilt = || vec![Found::Unbuilt { name: "a".to_owned(), path: path.clone() }];
-    assert_eq!(tracker.observe(ms(100), unbuilt(), NOTHING_OLD), []);
-    let removed = Step::Tell(Change::Removed { name: "a".to_owned() });
-    assert_eq!(tracker.observe(ms(180), unbuilt(), NOTHING_OLD), [removed]);
-    assert_eq!(tracker.observe(ms(300), unbuilt(), NOTHING_OLD), []);
+    let why = "no module".to_owned();
+    let skipped = Step::Tell(Change::Skipped { path: path.clone(), why });
+    assert_eq!(tracker.observe(ms(80), vec![unbuilt("a", None)], NOTHING_OLD), [skipped]);
+    tracker.observe(ms(200), vec![source("a", 1)], NOTHING_OLD);
+    let steps = tracker.observe(ms(280), vec![source("a", 1)], NOTHING_OLD);
+    assert_eq!(steps, [Step::Tell(Change::Cleared { path }), Step::Read(files("a", 1))]);
 }
 
 #[test]

@@ -80,6 +80,11 @@ fn write(path: &Path, text: &str) {
 #[tokio::test]
 async fn what_was_there_comes_first_and_then_the_end_of_the_scan() {
     let mut watched = Watched::new(&[("a.wasm", "1"), ("b/x.wasm", "2"), ("c/plugin.toml", "")]);
+    let skipped = watched.line().await;
+    assert!(
+        skipped.starts_with("c skipped: there is no module yet: `tidegate build "),
+        "{skipped}"
+    );
     watched.expect(&["a = 1", "b = 2", "scan end"]).await;
 }
 
