@@ -227,6 +227,17 @@ impl std::ops::Deref for Event {
     }
 }
 
+/// Whether an event can have an attribute of this name: 1 to [`ATTRIBUTE_NAME_BYTES_MAX`] of a-z and
+/// 0-9, and not `data`.
+///
+/// [`ATTRIBUTE_NAME_BYTES_MAX`]: crate::limits::ATTRIBUTE_NAME_BYTES_MAX
+#[must_use]
+pub fn is_attribute_name(name: &str) -> bool {
+    let letters = name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
+    let fits = (1..=crate::limits::ATTRIBUTE_NAME_BYTES_MAX).contains(&name.len());
+    letters && fits && name != "data"
+}
+
 impl NewEvent {
     /// The value of one further attribute.
     #[must_use]

@@ -11,10 +11,9 @@ use clap::Subcommand;
 use tokio::signal::unix::{SignalKind, signal};
 use uuid::Uuid;
 
-use super::check::{module_at, read_manifest, read_module};
+use super::check::{Files, read_module};
 use super::client::{self, ConnectArgs};
 use super::out::{Out, UsageError};
-use super::test::manifest_path;
 use super::{Output, from_one};
 use crate::bench::guest::Given;
 use crate::bench::report::Report;
@@ -199,12 +198,10 @@ fn usage(error: anyhow::Error) -> anyhow::Error {
 /// The module that somebody names, with its manifest, as `tidegate check` finds them.
 fn given(path: Option<&Path>) -> anyhow::Result<Option<Given>> {
     let Some(path) = path else { return Ok(None) };
-    let file = module_at(path)?;
-    let wasm = read_module(&file, CompileLimits::default().module_bytes_max)?;
-    let manifest = manifest_path(&file)
-        .map(|path| read_manifest(&path).map(|manifest| (path, manifest)))
-        .transpose()?;
-    Ok(Some(Given { file, wasm, manifest }))
+    let files = Files::at(path)?;
+    let wasm = read_module(&files.module, CompileLimits::default().module_bytes_max)?;
+    let manifest = files.manifest.clone().zip(files.read_manifest()?);
+    Ok(Some(Given { file: files.module, wasm, manifest }))
 }
 
 fn http_options(

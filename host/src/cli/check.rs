@@ -6,14 +6,14 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use serde::Serialize;
 
 use super::Output;
-use super::test::manifest_path;
 use crate::build::Language;
-use crate::limits::MANIFEST_BYTES_MAX;
 use crate::plugin::Manifest;
+use crate::plugin::folder::{FOLDER_MANIFEST, Found, in_folder, stamped};
+use crate::plugin::source::{self, SourceError};
 use crate::wasm::compile::CompileLimits;
 use crate::wasm::load::Compiler;
 use crate::wasm::refusal::Refusal;
@@ -60,16 +60,19 @@ pub fn check(
     out: &mut dyn Write,
 ) -> anyhow::Result<ExitCode> {
     let limits = CompileLimits::default();
-    let module = module_at(&args.module)?;
-    let wasm = read_module(&module, limits.module_bytes_max)?;
-    let named = args.manifest.clone().or_else(|| manifest_path(&module));
-    let manifest = named.as_deref().map(read_manifest).transpose()?;
+    let files = Files::at(&args.module)?;
+    let module = &files.module;
+    let wasm = read_module(module, limits.module_bytes_max)?;
+    let manifest = match &args.manifest {
+        Some(named) => Some(read_manifest(named)?),
+        None => files.read_manifest()?,
+    };
     let report = inspect(&wasm, &manifest.unwrap_or_default(), compiler, &limits);
     match output {
         Output::Text => writeln!(out, "{report}")?,
         Output::Json => {
             let would_load = report.would_load();
-            let document = Document { module: &module, would_load, report: &report };
+            let document = Document { module, would_load, report: &report };
             serde_json::to_writer(&mut *out, &document)?;
             writeln!(out)?;
         }
@@ -77,40 +80,77 @@ pub fn check(
     Ok(if report.would_load() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// A module, or the one in a plugin's folder.
-///
-/// # Errors
-/// It is the folder of no plugin, or the plugin is not built.
-pub(super) fn module_at(path: &Path) -> anyhow::Result<PathBuf> {
-    if !path.is_dir() {
-        return Ok(path.to_owned());
-    }
-    let folder = path.canonicalize().with_context(|| path.display().to_string())?;
-    let name = folder.file_name().unwrap_or_default().to_string_lossy();
-    let module = path.join(crate::build::module_name(&folder, &name));
-    let is_plugin = folder.join("plugin.toml").is_file() || Language::of(&folder).is_some();
-    if !module.is_file() && !is_plugin {
-        bail!("`{}` is not the folder of a plugin: name one, or a module", path.display());
-    }
-    if !module.is_file() {
-        let (shown, module) = (path.display(), module.display());
-        bail!("there is no `{module}` yet: `tidegate build {shown}` makes it from its sources");
-    }
-    Ok(module)
+/// The files that a host would make a plugin of.
+#[derive(Debug, Clone)]
+pub(super) struct Files {
+    /// The module.
+    pub(super) module: PathBuf,
+    /// Its manifest, where there is one.
+    pub(super) manifest: Option<PathBuf>,
 }
 
-/// Reads a manifest.
+impl Files {
+    /// Those of a module, or of a plugin's folder.
+    ///
+    /// # Errors
+    /// It is the folder of no plugin, or the plugin is not built, or a host would not know its module.
+    pub(super) fn at(path: &Path) -> anyhow::Result<Self> {
+        if !path.is_dir() {
+            return Ok(Self::of_module(path));
+        }
+        let shown = path.display();
+        let folder = path.canonicalize().with_context(|| shown.to_string())?;
+        let name = folder.file_name().unwrap_or_default().to_string_lossy();
+        match in_folder(&name, path) {
+            Some(Found::Source(files)) => Ok(Self {
+                module: files.module.path,
+                manifest: files.manifest.map(|manifest| manifest.path),
+            }),
+            Some(
+                Found::Broken { why, .. } | Found::Unbuilt { why, .. } | Found::Skipped { why, .. },
+            ) => {
+                bail!("`{shown}`: {why}")
+            }
+            None if Language::of(&folder).is_some() => {
+                bail!("there is no module yet: `tidegate build {shown}` makes it from its sources")
+            }
+            None => bail!("`{shown}` is not the folder of a plugin: name one, or a module"),
+        }
+    }
+
+    /// A module, with the manifest beside it.
+    pub(super) fn of_module(module: &Path) -> Self {
+        let manifest = [module.with_extension("toml"), module.with_file_name(FOLDER_MANIFEST)]
+            .into_iter()
+            .find(|path| path.is_file());
+        Self { module: module.to_owned(), manifest }
+    }
+
+    /// Reads the manifest as a host would.
+    ///
+    /// # Errors
+    /// It cannot be read, is not right, or is that of another module.
+    pub(super) fn read_manifest(&self) -> anyhow::Result<Option<Manifest>> {
+        let Some(path) = &self.manifest else { return Ok(None) };
+        let manifest = read_manifest(path)?;
+        match &manifest.module {
+            Some(named) if path.with_file_name(named) != self.module => {
+                let (manifest, named) = (path.display().to_string(), named.clone());
+                let module = self.module.display().to_string();
+                Err(SourceError::OtherModule { manifest, named, module }.into())
+            }
+            _ => Ok(Some(manifest)),
+        }
+    }
+}
+
+/// Reads a manifest; a host follows no symlinks, either.
 ///
 /// # Errors
 /// It cannot be read, or is not right.
-pub(super) fn read_manifest(path: &Path) -> anyhow::Result<Manifest> {
-    let named = || format!("cannot read manifest `{}`", path.display());
-    let meta = std::fs::metadata(path).with_context(named)?;
-    if meta.len() > MANIFEST_BYTES_MAX as u64 {
-        bail!("manifest `{}` has more than {MANIFEST_BYTES_MAX} bytes", path.display());
-    }
-    let text = std::fs::read_to_string(path).with_context(named)?;
-    Ok(Manifest::parse(&path.display().to_string(), &text)?)
+fn read_manifest(path: &Path) -> anyhow::Result<Manifest> {
+    let file = stamped(path).map_err(|why| anyhow!("manifest {why}"))?;
+    Ok(source::read_manifest(&path.display().to_string(), &file)?.0)
 }
 
 /// Reads a module from a file of at most `bytes_max` bytes.
@@ -187,6 +227,32 @@ mod tests {
         std::fs::write(&other, "").unwrap();
         let text = check_folder(Some(other)).unwrap();
         assert!(text.contains("\nmanifest gets every published event"), "{text}");
+    }
+
+    /// A host refuses these, and `check` said that it would load them.
+    #[test]
+    fn a_manifest_that_a_host_refuses_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = |name: &str, text: &str| {
+            std::fs::write(dir.path().join(name), text).unwrap();
+            dir.path().join(name)
+        };
+        let check_file = |module: PathBuf| {
+            let args = CheckArgs { module, manifest: None };
+            let checked = check(&args, Output::Text, &Compiler::InProcess, &mut Vec::new());
+            checked.unwrap_err().to_string()
+        };
+        file("t.toml", "module = \"zzz.wasm\"");
+        let error = check_file(file("t.wat", STDIO));
+        assert!(error.contains("`module` is \"zzz.wasm\", but it belongs to `"), "{error}");
+        file("plugin.toml", "module = \"Shop.wat\"");
+        let error = check_file(file("shop.wat", STDIO));
+        assert!(error.contains("`module` is \"Shop.wat\", but it belongs to `"), "{error}");
+        let error = check_file(dir.path().to_owned());
+        assert!(error.contains("`module` is \"Shop.wat\", which is not there; "), "{error}");
+        file("u.toml", "[subscribe]\nwhere = { BAD = \"x\" }");
+        let error = check_file(file("u.wat", STDIO));
+        assert!(error.contains("`subscribe.where` asks for `BAD`, and no event can "), "{error}");
     }
 
     #[test]

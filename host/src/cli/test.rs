@@ -23,7 +23,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 
 use super::Output;
-use super::check::read_module;
+use super::check::{Files, read_module};
 use super::client::{Client, ConnectArgs};
 use super::out::note;
 use super::requests::BodyArgs;
@@ -36,8 +36,6 @@ use crate::wasm::{Module, Sandbox, SandboxOptions};
 use cases::Tally;
 use project::{Project, Ready};
 
-/// Bytes of a manifest.
-const MANIFEST_BYTES_MAX: u64 = 1024 * 1024;
 /// How long to load a module before saying that it is being compiled.
 const QUIET_MAX: Duration = Duration::from_secs(1);
 
@@ -253,20 +251,20 @@ async fn load(
     dead: Option<&DeliveryView>,
     sandbox: &Arc<Sandbox>,
 ) -> anyhow::Result<(Arc<Module>, Manifest)> {
-    let wasm = read_module(&project.module, CompileLimits::default().module_bytes_max)?;
-    let manifest = manifest(&project.module, dead)?;
+    let wasm = read_module(&project.files.module, CompileLimits::default().module_bytes_max)?;
+    let manifest = manifest(&project.files, dead)?;
     let bytes = wasm.len();
     let mut loading = std::pin::pin!(sandbox.load(&project.name, wasm.into()));
     let loaded = match tokio::time::timeout(QUIET_MAX, &mut loading).await {
         Ok(loaded) => loaded,
         Err(_) => {
-            let (name, kilobytes) = (project.module.display(), bytes.div_ceil(1000));
+            let (name, kilobytes) = (project.files.module.display(), bytes.div_ceil(1000));
             note(format_args!("compiling {name}, {kilobytes} KB; once, for its code is kept"));
             loading.await
         }
     };
-    let module =
-        loaded.with_context(|| format!("module `{}` is refused", project.module.display()))?;
+    let module = loaded
+        .with_context(|| format!("module `{}` is refused", project.files.module.display()))?;
     Ok((module, manifest))
 }
 
@@ -274,22 +272,14 @@ fn code_of(failed: u64) -> ExitCode {
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// The manifest beside a module, else that of a dead letter's plugin, else the defaults.
-fn manifest(module: &Path, dead: Option<&DeliveryView>) -> anyhow::Result<Manifest> {
-    let Some(path) = manifest_path(module) else {
-        let served = dead.and_then(|dead| dead.manifest.as_deref());
-        let served = served.map(|text| Manifest::parse("of the host", text)).transpose()?;
-        return Ok(served.unwrap_or_default());
-    };
-    let text = String::from_utf8(read_file(&path, MANIFEST_BYTES_MAX)?)
-        .with_context(|| format!("manifest `{}` is not UTF-8", path.display()))?;
-    Ok(Manifest::parse(&path.display().to_string(), &text)?)
-}
-
-pub(super) fn manifest_path(module: &Path) -> Option<PathBuf> {
-    [module.with_extension("toml"), module.with_file_name("plugin.toml")]
-        .into_iter()
-        .find(|path| path.is_file())
+/// The manifest of a plugin, else that of a dead letter's plugin, else the defaults.
+fn manifest(files: &Files, dead: Option<&DeliveryView>) -> anyhow::Result<Manifest> {
+    if let Some(manifest) = files.read_manifest()? {
+        return Ok(manifest);
+    }
+    let served = dead.and_then(|dead| dead.manifest.as_deref());
+    let served = served.map(|text| Manifest::parse("of the host", text)).transpose()?;
+    Ok(served.unwrap_or_default())
 }
 
 fn read_file(path: &Path, bytes_max: u64) -> anyhow::Result<Vec<u8>> {

@@ -4,10 +4,10 @@ use bytes::Bytes;
 use std::path::{Path, PathBuf};
 
 use super::file::{ReadError, read_regular};
-use super::folder::{FOLDER_MANIFEST, SourceFiles};
+use super::folder::{FOLDER_MANIFEST, SourceFiles, Stamped};
 use super::manifest::Manifest;
 use crate::config::Invalid;
-use crate::event::Digest;
+use crate::event::{Digest, is_attribute_name};
 use crate::limits;
 
 /// One version of a plugin, as its author left it.
@@ -57,6 +57,18 @@ pub enum SourceError {
         /// The module it stands beside.
         module: String,
     },
+    /// The subscription asks for what no event can have.
+    #[error(
+        "manifest `{manifest}`: `subscribe.where` asks for `{name}`, and no event can have such an \
+         attribute; names have 1 to {} of a-z and 0-9",
+        limits::ATTRIBUTE_NAME_BYTES_MAX
+    )]
+    NoAttribute {
+        /// The manifest.
+        manifest: String,
+        /// What it asks for.
+        name: String,
+    },
 }
 
 impl Source {
@@ -71,14 +83,7 @@ impl Source {
             None => (Manifest::default(), String::new()),
             Some(stamped) => {
                 let label = manifest_label(files, &stamped.path);
-                let bytes_max = limits::MANIFEST_BYTES_MAX as u64;
-                let bytes = read_regular(&stamped.path, &stamped.stamp, bytes_max)
-                    .map_err(|error| unreadable("manifest", label.clone(), error))?;
-                let text = String::from_utf8(bytes).map_err(|_| {
-                    let error = std::io::Error::new(std::io::ErrorKind::InvalidData, "not UTF-8");
-                    unreadable("manifest", label.clone(), ReadError::Io(error))
-                })?;
-                let manifest = Manifest::parse(&label, &text)?;
+                let (manifest, text) = read_manifest(&label, stamped)?;
                 refuse_other_module(files, &manifest, label)?;
                 (manifest, text)
             }
@@ -91,6 +96,30 @@ impl Source {
             manifest,
             manifest_text,
         })
+    }
+}
+
+/// Reads a manifest as it was seen, with its text; `label` is its name for people.
+///
+/// Stricter than [`Manifest::parse`], which has to read what stands in a log.
+///
+/// # Errors
+/// [`SourceError`]; with [`SourceError::Changed`] it has to be looked at again.
+pub fn read_manifest(label: &str, file: &Stamped) -> Result<(Manifest, String), SourceError> {
+    let bytes_max = limits::MANIFEST_BYTES_MAX as u64;
+    let bytes = read_regular(&file.path, &file.stamp, bytes_max)
+        .map_err(|error| unreadable("manifest", label.to_owned(), error))?;
+    let text = String::from_utf8(bytes).map_err(|_| {
+        let error = std::io::Error::new(std::io::ErrorKind::InvalidData, "not UTF-8");
+        unreadable("manifest", label.to_owned(), ReadError::Io(error))
+    })?;
+    let manifest = Manifest::parse(label, &text)?;
+    match manifest.subscribe.attributes.keys().find(|name| !is_attribute_name(name)) {
+        Some(name) => {
+            let (manifest, name) = (label.to_owned(), name.clone());
+            Err(SourceError::NoAttribute { manifest, name })
+        }
+        None => Ok((manifest, text)),
     }
 }
 

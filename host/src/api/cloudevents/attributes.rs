@@ -7,7 +7,8 @@ use time::format_description::well_known::Rfc3339;
 use super::{EXPECTED_SEQUENCE, invalid, own};
 use crate::api::host::Publish;
 use crate::event::{
-    EventTime, InvalidEvent, Key, KeySequence, KeyVariant, NewEvent, SCHEMA_VERSION, schema_version,
+    EventTime, InvalidEvent, Key, KeySequence, KeyVariant, NewEvent, SCHEMA_VERSION,
+    is_attribute_name, schema_version,
 };
 use crate::limits;
 
@@ -228,9 +229,7 @@ pub(super) fn is_trace_context(name: &str, value: &str) -> bool {
 }
 
 fn check_name(name: &str) -> Result<(), InvalidEvent> {
-    let allowed = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
-    let fits = (1..=limits::ATTRIBUTE_NAME_BYTES_MAX).contains(&name.len());
-    if allowed && fits && name != "data" {
+    if is_attribute_name(name) {
         return Ok(());
     }
     let why = format!(

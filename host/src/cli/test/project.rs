@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 
 use super::super::build::BuildBar;
+use super::super::check::Files;
 use crate::build::{BuildError, Found, Language, Outcome, build_one, find, module_name};
+use crate::plugin::folder::FOLDER_MANIFEST;
 
 /// Files of one plugin that are looked at.
 const FILES_MAX: usize = 10_000;
@@ -16,7 +18,7 @@ pub(super) struct Project {
     /// The folder with manifest, sources and tests; of a module alone, the one it stands in.
     pub(super) folder: PathBuf,
     pub(super) name: String,
-    pub(super) module: PathBuf,
+    pub(super) files: Files,
     /// What it is built from.
     sources: Option<Found>,
 }
@@ -34,7 +36,7 @@ impl Project {
     pub(super) fn of_module(module: &Path) -> Self {
         let folder = module.parent().unwrap_or(module).to_owned();
         let name = module.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        Self { folder, name, module: module.to_owned(), sources: None }
+        Self { folder, name, files: Files::of_module(module), sources: None }
     }
 
     /// The plugins at `folder`: itself, or those in it.
@@ -51,7 +53,7 @@ impl Project {
             .map(|found| Self {
                 folder: found.dir.clone(),
                 name: found.name.clone(),
-                module: found.dir.join(module_name(&found.dir, &found.name)),
+                files: files_in(&found.dir, &found.name),
                 sources: Some(found),
             })
             .collect())
@@ -61,11 +63,11 @@ impl Project {
     fn of_built(folder: &Path) -> anyhow::Result<Self> {
         let absolute = folder.canonicalize().with_context(|| folder.display().to_string())?;
         let name = absolute.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let module = absolute.join(module_name(&absolute, &name));
-        if !module.is_file() {
+        let files = files_in(&absolute, &name);
+        if !files.module.is_file() {
             bail!(BuildError::NoSources { dir: folder.to_owned() });
         }
-        Ok(Self { folder: absolute, name, module, sources: None })
+        Ok(Self { folder: absolute, name, files, sources: None })
     }
 
     /// Builds the module where its sources are newer.
@@ -91,7 +93,7 @@ impl Project {
         if self.sources.as_ref().is_some_and(|found| found.language == Language::Rust) {
             return true;
         }
-        let built = std::fs::metadata(&self.module).and_then(|meta| meta.modified());
+        let built = std::fs::metadata(&self.files.module).and_then(|meta| meta.modified());
         let Ok(built) = built else { return true };
         let newer = |path: &PathBuf| {
             std::fs::metadata(path).and_then(|meta| meta.modified()).is_ok_and(|at| at > built)
@@ -125,4 +127,11 @@ impl Project {
         files.sort();
         files
     }
+}
+
+/// The files of a plugin with a folder of its own; the module is yet to be built, maybe.
+fn files_in(folder: &Path, name: &str) -> Files {
+    let module = folder.join(module_name(folder, name));
+    let manifest = Some(folder.join(FOLDER_MANIFEST)).filter(|path| path.is_file());
+    Files { manifest, ..Files::of_module(&module) }
 }

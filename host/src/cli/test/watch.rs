@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-use super::{Project, TestArgs, manifest_path};
+use super::{Project, TestArgs};
 
 /// How often it looks at the files.
 const INTERVAL: Duration = Duration::from_millis(200);
@@ -22,10 +22,10 @@ pub(super) fn look(args: &TestArgs) -> Seen {
     };
     for project in projects {
         let sources = project.source_files();
-        files.extend(manifest_path(&project.module));
+        files.extend(project.files.manifest.clone());
         // What is built from sources changes by this very run.
         if sources.is_empty() {
-            files.push(project.module.clone());
+            files.push(project.files.module.clone());
         }
         files.extend(sources);
         if args.path.is_dir() {

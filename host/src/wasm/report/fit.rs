@@ -55,12 +55,28 @@ impl ModuleReport {
 
 /// Which events it gets.
 fn events(manifest: &Manifest) -> String {
-    let types: Vec<String> = manifest.subscribe.types.iter().map(ToString::to_string).collect();
-    let bus = manifest.subscribe.bus();
-    if types.is_empty() {
-        return format!("gets every published event of the bus `{bus}`");
+    let subscribe = &manifest.subscribe;
+    let mut line = match subscribe.types.as_slice() {
+        [] => "gets every published event".to_owned(),
+        types => format!("gets {}", quoted(types)),
+    };
+    line += &format!(" of the bus `{}`", subscribe.bus());
+    if !subscribe.sources.is_empty() {
+        line += &format!(" from {}", quoted(&subscribe.sources));
     }
-    format!("gets `{}` of the bus `{bus}`", types.join("`, `"))
+    for (at, (name, value)) in subscribe.attributes.iter().enumerate() {
+        let word = if at == 0 { "where" } else { "and" };
+        line += &format!(" {word} `{name}` is {value:?}");
+    }
+    if let Some(start) = &subscribe.start {
+        line += &format!(", beginning at `{start}`");
+    }
+    line
+}
+
+fn quoted<T: ToString>(names: &[T]) -> String {
+    let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+    format!("`{}`", names.join("`, `"))
 }
 
 /// What the operator has to allow.

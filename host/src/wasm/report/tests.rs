@@ -122,6 +122,13 @@ fn fitting(wasm: &[u8], manifest: &str) -> ModuleReport {
 fn the_manifest_is_held_against_the_module() {
     let report = fitting(&typed_core(""), "[subscribe]\ntypes = [\"order.*\"]");
     assert_eq!(report.manifest, ["gets `order.*` of the bus `main`"]);
+    let narrow =
+        "[subscribe]\nsources = [\"/shop*\"]\nstart = \"latest\"\nwhere = { region = \"eu\" }";
+    assert_eq!(
+        fitting(&typed_core(""), narrow).manifest,
+        ["gets every published event of the bus `main` from `/shop*` where `region` is \"eu\", \
+          beginning at `latest`"]
+    );
     let large = STDIO.replace("\"memory\") 1", "\"memory\") 2000");
     let report = fitting(large.as_bytes(), "[limits]\nmemory = \"100MiB\"");
     assert!(report.notes.iter().any(|note| note.contains("`memory = \"128MiB\"`")), "{report}");
