@@ -2,16 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
 use toml::{Table, Value};
 
+use super::folders;
+use super::listen::{InvalidListen, ListenAddress};
 use super::reader::{Document, Section, nearest, parse};
 use super::{
-    Auth, Bus, ByteSize, Compile, Config, DurableBus, Granting, Http, Invalid, MemoryBus, Order,
-    Overflow, Secrets, Tls, TokensFrom, Word,
+    Auth, Bus, ByteSize, Compile, Config, ConfigError, DurableBus, Granting, Http, MemoryBus,
+    Order, Overflow, Secrets, Tls, TokensFrom, Word,
 };
 use crate::limits;
 use crate::plugin::manifest::read_grants;
@@ -28,11 +28,14 @@ pub const TOKENS_VARIABLE: &str = "TIDEGATE_TOKENS";
 /// Names the plugins folder.
 const FOLDER_VARIABLE: &str = "TIDEGATE_PLUGINS";
 
+/// The key that a flag sets, too.
+const LISTEN: &str = "http.listen";
+
 /// Environment variables with the keys they set. Of two for a key the later one wins.
 const VARIABLES: [(&str, &str); 10] = [
     ("TIDEGATE_DATA", "data"),
-    ("TIDEGATE_LISTEN", "http.listen"),
-    ("TIDEGATE_HTTP_LISTEN", "http.listen"),
+    ("TIDEGATE_LISTEN", LISTEN),
+    ("TIDEGATE_HTTP_LISTEN", LISTEN),
     ("TIDEGATE_HTTP_BODY_MAX", "http.body-max"),
     ("TIDEGATE_HTTP_TLS_CERT", "http.tls-cert"),
     ("TIDEGATE_HTTP_TLS_KEY", "http.tls-key"),
@@ -69,37 +72,6 @@ pub struct Flags {
     pub accept_clock: bool,
     /// What `dev` changes about grants.
     pub granting: Granting,
-}
-
-/// Why there is no configuration.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    /// The file cannot be read.
-    #[error("configuration `{}` cannot be read: {error}", path.display())]
-    Unreadable {
-        /// The file.
-        path: PathBuf,
-        /// What the system says.
-        #[source]
-        error: std::io::Error,
-    },
-    /// The file, the environment or the flags are wrong.
-    #[error(transparent)]
-    Invalid(#[from] Invalid),
-    /// The listener could be reached by others, with nothing to keep them out.
-    #[error(
-        "`http.listen` is {listen}, which other machines can reach, without {missing}; set them, \
-         listen on 127.0.0.1, or type `--insecure`"
-    )]
-    Exposed {
-        /// The listener.
-        listen: SocketAddr,
-        /// What is not set.
-        missing: &'static str,
-    },
-    /// The working folder is gone.
-    #[error("the working folder cannot be found: {0}")]
-    NoFolder(#[source] std::io::Error),
 }
 
 /// The variables of this process that begin with [`ENVIRONMENT_PREFIX`].
@@ -156,13 +128,20 @@ impl Config {
         environment: &BTreeMap<String, String>,
         flags: &Flags,
     ) -> Result<Self, ConfigError> {
-        let (text, plugins) = split_plugins_folder(&text);
+        let (text, plugins) = split_plugins(&text);
         let mut table = parse(&label, &text)?;
         let mut document = Document::new(&label);
         overlay(&mut table, &mut document, environment, flags);
         let file_folder = path.as_deref().and_then(Path::parent).unwrap_or(folder);
         let folders = Folders { file: file_folder, working: folder };
         let mut config = read(&document, &mut document.root(table), &folders);
+        let plugins = plugins.and_then(|found| match found {
+            Value::String(folder) if !folder.is_empty() => Some(folder),
+            found => {
+                document.refuse("plugins", &found, "a path, or tables `[plugins.NAME]`");
+                None
+            }
+        });
         document.finish()?;
         let typed = |path: &Option<PathBuf>| path.as_ref().map(|path| folder.join(path));
         let variable = environment.get(FOLDER_VARIABLE).map(|text| folder.join(text));
@@ -182,6 +161,7 @@ impl Config {
         config.warnings = unknown_variables(environment);
         config.warnings.extend(config.secrets.missing(&config.words));
         refuse_exposed(&config)?;
+        folders::check(&config)?;
         Ok(config)
     }
 }
@@ -219,7 +199,7 @@ fn read_file(
 
 /// Takes `plugins = "FOLDER"` out of the text, leaving its line empty. A file may have both that
 /// and `[plugins.NAME]` tables, which as one TOML document would define `plugins` twice.
-fn split_plugins_folder(text: &str) -> (String, Option<String>) {
+fn split_plugins(text: &str) -> (String, Option<Value>) {
     let mut rest = String::with_capacity(text.len());
     let mut folder = None;
     let mut at_top = true;
@@ -227,7 +207,7 @@ fn split_plugins_folder(text: &str) -> (String, Option<String>) {
         at_top &= !line.trim_start().starts_with('[');
         let table = (at_top && folder.is_none()).then(|| line.parse::<Table>().ok()).flatten();
         match table.as_ref().and_then(|table| table.get("plugins")) {
-            Some(Value::String(found)) if !found.is_empty() => {
+            Some(found) if !found.is_table() => {
                 folder = Some(found.clone());
                 rest.push('\n');
             }
@@ -254,6 +234,12 @@ fn overlay(
             let Some(section) = entry.as_table_mut() else { return };
             section
         };
+        // Whoever lays something over a mistake does not know of it.
+        if let Some(found) = target.get(name).filter(|_| key == LISTEN && !document.has_origin(key))
+        {
+            let address = found.as_str().map_or(Err(InvalidListen), str::parse::<ListenAddress>);
+            address.map_or_else(|why| document.refuse(key, found, &why.to_string()), drop);
+        }
         target.insert(name.to_owned(), Value::String(text.to_owned()));
         document.set_origin(key, label);
     };
@@ -263,7 +249,7 @@ fn overlay(
         }
     }
     if let Some(text) = &flags.listen {
-        set(table, document, "http.listen", text, "flag `--listen`".to_owned());
+        set(table, document, LISTEN, text, "flag `--listen`".to_owned());
     }
 }
 
@@ -446,22 +432,4 @@ fn read_words(root: &mut Section<'_>) -> BTreeMap<String, Word> {
         words.insert(name, Word { allow, config: section.pairs("config") });
     }
     words
-}
-
-/// An address and port; `localhost` is the IPv4 loopback.
-struct ListenAddress(SocketAddr);
-
-#[derive(Debug, thiserror::Error)]
-#[error("an IP address and port such as \"127.0.0.1:7411\" or \"[::1]:7411\"")]
-struct InvalidListen;
-
-impl FromStr for ListenAddress {
-    type Err = InvalidListen;
-    fn from_str(text: &str) -> Result<Self, InvalidListen> {
-        if let Some(port) = text.strip_prefix("localhost:") {
-            let port: u16 = port.parse().map_err(|_| InvalidListen)?;
-            return Ok(Self(SocketAddr::from(([127, 0, 0, 1], port))));
-        }
-        text.parse().map(Self).map_err(|_| InvalidListen)
-    }
 }

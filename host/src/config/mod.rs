@@ -3,6 +3,9 @@
 //! A [`Config`] is complete and consistent, or it does not exist: nothing after loading asks
 //! whether a value makes sense.
 
+mod error;
+mod folders;
+mod listen;
 mod load;
 pub mod reader;
 pub mod secrets;
@@ -12,7 +15,9 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-pub use load::{ConfigError, ENVIRONMENT_PREFIX, Flags, TOKENS_VARIABLE, environment};
+pub use error::ConfigError;
+pub use listen::{InvalidListen, ListenAddress};
+pub use load::{ENVIRONMENT_PREFIX, Flags, TOKENS_VARIABLE, environment};
 pub use reader::{Fault, Invalid, Problem};
 pub use secrets::{SecretSource, Secrets};
 pub use units::{ByteSize, FailureShare, InvalidQuantity, TimeSpan};

@@ -178,6 +178,12 @@ impl Document {
         if problems.is_empty() { Ok(()) } else { Err(Invalid { problems }) }
     }
 
+    /// Reports that the value of a key is not what it may be.
+    pub(crate) fn refuse(&self, key: &str, found: &Value, allowed: &str) {
+        let (found, allowed) = (describe(found), allowed.to_owned());
+        self.push(key, Fault::NotAllowed { key: key.to_owned(), found, allowed });
+    }
+
     fn push(&self, key: &str, fault: Fault) {
         let origin = self.origins.get(key).unwrap_or(&self.label).clone();
         self.problems.borrow_mut().push(Problem { origin, fault });
@@ -211,13 +217,7 @@ impl<'d> Section<'d> {
 
     /// Reports that a value is not what it may be.
     pub(crate) fn not_allowed(&self, name: &str, found: &Value, allowed: &str) {
-        let key = self.key(name);
-        let fault = Fault::NotAllowed {
-            key: key.clone(),
-            found: describe(found),
-            allowed: allowed.to_owned(),
-        };
-        self.document.push(&key, fault);
+        self.document.refuse(&self.key(name), found, allowed);
     }
 
     /// Reports that values do not go together.

@@ -109,25 +109,25 @@ config.currency = "USD"
 #[test]
 fn flags_win_over_environment_over_file_over_defaults() {
     let mut setup =
-        Setup::new("plugins = \"file\"\ndata = \"file\"\nhttp.listen = \"127.0.0.1:1\"");
+        Setup::new("plugins = \"file\"\ndata = \"file/data\"\nhttp.listen = \"127.0.0.1:1\"");
     let folder = setup.folder.path().to_owned();
     let seen = |setup: &Setup| {
         let config = setup.config();
         (config.plugins, config.data, config.http.listen.port())
     };
-    assert_eq!(seen(&setup), (folder.join("file"), folder.join("file"), 1));
+    assert_eq!(seen(&setup), (folder.join("file"), folder.join("file/data"), 1));
     setup = setup
         .variable("TIDEGATE_PLUGINS", "env")
-        .variable("TIDEGATE_DATA", "env")
+        .variable("TIDEGATE_DATA", "env/data")
         .variable("TIDEGATE_HTTP_LISTEN", "127.0.0.1:2");
-    assert_eq!(seen(&setup), (folder.join("env"), folder.join("env"), 2));
+    assert_eq!(seen(&setup), (folder.join("env"), folder.join("env/data"), 2));
     setup.flags = Flags {
         plugins: Some("flag".into()),
-        data: Some("flag".into()),
+        data: Some("flag/data".into()),
         listen: Some("127.0.0.1:3".into()),
         ..Flags::default()
     };
-    assert_eq!(seen(&setup), (folder.join("flag"), folder.join("flag"), 3));
+    assert_eq!(seen(&setup), (folder.join("flag"), folder.join("flag/data"), 3));
 }
 
 #[test]
@@ -179,7 +179,15 @@ fn mistakes_name_key_and_place() {
             "configuration `tidegate.toml`: `plugins.notify.alow` is not a key; did you mean \
              `plugins.notify.allow`?",
         ),
-        ("plugins = 3", "configuration `tidegate.toml`: `plugins` is 3; allowed: a table"),
+        (
+            "plugins = 3",
+            "configuration `tidegate.toml`: `plugins` is 3; allowed: a path, or tables `[plugins.NAME]`",
+        ),
+        (
+            "plugins = \"\"",
+            "configuration `tidegate.toml`: `plugins` is \"\"; allowed: a path, or tables \
+             `[plugins.NAME]`",
+        ),
         ("data = \"\"", "configuration `tidegate.toml`: `data` is \"\"; allowed: a path"),
     ] {
         assert_eq!(Setup::new(text).error(), expected);
@@ -189,6 +197,53 @@ fn mistakes_name_key_and_place() {
         setup.error(),
         "environment variable `TIDEGATE_LISTEN`: `http.listen` is \"here\"; allowed: an IP \
          address and port such as \"127.0.0.1:7411\" or \"[::1]:7411\""
+    );
+}
+
+/// A module that the host kept became a plugin of the name `modules`.
+#[test]
+fn data_and_plugins_are_kept_apart() {
+    for (file, ok) in [
+        ("data = \"plugins\"", false),
+        ("data = \"x/../plugins\"", false),
+        ("plugins = \"data/modules\"", false),
+        ("plugins = \"data/cache/deep\"", false),
+        ("plugins = \"data/plugins\"", true),
+        ("data = \"plugins/data\"", true),
+    ] {
+        let setup = Setup::new(file);
+        std::fs::create_dir_all(setup.folder.path().join("x")).unwrap();
+        std::fs::create_dir_all(setup.folder.path().join("plugins")).unwrap();
+        match setup.load() {
+            Ok(_) => assert!(ok, "{file}"),
+            Err(error) => {
+                let (error, data) =
+                    (error.to_string(), format!("{}/", setup.folder.path().display()));
+                assert!(!ok && error.contains("plugins cannot lie among "), "{file}: {error}");
+                assert_eq!(error.matches(&data).count(), 2, "both are named: {error}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_no_folder_is_named() {
+    for key in ["data", "plugins"] {
+        let setup = Setup::new(&format!("{key} = \"tidegate.toml\""));
+        let file = setup.folder.path().join("tidegate.toml");
+        let says = format!("`{key}` is `{}`, which is not a folder: name another", file.display());
+        assert_eq!(setup.error(), says);
+    }
+}
+
+#[test]
+fn an_address_that_is_overruled_is_looked_at_all_the_same() {
+    let mut setup = Setup::new("http.listen = 5").variable("TIDEGATE_LISTEN", "127.0.0.1:1");
+    setup.flags.listen = Some("127.0.0.1:2".to_owned());
+    assert_eq!(
+        setup.error(),
+        "configuration `tidegate.toml`: `http.listen` is 5; allowed: an IP address and port such as \
+         \"127.0.0.1:7411\" or \"[::1]:7411\""
     );
 }
 
