@@ -208,7 +208,7 @@ fn a_missing_tool_is_named_with_the_one_command_that_installs_it() {
     for (lang, folder) in projects(&place) {
         let run = without_tools(&["build"], &place).arg(&folder).run();
         assert_eq!(run.code, 1, "{lang}: {run:?}");
-        let install = installs(&run.stdout).unwrap_or_else(|| panic!("{lang}: {run:?}"));
+        let install = installs(&run.stderr).unwrap_or_else(|| panic!("{lang}: {run:?}"));
         let install = install.split("    ").next().unwrap();
         let known = ["npm install ", "python3 -m pip install ", "curl "];
         assert!(known.iter().any(|known| install.starts_with(known)), "{lang}: {install}");

@@ -22,7 +22,7 @@ pub struct BuildArgs {
 }
 
 /// Builds, shows progress on standard error, and prints one line for each plugin: exit code 1 where
-/// one failed.
+/// one failed. Text about failures goes to standard error.
 ///
 /// # Errors
 /// A folder holds no sources, or the output cannot be written.
@@ -30,10 +30,9 @@ pub fn run(args: &BuildArgs, output: Output) -> anyhow::Result<ExitCode> {
     let bar = BuildBar::new();
     let reports = build_all(&args.dirs, &mut |progress| bar.show(&progress));
     bar.finish();
-    let mut out = std::io::stdout().lock();
     let mut code = ExitCode::SUCCESS;
     for report in reports? {
-        print(&mut out, &report, output)?;
+        tell(&mut std::io::stdout(), &mut std::io::stderr(), &report, output)?;
         if matches!(report.outcome, Outcome::Failed(_)) {
             code = ExitCode::FAILURE;
         }
@@ -93,6 +92,19 @@ impl BuildBar {
     }
 }
 
+/// Prints how it went where that belongs: a document to `out`, like what is no failure.
+fn tell(
+    out: &mut impl Write,
+    errors: &mut impl Write,
+    report: &Report,
+    output: Output,
+) -> std::io::Result<()> {
+    match (output, &report.outcome) {
+        (Output::Text, Outcome::Failed(_)) => print(errors, report, output),
+        _ => print(out, report, output),
+    }
+}
+
 /// One line about how it went. `dev` prints the same in JSON.
 pub(super) fn print(out: &mut impl Write, report: &Report, output: Output) -> std::io::Result<()> {
     match (output, &report.outcome) {
@@ -122,5 +134,28 @@ impl fmt::Display for Built {
         let Self { name, bytes, took, changed, .. } = self;
         let what = if *changed { "built" } else { "unchanged" };
         write!(f, "{name}  {what} {:.1} s  {} KB", took.as_secs_f64(), bytes.div_ceil(1000))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::build::BuildError;
+
+    #[test]
+    fn a_failure_in_words_goes_to_standard_error() {
+        let said = |outcome: Outcome, output| {
+            let report = Report { name: "totals".to_owned(), dir: PathBuf::new(), outcome };
+            let (mut out, mut errors) = (Vec::new(), Vec::new());
+            tell(&mut out, &mut errors, &report, output).unwrap();
+            (String::from_utf8(out).unwrap(), String::from_utf8(errors).unwrap())
+        };
+        let failed = || Outcome::Failed(BuildError::NoSources { dir: "totals".into() });
+        let (out, errors) = said(failed(), Output::Text);
+        assert!(out.is_empty() && errors.starts_with("totals  failed: "), "{out}{errors}");
+        let (out, errors) = said(failed(), Output::Json);
+        assert!(out.starts_with('{') && errors.is_empty(), "{out}{errors}");
+        let (out, errors) = said(Outcome::Skipped("no tool".to_owned()), Output::Text);
+        assert_eq!((&*out, &*errors), ("totals  skipped: no tool\n", ""));
     }
 }
