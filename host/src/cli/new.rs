@@ -11,12 +11,15 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use serde_json::json;
 
-use super::Output;
+use super::{Output, valid};
 use crate::build::is_plugin_name;
-use crate::limits::TYPE_BYTES_MAX;
+use crate::plugin::TypePattern;
 
 /// The SDK and its WIT, as they stood when this binary was built: path below `.tidegate`, text.
 static SDK: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/embedded_sdk.rs"));
+
+/// The package of the SDK, which lies in each Rust project.
+const SDK_PACKAGE: &str = "tidegate-sdk";
 
 /// Path in the project, text with `{{name}}` and its like.
 type Template = (&'static str, &'static str);
@@ -223,8 +226,9 @@ fn write(path: &Path, text: &str) -> anyhow::Result<()> {
 }
 
 fn fill(template: &str, args: &NewArgs) -> String {
-    // Cargo takes no package name that begins with a digit.
-    let package = if args.name.starts_with(|c: char| c.is_ascii_digit()) {
+    // Cargo takes no package name that begins with a digit, nor two packages of the same name.
+    let begins_with_digit = args.name.starts_with(|c: char| c.is_ascii_digit());
+    let package = if begins_with_digit || args.name == SDK_PACKAGE {
         format!("plugin-{}", args.name)
     } else {
         args.name.clone()
@@ -249,10 +253,12 @@ fn plugin_name(text: &str) -> Result<String, String> {
 /// Types go into Rust, TOML and JSON strings, so that what would end one is refused.
 fn event_type(text: &str) -> Result<String, String> {
     let quotes = |c: char| c.is_control() || c == '"' || c == '\\' || c == '{' || c == '}';
-    if (1..=TYPE_BYTES_MAX).contains(&text.len()) && !text.contains(quotes) {
-        return Ok(text.to_owned());
+    if text.contains(quotes) {
+        return Err(
+            "an event type for source files has no quotes, braces or backslashes".to_owned()
+        );
     }
-    Err(format!("an event type has 1 to {TYPE_BYTES_MAX} bytes, like `order.created`"))
+    valid::<TypePattern>(text)
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@ use std::path::Path;
 
 use clap::Parser;
 
-use super::{Lang, NewArgs, create, lock};
+use super::{Lang, NewArgs, SDK_PACKAGE, create, lock};
 
 #[derive(Debug, Parser)]
 struct Cli {
@@ -61,6 +61,16 @@ fn project_carries_all_it_needs() {
     );
 }
 
+/// Cargo refused it for its second package of that name: the SDK that lies in it.
+#[test]
+fn project_of_the_sdks_name_has_another_package() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = create(&args("tidegate-sdk --lang rust").unwrap(), dir.path()).unwrap();
+    let names = ["Cargo.toml", ".tidegate/sdk/Cargo.toml"]
+        .map(|file| read(&folder.join(file))["package"]["name"].as_str().unwrap().to_owned());
+    assert_eq!(names, ["plugin-tidegate-sdk", SDK_PACKAGE]);
+}
+
 fn read(path: &Path) -> toml::Table {
     fs::read_to_string(path).unwrap().parse().unwrap()
 }
@@ -80,7 +90,9 @@ fn wrong_arguments_say_what_is_supported() {
     assert_eq!(other.exit_code(), 2);
     assert!(other.to_string().contains("rust, js, ts, python, c, go"), "{other}");
     assert!(args("Totals --lang rust").is_err());
-    assert!(args("totals --lang rust --on a\"b").is_err());
+    for on in ["a\"b", "BAD..x", "a.b*", "."] {
+        assert!(args(&format!("totals --lang rust --on {on}")).is_err(), "{on}");
+    }
 }
 
 #[test]
