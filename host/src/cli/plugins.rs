@@ -11,7 +11,9 @@ use super::out::{Out, note, plain};
 use super::table::{Table, bytes};
 use crate::api::view::{
     LogLineView, PluginView, PluginsView, ReloadResult, ReloadView, RewindView, SkippedView,
+    SubscriptionView,
 };
+use crate::plugin::Manifest;
 
 /// Digits of a digest that people need.
 const DIGEST_SHOWN_CHARS: usize = 12;
@@ -307,6 +309,23 @@ fn waits(plugin: &PluginView) -> Vec<(&'static str, String)> {
     first.into_iter().chain(throttled).chain(timers).collect()
 }
 
+/// Which events it gets; nothing where no manifest says so.
+fn subscribed(subscription: &SubscriptionView) -> Vec<(&'static str, String)> {
+    if subscription.bus.is_empty() {
+        return Vec::new();
+    }
+    let types = match subscription.types.is_empty() {
+        true => "every ingested event".to_owned(),
+        false => subscription.types.join(", "),
+    };
+    let first = format!("{types} on {}, from {}", subscription.bus, subscription.start);
+    let conditions = subscription.conditions.iter();
+    [("subscribes to", first), ("sources", subscription.sources.join(", "))]
+        .into_iter()
+        .chain(conditions.map(|(name, value)| ("where", format!("{name} = {value}"))))
+        .collect()
+}
+
 fn history(tried: &[ReloadView]) -> Table {
     let mut table = Table::new(&["TRIED", "MODULE", "RESULT", "WHY"]);
     for tried in tried {
@@ -347,21 +366,7 @@ fn print_plugin(plugin: &PluginView, out: &mut Out) -> anyhow::Result<()> {
         lines.push(("instance", format!("{instance}, generation {}", plugin.generation)));
     }
     lines.extend(plugin.rewind.as_ref().map(|rewind| ("rewind", rebuilt(rewind))));
-    let subscription = &plugin.subscription;
-    let types = match subscription.types.is_empty() {
-        true => "every ingested event".to_owned(),
-        false => subscription.types.join(", "),
-    };
-    lines.push((
-        "subscribes to",
-        format!("{types} on {}, from {}", subscription.bus, subscription.start),
-    ));
-    if !subscription.sources.is_empty() {
-        lines.push(("sources", subscription.sources.join(", ")));
-    }
-    for (name, value) in &subscription.conditions {
-        lines.push(("where", format!("{name} = {value}")));
-    }
+    lines.extend(subscribed(&plugin.subscription));
     let progress = format!(
         "completed up to #{}, lag {}, in flight {}, waiting {} (parked {}, held {}) with {} events \
          behind them",
@@ -389,7 +394,25 @@ fn print_plugin(plugin: &PluginView, out: &mut Out) -> anyhow::Result<()> {
         out.line(format_args!("\n{}", history(&plugin.history)))?;
     }
     if let Some(manifest) = &plugin.manifest {
+        // One of a newer host is shown as it came.
+        let whole = Manifest::parse("of the host", manifest).map(|whole| whole.to_whole_toml());
+        let manifest = whole.as_ref().unwrap_or(manifest);
         out.line(format_args!("\n{}", plain(manifest.trim_end())))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plugin_without_a_manifest_that_can_be_read_subscribes_to_nothing() {
+        assert_eq!(subscribed(&SubscriptionView::default()), []);
+        let bus = "main".to_owned();
+        let bare = SubscriptionView { bus, start: "earliest".to_owned(), ..Default::default() };
+        let lines: Vec<_> = subscribed(&bare).into_iter().filter(|(_, l)| !l.is_empty()).collect();
+        let line = "every ingested event on main, from earliest".to_owned();
+        assert_eq!(lines, [("subscribes to", line)]);
+    }
 }

@@ -4,6 +4,7 @@
 //! every manifest survives the round trip, and a new key needs a default that means "as before".
 
 mod limits;
+mod whole;
 
 use std::collections::BTreeMap;
 
