@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use anyhow::Context;
 use serde::de::DeserializeOwned;
 use tokio_rustls::rustls::CertificateError;
 use ureq::http::{HeaderMap, Request, Response};
@@ -147,7 +148,7 @@ impl Client {
     /// A client of the host that the arguments and the environment name. Does not connect yet.
     ///
     /// # Errors
-    /// [`UsageError`] where the address is none, or a file cannot be used.
+    /// [`UsageError`] where the address is none or the token is no word; a file that cannot be read.
     pub fn new(args: &ConnectArgs) -> anyhow::Result<Self> {
         let text = args.url.as_deref().unwrap_or(URL_DEFAULT);
         let base = Url::parse(text)
@@ -382,9 +383,8 @@ fn took(timing: &str) -> Option<(&'static str, f64)> {
 /// From the environment or a file, never from an argument, where everybody on the machine sees it.
 pub(super) fn token(args: &ConnectArgs) -> anyhow::Result<Option<String>> {
     let (text, from) = if let Some(path) = &args.token_file {
-        let text = std::fs::read_to_string(path).map_err(|why| {
-            UsageError(format!("cannot read token file `{}`: {why}", path.display()))
-        })?;
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("cannot read token file `{}`", path.display()))?;
         (text, format!("token file `{}`", path.display()))
     } else {
         match std::env::var("TIDEGATE_TOKEN") {

@@ -11,15 +11,15 @@ use anyhow::Context;
 use tokio::sync::broadcast::{self, error::RecvError};
 use tokio::sync::mpsc;
 
-use super::Output;
 use super::build::{BuildBar, print};
 use super::out::drives;
 use super::run::{announce, log_to_stderr, runtime, start, warn};
 use super::signals::{ReadAgain, Signals};
+use super::{Output, valid};
 use crate::build::watch::SourceWatcher;
 use crate::build::{BuildError, Outcome, Report, build_all};
 use crate::bus::notes::Note;
-use crate::config::{Config, Flags, Granting, environment};
+use crate::config::{Config, Flags, Granting, ListenAddress, environment};
 use crate::effects::OutcomeKind;
 use crate::event::Position;
 use crate::serve::Serving;
@@ -40,7 +40,7 @@ pub struct DevArgs {
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
     /// Address to listen on; port 0 finds a free one
-    #[arg(long, value_name = "ADDR")]
+    #[arg(long, value_name = "ADDR", value_parser = valid::<ListenAddress>)]
     pub listen: Option<String>,
 }
 

@@ -13,7 +13,8 @@ use crate::api::view::{
     LogLineView, PluginView, PluginsView, ReloadResult, ReloadView, RewindView, SkippedView,
     SubscriptionView,
 };
-use crate::plugin::Manifest;
+use crate::plugin::subscription::InvalidStart;
+use crate::plugin::{Manifest, Start};
 
 /// Digits of a digest that people need.
 const DIGEST_SHOWN_CHARS: usize = 12;
@@ -73,7 +74,7 @@ pub enum PluginsCommand {
         /// Its name
         name: String,
         /// The first event that is delivered again: `earliest`, a position or an RFC 3339 time
-        #[arg(long, default_value = "earliest")]
+        #[arg(long, default_value = "earliest", value_parser = beginning)]
         to: String,
     },
     /// Run past deliveries again, and compare: exit code 1 where one differs
@@ -83,6 +84,16 @@ pub enum PluginsCommand {
         /// Its name
         name: String,
     },
+}
+
+/// Where a rewind may begin.
+fn beginning(text: &str) -> Result<String, String> {
+    match text.parse() {
+        Ok(Start::Latest) | Err(InvalidStart) => {
+            Err("is not `earliest`, a position or an RFC 3339 time".to_owned())
+        }
+        Ok(_) => Ok(text.to_owned()),
+    }
 }
 
 /// Runs one of them.

@@ -7,9 +7,9 @@ use std::process::ExitCode;
 use anyhow::Context;
 use serde_json::json;
 
-use super::Output;
 use super::signals::{ReadAgain, Signals};
-use crate::config::{Config, Flags, environment};
+use super::{Output, valid};
+use crate::config::{Config, Flags, ListenAddress, environment};
 use crate::log::disk::OsDisk;
 use crate::serve::{ServeError, Serving};
 
@@ -26,7 +26,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "DIR")]
     pub plugins: Option<PathBuf>,
     /// Address to listen on; port 0 finds a free one
-    #[arg(long, value_name = "ADDR")]
+    #[arg(long, value_name = "ADDR", value_parser = valid::<ListenAddress>)]
     pub listen: Option<String>,
     /// Lets a listener that other machines can reach do without tokens and TLS
     #[arg(long)]

@@ -2,10 +2,11 @@
 
 use anyhow::Context;
 
-use super::Output;
 use super::client::Client;
 use super::out::{Out, note};
 use super::table::{Table, bytes, shortened};
+use super::{Output, valid};
+use crate::api::filter::Point;
 use crate::api::view::{StateValueView, StateView};
 
 /// Characters of a value that a listing shows.
@@ -23,7 +24,7 @@ pub enum StateCommand {
         /// Name of the value
         name: String,
         /// As it was after the deliveries up to this position, or at this log time (RFC 3339)
-        #[arg(long, value_name = "POSITION|TIME")]
+        #[arg(long, value_name = "POSITION|TIME", value_parser = valid::<Point>)]
         at: Option<String>,
     },
     /// List the values of a key
@@ -36,7 +37,7 @@ pub enum StateCommand {
         #[arg(long, default_value = "")]
         prefix: String,
         /// As they were after the deliveries up to this position, or at this log time (RFC 3339)
-        #[arg(long, value_name = "POSITION|TIME")]
+        #[arg(long, value_name = "POSITION|TIME", value_parser = valid::<Point>)]
         at: Option<String>,
     },
 }

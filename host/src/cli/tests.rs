@@ -63,6 +63,12 @@ fn a_wrong_command_line_is_a_usage_error() {
         "tidegate events list --from nonsense",
         "tidegate events tail --to 2026-13-01T00:00:00Z",
         "tidegate events list --type **x",
+        "tidegate state get p k n --at zz",
+        "tidegate state list p k --at zz",
+        "tidegate plugins rewind p --to zz",
+        "tidegate plugins rewind p --to latest",
+        "tidegate run --listen foo",
+        "tidegate dev --listen localhost:",
         "tidegate --output yaml status",
     ] {
         let error = Cli::try_parse_from(line.split(' ')).unwrap_err();
@@ -77,10 +83,30 @@ fn a_wrong_command_line_is_a_usage_error() {
         "tidegate events tail --type a.* --output json --url http://h:1",
         "tidegate events list --from 7 --to 2026-01-31T08:00:00Z --type ** --source /a*",
         "tidegate plugins rename old new",
+        "tidegate plugins rewind p --to 2026-01-31T08:00:00Z",
+        "tidegate state get p k n --at 7",
+        "tidegate run --listen localhost:0",
         "tidegate dead-letters redrive --plugin p --outcome trap",
         "tidegate completions bash",
     ] {
         assert!(Cli::try_parse_from(line.split(' ')).is_ok(), "{line}");
+    }
+}
+
+/// It was wrong use with some commands, and a failure with others.
+#[test]
+fn a_file_that_cannot_be_read_is_a_failure() {
+    for words in [
+        &["publish", "a.b", "--file", "/no/such"][..],
+        &["publish", "--batch", "/no/such"],
+        &["status", "--token-file", "/no/such"],
+        &["status", "--ca-cert", "/no/such"],
+        &["check", "/no/such"],
+    ] {
+        let cli = Cli::try_parse_from([&["tidegate"], words].concat()).unwrap();
+        let error = run(&cli, &mut Out::to(io::sink())).unwrap_err();
+        assert!(format!("{error:#}").contains("`/no/such`"), "{words:?}: {error:#}");
+        assert!(error.downcast_ref::<out::UsageError>().is_none(), "{words:?}: {error:#}");
     }
 }
 

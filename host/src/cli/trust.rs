@@ -5,7 +5,6 @@ use std::path::Path;
 use tokio_rustls::rustls::{self, CertificateError, InvalidMessage};
 use ureq::tls::{Certificate, TlsConfig};
 
-use super::out::UsageError;
 use crate::api::tls::read_authorities;
 
 /// Why there is no connection over TLS.
@@ -17,8 +16,8 @@ pub(super) enum Handshake {
 }
 
 /// Trust in the authorities of a PEM file alone.
-pub(super) fn only(path: &Path) -> Result<TlsConfig, UsageError> {
-    let found = read_authorities(path).map_err(|error| UsageError(error.to_string()))?;
+pub(super) fn only(path: &Path) -> anyhow::Result<TlsConfig> {
+    let found = read_authorities(path)?;
     let roots = found.iter().map(|certificate| Certificate::from_der(certificate).to_owned());
     Ok(TlsConfig::builder().root_certs(roots.into()).build())
 }

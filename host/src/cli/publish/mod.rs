@@ -225,9 +225,8 @@ fn open(path: &Path) -> anyhow::Result<Box<dyn Read>> {
     if path == Path::new("-") {
         return Ok(Box::new(std::io::stdin()));
     }
-    let file = std::fs::File::open(path)
-        .map_err(|why| UsageError(format!("cannot open `{}`: {why}", path.display())))?;
-    Ok(Box::new(file))
+    let file = std::fs::File::open(path);
+    Ok(Box::new(file.with_context(|| format!("cannot open `{}`", path.display()))?))
 }
 
 #[cfg(test)]
