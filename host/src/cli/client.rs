@@ -35,8 +35,14 @@ pub struct ConnectArgs {
     #[arg(long, global = true, env = "TIDEGATE_URL", value_name = "URL", help_heading = "Host")]
     pub url: Option<String>,
 
-    /// File that holds the token, where TIDEGATE_TOKEN does not
-    #[arg(long, global = true, value_name = "FILE", help_heading = "Host")]
+    /// File that holds the token; goes before what TIDEGATE_TOKEN holds
+    #[arg(
+        long,
+        global = true,
+        env = "TIDEGATE_TOKEN_FILE",
+        value_name = "FILE",
+        help_heading = "Host"
+    )]
     pub token_file: Option<PathBuf>,
 
     /// PEM file of the certificate authorities to trust, instead of the public ones
@@ -130,6 +136,7 @@ fn next_step(code: &str) -> &'static str {
         "missing_role" => ": use a token that has it",
         "storage_full" => ": free some space, the host goes on by itself",
         "read_only" => ": look at the host's log, then start it again",
+        "sequence_conflict" => ": read it again, and decide anew at the sequence it has",
         "queue_full" => ": try again in a moment",
         "shutting_down" => ": try again once it runs again",
         _ => "",

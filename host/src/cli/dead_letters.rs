@@ -237,6 +237,10 @@ fn print(shown: &Shown, out: &mut Out) -> anyhow::Result<()> {
     }
     if !letter.tried.is_empty() {
         out.line("\nattempts")?;
+        let earlier = letter.tried.first().map_or(0, |first| first.attempt.saturating_sub(1));
+        if earlier > 0 {
+            out.line(format_args!("{:<4}  not kept", format!("1-{earlier}")))?;
+        }
         for tried in &letter.tried {
             out.line(format_args!("{:<4}  {}  {}", tried.attempt, tried.at, tried.outcome))?;
         }

@@ -220,8 +220,8 @@ fn logs(
     output: Output,
     out: &mut Out,
 ) -> anyhow::Result<()> {
-    let recent = recent.to_string();
-    let query = [("recent", recent.as_str()), ("follow", if follow { "true" } else { "false" })];
+    let most = recent.to_string();
+    let query = [("recent", most.as_str()), ("follow", if follow { "true" } else { "false" })];
     let mut items = client.stream(&["v1", "plugins", name, "logs"], &query, None)?;
     let mut any = false;
     while let Some(item) = items.next_item()? {
@@ -245,7 +245,7 @@ fn logs(
         );
         out.line(plain(&text))?;
     }
-    if !any && output == Output::Text {
+    if !any && recent > 0 && output == Output::Text {
         note("no log lines are kept");
     }
     Ok(())

@@ -140,6 +140,11 @@ async fn commands_print_text_for_people() {
     assert!(printed.ends_with("nobody subscribes to this type yet\n"), "{printed}");
     let again = tidegate(&server, &publish).await.unwrap();
     assert!(again.contains("duplicate"), "{again}");
+    for (attribute, id) in [("partitionkey=zz", "2"), ("subject=zz", "3")] {
+        let keyed = ["publish", "a.b", "--id", id, "--attr", attribute];
+        let printed = tidegate(&server, &keyed).await.unwrap();
+        assert!(printed.contains(" a.b zz/"), "{printed}");
+    }
 
     for (line, says) in [
         (&["events", "list"][..], r#"order.created  o-1/1  {"a": 1}"#),
@@ -152,6 +157,8 @@ async fn commands_print_text_for_people() {
         (&["types", "list"], "order.created      1  -          nobody\n"),
         (&["plugins", "list"], "totals  live"),
         (&["plugins", "show", "totals"], "description    Adds up\n"),
+        (&["plugins", "show", "totals"], "\non-failure = \"park\"\n"),
+        (&["dead-letters", "show", "1"], "\nattempts\n1-4   not kept\n5     1970-"),
         (&["plugins", "logs", "totals", "--recent", "1"], "line 0\n"),
         (&["plugins", "pause", "totals", "--reason", "why not"], "totals paused  why not\n"),
         (&["plugins", "resume", "totals"], "totals live\n"),
@@ -258,6 +265,15 @@ async fn commands_print_one_json_document() {
         let parsed = serde_json::from_str::<serde_json::Value>(&printed);
         assert!(parsed.is_ok(), "{line:?}: {printed}");
     }
+}
+
+#[tokio::test]
+async fn timers_are_one_document() {
+    let server = Fixture::default().await;
+    let list = ["timers", "list", "totals", "--output", "json"];
+    let printed = tidegate(&server, &list).await.unwrap();
+    let document: serde_json::Value = serde_json::from_str(&printed).unwrap();
+    assert_eq!(document["timers"].as_array().map(Vec::len), Some(1), "{printed}");
 }
 
 #[tokio::test]

@@ -38,19 +38,15 @@ pub fn run(
     out: &mut Out,
 ) -> anyhow::Result<()> {
     let TimersCommand::List { plugin, key, limit } = command;
-    let (timers, more) = list(client, plugin, key.as_deref(), *limit)?;
+    let found = list(client, plugin, key.as_deref(), *limit)?;
     match output {
-        Output::Json => {
-            for timer in &timers {
-                out.json(timer)?;
-            }
-        }
-        Output::Text if timers.is_empty() => {
+        Output::Json => out.json(&found)?,
+        Output::Text if found.timers.is_empty() => {
             note(format_args!("no timer of `{plugin}` is pending"))
         }
         Output::Text => {
-            out.line(table(&timers))?;
-            if more {
+            out.line(table(&found.timers))?;
+            if found.next.is_some() {
                 note(format_args!("there are more: --limit"));
             }
         }
@@ -58,28 +54,27 @@ pub fn run(
     Ok(())
 }
 
-/// At most `limit` timers, and whether there may be more.
+/// At most `limit` timers, and where more may be.
 fn list(
     client: &Client,
     plugin: &str,
     key: Option<&str>,
     limit: usize,
-) -> anyhow::Result<(Vec<TimerView>, bool)> {
-    let mut timers = Vec::new();
-    let mut after: Option<String> = None;
-    while timers.len() < limit {
-        let most = (limit - timers.len()).min(PAGE).to_string();
+) -> anyhow::Result<TimersView> {
+    let mut found = TimersView::default();
+    while found.timers.len() < limit {
+        let most = (limit - found.timers.len()).min(PAGE).to_string();
         let mut query = vec![("limit", most.as_str())];
         query.extend(key.map(|key| ("key", key)));
-        query.extend(after.as_deref().map(|after| ("after", after)));
+        query.extend(found.next.as_deref().map(|after| ("after", after)));
         let page: TimersView = client.get(&["v1", "plugins", plugin, "timers"], &query)?;
-        timers.extend(page.timers);
-        after = page.next;
-        if after.is_none() {
+        found.timers.extend(page.timers);
+        found.next = page.next;
+        if found.next.is_none() {
             break;
         }
     }
-    Ok((timers, after.is_some()))
+    Ok(found)
 }
 
 fn table(timers: &[TimerView]) -> Table {

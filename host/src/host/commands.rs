@@ -35,11 +35,12 @@ fn may_run(bus: &Bus, runner: &Runner, key: &Key) -> Result<(), CommandError> {
         let (free, needed) = (stats.free_bytes, stats.keep_free_bytes);
         return Err(AppendError::StorageFull { free, needed }.into());
     }
-    let standing = runner.standing(key);
+    let (name, standing) = (runner.name(), runner.standing(key));
     if standing.paused {
-        return Err(CommandError::Unavailable(
-            "the plugin is paused, or fails too broadly".to_owned(),
-        ));
+        return Err(CommandError::Unavailable(format!(
+            "the plugin is paused, or fails too broadly: `tidegate plugins show {name}` says which, and \
+             `tidegate plugins resume {name}` lets it go on"
+        )));
     }
     if bus.ledger().instance(runner.instance()).is_some_and(|i| i.rebuilding().is_some()) {
         let why = "the plugin is being rebuilt: new events wait until that is over";
@@ -54,8 +55,12 @@ fn may_run(bus: &Bus, runner: &Runner, key: &Key) -> Result<(), CommandError> {
     }
     let Some(view) = standing.key else { return Ok(()) };
     let waits = match view.until {
-        _ if view.held => Some("is held by an operator".to_owned()),
-        Some(Until::Parked) => Some("is parked behind a dead letter".to_owned()),
+        _ if view.held => {
+            Some(format!("is held by an operator: `tidegate keys release {name} {key}` ends that"))
+        }
+        Some(Until::Parked) => Some(format!(
+            "is parked behind a dead letter: `tidegate dead-letters list --plugin {name} --key {key}`"
+        )),
         Some(Until::Due(at_ms)) if at_ms > bus.now_ms().saturating_add(COMMAND_KEY_WAIT_MS_MAX) => {
             Some("waits for another attempt of a delivery".to_owned())
         }

@@ -107,9 +107,7 @@ pub fn run(
     let kind = args.kind.as_deref().unwrap_or_default();
     let event = event_json(args, kind)?;
     // What the host would refuse is a wrong command line; it is told without asking.
-    if let Err(error) = read_line(&event) {
-        return Err(UsageError(error.to_string()).into());
-    }
+    let read = read_line(&event).map_err(|error| UsageError(error.to_string()))?;
     let bus = args.bus.as_deref().map(|bus| ("bus", bus));
     let posted = client.post::<Vec<AppendedView>>(
         &["v1", "events"],
@@ -123,8 +121,8 @@ pub fn run(
         return Ok(ExitCode::SUCCESS);
     }
     let mut line = format!("#{} {}", appended.position, plain(kind));
-    if let Some(key) = args.key.as_deref().or(args.subject.as_deref()) {
-        line.push_str(&format!(" {}/{}", plain(key), appended.sequence));
+    if let Some(key) = &read.event.key {
+        line.push_str(&format!(" {}/{}", plain(key.as_str()), appended.sequence));
     }
     if appended.duplicate {
         line.push_str("  duplicate: it had been there already");

@@ -4,14 +4,14 @@ use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 
 use super::super::Output;
 use super::super::out::{UsageError, note};
 use super::deliver::{Ask, Bench, Delivered, Now};
 use super::project::Project;
 use super::{TestArgs, print, read_file};
-use crate::api::cloudevents;
+use crate::api::cloudevents::{self, BadEvent};
 use crate::api::view::DeliveryView;
 use crate::clock::SystemClock;
 use crate::event::{Key, NewEvent};
@@ -144,13 +144,27 @@ fn events(args: &TestArgs) -> anyhow::Result<Vec<NewEvent>> {
 
 fn read_lines(path: &Path) -> anyhow::Result<Vec<NewEvent>> {
     let text = read_file(path, EVENTS_BYTES_MAX)?;
-    let lines = text.split(|byte| *byte == b'\n').enumerate();
-    lines
-        .filter(|(_, line)| !line.trim_ascii().is_empty())
-        .map(|(n, line)| {
-            let publish = cloudevents::read_line(line)
-                .with_context(|| format!("event file `{}`, line {}", path.display(), n + 1))?;
-            Ok(publish.event)
-        })
-        .collect()
+    let lines = (1..).zip(text.split(|byte| *byte == b'\n'));
+    let lines = lines.filter(|(_, line)| !line.trim_ascii().is_empty());
+    let events = lines.map(|(number, line)| match cloudevents::read_line(line) {
+        Ok(publish) => Ok(publish.event),
+        Err(error) => {
+            Err(in_line(number, error).context(format!("event file `{}`", path.display())))
+        }
+    });
+    let events: Vec<NewEvent> = events.collect::<anyhow::Result<_>>()?;
+    if events.is_empty() {
+        bail!("event file `{}` has no events: it takes one CloudEvent a line", path.display());
+    }
+    Ok(events)
+}
+
+/// What is wrong in a line of a file: for whoever read the line, it was the first.
+fn in_line(number: usize, error: BadEvent) -> anyhow::Error {
+    match error {
+        BadEvent::Json { column, why, .. } => {
+            anyhow!("line {number}, column {column}: not valid JSON: {why}")
+        }
+        error => anyhow!("line {number}: {error}"),
+    }
 }

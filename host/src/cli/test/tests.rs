@@ -106,7 +106,18 @@ async fn one_event_may_span_lines() {
 async fn what_is_wrong_is_named_with_its_place() {
     let bad_line = format!("{}\n{{\"id\":1\n", one_line(EVENT));
     let error = run_case(&case(EMITS, &bad_line), Output::Text).await.unwrap_err();
-    assert!(format!("{error:#}").contains("events.ndjson`, line 2: not valid JSON"), "{error:#}");
+    assert!(
+        format!("{error:#}").contains("events.ndjson`: line 2, column 7: not valid JSON"),
+        "{error:#}"
+    );
+    let broken = run_case(&case(EMITS, &format!("{}\n{{no", one_line(EVENT))), Output::Text).await;
+    let error = format!("{:#}", broken.unwrap_err());
+    assert!(error.ends_with("line 2, column 2: not valid JSON: key must be a string"), "{error}");
+    let error = run_case(&case(EMITS, "\n \n"), Output::Text).await.unwrap_err();
+    assert!(
+        error.to_string().ends_with("has no events: it takes one CloudEvent a line"),
+        "{error}"
+    );
     let error = run_case(&case("(module)", &one_line(EVENT)), Output::Text).await.unwrap_err();
     let error = format!("{error:#}");
     assert!(error.contains("m.wat` is refused: a core module without"), "{error}");

@@ -4,8 +4,8 @@ use bytes::Bytes;
 
 use crate::api::host::{Answered, CommandRequest, HostError};
 use crate::api::view::{
-    BusKind, BusState, BusView, DeadLetterView, KeyState, KeyView, LogLineView, PluginState,
-    PluginView, SubscriptionView, Timestamp, TreeEventView,
+    AttemptView, BusKind, BusState, BusView, DeadLetterView, KeyState, KeyView, LogLineView,
+    PluginState, PluginView, SubscriptionView, Timestamp, TreeEventView,
 };
 use crate::event::{CommitNumber, Digest, Event, Key, KeySequence, Position};
 
@@ -60,7 +60,7 @@ pub(crate) fn plugin_view(name: &str, state: PluginState) -> Result<PluginView, 
         open_calls: 0,
         last_error: None,
         history: Vec::new(),
-        manifest: None,
+        manifest: Some(crate::plugin::Manifest::default().to_toml()),
     })
 }
 
@@ -83,13 +83,13 @@ pub(super) fn dead_letter_view(id: &str) -> DeadLetterView {
         key: None,
         outcome: "trap".to_owned(),
         reason: "unreachable".to_owned(),
-        attempts: 2,
+        attempts: 5,
         first_attempt: Timestamp(0),
         given_up: Timestamp(1000),
         module: Digest::default().to_string(),
         parked: true,
         redriving: false,
-        tried: Vec::new(),
+        tried: vec![AttemptView { attempt: 5, at: Timestamp(900), outcome: "trap".to_owned() }],
         state: Vec::new(),
         backtrace: String::new(),
         logs: Vec::new(),
