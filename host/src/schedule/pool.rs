@@ -3,7 +3,7 @@
 //! Tasks belong to *tenants* (plugins), and tenants get equal processor time however many tasks
 //! they have and however long these run between two yields. What must not break: a task that never
 //! yields holds one thread, so guests yield at epoch ticks and workers, between two of them, where their
-//! slice is over ([`slice_is_over`]); and no foreign code (a waker, a future's destructor) runs under the pool's lock.
+//! slice is over (`slice_is_over`); and no foreign code (a waker, a future's destructor) runs under the pool's lock.
 
 mod fair;
 mod task;
