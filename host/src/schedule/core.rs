@@ -237,7 +237,7 @@ impl<T> KeyScheduler<T> {
         if lane.phase != Phase::Running(ticket.stamp) {
             return Finished::Stale;
         }
-        let keyed = lane.key.is_some();
+        let (keyed, waited) = (lane.key.is_some(), lane.counted);
         lane.phase = Phase::Resting;
         self.running -= 1;
         self.ended(id);
@@ -261,7 +261,7 @@ impl<T> KeyScheduler<T> {
             self.shed(id, 0);
         }
         self.place(id);
-        match (waits, self.is_over()) {
+        match (waits, self.is_over() && !waited) {
             (false, _) => Finished::Released,
             (true, false) => Finished::Waits,
             (true, true) => Finished::WaitsOver,

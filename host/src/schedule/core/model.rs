@@ -180,6 +180,7 @@ impl World {
             _ => (Finish::Return, None),
         };
         let parks = self.at(position).key.is_some();
+        let waited = self.waits_at(position);
         let got = self.sched.finish(ticket, finish);
         assert_ne!(got, Finished::Stale);
         match (finish, wait) {
@@ -194,16 +195,19 @@ impl World {
                 self.waits.remove(&position);
             }
         }
-        let waits = self.waits.contains_key(&position)
-            || self.at(position).key.is_some_and(|name| self.held.contains(&name));
-        let over = self.waiting() > self.bounds.waiting_max;
-        let expected = match (waits, over) {
+        let over = !waited && self.waiting() > self.bounds.waiting_max;
+        let expected = match (self.waits_at(position), over) {
             (false, _) => Finished::Released,
             (true, false) => Finished::Waits,
             (true, true) => Finished::WaitsOver,
         };
         assert_eq!(got, expected);
         assert_eq!(self.sched.finish(ticket, Finish::Done), Finished::Stale);
+    }
+
+    fn waits_at(&self, position: u64) -> bool {
+        self.waits.contains_key(&position)
+            || self.at(position).key.is_some_and(|name| self.held.contains(&name))
     }
 
     fn fail(&mut self, position: u64, wait: Wait) {

@@ -92,7 +92,8 @@ pub enum Finished {
     Released,
     /// The key waits.
     Waits,
-    /// The key waits, and more keys do than `waiting_max`: pause the plugin.
+    /// The key waits now, and more keys do than `waiting_max`: pause the plugin. One that waited before
+    /// makes it no worse: a plugin that is let go on works off what waits.
     WaitsOver,
     /// The ticket was worth nothing, and nothing changed.
     Stale,
