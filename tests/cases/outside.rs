@@ -113,7 +113,9 @@ fn a_granted_host_is_asked_and_everything_else_is_an_error_in_the_guests_hands()
 fn what_is_run_again_asks_nobody(host: &Host, server: &Flaky, place: &Place) {
     let before = server.count();
     let words = ["plugins", "diff", "asking", "--output", "json"];
-    let found = host.cli(&words).run().json();
+    let run = host.cli(&words).run();
+    assert_eq!(run.code, 1, "nothing was compared: {}", run.stderr);
+    let found: Value = serde_json::from_str(&run.stdout).unwrap();
     assert_eq!(found["not_replayable"], 4, "{found}");
     assert_eq!((&found["equal"], &found["different"]), (&json!(0), &json!(0)), "{found}");
     let why = host.cli(&["plugins", "rewind", "asking"]).run().expect_failed();

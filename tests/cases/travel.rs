@@ -119,10 +119,10 @@ fn the_state_of_any_moment_is_what_was_seen_then_also_after_restarts() {
     let words = ["state", "get", "case-progress", "k-0", "events", "--at", "0"];
     host.cli(&words).run().expect_failed();
     let words = ["state", "get", "case-progress", "k-0", "events", "--at", "99999999"];
-    let said = host.cli(&words).run().expect_failed();
+    let said = host.cli(&words).run().expect_wrong_use();
     assert!(said.contains("lies ahead"), "{said}");
     let words = ["state", "get", "case-progress", "k-0", "events", "--at", "yesterday"];
-    let said = host.cli(&words).run().expect_failed();
+    let said = host.cli(&words).run().expect_wrong_use();
     assert!(said.contains("neither a position nor an RFC 3339 time"), "{said}");
     host.stop();
 }
@@ -206,9 +206,22 @@ fn an_unchanged_plugin_does_all_of_its_past_again() {
         assert_eq!(found["equal"], json!(to - own), "{found}");
     }
     assert_eq!(last_position(&host), last, "a replay says nothing");
-    let said = host.cli(&["plugins", "diff", "bare", "--to", "9999999"]).run().expect_failed();
+    let said = host.cli(&["plugins", "diff", "bare", "--to", "9999999"]).run().expect_wrong_use();
     assert!(said.contains("lies ahead"), "{said}");
     host.cli(&["plugins", "diff", "nobody"]).run().expect_failed();
+
+    // What a rewind carried over is no delivery, and those before it are of another time.
+    host.cli(&["plugins", "rewind", "case-progress", "--to", "201"]).run().expect_done();
+    host.wait_plugin("case-progress", "rebuilt", |view| view["rewind"].is_null());
+    host.wait_rest("case-progress", 0);
+    let (code, found) = diff(&host, &["case-progress"]);
+    let counts = ["from", "different", "passed_over"].map(|name| found[name].as_u64());
+    assert_eq!((code, counts), (0, [Some(201), Some(0), Some(0)]), "{found}");
+    let since = host.http.events("from=201").iter().filter(|e| e["source"] == "/test").count();
+    assert_eq!(found["equal"], json!(since), "{found}");
+    let before = ["plugins", "diff", "case-progress", "--to", "200"];
+    let said = host.cli(&before).run().expect_wrong_use();
+    assert!(said.contains("only deliveries from there on can be compared"), "{said}");
     host.stop();
 }
 

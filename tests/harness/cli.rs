@@ -78,6 +78,13 @@ impl Run {
         self.stderr
     }
 
+    /// What a command says that was typed in a way that makes no sense.
+    pub(crate) fn expect_wrong_use(self) -> String {
+        assert_eq!(self.code, 2, "{}\n{}", self.stdout, self.stderr);
+        assert!(!self.stderr.contains("stack backtrace"), "{}", self.stderr);
+        self.stderr
+    }
+
     /// Standard output as one JSON document.
     pub(crate) fn json(self) -> Value {
         let out = self.expect_done();

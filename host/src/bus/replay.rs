@@ -258,6 +258,10 @@ impl Way<'_> {
             let writes = done.state.iter().cloned();
             self.carried.apply(&owner, position, writes).map_err(CarryError::from)?;
         }
+        if completion.attempt == 0 {
+            // State that a rewind carried over: no delivery.
+            return Ok(());
+        }
         let running = match self.prepare(input, done, seen) {
             Ok(again) => Running::Task(plan.tenant.spawn(again.run())),
             Err(verdict) => Running::Known(Judged { position, key, verdict }),
@@ -281,10 +285,6 @@ impl Way<'_> {
         let Some(input) = input.filter(|input| &*input.kind != LOST_EVENT) else {
             return Err(Verdict::NotReplayable(Obstacle::Input));
         };
-        // State that a rewind carried over: nothing ran.
-        if completion.attempt == 0 {
-            return Err(Verdict::PassedOver);
-        }
         // A fire or answer that served nothing any more, a command whose condition did not hold.
         if completion.fuel == 0 && done.dead_letter.is_none() && private::is_private(&input.kind) {
             return Err(Verdict::PassedOver);

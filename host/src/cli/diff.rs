@@ -72,10 +72,21 @@ pub fn run(
     let diff: DiffView = client.post(&path, &query, kind, &wasm)?.answer;
     match output {
         Output::Json => out.json(&diff)?,
-        Output::Text => print(&diff, out)?,
+        Output::Text => {
+            let before = diff.from.saturating_sub(1);
+            if args.from.unwrap_or(1) < diff.from {
+                out.line(format_args!(
+                    "deliveries up to #{before} were made before a rewind, and are not compared"
+                ))?;
+            }
+            print(&diff, out)?;
+        }
     }
     if let Some(why) = &diff.failed {
         bail!("the replay broke off: {why}");
+    }
+    if diff.equal + diff.different == 0 && diff.not_replayable > 0 {
+        bail!("nothing could be compared: none of the deliveries can be run again");
     }
     Ok(if diff.different == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -31,6 +31,9 @@ struct Known {
     bus: Arc<Bus>,
     instance: InstanceId,
     generation: Generation,
+    /// The rewind that began this generation went back to just after it: what was delivered before is of
+    /// an earlier one.
+    after: Position,
     activations: Vec<Activation>,
 }
 
@@ -46,12 +49,20 @@ impl Plugins {
     ) -> Result<impl Future<Output = DiffView> + Send + 'static + use<>, HostError> {
         let known = self.known_of(name)?;
         let last = known.bus.last_position();
-        let from = request.from.unwrap_or(Position(1));
+        let first = Position(known.after.0.saturating_add(1));
+        let from = request.from.unwrap_or(first).max(first);
         let to = request.to.unwrap_or(last);
         let invalid =
             |field: &str, why: String| HostError::Invalid { field: field.to_owned(), why };
         if to > last {
             return Err(invalid("to", format!("lies ahead: the last event is at position {last}")));
+        }
+        if to <= known.after && to > Position(0) {
+            let why = format!(
+                "is before {first}: a rewind has carried over what came of the events before, and only \
+                 deliveries from there on can be compared"
+            );
+            return Err(invalid("to", why));
         }
         if from > to && to > Position(0) {
             return Err(invalid("from", format!("is after `to`, which is {to}")));
@@ -91,12 +102,13 @@ impl Plugins {
             let why = format!("the bus `{}` is in memory, and keeps no past", bus.name());
             return Err(HostError::Conflict(why));
         }
-        let found = bus
-            .ledger()
-            .instance(instance)
-            .map(|plugin| (plugin.generation, plugin.activations.clone()));
-        let (generation, activations) = found.ok_or_else(unknown)?;
-        Ok(Known { name: name.to_owned(), bus, instance, generation, activations })
+        let (generation, after, activations) = {
+            let ledger = bus.ledger();
+            let plugin = ledger.instance(instance).ok_or_else(unknown)?;
+            let after = plugin.rewound().map_or(Position(0), |rewound| rewound.after);
+            (plugin.generation, after, plugin.activations.clone())
+        };
+        Ok(Known { name: name.to_owned(), bus, instance, generation, after, activations })
     }
 
     fn subscriptions_of(&self, known: &Known) -> crate::bus::runner::Subscriptions {
