@@ -46,6 +46,7 @@ const ROUTES: &[(&str, &str, &[&str])] = &[
     ("GET", "/metrics", READ),
     ("GET", "/openapi.json", READ),
     ("GET", "/v1/buses", READ),
+    ("POST", "/v1/buses/{bus}/follow-clock", OPERATE),
     ("GET", "/v1/dead-letters", READ),
     ("GET", "/v1/dead-letters/{id}", READ),
     ("GET", "/v1/dead-letters/{id}/delivery", READ),
