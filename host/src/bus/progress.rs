@@ -11,8 +11,9 @@ use crate::schedule::core::Settled;
 /// How far one plugin is known to have come in this run: what lets its ledger forget completions.
 ///
 /// The scheduler knows which positions are done with, but some of those commits may not be durable
-/// yet. As the commits of one plugin keep their order, it is enough to count them: what was noted
-/// after `submitted` commits is safe once that many were applied, and what was read is durable.
+/// yet. What it knows to be done with is in the lane, and whatever is submitted later stands behind that,
+/// so it is enough to count: what was noted after `submitted` commits is safe once that many were applied, and
+/// what was read is durable.
 #[derive(Debug, Default)]
 pub struct Progress {
     /// Counted by workers; the others by other threads.

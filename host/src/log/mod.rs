@@ -3,7 +3,8 @@
 //! One writer thread a log; any number of tasks publish, commit and read. `FORMAT.md` beside this
 //! file has the bytes.
 //!
-//! Rule: what is acknowledged is durable, and what is not durable is seen by nobody.
+//! Rule: what is acknowledged is durable, and what is not durable is seen by nobody but deliveries, whose
+//! effects stand behind it.
 
 pub mod clock;
 pub mod codec;
