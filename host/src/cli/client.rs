@@ -138,7 +138,6 @@ fn next_step(code: &str) -> &'static str {
         "read_only" => ": look at the host's log, then start it again",
         "sequence_conflict" => ": read it again, and decide anew at the sequence it has",
         "queue_full" => ": try again in a moment",
-        "shutting_down" => ": try again once it runs again",
         _ => "",
     }
 }

@@ -210,9 +210,17 @@ fn follow_error(error: FollowError) -> HostError {
         FollowError::NoLog { .. } | FollowError::Behind { .. } => {
             HostError::Conflict(error.to_string())
         }
-        FollowError::Append(AppendError::ShuttingDown) => HostError::ShuttingDown,
-        FollowError::Append(AppendError::StorageFull { .. }) => HostError::StorageFull,
-        FollowError::Append(other) => HostError::ReadOnly(other.to_string()),
+        FollowError::Append(error) => error.into(),
+    }
+}
+
+impl From<AppendError> for HostError {
+    fn from(error: AppendError) -> Self {
+        match error {
+            AppendError::ShuttingDown => Self::ShuttingDown,
+            AppendError::StorageFull { .. } => Self::StorageFull,
+            other => Self::ReadOnly(other.to_string()),
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::operate::{append_error, unknown};
+use super::operate::unknown;
 use super::{Plugins, lock};
 use crate::api::host::HostError;
 use crate::bus::Bus;
@@ -51,7 +51,7 @@ impl Plugins {
         let _turn = turn.lock().await;
         let (bus, instance) = self.registered(name).ok_or_else(|| unknown(name))?;
         let runner = self.at_work(name, &bus, instance)?;
-        operate::hold(&runner, key, reason, actor).await.map_err(append_error)
+        Ok(operate::hold(&runner, key, reason, actor).await?)
     }
 
     /// Lets a key go on that is held or parked.
@@ -77,7 +77,7 @@ impl Plugins {
         let runner = self.runner_of(name, &bus, instance);
         let released = operate::release(&bus, instance, runner.as_deref(), key, actor).await;
         released.map_err(|error| match error {
-            ReleaseError::Append(error) => append_error(error),
+            ReleaseError::Append(error) => error.into(),
             other => HostError::Conflict(other.to_string()),
         })
     }
@@ -121,8 +121,7 @@ impl Plugins {
                 Act::Redrive => Some(self.at_work(name, bus, instance)?),
                 Act::Discard(_) => self.runner_of(name, bus, instance),
             };
-            let acted = operate::act(bus, instance, runner.as_deref(), numbers, act, actor).await;
-            let acted = acted.map_err(append_error)?;
+            let acted = operate::act(bus, instance, runner.as_deref(), numbers, act, actor).await?;
             all.count += acted.count;
             all.left.extend(acted.left);
         }

@@ -12,18 +12,9 @@ use crate::api::view::PluginState;
 use crate::bus::Bus;
 use crate::bus::runner::{Runner, WantedPause};
 use crate::event::{Digest, InstanceId};
-use crate::log::AppendError;
 use crate::log::record::{Control, ControlRecord};
 use crate::plugin::Manifest;
 use crate::plugin::identity::{Binding, Refusal};
-
-pub(super) fn append_error(error: AppendError) -> HostError {
-    match error {
-        AppendError::ShuttingDown => HostError::ShuttingDown,
-        AppendError::StorageFull { .. } => HostError::StorageFull,
-        other => HostError::ReadOnly(other.to_string()),
-    }
-}
 
 pub(super) fn unknown(name: &str) -> HostError {
     HostError::NotFound(format!("plugin `{name}`"))
@@ -45,7 +36,7 @@ impl Plugins {
         control: Control,
     ) -> Result<(), HostError> {
         let record = ControlRecord { actor: actor.into(), control };
-        let committed = bus.control_asked(&[record]).done().await.map_err(append_error)?;
+        let committed = bus.control_asked(&[record]).done().await?;
         bus.until_applied(committed.commit).await;
         Ok(())
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::install::{Candidate, for_exports};
-use super::operate::{append_error, unknown};
+use super::operate::unknown;
 use super::{Plugins, lock};
 use crate::api::host::HostError;
 use crate::bus::Bus;
@@ -133,7 +133,7 @@ impl Plugins {
                 after,
             }),
         ];
-        let committed = bus.control_asked(&records).done().await.map_err(append_error)?;
+        let committed = bus.control_asked(&records).done().await?;
         bus.until_applied(committed.commit).await;
         let name = &candidate.name;
         tracing::info!(plugin = name, %after, %until, "rewound: its state is being rebuilt");
