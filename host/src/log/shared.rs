@@ -198,7 +198,7 @@ impl Shared {
     /// The frame that holds a position, from the disk. Blocking.
     fn frame_on_disk(&self, position: Position) -> Result<Option<Arc<Frame>>, ReadError> {
         let Some(place) = self.index.frame_of_position(position)? else { return Ok(None) };
-        let mut scan = self.scan(place.segment, place.mark.offset)?;
+        let mut scan = self.scan(place.segment, place.mark.offset)?.narrow();
         loop {
             let frame = self.next_durable(&mut scan)?;
             if frame.header().first_position > position.0 {
@@ -260,7 +260,7 @@ impl Shared {
         let shared = self.clone();
         blocking(move || {
             let Some(place) = shared.index.frame_of_commit(commit)? else { return Ok(None) };
-            let mut scan = shared.scan(place.segment, place.mark.offset)?;
+            let mut scan = shared.scan(place.segment, place.mark.offset)?.narrow();
             loop {
                 let frame = shared.next_durable(&mut scan)?;
                 if frame.last_commit() >= commit {
