@@ -257,6 +257,8 @@ impl Writer {
     fn linger(&mut self, waiting: &mut Vec<Waiting>, time_ms: u64) {
         let free = self.shared.counters.free_bytes.load(Ordering::Relaxed);
         let is_full = free < self.shared.options.watermark_effects_bytes || self.gives_up;
+        // Whatever is in the lane comes after what is held.
+        let is_full = is_full || !self.held.is_empty();
         if is_full || self.shared.numbered.receiver_count() == 0 {
             return;
         }

@@ -6,9 +6,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::support::*;
 use crate::effects::StateWrite;
 use crate::event::{CommitNumber, InstanceId, Position};
+use crate::limits::GROUP_BYTES_MAX;
 use crate::log::disk::sim::{Crash, Fault, SimDisk};
 use crate::log::record::DeliveryCommit;
-use crate::log::{AppendError, CommitTicket, Log, LogOptions, Publish, ReadError, RecordRef};
+use crate::log::{
+    AppendError, CommitTicket, Linger, Log, LogOptions, Publish, ReadError, RecordRef,
+};
 
 async fn commit(log: &Log, position: u64) -> CommitTicket {
     let permit = log.reserve(InstanceId(1), 1000).await.unwrap();
@@ -377,4 +380,34 @@ async fn what_was_held_makes_no_frame_that_cannot_be_read() {
     publisher.await.unwrap();
     let again = open(&disk.crash(Crash::KeepsAll)).log;
     assert_eq!(all_events(&again).await.unwrap().len(), 6);
+}
+
+/// What was published while effects were held once took those with it that came after them.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_published_while_effects_are_held_takes_none_that_came_after_them() {
+    let disk = SimDisk::new();
+    let options = LogOptions { linger: Linger::For(DEADLINE), ..options() };
+    let log = try_open(&disk, options).unwrap().log;
+    // The space is looked at, and found to be enough.
+    commit(&log, 1).await.await.unwrap();
+    // Whom the writer lingers for.
+    let _numbered = log.numbered_from_position(Position(1));
+    let permit = log.reserve(InstanceId(1), GROUP_BYTES_MAX).await.unwrap();
+    disk.inject(Fault::FullFrom(disk.operations()));
+    let value = StateWrite {
+        name: "n".into(),
+        value: Some(vec![7; GROUP_BYTES_MAX - 1000].into()),
+        expires_ms: None,
+    };
+    let held = log.commit(permit, &DeliveryCommit { state: vec![value], ..delivery(2) });
+    until("holding", || log.shared().lanes.waiting_bytes().0 == 0).await;
+    let after = commit(&log, 3).await;
+    // With what is held it would not fit one group: it is written for itself.
+    let data = format!("\"{}\"", "x".repeat(2000));
+    let published = log.ingest(vec![Publish { event: event("1", "a", &data), expected: None }]);
+    let published = tokio::time::timeout(DEADLINE / 2, published).await;
+    assert!(published.expect("nothing is waited for").is_ok());
+    disk.heal();
+    let (held, after) = (held.await.unwrap(), after.await.unwrap());
+    assert!(held.commit < after.commit, "{held:?} {after:?}");
 }
