@@ -5,7 +5,7 @@
 //! them. Damage ends the log.
 
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, PoisonError};
 use std::time::Instant;
 
 use tokio::sync::watch;
@@ -83,10 +83,12 @@ pub(super) fn read_identities(shared: &Arc<Shared>) -> std::io::Result<()> {
         return Ok(());
     }
     let shared = Arc::clone(shared);
+    // Now: the check takes them away once it begins.
+    let unchecked = shared.unchecked().clone();
     let thread = std::thread::Builder::new().name("log-ids".to_owned());
     let fill = move || {
         let _guard = EndGuard(Arc::clone(&shared));
-        fill(&shared);
+        fill(&shared, &unchecked);
     };
     thread.spawn(fill).map(drop)
 }
@@ -110,7 +112,7 @@ fn stops(shared: &Shared) -> bool {
 }
 
 /// Fills the table of recent identities.
-fn fill(shared: &Shared) {
+fn fill(shared: &Shared, unchecked: &[SealedSegment]) {
     let began = Instant::now();
     let options = &shared.options;
     let fill = || {
@@ -120,8 +122,7 @@ fn fill(shared: &Shared) {
     let filled = fill().or_else(|error| {
         // A damaged index file is made anew from its segment.
         tracing::warn!("{error}");
-        let sealed = shared.unchecked().clone();
-        sealed.iter().try_for_each(|segment| check_index(shared, segment))?;
+        unchecked.iter().try_for_each(|segment| check_index(shared, segment))?;
         fill()
     });
     match filled {
@@ -159,6 +160,8 @@ fn failure_of(shared: &Shared, segment: Option<&SealedSegment>, error: OpenError
 
 /// Reads the index file of a segment that is whole; one that is damaged is made anew.
 fn check_index(shared: &Shared, segment: &SealedSegment) -> Result<(), OpenError> {
+    // Two threads would write the new one in the same place.
+    let _alone = shared.mending.lock().unwrap_or_else(PoisonError::into_inner);
     let (disk, folders) = (&*shared.disk, &shared.folders);
     let path = folders.index_file(segment.number);
     let is_right = IndexFile::open(disk, &path, &shared.log_id, segment.number)

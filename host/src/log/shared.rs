@@ -59,6 +59,8 @@ pub(super) struct Shared {
     pub(super) ingested: OnceLock<OnIngested>,
     /// Segments that nobody has checked since the start.
     pub(super) unchecked: Mutex<Vec<SealedSegment>>,
+    /// Held by who makes the index file of one of them anew.
+    pub(super) mending: Mutex<()>,
 }
 
 impl std::fmt::Debug for Shared {

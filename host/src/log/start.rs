@@ -354,5 +354,6 @@ fn share(
         counters,
         ingested: OnceLock::new(),
         unchecked: Mutex::new(begun.sealed.iter().take(begun.unchecked).cloned().collect()),
+        mending: Mutex::default(),
     }))
 }

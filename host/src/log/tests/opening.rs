@@ -165,3 +165,27 @@ async fn a_damaged_event_is_shown_to_nobody_before_the_rest_is_checked() {
     }
     assert!(damaged > 0);
 }
+
+/// The check that begins with the log once took from the reader of the identities what it makes damaged
+/// index files anew from: a log was ended for a file that can be deleted.
+#[tokio::test]
+async fn identities_are_read_though_the_check_of_their_damaged_index_has_begun() {
+    let disk = SimDisk::new();
+    let log = open(&disk).log;
+    let mut count = 0;
+    while log.stats().segments < 4 {
+        let some = count..count + 100;
+        let events = some.map(|n| publish(&format!("e{n}"), "k")).collect();
+        count += log.ingest(events).await.unwrap().len();
+    }
+    log.close().await.unwrap();
+    for (path, bytes) in files(&disk, &bus().join("index")) {
+        for page in 1..bytes.len() / 4096 {
+            let damaged = disk.crash(Crash::KeepsAll);
+            damaged.damage(&path, |bytes| bytes[page * 4096 + 7] ^= 1);
+            let log = try_open(&damaged, lazy()).unwrap().log;
+            let again = log.ingest(vec![publish("e0", "k")]).await;
+            assert!(again.unwrap()[0].duplicate, "page {page} of {}", path.display());
+        }
+    }
+}
