@@ -4,6 +4,7 @@
 //! has come, in one commit. After a restart the mark says where to go on.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
@@ -17,6 +18,8 @@ use crate::log::{AppendError, ReadError};
 const FORWARD_BATCH_MAX: usize = 256;
 /// Bytes of these, about; one event may be larger. Many large ones would not fit a commit at all.
 const FORWARD_BATCH_BYTES_MAX: usize = GROUP_BYTES_MAX;
+/// How long to wait where the source could not be read.
+const UNREADABLE_PAUSE: Duration = Duration::from_secs(5);
 
 /// Why a forwarder gave up.
 #[derive(Debug, thiserror::Error)]
@@ -29,7 +32,8 @@ pub enum ForwardError {
     Append(#[from] AppendError),
 }
 
-/// Forwards from `source` to `target` until either is closed or `stop` is cancelled.
+/// Forwards from `source` to `target` until either is closed or `stop` is cancelled. Where the source
+/// cannot be read it is read again a moment later, from where it was.
 ///
 /// # Errors
 /// See [`ForwardError`]; a closed log is none.
@@ -39,19 +43,38 @@ pub async fn run(
     stop: CancellationToken,
 ) -> Result<(), ForwardError> {
     let mut after = start(&source, &target);
-    let mut events = source.read_after(after);
+    loop {
+        match forward(&source, &target, &mut after, &stop).await {
+            Ok(())
+            | Err(ForwardError::Read(ReadError::Closed))
+            | Err(ForwardError::Append(AppendError::ShuttingDown)) => return Ok(()),
+            Err(ForwardError::Read(error)) => {
+                let (from, to) = (source.name(), target.name());
+                tracing::error!(%from, %to, %after, %error, "events cannot be read, and wait");
+            }
+            Err(error) => return Err(error),
+        }
+        if stop.run_until_cancelled(tokio::time::sleep(UNREADABLE_PAUSE)).await.is_none() {
+            return Ok(());
+        }
+    }
+}
+
+/// As [`run`], until the source cannot be read. `after` is where that is.
+async fn forward(
+    source: &Bus,
+    target: &Bus,
+    after: &mut Position,
+    stop: &CancellationToken,
+) -> Result<(), ForwardError> {
+    let mut events = source.read_after(*after);
     // A memory bus takes each by itself: where there is room for some, the others do not take these along.
     let count_max = target.log().map_or(1, |_| FORWARD_BATCH_MAX);
     loop {
         let batch = tokio::select! {
             biased;
             () = stop.cancelled() => return Ok(()),
-            batch = events.next() => batch,
-        };
-        let batch = match batch {
-            Ok(batch) => batch,
-            Err(ReadError::Closed) => return Ok(()),
-            Err(error) => return Err(error.into()),
+            batch = events.next() => batch?,
         };
         let mut due = batch.select(|heading| heading.to == To::Bus)?;
         due.retain(|event| is_for(event, target.name()));
@@ -61,14 +84,14 @@ pub async fn run(
             let forwarded = chunk.iter().map(|event| moved(event, source.name())).collect();
             let mark = mark(source.name(), last.position);
             match target.forward(forwarded, &mark).done().await {
-                Ok(_) => after = last.position,
+                Ok(_) => {}
                 // From a memory bus, or to one, at most once: who is full loses them.
                 Err(AppendError::QueueFull { .. }) if target.log().is_none() => {
                     dropped += chunk.len();
                 }
-                Err(AppendError::ShuttingDown) => return Ok(()),
                 Err(error) => return Err(error.into()),
             }
+            *after = last.position;
         }
         if dropped > 0 {
             tracing::warn!(

@@ -7,13 +7,14 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use tokio_util::sync::CancellationToken;
 
+use super::unreadable::Bytes;
 use super::world::World;
 use crate::bus::memory::{MemoryOptions, Order, Overflow};
 use crate::bus::{Bus, forward};
 use crate::clock::SystemClock;
 use crate::event::{Addressee, CommitNumber, InstanceId, NewEvent, Position};
 use crate::limits::EVENT_DATA_BYTES_MAX;
-use crate::log::disk::sim::SimDisk;
+use crate::log::disk::sim::{Crash, SimDisk};
 use crate::log::{Log, LogOptions};
 use crate::state::Ledger;
 
@@ -35,6 +36,14 @@ fn emitted(to: &str, bytes: usize) -> NewEvent {
         addressee: Some(Addressee::Bus(to.into())),
         ..NewEvent::default()
     }
+}
+
+/// A durable bus that nobody folds.
+fn source_on(disk: &SimDisk, state: &Path) -> Arc<Bus> {
+    let (path, options) = (Path::new("data/buses/s"), LogOptions::default());
+    let log = Log::open(Arc::new(disk.clone()), path, options, Arc::new(SystemClock::new()));
+    let fold = (Ledger::default(), Arc::default(), CommitNumber(0));
+    Arc::new(Bus::durable("s", log.unwrap().log, fold, state).unwrap())
 }
 
 /// More of them come at a time than one commit can hold.
@@ -64,11 +73,8 @@ async fn many_large_events_are_forwarded_and_so_is_what_follows() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_durable_and_not_folded_when_forwarding_begins_is_forwarded_once() {
     let world = World::new().await;
-    let (disk, dir) = (Arc::new(SimDisk::new()), tempfile::tempdir().unwrap());
-    let path = Path::new("data/buses/s");
-    let log = Log::open(disk, path, LogOptions::default(), Arc::new(SystemClock::new()));
-    let fold = (Ledger::default(), Arc::default(), CommitNumber(0));
-    let source = Arc::new(Bus::durable("s", log.unwrap().log, fold, dir.path()).unwrap());
+    let (disk, dir) = (SimDisk::new(), tempfile::tempdir().unwrap());
+    let source = source_on(&disk, dir.path());
     let emit = async || source.append_private(vec![emitted("main", 1)]).done().await.unwrap();
     for last in [2, 4] {
         emit().await;
@@ -88,4 +94,29 @@ async fn what_is_durable_and_not_folded_when_forwarding_begins_is_forwarded_once
     let origins = events.iter().filter_map(|event| event.origin.as_ref());
     let origins: Vec<_> = origins.map(|origin| origin.position.0).collect();
     assert_eq!(origins, [1, 2, 3, 4]);
+}
+
+/// One read that failed once ended it until the next start.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_read_for_a_while_is_forwarded_once_it_can() {
+    let world = World::new().await;
+    let (disk, dir) = (SimDisk::new(), tempfile::tempdir().unwrap());
+    let before = source_on(&disk, dir.path());
+    let emit = async |bus: &Bus| bus.append_private(vec![emitted("main", 1)]).done().await.unwrap();
+    emit(&before).await;
+    // What was there before is on the disk alone.
+    let disk = disk.crash(Crash::KeepsAll);
+    let source = source_on(&disk, dir.path());
+    let bytes = Bytes::of(&disk, "s");
+    bytes.turn();
+    let stop = CancellationToken::new();
+    let mut run = forward::run(Arc::clone(&source), Arc::clone(&world.bus), stop.clone()).boxed();
+    // It reads, fails, and waits.
+    assert!(tokio::time::timeout(Duration::from_millis(500), &mut run).await.is_err());
+    bytes.turn();
+    emit(&source).await;
+    let run = tokio::spawn(run);
+    world.until("both have come", |world| world.bus.ledger().forwarded("s") == Position(2)).await;
+    stop.cancel();
+    run.await.unwrap().unwrap();
 }

@@ -17,17 +17,17 @@ use crate::metrics::Metrics;
 use crate::schedule::pool::GuestPool;
 
 /// What the first segment of the log had when it was looked at, out of reach and back.
-struct Bytes {
+pub(super) struct Bytes {
     disk: SimDisk,
     segment: PathBuf,
     count: usize,
 }
 
 impl Bytes {
-    fn of(disk: &SimDisk) -> Self {
-        let folder = Path::new("data/buses/main/log");
+    pub(super) fn of(disk: &SimDisk, bus: &str) -> Self {
+        let folder = Path::new("data/buses").join(bus).join("log");
         // The one after it is there already, and empty.
-        let segment = folder.join(disk.list(folder).unwrap().iter().min().unwrap());
+        let segment = folder.join(disk.list(&folder).unwrap().iter().min().unwrap());
         let bytes = disk.bytes(&segment).unwrap();
         // What comes later is appended behind them.
         let count = bytes.iter().rposition(|byte| *byte != 0).unwrap() + 1;
@@ -35,7 +35,7 @@ impl Bytes {
     }
 
     /// Makes them unreadable, and readable the second time.
-    fn turn(&self) {
+    pub(super) fn turn(&self) {
         let turn = |bytes: &mut Vec<u8>| bytes.iter_mut().take(self.count).for_each(|b| *b ^= 0x55);
         self.disk.damage(&self.segment, turn);
     }
@@ -59,7 +59,7 @@ async fn a_worker_goes_on_once_its_event_can_be_read_again() {
     world.until_listed(&[("b", "b1")]).await;
     let again = again(&world, 1).await;
     again.script.breaks(&[]);
-    let bytes = Bytes::of(&again.disk);
+    let bytes = Bytes::of(&again.disk, "main");
     bytes.turn();
     assert_eq!(again.redrive_all().await.count, 1);
     again.publish(&["c1"]).await;
@@ -81,7 +81,7 @@ async fn keys_are_drained_once_they_can_be_read_again() {
     world.until("both are parked", |world| world.is_parked("a") && world.is_parked("e")).await;
     world.until_listed(&[("b", "b1")]).await;
     let again = again(&world, 4).await;
-    let bytes = Bytes::of(&again.disk);
+    let bytes = Bytes::of(&again.disk, "main");
     bytes.turn();
     again.release("a").await;
     while !again.runner.is_paused() {
@@ -128,7 +128,7 @@ async fn the_feeder_reads_on_once_the_bus_can_be_read_again() {
     world.until_listed(&[("a", "a1"), ("b", "b1")]).await;
     let again = again(&world, 4).await;
     again.runner.stop().await;
-    let bytes = Bytes::of(&again.disk);
+    let bytes = Bytes::of(&again.disk, "main");
     bytes.turn();
     let pool = GuestPool::new(1, &tokio::runtime::Handle::current()).unwrap();
     let runner = rewound(&again, &pool).await;
