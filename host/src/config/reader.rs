@@ -14,6 +14,9 @@ use toml::{Table, Value};
 
 use super::units::{ByteSize, TimeSpan};
 
+/// The section that is to say where secrets are. Nothing in it is repeated: somebody may have put one there.
+pub(super) const SECRETS: &str = "secrets";
+
 /// Everything that is wrong with one document.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Invalid {
@@ -180,7 +183,9 @@ impl Document {
 
     /// Reports that the value of a key is not what it may be.
     pub(crate) fn refuse(&self, key: &str, found: &Value, allowed: &str) {
-        let (found, allowed) = (describe(found), allowed.to_owned());
+        let is_secret = key.split('.').next() == Some(SECRETS);
+        let found = if is_secret { kind_of(found).to_owned() } else { describe(found) };
+        let allowed = allowed.to_owned();
         self.push(key, Fault::NotAllowed { key: key.to_owned(), found, allowed });
     }
 
@@ -440,12 +445,20 @@ impl Drop for Section<'_> {
 
 fn describe(value: &Value) -> String {
     match value {
-        Value::Array(_) => "a list".to_owned(),
-        Value::Table(_) => "a table".to_owned(),
+        Value::Array(_) | Value::Table(_) => kind_of(value).to_owned(),
         Value::String(text) if text.chars().count() > 80 => {
             format!("a string of {} bytes", text.len())
         }
         other => other.to_string(),
+    }
+}
+
+fn kind_of(value: &Value) -> &'static str {
+    match value {
+        Value::Array(_) => "a list",
+        Value::Table(_) => "a table",
+        Value::String(_) => "a string",
+        _ => "neither a string nor a table",
     }
 }
 

@@ -8,7 +8,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use super::Word;
-use super::reader::Section;
+use super::reader::{SECRETS, Section};
 use crate::limits::SECRET_BYTES_MAX;
 use crate::plugin::grants::{GrantName, InvalidGrantName};
 
@@ -98,7 +98,7 @@ impl Secrets {
     /// Reads the section. Files are relative to `folder`.
     pub(super) fn read(root: &mut Section<'_>, folder: &Path) -> Self {
         let mut secrets = Self::default();
-        for (name, mut section) in root.sections("secrets") {
+        for (name, mut section) in root.sections(SECRETS) {
             let Ok(name) = name.parse::<GrantName>() else {
                 section.rule(format!("`secrets.{name}`: {InvalidGrantName}"));
                 continue;

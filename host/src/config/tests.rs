@@ -292,6 +292,23 @@ fn tokens_of_the_environment_stand_instead_of_a_file_and_are_not_printed() {
 }
 
 #[test]
+fn a_secret_that_stands_where_its_place_should_is_not_repeated() {
+    for (text, expected) in [
+        ("secrets.PAY = \"s3cret\"", "`secrets.PAY` is a string; allowed: a table"),
+        ("secrets = \"s3cret\"", "`secrets` is a string; allowed: a table"),
+        ("secrets.PAY.value = \"s3cret\"", "`secrets.PAY.value` is not a key"),
+        (
+            "secrets.PAY.env = 53",
+            "`secrets.PAY.env` is neither a string nor a table; allowed: a string",
+        ),
+    ] {
+        let error = Setup::new(text).error();
+        assert!(error.contains(expected), "{error}");
+        assert!(!error.contains("s3cret") && !error.contains("53"), "{error}");
+    }
+}
+
+#[test]
 fn a_plugin_gets_what_both_sides_grant() {
     let manifest = Manifest::parse(
         "notify.toml",
