@@ -86,6 +86,15 @@ pub enum InvalidTokens {
         /// What the parser says.
         why: String,
     },
+    /// It is TOML of something else. Without what stands there, for the same reason.
+    #[error(
+        "line {line}: a token is a table `[[tokens]]` with its `name`, its `sha256` and its `roles`, a \
+         list of `publish`, `read`, `operate`, `admin`, and nothing else"
+    )]
+    Shape {
+        /// From 1.
+        line: usize,
+    },
     /// A hash has the wrong shape.
     #[error("`sha256` of token `{0}` must be 64 hex digits: printf %s TOKEN | sha256sum")]
     Hash(String),
@@ -202,7 +211,11 @@ fn read_tokens(text: &str) -> Result<Vec<Arc<Token>>, InvalidTokens> {
     let file: TokensFile = toml::from_str(text).map_err(|error| {
         let before = error.span().and_then(|span| text.get(..span.start));
         let line = before.map_or(1, |before| 1 + before.matches('\n').count());
-        InvalidTokens::Syntax { line, why: error.message().to_owned() }
+        // Only of syntax does the parser speak without what it has read.
+        match text.parse::<toml::Table>() {
+            Ok(_) => InvalidTokens::Shape { line },
+            Err(_) => InvalidTokens::Syntax { line, why: error.message().to_owned() },
+        }
     })?;
     let mut tokens: Vec<Arc<Token>> = Vec::with_capacity(file.tokens.len());
     for entry in file.tokens {
@@ -412,8 +425,8 @@ mod tests {
         let cases = [
             ("", "there is no token"),
             ("[[tokens]]\nname = 'a'\nsha256 = '12'\nroles = []", "64 hex digits"),
-            ("[[tokens]]\nname = 'a'\ntoken = 'x'\nroles = []", "unknown field `token`"),
-            ("[[tokens]]\nname = 'a'\nsha256 = ''\nroles = ['root']", "unknown variant `root`"),
+            ("[[tokens]]\nname = 'a'\ntoken = 'x'\nroles = []", "line 3: a token is a table"),
+            ("[[tokens]]\nname = 'a'\nsha256 = ''\nroles = ['root']", "line 4: a token is a table"),
         ];
         for (text, expected) in cases {
             let error = Tokens::parse(text).unwrap_err().to_string();
@@ -426,6 +439,16 @@ mod tests {
         let error = Tokens::from_variable("TIDEGATE_TOKENS", "\ns3cret\n").unwrap_err().to_string();
         let place = "environment variable `TIDEGATE_TOKENS`: line 2: ";
         assert!(error.starts_with(place) && !error.contains("s3cret"), "{error}");
+        for text in [
+            "tokens = ['s3cret']",
+            "tokens = 's3cret'",
+            "s3cret = 'shop'",
+            "[[tokens]]\nname = 'a'\nsha256 = ''\nroles = 's3cret'",
+            "[[tokens]]\nname = 'a'\ns3cret = ''",
+        ] {
+            let error = Tokens::parse(text).unwrap_err().to_string();
+            assert!(error.contains("a token is a table") && !error.contains("s3cret"), "{error}");
+        }
         let error = Tokens::load(Path::new("/no/tokens.toml")).unwrap_err().to_string();
         assert!(error.starts_with("cannot read tokens file `/no/tokens.toml`: No such"), "{error}");
     }
