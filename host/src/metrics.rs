@@ -262,7 +262,7 @@ impl Metrics {
         self.reloads.get_or_create(&ReloadLabel { plugin: plugin.to_owned(), result }).inc();
     }
 
-    /// Drops everything of a plugin that was forgotten.
+    /// Drops what was counted of a plugin that was forgotten.
     pub fn forget(&self, plugin: &str) {
         let label = PluginLabel { plugin: plugin.to_owned() };
         for kind in OutcomeKind::ALL {
@@ -287,22 +287,20 @@ impl Metrics {
         self.delivery_duration.remove(&label);
         self.delivery_lag.remove(&label);
         self.fuel.remove(&label);
-        self.gauges.remove(&label);
     }
 
     /// The Prometheus text exposition, with the gauges as they stand.
     #[must_use]
     pub fn encode(&self, standing: &Standing) -> String {
+        // Held from here on, so that nobody sees gauges that another is setting.
+        let registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
         for bus in &standing.buses {
             let label = BusLabel { bus: bus.name.clone() };
             self.last_position.get_or_create(&label).set(signed(bus.last_position));
             // Another who asks may have seen more by now.
             self.appended.get_or_create(&label).inner().fetch_max(bus.appended, Ordering::Relaxed);
         }
-        for plugin in &standing.plugins {
-            self.gauges.set(plugin);
-        }
-        let registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
+        self.gauges.set(&standing.plugins);
         let mut out = String::new();
         // Writing to a string does not fail.
         let _ = text::encode(&mut out, &registry);
@@ -424,5 +422,20 @@ mod tests {
         metrics.plugin("totals").delivered(OutcomeKind::Ok, Duration::ZERO, 1);
         metrics.forget("totals");
         assert!(!metrics.encode(&Standing::default()).contains("totals"));
+    }
+
+    /// Those of the old name once stood for ever.
+    #[test]
+    fn a_plugin_with_another_name_leaves_no_gauges_under_its_old_one() {
+        let metrics = Metrics::default();
+        let standing = |name: &str| {
+            let plugin =
+                PluginStanding { name: name.to_owned(), dead_letters: 3, ..Default::default() };
+            Standing { plugins: vec![plugin], ..Default::default() }
+        };
+        assert!(metrics.encode(&standing("old")).contains("\"old\""));
+        let text = metrics.encode(&standing("new"));
+        assert!(text.contains("tidegate_dead_letters{plugin=\"new\"} 3"), "{text}");
+        assert!(!text.contains("\"old\""), "{text}");
     }
 }

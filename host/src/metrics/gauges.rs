@@ -91,8 +91,14 @@ impl PluginGauges {
         to.register_with_unit("oldest_dead_letter", help, Unit::Seconds, oldest);
     }
 
-    /// Sets those of one plugin.
-    pub(super) fn set(&self, plugin: &PluginStanding) {
+    /// Sets those of the plugins that stand; one that is forgotten or has another name has none.
+    pub(super) fn set(&self, plugins: &[PluginStanding]) {
+        self.counts().into_iter().for_each(|(_, _, count)| count.clear());
+        self.oldest_dead_letter.clear();
+        plugins.iter().for_each(|plugin| self.set_one(plugin));
+    }
+
+    fn set_one(&self, plugin: &PluginStanding) {
         let label = PluginLabel { plugin: plugin.name.clone() };
         let set = |count: &Count, to: u64| {
             count.get_or_create(&label).set(signed(to));
@@ -109,13 +115,5 @@ impl PluginGauges {
         set(&self.calls_open, plugin.calls_open);
         let age = plugin.oldest_dead_letter.unwrap_or_default();
         self.oldest_dead_letter.get_or_create(&label).set(age.as_secs_f64());
-    }
-
-    /// Drops those of a plugin that was forgotten.
-    pub(super) fn remove(&self, label: &PluginLabel) {
-        for (_, _, count) in self.counts() {
-            count.remove(label);
-        }
-        self.oldest_dead_letter.remove(label);
     }
 }
