@@ -72,6 +72,21 @@ pub enum KeyVariant {
     Subject,
 }
 
+/// Takes a W3C `traceparent` apart: version, trace, parent and flags, of 2, 32, 16 and 2 lower-case hex
+/// digits. None where it is not one, or of no trace: zeros alone, or the version `ff`.
+#[must_use]
+pub fn traceparent(text: &str) -> Option<[&str; 4]> {
+    let mut parts = text.split('-');
+    let mut part = |length: usize| {
+        let part = parts.next().filter(|part| part.len() == length)?;
+        part.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')).then_some(part)
+    };
+    let [version, trace, parent, flags] = [part(2)?, part(32)?, part(16)?, part(2)?];
+    let is_said = |id: &str| id.bytes().any(|b| b != b'0');
+    let valid = parts.next().is_none() && version != "ff" && is_said(trace) && is_said(parent);
+    valid.then_some([version, trace, parent, flags])
+}
+
 /// The CloudEvents extension that says [`NewEvent::schema_version`].
 pub const SCHEMA_VERSION: &str = "schemaversion";
 

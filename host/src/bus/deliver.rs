@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::effects::{Draft, Effects, OutcomeKind, OutgoingCall, StateWrite, TimerChange};
 use crate::event::{
     Addressee, Digest, Event, Generation, InstanceId, KeyVariant, NewEvent, Position,
-    SCHEMA_VERSION, schema_version,
+    SCHEMA_VERSION, schema_version, traceparent,
 };
 use crate::log::codec::FRAME_BYTES_MAX;
 use crate::log::record::{Completion, DeadLetterRecord, DeliveryCommit, Mode};
@@ -214,11 +214,8 @@ fn span_of(by: &Deliverer, input: &Event, attempt: u32) -> String {
 
 /// A W3C `traceparent` of the same trace with `span` as the parent; none where `parent` is not one.
 fn child(parent: &str, span: &str) -> Option<Arc<str>> {
-    let mut fields = parent.split('-');
-    let (version, trace, old, flags) =
-        (fields.next()?, fields.next()?, fields.next()?, fields.next()?);
-    let sizes = (version.len(), trace.len(), old.len(), flags.len());
-    (sizes == (2, 32, 16, 2)).then(|| format!("{version}-{trace}-{span}-{flags}").into())
+    let [version, trace, _, flags] = traceparent(parent)?;
+    Some(format!("{version}-{trace}-{span}-{flags}").into())
 }
 
 #[cfg(test)]
@@ -318,11 +315,12 @@ mod tests {
         let parent = event.attribute("traceparent").unwrap();
         assert!(parent.starts_with("00-0af7651916cd43dd8448eb211c80319c-"));
         assert_ne!(parent, trace);
-        assert_eq!(
-            run(&input(&[("traceparent", "nonsense")]), None, false).emits[0]
-                .attribute("traceparent"),
-            None
-        );
+        let no_trace = "00-00000000000000000000000000000000-b7ad6b7169203331-01";
+        for nonsense in ["nonsense", no_trace, &trace.to_uppercase(), &trace.replace("00-", "ff-")]
+        {
+            let commit = run(&input(&[("traceparent", nonsense)]), None, false);
+            assert_eq!(commit.emits[0].attribute("traceparent"), None, "{nonsense}");
+        }
     }
 
     #[test]

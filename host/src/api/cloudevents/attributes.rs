@@ -8,7 +8,7 @@ use super::{EXPECTED_SEQUENCE, invalid, own};
 use crate::api::host::Publish;
 use crate::event::{
     EventTime, InvalidEvent, Key, KeySequence, KeyVariant, NewEvent, SCHEMA_VERSION,
-    is_attribute_name, schema_version,
+    is_attribute_name, schema_version, traceparent,
 };
 use crate::limits;
 
@@ -219,13 +219,7 @@ pub(super) fn is_trace_context(name: &str, value: &str) -> bool {
     if name == "tracestate" {
         return !value.is_empty() && value.len() <= 512;
     }
-    // version-trace-parent-flags: 2, 32, 16 and 2 lower-case hex digits.
-    let mut lengths = [2, 32, 16, 2].into_iter();
-    let well_formed = value.split('-').all(|part| {
-        let hex = part.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-        lengths.next() == Some(part.len()) && hex
-    });
-    well_formed && lengths.next().is_none()
+    traceparent(value).is_some()
 }
 
 fn check_name(name: &str) -> Result<(), InvalidEvent> {
