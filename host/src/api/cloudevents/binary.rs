@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use axum::http::{HeaderMap, header};
 use bytes::Bytes;
-use serde::de::IgnoredAny;
+use serde_json::value::RawValue;
 
 use super::media::is_json;
 use super::{BadEvent, EventBuilder, invalid, json_error};
@@ -32,7 +32,8 @@ pub(super) fn read(headers: &HeaderMap, body: &Bytes) -> Result<Publish, BadEven
         return Err(super::attributes::twice("datacontenttype").into());
     }
     if is_json(builder.content_type()) && !body.is_empty() {
-        serde_json::from_slice::<IgnoredAny>(body).map_err(|e| json_error(&e))?;
+        // Text, and not only brackets in the right places.
+        serde_json::from_slice::<&RawValue>(body).map_err(|e| json_error(&e))?;
     }
     Ok(builder.finish(body.clone())?)
 }

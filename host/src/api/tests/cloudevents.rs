@@ -382,4 +382,8 @@ fn binary_mode_checks_as_structured_mode_does() {
     }
     let bad = read(&headers(&required[1..]), &Bytes::new()).unwrap_err();
     assert!(bad.problem.to_string().contains("`specversion` is missing"));
+    let json = [&required[..], &[("content-type", "application/json")]].concat();
+    let invalid_utf8 = read(&headers(&json), &Bytes::from_static(b"{\"a\":\"\xff\"}"));
+    let problem = invalid_utf8.unwrap_err().problem;
+    assert!(matches!(problem, BadEvent::Json { line: 1, .. }), "{problem:?}");
 }
