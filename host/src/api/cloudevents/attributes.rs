@@ -95,8 +95,12 @@ impl EventBuilder {
             return Err(twice("time"));
         }
         check_size("time", value, TIME_BYTES_MAX)?;
-        let moment = OffsetDateTime::parse(value, &Rfc3339)
-            .map_err(|_| invalid("time", format!("`{}` is not an RFC 3339 time", shown(value))))?;
+        let moment = OffsetDateTime::parse(value, &Rfc3339).ok();
+        // The library takes anything between date and time of day.
+        let separated = matches!(value.as_bytes().get(10), Some(b'T' | b't' | b' '));
+        let moment = moment.filter(|_| separated).ok_or_else(|| {
+            invalid("time", format!("`{}` is not an RFC 3339 time", shown(value)))
+        })?;
         let ms = u64::try_from(moment.unix_timestamp_nanos() / 1_000_000).unwrap_or(0);
         self.event.time = Some(EventTime { text: value.into(), ms });
         Ok(())

@@ -120,6 +120,7 @@ fn time_keeps_its_text() {
     for (text, ms) in [
         ("2010-10-02T09:20:39.266+02:00", 1_286_004_039_266),
         ("1969-12-31T23:59:59Z", 0),
+        ("2020-01-01 00:00:00z", 1_577_836_800_000),
         ("2020-01-01T00:00:00.1234567Z", 1_577_836_800_123),
     ] {
         let publish = with(&format!(r#","time":"{text}""#)).unwrap();
@@ -189,7 +190,7 @@ fn binary_headers_are_unquoted_and_percent_decoded() {
 }
 
 /// Members beside the required ones, code, and what field or message must say.
-const BAD_MEMBERS: [(&str, &str, &str); 33] = [
+const BAD_MEMBERS: [(&str, &str, &str); 34] = [
     (r#","id":"2""#, "invalid_field", "`id` is given twice"),
     (r#","data":1,"data":2"#, "invalid_field", "`data` is given twice"),
     (r#","data":1,"data_base64":"AA==""#, "invalid_field", "`data_base64`"),
@@ -207,6 +208,7 @@ const BAD_MEMBERS: [(&str, &str, &str); 33] = [
     (r#","subject":4"#, "invalid_field", "`subject`"),
     (r#","time":"yesterday""#, "invalid_field", "`time`"),
     (r#","time":"2020-01-01""#, "invalid_field", "`time`"),
+    (r#","time":"2020-01-01x00:00:00Z""#, "invalid_field", "`time`"),
     (r#","datacontenttype":"json""#, "invalid_field", "`datacontenttype`"),
     (r#","datacontenttype":"""#, "invalid_field", "`datacontenttype`"),
     (r#","datacontenttype":"text/plain","data":{}"#, "invalid_field", "`data`"),
