@@ -136,14 +136,19 @@ async fn next(body: &mut Body, until: Instant, pace: &Pace) -> Result<Option<Byt
 
 /// A body is taken as it is: one that is compressed would be stored as what it is not.
 fn check_encoding(headers: &HeaderMap) -> Result<(), ApiError> {
-    for value in headers.get_all(header::CONTENT_ENCODING) {
-        let text = String::from_utf8_lossy(value.as_bytes());
-        let known = |coding: &&str| coding.is_empty() || coding.eq_ignore_ascii_case("identity");
-        if let Some(coding) = text.split(',').map(str::trim).find(|coding| !known(coding)) {
-            let coding = coding.escape_debug();
-            let message =
-                format!("content encoding `{coding}` is not supported: send the body as it is");
-            return Err(ApiError::new(Code::UnsupportedMediaType, message));
+    for (name, what, plain) in [
+        (header::CONTENT_ENCODING, "content", "identity"),
+        (header::TRANSFER_ENCODING, "transfer", "chunked"),
+    ] {
+        for value in headers.get_all(name) {
+            let text = String::from_utf8_lossy(value.as_bytes());
+            let known = |coding: &&str| coding.is_empty() || coding.eq_ignore_ascii_case(plain);
+            if let Some(coding) = text.split(',').map(str::trim).find(|coding| !known(coding)) {
+                let coding = coding.escape_debug();
+                let message =
+                    format!("{what} encoding `{coding}` is not supported: send the body as it is");
+                return Err(ApiError::new(Code::UnsupportedMediaType, message));
+            }
         }
     }
     Ok(())
@@ -177,6 +182,12 @@ mod tests {
             assert_eq!(error.code, Code::UnsupportedMediaType);
             assert!(error.detail.message.contains(named), "{wrong:?}: {}", error.detail.message);
         }
+        let transfer = |coding: &'static str| {
+            [(header::TRANSFER_ENCODING, HeaderValue::from_static(coding))].into_iter().collect()
+        };
+        assert!(check_encoding(&transfer("Chunked")).is_ok());
+        let error = check_encoding(&transfer("gzip, chunked")).unwrap_err();
+        assert!(error.detail.message.contains("transfer encoding `gzip`"), "{error:?}");
     }
 
     #[test]
