@@ -181,3 +181,16 @@ fn what_is_configured_for_nothing_and_logs_that_nobody_configured_are_told() {
     assert!(refused.contains("`main` is configured as a memory bus"), "{refused}");
     assert!(refused.contains(&place.data().join("buses/main").display().to_string()), "{refused}");
 }
+
+/// Such a host once ended at its start, without a word.
+#[test]
+fn a_host_of_memory_buses_alone_serves_until_it_is_told_to_stop() {
+    let place = Place::new();
+    put_receiver(&place, "receiver", "main");
+    let config = "[buses.main]\nkind = \"memory\"\n".to_owned();
+    let host = place.start_with(&HostOptions { config: Some(config), ..Default::default() });
+    host.http.publish(&[event("bare.seen", "e-1", Some("k"), json!(1))]);
+    host.wait_rest("receiver", 0);
+    assert_eq!(host.http.events("type=bare.seen").len(), 1);
+    host.stop();
+}
