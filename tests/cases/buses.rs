@@ -194,3 +194,39 @@ fn a_host_of_memory_buses_alone_serves_until_it_is_told_to_stop() {
     assert_eq!(host.http.events("type=bare.seen").len(), 1);
     host.stop();
 }
+
+/// Positions of a memory bus begin anew with its host: a cursor from before once passed over as many
+/// events as it had seen.
+#[test]
+fn a_cursor_of_a_memory_bus_passes_over_nothing_after_a_restart() {
+    let place = Place::new();
+    let publish = |host: &Host, ids: &[&str]| {
+        let events: Vec<Value> = ids.iter().map(|id| event("a.b", id, None, json!(1))).collect();
+        host.http.try_publish("live", &events.iter().collect::<Vec<_>>()).unwrap();
+    };
+    let page = |host: &Host, cursor: &str| {
+        let page = host.http.get(&format!("/v1/events?bus=live&limit=2{cursor}"));
+        let next = page.header("tidegate-cursor").map(str::to_owned);
+        let ids: Vec<String> =
+            page.json().as_array().unwrap().iter().map(|event| text(&event["id"])).collect();
+        (ids, next)
+    };
+    let host = start(&place);
+    publish(&host, &["e-1", "e-2", "e-3"]);
+    let (ids, next) = page(&host, "");
+    assert_eq!(ids, ["e-1", "e-2"]);
+    let cursor = format!("&cursor={}", next.unwrap());
+    assert_eq!(page(&host, &cursor).0, ["e-3"]);
+    host.stop();
+
+    let host = start(&place);
+    publish(&host, &["f-1", "f-2", "f-3"]);
+    let (ids, next) = page(&host, &cursor);
+    assert_eq!(ids, ["f-1", "f-2"]);
+    assert_eq!(page(&host, &format!("&cursor={}", next.unwrap())).0, ["f-3"]);
+    host.stop();
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().unwrap().to_owned()
+}

@@ -118,8 +118,8 @@ pub enum HostError {
 /// Where a listing or a stream goes on. Clients see it as opaque text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cursor {
-    /// Epoch of the host that made it; 0: not said. One from the future belongs to another log:
-    /// [`HostError::Invalid`] with field `cursor`.
+    /// Epoch of the bus as it was made; 0: not said. One from the future belongs to another log:
+    /// [`HostError::Invalid`] with field `cursor`. Of a memory bus, any other begins anew.
     pub epoch: u32,
     /// Go on after this position.
     pub after: Position,
@@ -128,7 +128,7 @@ pub struct Cursor {
 /// Some events, ascending by position.
 #[derive(Debug, Clone, Default)]
 pub struct EventPage {
-    /// Epoch of the host.
+    /// Epoch of the bus.
     pub epoch: u32,
     /// At most `limit`; may be fewer, even none, where `next` is set.
     pub events: Vec<Arc<Event>>,
@@ -138,7 +138,7 @@ pub struct EventPage {
 
 /// Events as they become durable.
 pub struct EventStream {
-    /// Epoch of the host.
+    /// Epoch of the bus.
     pub epoch: u32,
     /// Ascending by position. Pull based: what is not asked for is not buffered beyond a fixed
     /// number of events. Ends where the bus does, or the reader cannot go on.

@@ -53,7 +53,7 @@ impl HostApi for Host {
     ) -> Answer<'a, EventPage> {
         async move {
             let bus = &self.bus(bus)?.0;
-            events::page(bus, self.about.epoch, filter, cursor, limit).await
+            events::page(bus, self.epoch_of(bus), filter, cursor, limit).await
         }
         .boxed()
     }
@@ -70,7 +70,8 @@ impl HostApi for Host {
     ) -> Answer<'a, EventStream> {
         async move {
             let bus = Arc::clone(&self.bus(bus)?.0);
-            events::follow(bus, self.about.epoch, filter, cursor).await
+            let epoch = self.epoch_of(&bus);
+            events::follow(bus, epoch, filter, cursor).await
         }
         .boxed()
     }

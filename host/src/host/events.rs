@@ -140,6 +140,11 @@ async fn start_after(
     default: Position,
 ) -> Result<Position, HostError> {
     if let Some(cursor) = cursor {
+        let is_said = cursor.epoch != 0;
+        if bus.log().is_none() && is_said && cursor.epoch != epoch {
+            // What it had seen is gone, and positions began anew: nothing that is there has been seen.
+            return Ok(Position(0));
+        }
         if cursor.epoch > epoch {
             let why = "is of another log".to_owned();
             return Err(HostError::Invalid { field: "cursor".to_owned(), why });
