@@ -82,8 +82,9 @@ impl App {
         &self,
         router: Router,
         answers: &Arc<Answers>,
-        mut request: Request,
+        request: Request,
     ) -> Response {
+        let mut request = self.read_on(request);
         let id = self.request_id(request.headers());
         let (method, path) = (request.method().clone(), request.uri().path().to_owned());
         let result = self.admit(&request);

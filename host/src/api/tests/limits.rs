@@ -70,6 +70,37 @@ async fn a_body_that_is_announced_over_the_limit_is_refused_before_it_comes() {
     }
 }
 
+/// Who sends much with a request that is refused for what its head says was once cut off, and saw no answer.
+#[tokio::test]
+async fn a_request_that_is_refused_by_its_head_is_answered_and_its_body_read_on() {
+    let server = Fixture::default().await;
+    let body = vec![b' '; 4 << 20];
+    for (path, status) in [
+        ("/v1/events?nothing=1", 422),
+        ("/v1/plugins/totals/command/open?key=", 422),
+        ("/v1/plugins/totals/pause?nothing=1", 422),
+        ("/v1/nothing", 404),
+        ("/v1/types", 405),
+    ] {
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        let length = body.len();
+        let head =
+            format!("POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {length}\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut seen = Vec::new();
+        while !seen.ends_with(b"}}") {
+            let read = tokio::time::timeout(PATIENCE, stream.read_buf(&mut seen)).await;
+            assert!(read.expect("the answer comes in time").unwrap() > 0, "{path}: {seen:?}");
+        }
+        assert!(seen.starts_with(format!("HTTP/1.1 {status}").as_bytes()), "{path}: {seen:?}");
+        stream.write_all(&body).await.unwrap();
+        stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
+        let mut next = [0; 12];
+        stream.read_exact(&mut next).await.unwrap();
+        assert_eq!(&next, b"HTTP/1.1 200", "{path}");
+    }
+}
+
 #[tokio::test]
 async fn a_compressed_body_is_refused_wherever_it_is_sent() {
     let server = Fixture::default().await;
