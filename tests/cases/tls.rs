@@ -1,6 +1,7 @@
 //! TLS and tokens, as an operator sets them up.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use crate::harness::{Cli, Host, HostOptions, Place, wait_until};
@@ -119,4 +120,23 @@ fn tokens_are_asked_for_and_read_again_where_they_are_a_file() {
     };
     let empty = place.start_refused_with(&empty).expect_failed();
     assert!(empty.contains("`TIDEGATE_TOKENS`: there is no token"), "{empty}");
+}
+
+/// Whoever reads such a file waits until somebody writes to it, and once was deaf to every signal.
+#[test]
+fn a_file_that_cannot_be_read_to_its_end_keeps_no_host_from_stopping() {
+    let place = Place::new();
+    put(&place, "one");
+    let tokens = place.path().join("tokens.toml");
+    std::fs::write(&tokens, TOKENS).unwrap();
+    let config = options().config.unwrap() + "[auth]\ntokens-file = \"tokens.toml\"\n";
+    let host = place.start_with(&HostOptions { config: Some(config), ..HostOptions::default() });
+    std::fs::remove_file(&tokens).unwrap();
+    assert!(Command::new("mkfifo").arg(&tokens).status().unwrap().success());
+    host.signal(rustix::process::Signal::HUP);
+    wait_until("files are read again", READ_AGAIN_MAX, || match host.said() {
+        said if said.contains("certificate and key are read again") => Ok(()),
+        said => Err(said),
+    });
+    host.stop();
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
 
 use crate::api::auth::Tokens;
 use crate::api::tls::Identity;
@@ -65,8 +66,9 @@ impl Signals {
     }
 
     /// Resolves at SIGTERM or SIGINT, and at the SIGHUP of a terminal that is gone. At any other
-    /// SIGHUP files are read again.
+    /// SIGHUP files are read again: beside, as a file may keep its reader waiting for ever.
     pub(super) async fn stop(mut self, files: ReadAgain) {
+        let files = Arc::new(files);
         loop {
             tokio::select! {
                 () = self.stop.told() => return,
@@ -76,7 +78,20 @@ impl Signals {
             if self.had_terminal && !std::io::stderr().is_terminal() {
                 return;
             }
-            files.read();
+            let (files, (over, read)) = (Arc::clone(&files), oneshot::channel::<()>());
+            // Not of the runtime, which would wait for it at its end.
+            let thread = std::thread::Builder::new().name("read-again".to_owned());
+            let begun = thread.spawn(move || {
+                files.read();
+                drop(over);
+            });
+            if let Err(error) = begun {
+                tracing::error!("SIGHUP: nothing is read again: {error}");
+            }
+            tokio::select! {
+                () = self.stop.told() => return,
+                _ = read => {}
+            }
         }
     }
 }
