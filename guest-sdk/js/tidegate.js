@@ -29,74 +29,41 @@ const JSON_TYPE = 'application/json';
 
 // ---- Text and bytes ---------------------------------------------------------------------------
 
+// The engine's own functions do the work, by way of texts of which each character is one byte: a loop
+// over the bytes would burn ten times the fuel, and that of a delivery would end at a few kilobytes.
+
 /** UTF-8 of a text. A lone surrogate becomes U+FFFD. */
 export function encode(text) {
-  const bytes = new Uint8Array(text.length * 3);
-  let at = 0;
-  for (let i = 0; i < text.length; i++) {
-    let code = text.charCodeAt(i);
-    if (code >= 0xd800 && code < 0xe000) {
-      const low = text.charCodeAt(i + 1);
-      if (code < 0xdc00 && low >= 0xdc00 && low < 0xe000) {
-        code = 0x10000 + ((code - 0xd800) << 10) + (low - 0xdc00);
-        i++;
-      } else {
-        code = 0xfffd;
-      }
-    }
-    if (code < 0x80) {
-      bytes[at++] = code;
-    } else if (code < 0x800) {
-      bytes[at++] = 0xc0 | (code >> 6);
-      bytes[at++] = 0x80 | (code & 63);
-    } else if (code < 0x10000) {
-      bytes[at++] = 0xe0 | (code >> 12);
-      bytes[at++] = 0x80 | ((code >> 6) & 63);
-      bytes[at++] = 0x80 | (code & 63);
-    } else {
-      bytes[at++] = 0xf0 | (code >> 18);
-      bytes[at++] = 0x80 | ((code >> 12) & 63);
-      bytes[at++] = 0x80 | ((code >> 6) & 63);
-      bytes[at++] = 0x80 | (code & 63);
-    }
-  }
-  return bytes.subarray(0, at);
+  return Uint8Array.fromBase64(btoa(unescape(encodeURIComponent(text.toWellFormed()))));
 }
 
 /** Text of UTF-8. What is malformed becomes U+FFFD. */
 export function decode(bytes) {
-  const parts = [];
-  let units = [];
-  for (let i = 0; i < bytes.length; ) {
-    const [code, length] = codePoint(bytes, i);
-    i += length;
-    if (code < 0x10000) units.push(code);
-    else units.push(0xd800 + ((code - 0x10000) >> 10), 0xdc00 + ((code - 0x10000) & 0x3ff));
-    // In pieces: the arguments of one call are bounded.
-    if (units.length >= 4096) {
-      parts.push(String.fromCharCode.apply(null, units));
-      units = [];
-    }
+  const raw = atob(bytes.toBase64());
+  if (!/[\x80-\xff]/.test(raw)) return raw;
+  try {
+    return ofUtf8(raw);
+  } catch {
+    return raw.replace(LETTERS, (letter) => (letter.length > 1 ? ofUtf8(letter) : '\ufffd'));
   }
-  parts.push(String.fromCharCode.apply(null, units));
-  return parts.join('');
 }
 
-function codePoint(bytes, i) {
-  const first = bytes[i];
-  if (first < 0x80) return [first, 1];
-  const length = first >= 0xf0 ? 4 : first >= 0xe0 ? 3 : first >= 0xc2 ? 2 : 0;
-  if (length === 0 || first > 0xf4) return [0xfffd, 1];
-  let code = first & (0xff >> (length + 1));
-  for (let n = 1; n < length; n++) {
-    const next = bytes[i + n];
-    if (next === undefined || (next & 0xc0) !== 0x80) return [0xfffd, n];
-    code = (code << 6) | (next & 63);
-  }
-  const least = [0, 0, 0x80, 0x800, 0x10000][length];
-  const valid = code >= least && code <= 0x10ffff && !(code >= 0xd800 && code < 0xe000);
-  return [valid ? code : 0xfffd, length];
-}
+const ofUtf8 = (raw) => decodeURIComponent(escape(raw));
+
+/** Every letter of two to four bytes, and every byte that belongs to none. */
+const LETTERS = new RegExp(
+  [
+    '[\xc2-\xdf][\x80-\xbf]',
+    '\xe0[\xa0-\xbf][\x80-\xbf]',
+    '[\xe1-\xec\xee\xef][\x80-\xbf]{2}',
+    '\xed[\x80-\x9f][\x80-\xbf]',
+    '\xf0[\x90-\xbf][\x80-\xbf]{2}',
+    '[\xf1-\xf3][\x80-\xbf]{3}',
+    '\xf4[\x80-\x8f][\x80-\xbf]{2}',
+    '[\x80-\xff]',
+  ].join('|'),
+  'g',
+);
 
 const asBytes = (value) => (value instanceof Uint8Array ? value : encode(JSON.stringify(value)));
 
