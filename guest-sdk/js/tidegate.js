@@ -12,7 +12,8 @@
 //
 // What is written, emitted, set and sent is recorded when the function returns, exactly once, and
 // dropped when it throws. `throw reject(why)` gives an event up, `throw retry(why)` asks for another
-// attempt; anything else that is thrown is a trap, with its stack in the plugin's log.
+// attempt; anything else that is thrown is a trap, with its stack in the plugin's log. None may be
+// `async`: a delivery waits for nothing, and a promise that is returned is a trap, too.
 //
 // Values in the state, data of events, bodies of requests: JSON, or bytes where they are a
 // Uint8Array. `console.log` writes to the plugin's log, `Date.now()` is the time of the input; there is
@@ -114,6 +115,13 @@ function effect(run) {
   }
 }
 
+/** Calls a function of the plugin. One that is asynchronous would end at its first `await`. */
+function call(run, ...given) {
+  const returned = run(...given);
+  if (typeof returned?.then !== 'function') return returned;
+  throw new TypeError('it returned a promise: a delivery waits for none, leave out `async`');
+}
+
 /** Runs a handler; turns what it throws into what the host understands. */
 function deliver(run) {
   try {
@@ -178,7 +186,8 @@ export function handlers(byType, { timers: byTimer = {}, responses: byCall = {} 
       deliver(() => {
         const event = new Body(raw);
         const other = entries.find(([pattern]) => matches(pattern, event.type))?.[1];
-        (find(event) ?? other)?.(event);
+        const take = find(event) ?? other;
+        if (take) call(take, event);
       }),
   };
 }
@@ -191,7 +200,7 @@ function answered(byName, kind, raw) {
     }
     const request = new Body(raw);
     request.params = Object.fromEntries(raw.attributes);
-    const answer = run(request);
+    const answer = call(run, request);
     if (answer === undefined) return { contentType: '', data: new Uint8Array(), attributes: [] };
     const contentType = answer instanceof Uint8Array ? 'application/octet-stream' : JSON_TYPE;
     return { contentType, data: asBytes(answer), attributes: [] };
@@ -214,7 +223,7 @@ export const upcasters = (byType) => ({
       const lift = Object.hasOwn(byType, raw.type) ? byType[raw.type] : undefined;
       if (!lift) throw new Error(`no upcaster for \`${raw.type}\``);
       const event = new Body(raw);
-      const lifted = lift(event.json(), version, event);
+      const lifted = call(lift, event.json(), version, event);
       return {
         version: lifted.version,
         contentType: lifted.contentType ?? raw.contentType,

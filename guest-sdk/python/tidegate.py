@@ -10,7 +10,8 @@
 
 What is written, emitted, set and sent is recorded when the function returns, exactly once, and dropped
 when it raises. `raise Reject(why)` gives an event up, `raise Retry(why)` asks for another attempt; any
-other exception is a trap, with its traceback in the plugin's log.
+other exception is a trap, with its traceback in the plugin's log. None may be `async`: a delivery waits
+for nothing, and a coroutine is a trap, too.
 
 Values in the state, data of events, bodies of requests: JSON, or bytes where they are `bytes`. `print`
 writes to the plugin's log, `time.time()` is the time of the input; there are no files and no network.
@@ -74,6 +75,14 @@ def _effect(run: Callable[..., Any], *args: Any) -> Any:
         name = type(refusal).__name__.removeprefix("EffectError_")
         code = "read-only" if name == "ReadOnly" else name.lower()
         raise EffectError(code, getattr(refusal, "value", "")) from None
+
+
+def _call(run: Callable[..., Any], *given: Any) -> Any:
+    """Calls a function of the plugin. One that is asynchronous would not even begin."""
+    returned = run(*given)
+    if not hasattr(returned, "__await__"):
+        return returned
+    raise TypeError("it returned a coroutine: a delivery waits for none, leave out `async`")
 
 
 def _deliver(run: Callable[..., Any], *args: Any) -> Any:
@@ -242,7 +251,7 @@ def _answer(registry: dict[str, Callable[[Request], Any]], kind: str, raw: Any) 
     request = Request(
         raw.operation, raw.key, raw.principal, raw.content_type, raw.data, dict(raw.attributes)
     )
-    answer = run(request)
+    answer = _call(run, request)
     if answer is None:
         return _types.Response("", b"", [])
     return _types.Response(_media(answer), _dump(answer), [])
@@ -256,7 +265,7 @@ class Handler:
             taken = _event(event)
             taker = _taker(taken)
             if taker:
-                taker(taken)
+                _call(taker, taken)
 
         _deliver(run)
 
@@ -285,7 +294,7 @@ class Upcaster:
             lift = _upcasters.get(event.type)
             if lift is None:
                 raise Reject(f"no upcaster for `{event.type}`")
-            lifted = lift(_event(event).json(), version)
+            lifted = _call(lift, _event(event).json(), version)
             media = lifted.content_type or event.content_type
             return exported.Lifted(lifted.version, media, _dump(lifted.data))
         except Exception as error:

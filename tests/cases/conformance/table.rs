@@ -96,6 +96,11 @@ pub(super) fn cases(language: &Language, url: &str) -> Vec<Case> {
     all.extend(failures());
     all.extend(texts());
     all.extend(what_comes_back(url));
+    if ["js", "ts", "python"].contains(&language.name) {
+        let then = Then::Dead("trap", "");
+        let asynchronous = Case::new("async", "conf.async", json!({}), then);
+        all.push(asynchronous.leaves(vec![("gone", None)]));
+    }
     if language.lifts {
         let kind = format!("conf.old.{}", language.name);
         let then = one("old.done", "k-upcast", data(json!({ "cents": 400 })));

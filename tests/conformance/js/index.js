@@ -35,6 +35,10 @@ export const handler = handlers(
       state.set('gone', true);
       undefined.onPurpose();
     },
+    'conf.async': async () => {
+      state.set('gone', true);
+      emit('async.done');
+    },
     'conf.fuel': () => {
       for (;;);
     },

@@ -47,6 +47,12 @@ def crash(event: Event) -> None:
     raise RuntimeError("on purpose")
 
 
+@handler("conf.async")
+async def wait(event: Event) -> None:
+    state.set("gone", True)
+    emit("async.done")
+
+
 @handler("conf.fuel")
 def spin(event: Event) -> None:
     while True:

@@ -36,6 +36,10 @@ export const handler = handlers(
       const nothing = undefined as unknown as { onPurpose(): void };
       nothing.onPurpose();
     },
+    'conf.async': async (): Promise<void> => {
+      state.set('gone', true);
+      emit('async.done');
+    },
     'conf.fuel': (): void => {
       for (;;);
     },
