@@ -136,6 +136,11 @@ function bytesAt(ptr: usize, len: usize): Uint8Array {
   return bytes;
 }
 
+// UTF-8 of a text. Half a surrogate pair becomes U+FFFD.
+function encoded(text: string): Uint8Array {
+  return Uint8Array.wrap(String.UTF8.encode(text, false, String.UTF8.ErrorMode.REPLACE));
+}
+
 // A text or bytes on their way to the host.
 class Out {
   len: usize;
@@ -144,7 +149,8 @@ class Out {
     const out = new Out();
     out.len = String.UTF8.byteLength(value);
     out.ptr = take(out.len);
-    String.UTF8.encodeUnsafe(changetype<usize>(value), value.length, out.ptr);
+    const replace = String.UTF8.ErrorMode.REPLACE;
+    String.UTF8.encodeUnsafe(changetype<usize>(value), value.length, out.ptr, false, replace);
     return out;
   }
   static bytes(value: Uint8Array): Out {
@@ -341,7 +347,7 @@ export class Response {
   /** JSON, as text. */
   json(text: string): void {
     this.contentType = "application/json";
-    this.data = Uint8Array.wrap(String.UTF8.encode(text));
+    this.data = encoded(text);
   }
 }
 
@@ -354,7 +360,7 @@ export class Lifted {
   data: Uint8Array = new Uint8Array(0);
   /** JSON, as text. */
   json(text: string): void {
-    this.data = Uint8Array.wrap(String.UTF8.encode(text));
+    this.data = encoded(text);
   }
 }
 
@@ -484,7 +490,7 @@ export function upcastAfter(answer: usize): void {
 
 /** Emits JSON under the key of the input, or `key`. */
 export function emit(type: string, json: string, key: string | null = null): bool {
-  return emitBytes(type, "application/json", Uint8Array.wrap(String.UTF8.encode(json)), key);
+  return emitBytes(type, "application/json", encoded(json), key);
 }
 
 /** Emits data as it is. */
@@ -512,7 +518,7 @@ export class Draft {
   /** JSON, as text. */
   json(text: string): void {
     this.contentType = "application/json";
-    this.data = Uint8Array.wrap(String.UTF8.encode(text));
+    this.data = encoded(text);
   }
 }
 
@@ -567,7 +573,7 @@ export namespace state {
     return done(out);
   }
   export function set(name: string, value: string, ttlMs: i64 = -1): bool {
-    return setBytes(name, Uint8Array.wrap(String.UTF8.encode(value)), ttlMs);
+    return setBytes(name, encoded(value), ttlMs);
   }
   export function setInteger(name: string, value: i64): bool {
     return set(name, value.toString());
@@ -629,7 +635,7 @@ export class Call {
   /** A body of JSON, as text. */
   json(text: string): void {
     this.headers.set("content-type", "application/json");
-    this.body = Uint8Array.wrap(String.UTF8.encode(text));
+    this.body = encoded(text);
   }
 }
 

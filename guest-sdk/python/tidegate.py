@@ -101,7 +101,12 @@ def _deliver(run: Callable[..., Any], *args: Any) -> Any:
 
 def _parse(data: bytes, what: str) -> Any:
     try:
-        return _json.loads(data)
+        value = _json.loads(data)
+        # Half a surrogate pair, which JSON can say and UTF-8 cannot, becomes U+FFFD.
+        if b"\\ud" in data or b"\\uD" in data:
+            halves = _json.dumps(value, ensure_ascii=False).encode("utf-16", "surrogatepass")
+            value = _json.loads(halves.decode("utf-16", "replace"))
+        return value
     except ValueError as error:
         raise Reject(f"{what} is not JSON: {error}") from None
 

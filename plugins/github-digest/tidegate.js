@@ -66,7 +66,15 @@ const LETTERS = new RegExp(
   'g',
 );
 
-const asBytes = (value) => (value instanceof Uint8Array ? value : encode(JSON.stringify(value)));
+/** A text as the host takes it: half a surrogate pair, as it is left where a text is cut, is none. */
+const text = (value) => (typeof value === 'string' ? value.toWellFormed() : value);
+
+function asBytes(value) {
+  if (value instanceof Uint8Array) return value;
+  const json = JSON.stringify(value);
+  // What is half a pair stands there as an escape, which many readers refuse.
+  return encode(json.includes('\\ud') ? JSON.stringify(value, (_, part) => text(part)) : json);
+}
 
 function parse(bytes, what) {
   const text = decode(bytes);
@@ -90,10 +98,10 @@ export class Failure extends Error {
 }
 
 /** Never going to work: `throw reject('no such order')`. */
-export const reject = (reason) => new Failure('reject', String(reason));
+export const reject = (reason) => new Failure('reject', text(String(reason)));
 
 /** The cause may go away: `throw retry('not yet', 5_000)`. Without `afterMs`: the manifest's backoff. */
-export const retry = (reason, afterMs) => new Failure('retry', String(reason), afterMs);
+export const retry = (reason, afterMs) => new Failure('retry', text(String(reason)), afterMs);
 
 /** An effect that the host refused; `code`: exceeded, invalid, unkeyed, denied, read-only, other. */
 export class EffectError extends Error {
@@ -133,7 +141,7 @@ function deliver(run) {
     }
     if (error instanceof EffectError) throw { tag: 'reject', val: error.message };
     const stack = String(error?.stack ?? '').trimEnd();
-    context.log('error', stack ? `${error}\n${stack}` : String(error));
+    context.log('error', text(stack ? `${error}\n${stack}` : String(error)));
     throw error;
   }
 }
@@ -230,7 +238,7 @@ export const upcasters = (byType) => ({
         data: asBytes(lifted.data),
       };
     } catch (error) {
-      throw String(error?.message ?? error);
+      throw text(String(error?.message ?? error));
     }
   },
 });
@@ -243,13 +251,13 @@ export function emit(type, data, options = {}) {
   const contentType =
     options.contentType ??
     (none ? '' : data instanceof Uint8Array ? 'application/octet-stream' : JSON_TYPE);
-  const attributes = Object.entries(options.attributes ?? {}).map(([n, v]) => [n, String(v)]);
+  const attributes = Object.entries(options.attributes ?? {}).map(([n, v]) => [n, text(String(v))]);
   attributes.sort(([a], [b]) => (a < b ? -1 : a > b ? 1 : 0));
   const draft = {
-    type,
-    key: options.key ?? null,
-    bus: options.bus ?? null,
-    contentType,
+    type: text(type),
+    key: text(options.key ?? null),
+    bus: text(options.bus ?? null),
+    contentType: text(contentType),
     data: none ? new Uint8Array() : asBytes(data),
     attributes,
   };
@@ -260,32 +268,32 @@ export function emit(type, data, options = {}) {
 export const state = {
   /** The value of a name as JSON; undefined: none. */
   get(name) {
-    const bytes = stateHost.get(name);
+    const bytes = stateHost.get(text(name));
     return bytes == null ? undefined : parse(bytes, `the state \`${name}\``);
   },
   bytes(name) {
-    return stateHost.get(name) ?? undefined;
+    return stateHost.get(text(name)) ?? undefined;
   },
   /** `ttlMs`: gone that long after the input was recorded. */
   set(name, value, { ttlMs } = {}) {
-    effect(() => stateHost.set(name, asBytes(value), ttlMs ?? null));
+    effect(() => stateHost.set(text(name), asBytes(value), ttlMs ?? null));
   },
   delete(name) {
-    effect(() => stateHost.delete(name));
+    effect(() => stateHost.delete(text(name)));
   },
   /** Every name with a prefix, ascending. */
   *list(prefix = '') {
-    yield* paged((after) => stateHost.list(prefix, after, 1000));
+    yield* paged((after) => stateHost.list(text(prefix), after, 1000));
   },
 };
 
 /** State across keys: answers in queries only. */
 export const keys = {
   *list(prefix = '') {
-    yield* paged((after) => keysHost.list(prefix, after, 1000));
+    yield* paged((after) => keysHost.list(text(prefix), after, 1000));
   },
   get(key, name) {
-    const bytes = keysHost.get(key, name);
+    const bytes = keysHost.get(text(key), text(name));
     return bytes == null ? undefined : parse(bytes, `the state \`${name}\` of \`${key}\``);
   },
 };
@@ -304,14 +312,14 @@ export const timers = {
   /** Sets or replaces. `dueMs` is absolute. */
   set(name, dueMs, data) {
     const bytes = data === undefined ? new Uint8Array() : asBytes(data);
-    effect(() => timersHost.set(name, Math.ceil(dueMs), bytes));
+    effect(() => timersHost.set(text(name), Math.ceil(dueMs), bytes));
   },
   /** The same, counted from the input. */
   after(name, ms, data) {
     timers.set(name, nowMs() + ms, data);
   },
   cancel(name) {
-    effect(() => timersHost.cancel(name));
+    effect(() => timersHost.cancel(text(name)));
   },
 };
 
@@ -319,12 +327,12 @@ export const timers = {
 export const calls = {
   /** `{ name, method, url, headers, body, timeoutMs }`; returns the idempotency key. */
   send({ name, method = 'POST', url, headers = {}, body, timeoutMs = 10_000 }) {
-    const all = Object.entries(headers).map(([n, v]) => [n.toLowerCase(), String(v)]);
+    const all = Object.entries(headers).map(([n, v]) => [n.toLowerCase(), text(String(v))]);
     const json = body !== undefined && !(body instanceof Uint8Array);
     if (json && !all.some(([n]) => n === 'content-type')) all.push(['content-type', JSON_TYPE]);
     all.sort(([a], [b]) => (a < b ? -1 : a > b ? 1 : 0));
     const bytes = body === undefined ? new Uint8Array() : asBytes(body);
-    const request = { name, method, url, headers: all, body: bytes, timeoutMs };
+    const request = { name: text(name), method, url: text(url), headers: all, body: bytes, timeoutMs };
     return effect(() => callsHost.send(request));
   },
 };
@@ -347,7 +355,7 @@ export const redriven = () => context.redriven();
 export const random = () => (Number(context.randomU64()) % 2 ** 32) / 2 ** 32;
 
 const words = (parts) =>
-  parts.map((part) => (typeof part === 'string' ? part : JSON.stringify(part))).join(' ');
+  text(parts.map((part) => (typeof part === 'string' ? part : JSON.stringify(part))).join(' '));
 
 /** The plugin's log. */
 export const log = {

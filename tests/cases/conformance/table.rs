@@ -96,6 +96,9 @@ pub(super) fn cases(language: &Language, url: &str) -> Vec<Case> {
     all.extend(failures());
     all.extend(texts());
     all.extend(what_comes_back(url));
+    if ["js", "ts", "python", "go", "assemblyscript"].contains(&language.name) {
+        all.push(half_a_letter());
+    }
     if ["js", "ts", "python"].contains(&language.name) {
         let then = Then::Dead("trap", "");
         let asynchronous = Case::new("async", "conf.async", json!({}), then);
@@ -208,6 +211,17 @@ fn texts() -> Vec<Case> {
         unicode.leaves(kept),
         Case::new("large attributes", "conf.attributes", Value::Object(attributes), then),
     ]
+}
+
+/// Half a surrogate pair, which JSON can say and UTF-8 cannot. The other languages reject it.
+fn half_a_letter() -> Case {
+    let (name, key) = ("half a letter", "k-half a letter");
+    // {"text":"cut \ud83d"}
+    let content = json!({ "datacontenttype": "application/json",
+                          "data_base64": "eyJ0ZXh0IjoiY3V0IFx1ZDgzZCJ9" });
+    let then = one("unicode.done", key, data(json!({ "text": "cut \u{fffd}", "key": key })));
+    let kept = vec![("cut \u{fffd}", Some("\"cut \u{fffd}\"".to_owned()))];
+    Case::new(name, "conf.unicode", content, then).leaves(kept)
 }
 
 /// Timers that fire, answers of the outside.
