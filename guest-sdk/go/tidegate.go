@@ -88,7 +88,8 @@ type emit struct {
 type Handler func(*Delivery) error
 
 // Handlers are functions by event type: `order.*` takes one segment for the star, `payment.**` zero
-// or more. The pattern with the most plain segments goes first; a type nobody takes is left alone.
+// or more. The pattern with the most plain segments goes first, of several the first by name; a type
+// nobody takes is left alone.
 type Handlers map[string]Handler
 
 // Request is a command or a question.
@@ -447,19 +448,20 @@ func (p Plugin) find(event *Event) Handler {
 }
 
 func (h Handlers) find(kind string) Handler {
-	best, most := Handler(nil), -1
-	for pattern, handler := range h {
+	best, most := "", -1
+	for pattern := range h {
 		plain := 0
 		for _, segment := range strings.Split(pattern, ".") {
 			if segment != "*" && segment != "**" {
 				plain++
 			}
 		}
-		if plain > most && matches(strings.Split(pattern, "."), strings.Split(kind, ".")) {
-			best, most = handler, plain
+		first := plain > most || (plain == most && pattern < best)
+		if first && matches(strings.Split(pattern, "."), strings.Split(kind, ".")) {
+			best, most = pattern, plain
 		}
 	}
-	return best
+	return h[best]
 }
 
 func matches(wanted, given []string) bool {
@@ -535,7 +537,7 @@ func parse(line []byte) (Event, error) {
 	if raw, ok := fields["data"]; ok {
 		event.Data = raw
 		// Of another media type, the data are what the string says.
-		if kind := event.ContentType; kind != "" && !strings.Contains(kind, "json") {
+		if kind := event.ContentType; kind != "" && !isJSON(kind) {
 			event.Data = []byte(plain(raw))
 		}
 	}
@@ -543,6 +545,12 @@ func parse(line []byte) (Event, error) {
 		event.Key = event.Attributes["subject"]
 	}
 	return event, nil
+}
+
+func isJSON(contentType string) bool {
+	media, _, _ := strings.Cut(contentType, ";")
+	media = strings.ToLower(strings.TrimSpace(media))
+	return strings.HasSuffix(media, "/json") || strings.HasSuffix(media, "+json")
 }
 
 // plain is the text of a JSON string; of anything else, the JSON.

@@ -125,6 +125,11 @@ fn echoes() -> Vec<Case> {
             json!({ "datacontenttype": "application/octet-stream",
                            "data_base64": "AP/+gAo=" }),
         ),
+        (
+            "lines of JSON",
+            json!({ "datacontenttype": "application/x-ndjson",
+                           "data_base64": "eyJhIjoxfQp7ImEiOjJ9Cg==" }),
+        ),
         ("1 MB payload", json!({ "datacontenttype": "text/plain", "data": payload })),
         ("empty payload", json!({})),
     ];
