@@ -123,6 +123,9 @@ function effect(run) {
   }
 }
 
+/** The function of a name; what every object has, such as `constructor`, is none. */
+const own = (byName, name) => (Object.hasOwn(byName, name) ? byName[name] : undefined);
+
 /** Calls a function of the plugin. One that is asynchronous would end at its first `await`. */
 function call(run, ...given) {
   const returned = run(...given);
@@ -180,12 +183,10 @@ export function handlers(byType, { timers: byTimer = {}, responses: byCall = {} 
   const entries = Object.entries(byType);
   const find = (event) => {
     if (event.type === 'tidegate.timer') {
-      const name = context.attribute('timername');
-      return byTimer[name] ?? byTimer['*'];
+      return own(byTimer, context.attribute('timername')) ?? byTimer['*'];
     }
     if (event.type === 'tidegate.response') {
-      const name = context.attribute('callname');
-      return byCall[name] ?? byCall['*'];
+      return own(byCall, context.attribute('callname')) ?? byCall['*'];
     }
     return undefined;
   };
@@ -202,7 +203,7 @@ export function handlers(byType, { timers: byTimer = {}, responses: byCall = {} 
 
 function answered(byName, kind, raw) {
   return deliver(() => {
-    const run = Object.hasOwn(byName, raw.operation) ? byName[raw.operation] : undefined;
+    const run = own(byName, raw.operation);
     if (!run) {
       throw reject(`no ${kind} \`${raw.operation}\`; there is ${Object.keys(byName).join(', ')}`);
     }
@@ -228,7 +229,7 @@ export const queries = (byName) => ({ read: (raw) => answered(byName, 'query', r
 export const upcasters = (byType) => ({
   upcast(raw, version) {
     try {
-      const lift = Object.hasOwn(byType, raw.type) ? byType[raw.type] : undefined;
+      const lift = own(byType, raw.type);
       if (!lift) throw new Error(`no upcaster for \`${raw.type}\``);
       const event = new Body(raw);
       const lifted = call(lift, event.json(), version, event);
@@ -352,7 +353,7 @@ export const attempt = () => context.attempt();
 /** Whether the input comes from a redriven dead letter. */
 export const redriven = () => context.redriven();
 /** In [0, 1), the same in a replay. Not for secrets. */
-export const random = () => (Number(context.randomU64()) % 2 ** 32) / 2 ** 32;
+export const random = () => (Number(context.randomU64()) / 2 ** 64) % 1;
 
 const words = (parts) =>
   text(parts.map((part) => (typeof part === 'string' ? part : JSON.stringify(part))).join(' '));
