@@ -717,9 +717,10 @@ export class Json {
     }
     return value;
   }
+  /** The whole part of a number; `otherwise` where there is none, or it is too large. */
   integer(path: string, otherwise: i64 = 0): i64 {
     const found = this.field(path);
-    return found && found.isNumber() ? I64.parseInt(found.text) : otherwise;
+    return found && found.isNumber() ? whole(found.text, otherwise) : otherwise;
   }
   number(path: string, otherwise: f64 = 0): f64 {
     const found = this.field(path);
@@ -765,6 +766,14 @@ export class Json {
     }
     return null;
   }
+}
+
+// The whole part of a number, however it is written: 40, 40.9, 4e1. Beyond 2^53 digits alone will do.
+function whole(text: string, otherwise: i64): i64 {
+  const plain = I64.parseInt(text);
+  if (plain.toString() == text) return plain;
+  const value = F64.parseFloat(text);
+  return Math.abs(value) <= 9007199254740992.0 ? <i64>value : otherwise;
 }
 
 /** A text as JSON. */

@@ -114,7 +114,8 @@ def _parse(data: bytes, what: str) -> Any:
 def _dump(value: Any) -> bytes:
     if isinstance(value, (bytes, bytearray, memoryview)):
         return bytes(value)
-    return _json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+    text = _json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text.encode()
 
 
 def _media(value: Any) -> str:
