@@ -114,6 +114,7 @@ impl Bus {
         let key = owner.key.clone();
         log.fold_completions(
             (instance, &owner.key),
+            CommitNumber(0),
             move |entry| entry.generation == generation && wanted(entry.position, entry.commit),
             PastState { values: BTreeMap::new(), now_ms },
             move |state, commit| {

@@ -78,15 +78,16 @@ impl Log {
         frame.commit(number)?.map_or(Ok(None), |commit| read(&commit))
     }
 
-    /// Folds the durable commits in which deliveries of `instance` for `key` ended, in their order:
-    /// those that `wanted` picks by what the index says of them. `fold` may end it early. Other keys
-    /// with the same hash are among them, so look at the completion itself.
+    /// Folds the durable commits after `after` in which deliveries of `instance` for `key` ended, in
+    /// their order: those that `wanted` picks by what the index says of them. `fold` may end it early.
+    /// Other keys with the same hash are among them, so look at the completion itself.
     ///
     /// # Errors
     /// The log or an index cannot be read.
     pub async fn fold_completions<T: Send + 'static>(
         &self,
         (instance, key): (InstanceId, &Key),
+        mut after: CommitNumber,
         wanted: impl Fn(&CompletionEntry) -> bool + Send + 'static,
         state: T,
         fold: impl FnMut(&mut T, &CommitRef<'_>) -> Result<ControlFlow<()>, ReadError> + Send + 'static,
@@ -94,7 +95,6 @@ impl Log {
         let shared = Arc::clone(self.shared());
         let (hash, until) = (key.hash128(), shared.durable_commit());
         let finder = Finder { shared: Arc::clone(&shared), scan: None, frame: None };
-        let mut after = CommitNumber(0);
         let mut hands = (finder, state, fold, wanted);
         loop {
             let shared = Arc::clone(&shared);

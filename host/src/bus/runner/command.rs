@@ -4,15 +4,17 @@
 //! Rule: a command never makes its key wait for longer than [`COMMAND_RETRY_MS_MAX`], and never
 //! becomes a dead letter: whoever sent it is told how it failed, so there is nothing to redrive.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use super::work::{Attempt, Ending, Stopped};
 use super::{Runner, Version};
 use crate::bus::Outbox;
-use crate::command;
+use crate::command::{self, Verdict};
 use crate::effects::{Effects, Outcome, OutcomeKind};
-use crate::event::{Event, Key, KeySequence, Position};
+use crate::event::{CommitNumber, Event, Key, KeySequence, Position};
 use crate::limits::COMMAND_RETRY_MS_MAX;
+use crate::log::{ReadError, RecordRef};
 use crate::schedule::core::KeyView as SchedulerView;
 use crate::schedule::retry::{self, RetryPolicy, Step};
 use crate::state::KeyView;
@@ -49,15 +51,55 @@ impl Runner {
         let Some(expected) = command::expected(event).filter(|_| command::is_command(event)) else {
             return Ok(None);
         };
-        self.until_it_stands(event.position).await?;
-        let actual = event.key.as_ref().map_or(KeySequence(0), |key| self.bus.head(key));
-        if actual == expected {
-            return Ok(None);
-        }
+        let Some(actual) = self.conflicting(event, expected).await? else { return Ok(None) };
         let response = Some(command::sequence_conflict(expected, actual));
         let reason = format!("the key is at sequence {actual}, not {expected}");
         let effects = Effects { response, ..Effects::default() };
         Ok(Some(Invocation { effects, ..Invocation::unrun(Outcome::Reject { reason }) }))
+    }
+
+    /// The sequence of the key, where that is not what a command expects. One that runs once more is
+    /// judged as it was then: by now the key has gone on, by what came of that very command, too.
+    async fn conflicting(
+        &self,
+        event: &Event,
+        expected: KeySequence,
+    ) -> Result<Option<KeySequence>, Stopped> {
+        if self.repeats(event.position) {
+            return Ok(self.recorded_conflict(event).await?);
+        }
+        self.until_it_stands(event.position).await?;
+        let actual = event.key.as_ref().map_or(KeySequence(0), |key| self.bus.head(key));
+        Ok((actual != expected).then_some(actual))
+    }
+
+    /// The sequence that kept a command from being executed, by the answer it got; none: it was.
+    async fn recorded_conflict(&self, event: &Event) -> Result<Option<KeySequence>, ReadError> {
+        let (Some(log), Some(key)) = (self.bus.log(), &event.key) else { return Ok(None) };
+        let (instance, position) = (self.instance, event.position);
+        let answer = log.fold_completions(
+            (instance, key),
+            // An answer stands behind its command.
+            CommitNumber(event.commit.0.saturating_sub(1)),
+            move |entry| entry.position == position,
+            None,
+            move |answer, commit| {
+                for record in commit.records() {
+                    if let RecordRef::Completion(done) = record?
+                        && done.position == position
+                        && let Some(response) = done.response
+                    {
+                        *answer = Some(command::verdict(done.outcome, Some(response.to_owned())));
+                        return Ok(ControlFlow::Break(()));
+                    }
+                }
+                Ok(ControlFlow::Continue(()))
+            },
+        );
+        Ok(match answer.await? {
+            Some(Verdict::SequenceConflict { actual, .. }) => Some(actual),
+            _ => None,
+        })
     }
 
     /// Waits until a delivery rests on nothing that a crash could take back: its event is durable, and

@@ -52,9 +52,14 @@ impl Rebuilt {
 }
 
 impl Runner {
+    /// Whether a delivery of the event at a position repeats one to an earlier generation.
+    pub(super) fn repeats(&self, position: Position) -> bool {
+        self.rebuilt.has(position)
+    }
+
     /// How a delivery of the event at a position runs.
     pub(super) fn mode(&self, position: Position, redriven: bool) -> Mode {
-        if self.rebuilt.has(position) {
+        if self.repeats(position) {
             Mode::Rebuild
         } else if redriven {
             Mode::Redrive

@@ -270,3 +270,26 @@ async fn a_condition_counts_what_is_written_together_with_the_command() {
     assert_eq!(body(&answer.await.unwrap()), "two");
     Arc::into_inner(world).unwrap().stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rewind_judges_a_condition_as_it_was_judged_then() {
+    let mut world = World::new().await;
+    let expecting =
+        |sequence, body| Command { expected: Some(KeySequence(sequence)), ..command("a", body) };
+    for (sequence, text) in [(0, "one"), (1, "two"), (1, "late"), (2, "three")] {
+        let answer = send(&world, expecting(sequence, text)).await.unwrap();
+        let conflicts = matches!(answer.verdict, Verdict::SequenceConflict { .. });
+        assert_eq!(conflicts, text == "late");
+    }
+    assert_eq!(world.ids("a"), "one two three");
+    // Of a rewind, and of one more, which repeats what has no answer of its own.
+    for mark in ["!", "?"] {
+        let before = world.plugin().generation;
+        world = world.rewind(0, mark).await;
+        world.until_rebuilt().await;
+        assert!(world.plugin().generation > before);
+        assert_eq!(world.ids("a"), format!("one{mark} two{mark} three{mark}"));
+    }
+    world.assert_once(&["one", "two", "three"]).await;
+    world.stop().await;
+}
