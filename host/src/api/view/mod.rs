@@ -52,6 +52,10 @@ impl From<Timestamp> for String {
 impl TryFrom<String> for Timestamp {
     type Error = String;
     fn try_from(text: String) -> Result<Self, String> {
+        // As what no calendar has is shown: a timer may be set for any millisecond there is.
+        if let Some(ms) = text.strip_suffix(" ms").and_then(|ms| ms.parse().ok()) {
+            return Ok(Self(ms));
+        }
         let moment = OffsetDateTime::parse(&text, &Rfc3339)
             .map_err(|why| format!("`{text}` is not an RFC 3339 time: {why}"))?;
         let ms = moment.unix_timestamp_nanos() / 1_000_000;

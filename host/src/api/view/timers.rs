@@ -30,3 +30,18 @@ pub struct TimersView {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next: Option<String>,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_timer_due_when_no_calendar_goes_is_read_as_it_is_written() {
+        for due in [0, 1_769_846_400_250, 253_402_300_800_000, u64::MAX] {
+            let (key, name) = ("k".to_owned(), "n".to_owned());
+            let timer = TimerView { key, name, due: Timestamp(due), bytes: 0, fired: None };
+            let text = serde_json::to_string(&timer).unwrap();
+            assert_eq!(serde_json::from_str::<TimerView>(&text).unwrap(), timer, "{text}");
+        }
+    }
+}
