@@ -5,14 +5,14 @@
 //! asks for the state of an earlier point. What was done twice, because the host died on the way, is
 //! the same both times. A key may have more state than one commit holds: it takes several then.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use super::deliver::Deliverer;
 use super::timers::{FireId, NAME_ATTRIBUTE};
 use super::{Bus, Outbox, private};
 use crate::effects::{OutcomeKind, StateWrite, TimerChange};
-use crate::event::{CommitNumber, Generation, InstanceId, Key, Position};
+use crate::event::{CommitNumber, Generation, InstanceId, Key, KeyHash, Position};
 use crate::limits::{GROUP_BYTES_MAX, REWIND_STATE_BYTES_MAX};
 use crate::log::codec::{AddresseeRef, DecodeError, TimerRef};
 use crate::log::record::{Completion, Control, ControlRecord, DeliveryCommit, Mode};
@@ -36,6 +36,17 @@ pub enum CarryError {
         /// Bytes allowed.
         limit: usize,
     },
+    /// There is no such state: what came later is in it.
+    #[error(
+        "the event at {position} of key `{key}` was delivered after later ones, on the state that these \
+         had left: go back to that position or before it"
+    )]
+    Overtaken {
+        /// The key.
+        key: Key,
+        /// An event before the point, delivered after one behind it.
+        position: Position,
+    },
     /// The log cannot be read.
     #[error("reading the log: {0}")]
     Read(#[from] ReadError),
@@ -54,6 +65,8 @@ impl From<DecodeError> for CarryError {
 pub struct Carried {
     of: (InstanceId, Generation, Position),
     keys: BTreeMap<Key, KeyState>,
+    /// Keys that have come to later events.
+    ahead: HashSet<KeyHash>,
     /// Fires whose delivery is not over: the timer's name, and which it is.
     fires: HashMap<Position, (Arc<str>, SetAt)>,
     bytes: usize,
@@ -72,7 +85,7 @@ const OVERHEAD_BYTES: usize = 128;
 
 impl Carried {
     fn new(of: (InstanceId, Generation, Position)) -> Self {
-        Self { of, keys: BTreeMap::new(), fires: HashMap::new(), bytes: 0 }
+        Self { of, keys: BTreeMap::new(), ahead: HashSet::new(), fires: HashMap::new(), bytes: 0 }
     }
 
     fn take(&mut self, commit: &CommitRef<'_>) -> Result<(), CarryError> {
@@ -84,8 +97,14 @@ impl Carried {
                     key = self.done(&done);
                     timers = 0;
                 }
-                (RecordRef::State(write), Some(key)) => self.write(key, write.to_owned()),
-                (RecordRef::Timer(change), Some(key)) => {
+                (RecordRef::State(_) | RecordRef::Timer(_), Some((key, position)))
+                    if self.ahead.contains(&key.hash128()) =>
+                {
+                    let (key, position) = (key.clone(), *position);
+                    return Err(CarryError::Overtaken { key, position });
+                }
+                (RecordRef::State(write), Some((key, _))) => self.write(key, write.to_owned()),
+                (RecordRef::Timer(change), Some((key, _))) => {
                     self.change(key, SetAt { commit: commit.number, index: timers }, &change);
                     timers += 1;
                 }
@@ -112,11 +131,15 @@ impl Carried {
         }
     }
 
-    /// The key of a completion that counts. A fire has served its timer with it.
-    fn done(&mut self, done: &CompletionRef<'_>) -> Option<Key> {
+    /// Key and position of a completion that counts. A fire has served its timer with it.
+    fn done(&mut self, done: &CompletionRef<'_>) -> Option<(Key, Position)> {
         let (instance, generation, until) = self.of;
         let ours = done.instance == instance && done.generation == generation;
-        let key = Key::new(done.key.filter(|_| ours && done.position <= until)?).ok()?;
+        let key = Key::new(done.key.filter(|_| ours)?).ok()?;
+        if done.position > until {
+            self.ahead.insert(key.hash128());
+            return None;
+        }
         let state = self.keys.entry(key.clone()).or_default();
         state.last = state.last.max(done.position);
         if let Some((name, set)) = self.fires.remove(&done.position)
@@ -125,7 +148,7 @@ impl Carried {
             let old = state.timers.remove(&name);
             self.count(0, old.map_or(0, |(_, timer)| timer_bytes(&timer)));
         }
-        Some(key)
+        Some((key, done.position))
     }
 
     fn write(&mut self, key: &Key, write: StateWrite) {
@@ -335,7 +358,7 @@ mod tests {
             environment: Digest::default(),
             response: None,
         };
-        assert_eq!(carried.done(&done), Some(key.clone()));
+        assert_eq!(carried.done(&done), Some((key.clone(), Position(5))));
         assert_eq!(carried.bytes, 0, "served");
 
         let write = |value: Option<&'static [u8]>| StateWrite {

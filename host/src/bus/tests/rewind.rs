@@ -2,6 +2,7 @@
 
 use super::handlers::handle_with;
 use super::world::{From, PLUGIN, World, texts};
+use crate::bus::carry::CarryError;
 use crate::bus::operate::Act;
 use crate::effects::{Effects, Outcome, StateWrite};
 use crate::event::{Generation, Key, Position};
@@ -216,6 +217,28 @@ async fn a_dead_letter_that_runs_again_makes_nothing_behind_it_happen_twice() {
     world.publish(&["b3"]).await;
     world.until_listed(&[("b", "b1! b2! b3!")]).await;
     assert_emitted(&world, &["b1", "b2", "b3"]).await;
+    world.stop().await;
+}
+
+/// The state after the first event would hold what the later ones had left, and they would come once more.
+#[tokio::test(flavor = "multi_thread")]
+async fn there_is_no_state_of_a_point_that_a_dead_letter_was_redriven_behind() {
+    let world = World::with("[retry]\non-failure = \"continue\"\n").await;
+    world.script.breaks(&["a1"]);
+    world.publish(&["b1", "a1", "a2", "b2"]).await;
+    world.until_listed(&[("a", "a2"), ("b", "b1 b2")]).await;
+    world.until("it is a dead letter", |world| world.letters().len() == 1).await;
+    world.script.breaks(&[]);
+    assert_eq!(world.redrive_all().await.count, 1);
+    world.until_listed(&[("a", "a2 a1")]).await;
+
+    let after = |position| world.bus.state_after(PLUGIN, Generation(0), Position(position));
+    let Err(error) = after(2).await else { panic!("what is it then?") };
+    assert!(matches!(error, CarryError::Overtaken { position: Position(2), .. }), "{error}");
+    assert!(after(1).await.is_ok(), "it comes once more");
+    assert!(after(3).await.is_ok(), "all that came before it does not");
+    let world = world.rewind(1, "!").await;
+    world.until_listed(&[("a", "a1! a2!"), ("b", "b1 b2!")]).await;
     world.stop().await;
 }
 

@@ -7,6 +7,7 @@ use super::operate::unknown;
 use super::{Plugins, lock};
 use crate::api::host::HostError;
 use crate::bus::Bus;
+use crate::bus::carry::CarryError;
 use crate::bus::deliver::{self, Deliverer};
 use crate::event::{Generation, InstanceId, Position};
 use crate::log::record::{Control, ControlRecord};
@@ -20,8 +21,8 @@ impl Plugins {
     /// that has come to where the log ends now. Returns once the rewind is recorded and begun.
     ///
     /// # Errors
-    /// There is no such plugin, its file is gone or refused, its bus has no log, or events before
-    /// the point are still to be delivered.
+    /// There is no such plugin, its file is gone or refused, its bus has no log, events before the
+    /// point are still to be delivered, or the state of then is not to be had.
     pub async fn rewind(
         self: &Arc<Self>,
         name: &str,
@@ -42,6 +43,7 @@ impl Plugins {
         Self::check_grants(&candidate).map_err(HostError::Conflict)?;
         Self::check_rebuilds(&candidate).map_err(HostError::Conflict)?;
         Self::check_upcasts(&candidate).map_err(HostError::Conflict)?;
+        check_past(&bus, instance, after).await.map_err(HostError::Conflict)?;
         self.end_trial(name);
         let before = self.serving_candidate(name, &bus);
         let cursor = self.stop_for_rewind(name).await;
@@ -163,9 +165,21 @@ impl Plugins {
             let state = bus.state_after(instance, from, after).await?;
             bus.carry_over(&to, state).await
         };
-        let carried: Result<(), crate::bus::carry::CarryError> = carried.await;
-        carried.map_err(|error| format!("the rewind to just after {after}: {error}"))
+        carried.await.map_err(|error: CarryError| no_rewind(after, &error))
     }
+}
+
+/// Whether the state that a rewind to just after a position begins with can be carried over. Known only
+/// once the log is read, so before anything is stopped.
+async fn check_past(bus: &Bus, instance: InstanceId, after: Position) -> Result<(), String> {
+    let from = bus.ledger().instance(instance).map(|known| known.generation_after(after));
+    let Some(from) = from.filter(|_| after > Position(0)) else { return Ok(()) };
+    let state = bus.state_after(instance, from, after).await;
+    state.map(drop).map_err(|error| no_rewind(after, &error))
+}
+
+fn no_rewind(after: Position, error: &CarryError) -> String {
+    format!("the rewind to just after {after}: {error}")
 }
 
 /// From which generation, to which, up to where.
