@@ -47,3 +47,23 @@ fn without_room_publishers_and_commands_are_refused_and_reads_go_on() {
     assert_eq!(host.http.events("type=thing.done").len(), 3);
     host.stop();
 }
+
+#[test]
+fn a_module_that_could_not_be_kept_serves_once_it_can_be() {
+    let place = Place::new();
+    let host = place.start();
+    let (modules, away) = (place.data().join("modules"), place.data().join("away"));
+    std::fs::rename(&modules, &away).unwrap();
+    std::fs::write(&modules, "in the way").unwrap();
+    let done = handler("thing.done", &emitter("thing.done"), "");
+    std::fs::write(place.plugins().join("done.wasm"), done).unwrap();
+    let refused = host.wait_plugin("done", "refused", |view| view["state"] == "refused");
+    assert!(refused["reason"].as_str().unwrap().contains("cannot be kept"), "{refused}");
+    std::fs::remove_file(&modules).unwrap();
+    std::fs::rename(&away, &modules).unwrap();
+    let live = host.wait_plugin("done", "live", |view| view["state"] == "live");
+    let reloads = live["history"].as_array().unwrap();
+    let results: Vec<_> = reloads.iter().map(|reload| &reload["result"]).collect();
+    assert_eq!(results, ["ok", "refused"], "{live}");
+    host.stop();
+}

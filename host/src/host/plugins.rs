@@ -10,6 +10,7 @@ mod grants;
 mod install;
 mod keys;
 mod operate;
+mod refusal;
 mod requests;
 mod rewind;
 mod shadow;
@@ -29,11 +30,11 @@ use tokio_util::task::TaskTracker;
 use crate::api::host::{HostError, Readiness};
 use crate::api::view::{PluginState, ReloadResult, ReloadView, SkippedView, Timestamp};
 use crate::bus::Bus;
-use crate::bus::notes::{Line, Notes, PluginLog};
+use crate::bus::notes::{Notes, PluginLog};
 use crate::bus::runner::{Runner, WantedPause};
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::event::{Digest, InstanceId};
+use crate::event::InstanceId;
 use crate::limits::REPLAYS_MAX;
 use crate::metrics::Metrics;
 use crate::plugin::{Change, Source, Watcher};
@@ -338,39 +339,6 @@ impl Plugins {
     /// The bus that has registered a name, with the identity there; of several, where it runs.
     fn registered(&self, name: &str) -> Option<(Arc<Bus>, InstanceId)> {
         self.binding(name, lock(&self.entries).get(name))
-    }
-
-    /// Notes that a module was not taken; what serves goes on.
-    fn refuse(&self, name: &str, digest: Option<Digest>, why: String) {
-        tracing::warn!(plugin = name, why, "refused");
-        self.means.metrics.reloaded(name, "refused");
-        let at = self.means.clock.wall_ms();
-        let mut entries = lock(&self.entries);
-        let entry = entries.entry(name.to_owned()).or_default();
-        entry.last_error = Some((at, why.clone()));
-        entry.log.push(Line {
-            at_ms: at,
-            level: "error".to_owned(),
-            message: format!("refused: {why}"),
-            position: None,
-            key: None,
-            attempt: None,
-        });
-        if entry.runner.is_none() {
-            entry.state = match entry.served_before {
-                true => PluginState::Compiling,
-                false => PluginState::Refused,
-            };
-            entry.reason = Some(why.clone());
-        }
-        let digest = digest.map(|digest| digest.to_string()).unwrap_or_default();
-        entry.remember(ReloadView {
-            digest,
-            at: Timestamp(at),
-            result: ReloadResult::Refused,
-            error: Some(why),
-            shadow: None,
-        });
     }
 
     /// What `/readyz` says: never waits, and never goes back to waiting.

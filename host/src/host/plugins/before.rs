@@ -4,7 +4,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::install::{Candidate, Refusal, for_exports};
+use super::install::{Candidate, for_exports};
+use super::refusal::Refusal;
 use super::{Entry, Plugins, lock, upcast};
 use crate::api::view::PluginState;
 use crate::bus::Bus;
@@ -35,14 +36,15 @@ impl Plugins {
                     tracing::info!(plugin = name, %module, "what served before the start goes on");
                     return;
                 }
-                Err(why) => self.stay_refused(name, &why),
+                Err(Refusal { why, .. }) => self.stay_refused(name, &why),
             }
         }
         self.upcaster_refused(name);
     }
 
     async fn activate_last(self: &Arc<Self>, name: &str) -> Result<Digest, Refusal> {
-        let (bus, module, manifest) = self.last_served(name).ok_or("the log does not know it")?;
+        let (bus, module, manifest) =
+            self.last_served(name).ok_or_else(|| "the log does not know it".to_owned())?;
         let manifest = Manifest::parse("the log", &manifest).map_err(|error| error.to_string())?;
         let manifest = self.means.config.resolve(name, &manifest);
         let manifest = Arc::new(manifest.map_err(|error| error.to_string())?);

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
+use super::refusal::Refusal;
 use super::rewind::needs_rewind;
 use super::{Entry, Plugins, lock};
 use crate::api::view::{PluginState, ReloadResult, ReloadView, Timestamp};
@@ -27,12 +29,14 @@ pub(super) struct Candidate {
     pub(super) actor: Arc<str>,
 }
 
-/// Why a module is not taken, in words for people.
-pub(super) type Refusal = String;
-
 impl Plugins {
     /// Installs what stands in the folder under this name, unless it has changed again since.
     pub(super) async fn install_change(self: &Arc<Self>, name: &str, change: u64) {
+        self.install(name, change, false).await;
+    }
+
+    /// As [`Self::install_change`]; `is_again`: what stands there was refused before.
+    pub(super) async fn install(self: &Arc<Self>, name: &str, change: u64, is_again: bool) {
         let Some(turn) = self.turn(name) else { return };
         {
             let _turn = turn.lock().await;
@@ -42,15 +46,21 @@ impl Plugins {
                 newest.and_then(|entry| entry.source.clone())
             };
             let Some(source) = source else { return };
-            let began = std::time::Instant::now();
+            let began = Instant::now();
             match self.try_install(&source, change).await {
                 Ok(shown) => {
                     let ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
                     tracing::info!(plugin = name, ms, "{shown}");
                 }
-                Err(why) => {
-                    self.refuse(name, Some(source.digest), why);
+                Err(refusal) => {
+                    if is_again {
+                        self.drop_refusal(name, source.digest);
+                    }
+                    self.refuse(name, Some(source.digest), refusal.why);
                     self.go_on_as_before(name).await;
+                    if refusal.may_pass {
+                        self.install_later(name, change, began.elapsed());
+                    }
                 }
             }
         }
@@ -123,7 +133,7 @@ impl Plugins {
         Ok(shown)
     }
 
-    fn bus(&self, name: &str) -> Result<Arc<Bus>, Refusal> {
+    fn bus(&self, name: &str) -> Result<Arc<Bus>, String> {
         let found = self.means.buses.iter().find(|bus| **bus.name() == *name);
         found.map(Arc::clone).ok_or_else(|| format!("there is no bus `{name}`"))
     }
@@ -197,7 +207,7 @@ impl Plugins {
         true
     }
 
-    pub(super) async fn kept_module(&self, digest: Digest) -> Result<bytes::Bytes, Refusal> {
+    pub(super) async fn kept_module(&self, digest: Digest) -> Result<bytes::Bytes, String> {
         let modules = Arc::clone(&self.means.modules);
         let loaded = tokio::task::spawn_blocking(move || modules.load(digest)).await;
         loaded
@@ -210,18 +220,17 @@ impl Plugins {
         name: &str,
         wasm: bytes::Bytes,
     ) -> Result<Arc<Module>, Refusal> {
-        let module =
-            self.means.sandbox.load(name, wasm.clone()).await.map_err(|error| error.to_string())?;
+        let module = self.means.sandbox.load(name, wasm.clone()).await?;
         if module.exports == Exports::default() {
             let why = "exports none of `handler`, `command`, `query` and `upcaster`: there is \
                        nothing that could be asked of it";
-            return Err(why.to_owned());
+            return Err(why.to_owned().into());
         }
         let (modules, digest) = (Arc::clone(&self.means.modules), module.digest);
         tokio::task::spawn_blocking(move || modules.keep(digest, &wasm))
             .await
             .map_err(|error| error.to_string())?
-            .map_err(|error| format!("the module cannot be kept: {error}"))?;
+            .map_err(|error| Refusal::passing(format!("the module cannot be kept: {error}")))?;
         Ok(module)
     }
 
@@ -231,7 +240,7 @@ impl Plugins {
         candidate: Candidate,
     ) -> Result<String, Refusal> {
         if self.closing.load(std::sync::atomic::Ordering::SeqCst) {
-            return Err("the host is shutting down".to_owned());
+            return Err("the host is shutting down".to_owned().into());
         }
         let _upcasting = match candidate.manifest.upcast.is_empty() {
             true => None,
@@ -247,10 +256,7 @@ impl Plugins {
                 let subscription = Arc::new(candidate.manifest.subscribe.clone());
                 let before = runner.version().digest;
                 runner.end_trial();
-                runner
-                    .swap(version, subscription, Arc::clone(&candidate.actor))
-                    .await
-                    .map_err(|error| error.to_string())?;
+                runner.swap(version, subscription, Arc::clone(&candidate.actor)).await?;
                 (runner, format!("{} -> {}", before.short(), candidate.module.digest.short()))
             }
             None => (self.start(&candidate).await?, "started".to_owned()),
@@ -281,7 +287,7 @@ impl Plugins {
             (known.generation, known.paused.is_some(), subscriptions(known, manifest))
         });
         let Some((generation, paused, subscriptions)) = known else {
-            return Err("its registration is not in the log".to_owned());
+            return Err("its registration is not in the log".to_owned().into());
         };
         let workers = match usize::try_from(manifest.run.workers) {
             Ok(0) | Err(_) => self.means.workers,
@@ -340,8 +346,7 @@ impl Plugins {
                 (instance, vec![record(register), activate(instance, Generation(0), after)])
             }
         };
-        let committed =
-            bus.control_asked(&records).done().await.map_err(|error| error.to_string())?;
+        let committed = bus.control_asked(&records).done().await?;
         bus.until_applied(committed.commit).await;
         Ok(instance)
     }
@@ -454,7 +459,7 @@ fn subscriptions(instance: &Instance, present: &Arc<Manifest>) -> Subscriptions 
     subscriptions.into_iter().collect()
 }
 
-async fn start_after(bus: &Bus, start: &Start) -> Result<Position, Refusal> {
+async fn start_after(bus: &Bus, start: &Start) -> Result<Position, String> {
     match start {
         Start::Earliest => Ok(Position(0)),
         Start::Latest => Ok(bus.last_position()),

@@ -127,7 +127,8 @@ impl Plugins {
         let binding = Binding::new(bus.name(), name);
         let (_, digest) = self.known().rollback(&binding, module, &history).map_err(refused)?;
         let wasm = self.kept_module(digest).await.map_err(HostError::Conflict)?;
-        let module = self.load(name, wasm).await.map_err(HostError::Conflict)?;
+        let module =
+            self.load(name, wasm).await.map_err(|refusal| HostError::Conflict(refusal.why))?;
         let manifest = for_exports(&self.manifest(name, &runner)?, module.exports);
         let candidate =
             Candidate { name: name.to_owned(), module, manifest, bus, actor: actor.into() };
@@ -135,7 +136,7 @@ impl Plugins {
         Self::check_upcasts(&candidate).map_err(HostError::Conflict)?;
         let control = Control::Rollback { instance, module: digest };
         self.record(&candidate.bus, actor, control).await?;
-        self.activate(candidate).await.map_err(HostError::Internal)?;
+        self.activate(candidate).await.map_err(|refusal| HostError::Internal(refusal.why))?;
         Ok(())
     }
 

@@ -50,7 +50,7 @@ impl Plugins {
         let begun = self.begin_rewind(&candidate, instance, (after, cursor)).await;
         let goes_on = if begun.is_ok() { Some(candidate) } else { before };
         if let Some(candidate) = goes_on {
-            self.activate(candidate).await.map_err(HostError::Conflict)?;
+            self.activate(candidate).await.map_err(|refusal| HostError::Conflict(refusal.why))?;
         }
         begun
     }
@@ -75,7 +75,8 @@ impl Plugins {
             Some(digest) => self.kept_module(digest).await.map_err(HostError::Conflict)?,
             None => source.wasm.clone(),
         };
-        let module = self.load(name, wasm).await.map_err(HostError::Conflict)?;
+        let module =
+            self.load(name, wasm).await.map_err(|refusal| HostError::Conflict(refusal.why))?;
         let manifest = for_exports(&Arc::new(manifest), module.exports);
         let (name, bus, actor) = (name.to_owned(), Arc::clone(bus), actor.into());
         Ok(Candidate { name, module, manifest, bus, actor })
