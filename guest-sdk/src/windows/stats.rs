@@ -100,12 +100,10 @@ impl Panes {
 
     /// All panes that begin in `from_ms..to_ms`, together.
     pub(super) fn merged(&self, from_ms: u64, to_ms: u64) -> Stats {
+        let from = self.0.partition_point(|(start_ms, _)| *start_ms < from_ms);
+        let within = self.0.iter().skip(from).take_while(|(start_ms, _)| *start_ms < to_ms);
         let mut merged = Stats::default();
-        for (start_ms, stats) in &self.0 {
-            if (from_ms..to_ms).contains(start_ms) {
-                merged.merge(stats);
-            }
-        }
+        within.for_each(|(_, stats)| merged.merge(stats));
         merged
     }
 

@@ -54,6 +54,19 @@ fn sliding_windows_share_their_steps() {
     assert_eq!(flat(&found), [(0, 20, 1, 1.0), (10, 30, 2, 3.0), (20, 40, 1, 2.0)]);
 }
 
+/// Half a minute is far more than it takes where an item costs what the panes do, and far less than where
+/// it costs each window of each pane.
+#[test]
+fn windows_of_as_many_steps_as_there_may_be_take_items_quickly() {
+    let began = std::time::Instant::now();
+    let windows = Windows::sliding(ms(500), ms(1), ms(500)).unwrap();
+    let items = (0..10_000).map(|at| (at, 1.0)).chain([(1_000_000, 1.0)]);
+    let found = found(&windows, items);
+    assert_eq!(found.len(), 10_499);
+    assert_eq!(found[5000].stats.count(), 500);
+    assert!(began.elapsed() < Duration::from_secs(30), "it took {:?}", began.elapsed());
+}
+
 #[test]
 fn stats_know_mean_least_and_greatest_and_leave_out_what_is_no_number() {
     let windows = Windows::tumbling(ms(10), ms(0)).unwrap();

@@ -55,16 +55,7 @@ impl Windows {
         if before_ms / self.step_ms == mark_ms / self.step_ms {
             return Vec::new();
         }
-        let mut ends: Vec<u64> = Vec::new();
-        for start_ms in state.panes.starts() {
-            // A pane is in the windows that end with it and with the panes up to a size later.
-            let all = (1..=self.size_ms / self.step_ms)
-                .map(|steps| start_ms.saturating_add(steps.saturating_mul(self.step_ms)));
-            ends.extend(all.filter(|end_ms| (before_ms + 1..=mark_ms).contains(end_ms)));
-        }
-        ends.sort_unstable();
-        ends.dedup();
-        let found = (ends.into_iter())
+        let found = (self.ends(state, before_ms, mark_ms).into_iter())
             .map(|end_ms| {
                 let start_ms = end_ms.saturating_sub(self.size_ms);
                 Window { start_ms, end_ms, stats: state.panes.merged(start_ms, end_ms) }
@@ -73,6 +64,24 @@ impl Windows {
         // The last window of a pane that begins at `start` ends at `start + size`.
         state.panes.drop_before((mark_ms + 1).saturating_sub(self.size_ms));
         found
+    }
+
+    /// Where windows with items end after `before_ms` and by the mark, ascending. Each is looked at once,
+    /// or a window of many steps would cost the product of its panes and its steps with every item.
+    fn ends(&self, state: &WindowsState, before_ms: u64, mark_ms: u64) -> Vec<u64> {
+        let mut ends = Vec::new();
+        let mut next_ms = (before_ms - before_ms % self.step_ms).checked_add(self.step_ms);
+        for start_ms in state.panes.starts() {
+            // A pane is in the windows that end with it and with the panes up to a size later.
+            let first_ms = start_ms.saturating_add(self.step_ms);
+            let last_ms = start_ms.saturating_add(self.size_ms).min(mark_ms);
+            next_ms = next_ms.map(|end_ms| end_ms.max(first_ms));
+            while let Some(end_ms) = next_ms.filter(|end_ms| *end_ms <= last_ms) {
+                ends.push(end_ms);
+                next_ms = end_ms.checked_add(self.step_ms);
+            }
+        }
+        ends
     }
 }
 
