@@ -5,6 +5,7 @@
 //! Guessing would lose what it meant.
 
 mod line;
+mod object;
 
 use super::super::context::Denial;
 use super::super::session::Session;

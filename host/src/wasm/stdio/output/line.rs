@@ -12,6 +12,7 @@ use super::super::super::context::{CallIn, Denial, DraftIn};
 use super::super::super::session::Session;
 use super::super::{JSON, is_json};
 use super::Said;
+use super::object::{self, Object};
 use crate::effects::Response as Answer;
 
 /// How long one attempt of a call may take where the line does not say: as in the SDKs.
@@ -20,16 +21,17 @@ const CALL_TIMEOUT_MS: u32 = 10_000;
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Line<'a> {
-    #[serde(borrow)]
+    #[serde(borrow, default, deserialize_with = "object::member")]
     emit: Option<Emit<'a>>,
-    #[serde(borrow)]
+    #[serde(borrow, default, deserialize_with = "object::member")]
     state: Option<State<'a>>,
-    #[serde(borrow)]
+    #[serde(borrow, default, deserialize_with = "object::member")]
     timer: Option<Timer<'a>>,
-    #[serde(borrow)]
+    #[serde(borrow, default, deserialize_with = "object::member")]
     call: Option<Call<'a>>,
+    #[serde(default, deserialize_with = "object::member")]
     log: Option<Log>,
-    #[serde(borrow)]
+    #[serde(borrow, default, deserialize_with = "object::member")]
     response: Option<Response<'a>>,
     outcome: Option<Verdict>,
     reason: Option<String>,
@@ -65,13 +67,14 @@ pub(super) struct Emit<'a> {
     #[serde(borrow)]
     data: Option<&'a RawValue>,
     data_base64: Option<String>,
+    #[serde(default, deserialize_with = "object::names")]
     attributes: Option<BTreeMap<String, String>>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct State<'a> {
-    #[serde(borrow)]
+    #[serde(borrow, default, deserialize_with = "object::names")]
     set: Option<BTreeMap<String, &'a RawValue>>,
     ttl_ms: Option<u64>,
     delete: Option<Vec<String>>,
@@ -95,6 +98,7 @@ pub(super) struct Call<'a> {
     name: String,
     method: Option<String>,
     url: String,
+    #[serde(default, deserialize_with = "object::names")]
     headers: Option<BTreeMap<String, String>>,
     #[serde(borrow)]
     data: Option<&'a RawValue>,
@@ -126,6 +130,7 @@ pub(super) struct Response<'a> {
     #[serde(borrow)]
     data: Option<&'a RawValue>,
     data_base64: Option<String>,
+    #[serde(default, deserialize_with = "object::names")]
     attributes: Option<BTreeMap<String, String>>,
 }
 
@@ -135,7 +140,8 @@ impl<'a> Line<'a> {
     /// # Errors
     /// What follows the number of the line in a sentence.
     pub(super) fn read(text: &'a [u8]) -> Result<Self, String> {
-        serde_json::from_slice(text).map_err(|error| {
+        let read = serde_json::from_slice(text).map(|Object(line)| line);
+        read.map_err(|error| {
             // Of a text of one line, `serde_json` says "at line 1".
             let place = format!(" at line {} column {}", error.line(), error.column());
             let said = error.to_string();

@@ -43,8 +43,27 @@ fn members_nobody_knows_and_members_twice_are_refused() {
         r#"{"response":{"status":200}}"#,
         r#"{"outcome":"ok","outcome":"ok"}"#,
         r#"{"emit":{"type":"a","type":"b"}}"#,
+        r#"{"emit":{"type":"a","attributes":{"n":"1","n":"2"}}}"#,
+        r#"{"state":{"set":{"sum":1,"sum":2}}}"#,
+        r#"{"call":{"name":"a","url":"http://a","headers":{"n":"1","n":"2"}}}"#,
+        r#"{"response":{"attributes":{"n":"1","n":"2"}}}"#,
     ] {
         assert!(refused(line).starts_with(", column"), "{line}: {}", refused(line));
+    }
+}
+
+#[test]
+fn an_array_is_no_object() {
+    for line in [
+        r#"[{"type":"a"},null,null,null,null,null,null,null,null]"#,
+        r#"{"emit":["a",null,null,null,null,null,null]}"#,
+        r#"{"state":[{"sum":1},null,null]}"#,
+        r#"{"timer":["a",1,null,null,null,null]}"#,
+        r#"{"call":["a",null,"http://a",null,null,null,null]}"#,
+        r#"{"log":[null,"a"]}"#,
+        r#"{"response":[null,1,null,null]}"#,
+    ] {
+        assert!(refused(line).contains("expected an object"), "{line}: {}", refused(line));
     }
 }
 
