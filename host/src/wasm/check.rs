@@ -27,6 +27,10 @@ const ATTRIBUTES_RESERVED: [&str; 9] = [
 /// guest may pass on the attributes of its input.
 const ATTRIBUTES_OF_HOST: [&str; 4] = ["causationid", "correlationid", "traceparent", "tracestate"];
 
+/// What the names of attributes begin with that the host writes on events as they leave it, and on
+/// commands. Dropped like those above.
+const PREFIX_OF_HOST: &str = "tidegate";
+
 /// Headers of a call that say how it is sent, which the guest does not decide. The idempotency key is
 /// the host's word too.
 const HEADERS_OF_HOST: [&str; 11] = [
@@ -93,7 +97,7 @@ pub(super) fn event_attributes(attributes: Vec<(Text, Text)>) -> Result<Vec<(Tex
     {
         return Err(format!("attribute `{name}` is not an extension"));
     }
-    attributes.retain(|(name, _)| !ATTRIBUTES_OF_HOST.contains(&&**name));
+    attributes.retain(|(name, _)| !is_of_host(name) && !name.starts_with(PREFIX_OF_HOST));
     let version = attributes.iter().find(|(name, _)| **name == *SCHEMA_VERSION);
     if let Some((name, value)) = version.filter(|(_, value)| schema_version(value).is_none()) {
         let value = shown(value);
@@ -105,7 +109,8 @@ pub(super) fn event_attributes(attributes: Vec<(Text, Text)>) -> Result<Vec<(Tex
 /// Whether a name and value can stand among the attributes of an emitted event.
 pub(super) fn is_extension(name: &str, value: &str) -> bool {
     let version = name != SCHEMA_VERSION || schema_version(value).is_some();
-    !is_reserved(name) && is_attribute_name(name) && !has_control(value) && version
+    let of_guest = !is_reserved(name) && !name.starts_with(PREFIX_OF_HOST);
+    of_guest && is_attribute_name(name) && !has_control(value) && version
 }
 
 /// Whether an attribute has a field of its own, or a meaning at ingest.
@@ -210,7 +215,8 @@ mod tests {
 
     #[test]
     fn attributes_come_out_in_order_and_without_the_hosts_own() {
-        let sorted = event_attributes(pairs(&["b", "traceparent", "a"])).unwrap();
+        let given = ["b", "traceparent", "tidegateposition", "a", "tidegatecommand"];
+        let sorted = event_attributes(pairs(&given)).unwrap();
         assert_eq!(sorted, pairs(&["a", "b"]));
     }
 
