@@ -119,6 +119,16 @@ impl Delivery {
         Ok(())
     }
 
+    /// The same for a write, which takes the place of one before it.
+    fn charge_write(&mut self, name: &str, value_bytes: usize) -> Result<(), Error> {
+        let old = self.writes.get(name).map_or(0, |written| {
+            name.len() + written.as_ref().map_or(0, |stored| stored.value.len())
+        });
+        self.charge((name.len() + value_bytes).saturating_sub(old))?;
+        self.output_bytes -= old.saturating_sub(name.len() + value_bytes);
+        Ok(())
+    }
+
     fn exceed(&mut self, budget: &'static str) -> Error {
         self.exceeded.get_or_insert(budget);
         Error::Exceeded(budget.to_owned())
@@ -186,9 +196,11 @@ pub(crate) fn emit(draft: Emit) -> Result<String, Error> {
         if delivery.emitted.len() >= delivery.emits_max {
             return Err(delivery.exceed("limits.emits"));
         }
-        delivery.charge(kind.len() + data.len() + attributes_bytes)?;
-        let id = format!("test-{}-{}", delivery.position, delivery.emitted.len());
         let key = key.or_else(|| delivery.key.clone());
+        let names = [&key, &bus].into_iter().flatten().map(String::len).sum::<usize>();
+        let names = names + kind.len() + content_type.len();
+        delivery.charge(names + data.len() + attributes_bytes)?;
+        let id = format!("test-{}-{}", delivery.position, delivery.emitted.len());
         let emitted = Emitted { id: id.clone(), kind, key, bus, content_type, data, attributes };
         delivery.emitted.push(emitted);
         Ok(id)
@@ -207,7 +219,7 @@ pub(crate) fn state_set(name: &str, value: Vec<u8>, ttl: Option<Duration>) -> Re
         delivery.keyed()?;
         check_text("a state name", name, NAME_BYTES_MAX)?;
         check_size("a state value", value.len(), VALUE_BYTES_MAX)?;
-        delivery.charge(name.len() + value.len())?;
+        delivery.charge_write(name, value.len())?;
         let expires_ms = ttl.map(|ttl| {
             let ttl_ms = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
             delivery.now_ms.saturating_add(ttl_ms)
@@ -221,7 +233,7 @@ pub(crate) fn state_delete(name: &str) -> Result<(), Error> {
     with(|delivery| {
         delivery.keyed()?;
         check_text("a state name", name, NAME_BYTES_MAX)?;
-        delivery.charge(name.len())?;
+        delivery.charge_write(name, 0)?;
         delivery.writes.insert(name.to_owned(), None);
         Ok(())
     })
@@ -294,6 +306,7 @@ pub(crate) fn timer_cancel(name: &str) -> Result<(), Error> {
     with(|delivery| {
         delivery.keyed()?;
         check_text("a timer name", name, NAME_BYTES_MAX)?;
+        delivery.charge(name.len())?;
         delivery.timers.push(TimerChange::Cancel { name: name.to_owned() });
         Ok(())
     })
@@ -312,7 +325,9 @@ pub(crate) fn call_send(call: Call) -> Result<String, Error> {
                 "a call may take {TIMEOUT_MS_MAX} ms at most, found {timeout_ms}"
             )));
         }
-        delivery.charge(name.len() + url.len() + body.len())?;
+        let headers_bytes = headers.iter().map(|(n, v)| n.len() + v.len()).sum::<usize>();
+        let names = name.len() + method.len() + url.len();
+        delivery.charge(names + headers_bytes + body.len())?;
         let id = format!("test-{}-call-{}", delivery.position, delivery.calls.len());
         let key = delivery.key.clone();
         delivery.calls.push(Called {

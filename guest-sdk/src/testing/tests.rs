@@ -107,6 +107,21 @@ fn exceeded_budget_becomes_output_only_if_the_handler_says_ok() {
 }
 
 #[test]
+fn output_is_counted_as_in_the_real_host() {
+    let handle = |_: &Event| {
+        for _ in 0..3 {
+            state::set("x", &"12345678")?; // 11 bytes, once
+        }
+        emit("a").key("k2").bytes("t/t", "1234567")?; // 13 bytes
+        timers::cancel("t")?; // 1 byte
+        assert!(matches!(state::delete("y"), Err(Error::Exceeded(_))));
+        Ok(())
+    };
+    let effects = Host::new().with_limits(1, 25).deliver(handle, event("x.asked").key("k"));
+    assert_eq!(effects.outcome, Verdict::Output { budget: "limits.output".into() });
+}
+
+#[test]
 fn malformed_arguments_are_refused() {
     let handle = |_: &Event| {
         assert!(matches!(emit("").empty(), Err(Error::Invalid(_))));
