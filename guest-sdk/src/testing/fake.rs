@@ -196,7 +196,8 @@ pub(crate) fn emit(draft: Emit) -> Result<String, Error> {
         if delivery.emitted.len() >= delivery.emits_max {
             return Err(delivery.exceed("limits.emits"));
         }
-        let key = key.or_else(|| delivery.key.clone());
+        let subject = || attributes.iter().find(|(name, _)| name == "subject");
+        let key = key.or_else(|| delivery.key.clone()).or_else(|| Some(subject()?.1.clone()));
         let names = [&key, &bus].into_iter().flatten().map(String::len).sum::<usize>();
         let names = names + kind.len() + content_type.len();
         delivery.charge(names + data.len() + attributes_bytes)?;

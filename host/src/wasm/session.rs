@@ -99,8 +99,10 @@ impl Session {
         check::event_type(draft.kind)?;
         check::content_type(draft.content_type)?;
         check::bytes("`data`", draft.data.len(), limits::EVENT_DATA_BYTES_MAX)?;
-        let key = match draft.key {
-            None => self.context.key().cloned(),
+        let attributes = check::event_attributes(draft.attributes)?;
+        let own = self.context.key();
+        let key = match draft.key.or_else(|| subject(&attributes).filter(|_| own.is_none())) {
+            None => own.cloned(),
             Some(text) => Some(self.key(text)?),
         };
         let bus = draft.bus.map(|name| self.bus(name)).transpose()?;
@@ -111,7 +113,7 @@ impl Session {
             bus,
             content_type: shared(draft.content_type),
             data: Bytes::copy_from_slice(draft.data),
-            attributes: check::event_attributes(draft.attributes)?,
+            attributes,
         };
         self.has_room(emit_bytes(&made))?;
         Ok(made)
@@ -314,6 +316,12 @@ impl Session {
 /// A text that most deliveries have in common, owned.
 fn shared(text: &str) -> Text {
     TEXTS.with_borrow_mut(|texts| texts.share(text))
+}
+
+/// What is the key of an event that has no other, as whoever reads it sees it.
+fn subject(attributes: &[(Text, Text)]) -> Option<&str> {
+    let found = attributes.iter().find(|(name, _)| **name == *"subject");
+    found.map(|(_, value)| &**value)
 }
 
 fn emit_bytes(draft: &Draft) -> usize {

@@ -153,6 +153,27 @@ fn emits_go_to_known_buses_alone() {
 }
 
 #[test]
+fn a_subject_is_the_key_of_an_event_that_has_no_other() {
+    let about = |text: &str| DraftIn {
+        attributes: vec![("subject".into(), text.into())],
+        ..draft("order.created")
+    };
+    let mut unkeyed = session_with(GuestLimits::default(), None, Access::Write);
+    emit(&mut unkeyed, about("o-1")).unwrap();
+    emit(&mut unkeyed, DraftIn { key: Some("k"), ..about("o-1") }).unwrap();
+    emit(&mut unkeyed, draft("order.created")).unwrap();
+    assert!(matches!(emit(&mut unkeyed, about("")), Err(Denial::Invalid(_))));
+    let mut keyed = session();
+    emit(&mut keyed, about("o-1")).unwrap();
+    let keys = |session: &mut Session| {
+        let emits = session.finish().effects.emits;
+        emits.iter().map(|draft| draft.key.as_ref().map(ToString::to_string)).collect::<Vec<_>>()
+    };
+    assert_eq!(keys(&mut unkeyed), [Some("o-1".to_owned()), Some("k".to_owned()), None]);
+    assert_eq!(keys(&mut keyed), [Some("k".to_owned())]);
+}
+
+#[test]
 fn an_unkeyed_input_has_no_state_and_no_timers() {
     let mut session = session_with(GuestLimits::default(), None, Access::Write);
     assert_eq!(session.state("a"), None);
