@@ -10,7 +10,7 @@ use crate::effects::OutcomeKind;
 use crate::event::{CommitNumber, InstanceId, Key, To};
 use crate::log::codec::{AddresseeRef, DecodeError, OUTLINE_OF_ANOTHER, StateRef, TimerRef, kind};
 use crate::log::frame::Entry;
-use crate::log::record::{Control, ControlRecord, DeadLetterRecord, Mode};
+use crate::log::record::{Control, ControlRecord, DeadLetterRecord};
 use crate::log::{CommitRef, CompletionRef, EventRef, Frame, ReadError, RecordRef};
 use crate::state::checkpoint::Checkpoints;
 use crate::state::cold::ColdError;
@@ -200,7 +200,7 @@ fn fold_end(
         );
     }
     controls.iter().for_each(|record| ledger.apply_control(at, record));
-    if done.outcome == OutcomeKind::Ok && done.mode != Mode::Rebuild {
+    if done.outcome == OutcomeKind::Ok && !done.mode.is_rebuild() {
         folded.calls_opened += ledger.apply_calls(outlets::opened(at, done, &calls));
     }
     folded.completed.push(done.instance);

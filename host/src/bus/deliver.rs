@@ -147,7 +147,7 @@ pub fn long_taken_over(by: &Deliverer, input: &Event, emits: u32) -> usize {
 /// Leaves of the effects of a delivery that ran in this mode what is recorded: a rebuild repeats an
 /// earlier one, and nothing of it leaves the plugin twice.
 pub fn keep(mode: Mode, effects: &mut Effects) {
-    if mode == Mode::Rebuild {
+    if mode.is_rebuild() {
         let Effects { state, timers, .. } = std::mem::take(effects);
         *effects = Effects { state, timers, ..Effects::default() };
     }

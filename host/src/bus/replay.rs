@@ -30,7 +30,7 @@ use super::subscribed::{Subscriptions, may_want, wants};
 use crate::effects::{Outcome, OutcomeKind};
 use crate::event::{Digest, Event, Generation, Heading, InstanceId, Key, LOST_EVENT, Position};
 use crate::limits::REPLAY_FRAMES_BYTES_MAX;
-use crate::log::record::{DeadLetterRecord, DeliveryCommit, Mode};
+use crate::log::record::{DeadLetterRecord, DeliveryCommit};
 use crate::log::{Frame, ReadError};
 use crate::schedule::pool::{JoinHandle, Tenant};
 use crate::state::Owner;
@@ -333,7 +333,7 @@ impl Again {
         let delivery = |event| Delivery {
             event,
             attempt: completion.attempt,
-            redriven: completion.mode == Mode::Redrive,
+            redriven: completion.mode.is_redriven(),
             seed: Seed {
                 log_id: bus.log_id(),
                 instance: completion.instance,

@@ -10,7 +10,6 @@ use crate::bus::Bus;
 use crate::bus::past::{Moment, PastError};
 use crate::bus::replay::recorded_delivery;
 use crate::event::{Event, Key};
-use crate::log::record::Mode;
 use crate::state::cold::ColdError;
 use crate::state::{DeadLetter, Owner, Value};
 
@@ -62,7 +61,7 @@ impl Host {
         });
         let done = done.await.map_err(events::read_error)?;
         let (attempt, redriven) =
-            done.map_or((letter.attempts, false), |d| (d.attempt, d.mode == Mode::Redrive));
+            done.map_or((letter.attempts, false), |d| (d.attempt, d.mode.is_redriven()));
         let state = self.state_before(bus, &letter, &event).await?;
         let state = state.iter().map(SeenValueView::of).collect();
         let manifest = self.plugins.view_of(&plugin).ok().and_then(|view| view.manifest);

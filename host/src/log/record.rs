@@ -22,6 +22,23 @@ pub enum Mode {
     Redrive = 1,
     /// While rebuilding state after a rewind: emits and calls are suppressed.
     Rebuild = 2,
+    /// Both at once.
+    #[serde(rename = "rebuild-redrive")]
+    RebuildRedrive = 3,
+}
+
+impl Mode {
+    /// Whether it repeats a delivery to an earlier generation.
+    #[must_use]
+    pub const fn is_rebuild(self) -> bool {
+        matches!(self, Self::Rebuild | Self::RebuildRedrive)
+    }
+
+    /// Whether its guest is told that it is redriven.
+    #[must_use]
+    pub const fn is_redriven(self) -> bool {
+        matches!(self, Self::Redrive | Self::RebuildRedrive)
+    }
 }
 
 /// A delivery has ended: for good, unless [`Control::Park`] stands in the same commit. Written once

@@ -10,7 +10,7 @@ use crate::bus::deliver::HOST_ATTRIBUTES;
 use crate::bus::private;
 use crate::effects::{OutcomeKind, OutgoingCall, Response, TimerChange};
 use crate::event::{Addressee, Event, NewEvent};
-use crate::log::record::{DeliveryCommit, Mode};
+use crate::log::record::DeliveryCommit;
 
 /// Characters that are shown of a value.
 const SHOWN_CHARS_MAX: usize = 200;
@@ -52,7 +52,7 @@ pub fn changes(input: &Event, recorded: &DeliveryCommit, again: &DeliveryCommit)
     state(recorded, again, &mut changes);
     timers(input, recorded, again, &mut changes);
     // A rebuild records neither.
-    if recorded.completion.mode != Mode::Rebuild {
+    if !recorded.completion.mode.is_rebuild() {
         events(recorded, again, &mut changes);
         list("call", &recorded.calls, &again.calls, call, &mut changes);
     }

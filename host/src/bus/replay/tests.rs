@@ -3,7 +3,7 @@ use bytes::Bytes;
 use super::*;
 use crate::effects::{Effects, OutgoingCall, Response, StateWrite, TimerChange};
 use crate::event::{CommitNumber, KeySequence, NewEvent};
-use crate::log::record::Completion;
+use crate::log::record::{Completion, Mode};
 
 fn input(kind: &str, attributes: &[(&str, &str)]) -> Event {
     let attributes = attributes.iter().map(|(n, v)| ((*n).into(), (*v).into())).collect();

@@ -10,7 +10,6 @@ use crate::bus::{Outbox, deliver};
 use crate::effects::{Effects, Outcome};
 use crate::event::Event;
 use crate::log::ReadError;
-use crate::log::record::Mode;
 use crate::schedule::core::Assignment;
 use crate::state::cold::ColdError;
 use crate::state::{Handle, KeyView, Owner, Values};
@@ -155,10 +154,7 @@ impl Runner {
             limits: Arc::clone(&version.limits),
             state,
             // What is rebuilt reaches nothing outside.
-            outside: match self.mode(event.position, redriven) {
-                Mode::Rebuild => None,
-                _ => version.outside.clone(),
-            },
+            outside: version.outside.clone().filter(|_| !self.repeats(event.position)),
         }
     }
 

@@ -59,12 +59,11 @@ impl Runner {
 
     /// How a delivery of the event at a position runs.
     pub(super) fn mode(&self, position: Position, redriven: bool) -> Mode {
-        if self.repeats(position) {
-            Mode::Rebuild
-        } else if redriven {
-            Mode::Redrive
-        } else {
-            Mode::Live
+        match (self.repeats(position), redriven) {
+            (true, true) => Mode::RebuildRedrive,
+            (true, false) => Mode::Rebuild,
+            (false, true) => Mode::Redrive,
+            (false, false) => Mode::Live,
         }
     }
 

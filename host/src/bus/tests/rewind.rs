@@ -1,9 +1,12 @@
 //! Rewinds: state as if the new module had always run, effects as if nothing had happened twice.
 
+use std::sync::Arc;
+
 use super::handlers::handle_with;
 use super::world::{From, PLUGIN, World, texts};
 use crate::bus::carry::CarryError;
 use crate::bus::operate::Act;
+use crate::bus::replay::{self, On, Plan};
 use crate::effects::{Effects, Outcome, StateWrite};
 use crate::event::{Generation, Key, Position};
 use crate::limits::STATE_VALUE_BYTES_MAX;
@@ -217,6 +220,43 @@ async fn a_dead_letter_that_runs_again_makes_nothing_behind_it_happen_twice() {
     world.publish(&["b3"]).await;
     world.until_listed(&[("b", "b1! b2! b3!")]).await;
     assert_emitted(&world, &["b1", "b2", "b3"]).await;
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delivery_that_was_redriven_while_rebuilding_is_so_when_it_runs_again() {
+    let world = World::new().await;
+    world.publish(&["a1", "a2"]).await;
+    world.until_listed(&[("a", "a1 a2")]).await;
+    world.script.breaks(&["a1"]);
+    let world = world.rewind(0, "!").await;
+    world.until("it is parked", |world| world.is_parked("a")).await;
+    world.script.breaks(&[]);
+    assert_eq!(world.redrive_all().await.count, 1);
+    world.until_listed(&[("a", "a1! a2!")]).await;
+    let then = ["a1", "a2"].map(|id| world.script.deliveries(id));
+    assert_eq!(
+        then,
+        [vec![(1, false), (1, false), (2, false), (3, true)], vec![(1, false), (1, true)]]
+    );
+
+    let (version, scratch) = (world.runner.version(), tempfile::tempdir().unwrap());
+    let plan = Plan {
+        bus: Arc::clone(&world.bus),
+        instance: PLUGIN,
+        generation: Generation(1),
+        from: Position(1),
+        to: world.bus.last_position(),
+        subscriptions: vec![(Position(0), Arc::new(version.manifest.subscribe.clone()))],
+        on: On::One(version),
+        tenant: world.pool.tenant("again"),
+        tasks_max: 1,
+        scratch: scratch.path().to_owned(),
+    };
+    replay::run(&plan, drop).await.unwrap();
+    let again = ["a1", "a2"].map(|id| world.script.deliveries(id));
+    assert_eq!(again[0][4..], [(2, false), (3, true)]);
+    assert_eq!(again[1][2..], [(1, true)]);
     world.stop().await;
 }
 

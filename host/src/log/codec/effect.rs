@@ -170,6 +170,7 @@ impl<'a> CompletionRef<'a> {
                 0 => Mode::Live,
                 1 => Mode::Redrive,
                 2 => Mode::Rebuild,
+                3 => Mode::RebuildRedrive,
                 _ => return Err(body.invalid("mode")),
             },
             outcome: body.outcome()?,

@@ -259,7 +259,7 @@ fn completion() -> impl Strategy<Value = Completion> {
         .prop_map(|(content_type, data, attributes)| Response { content_type, data, attributes });
     (
         (any::<u32>(), any::<u32>(), any::<u64>(), key(), any::<[u8; 32]>()),
-        (any::<u32>(), 0..3_u8, 0..9_u8, any::<u64>(), prop::option::of(response)),
+        (any::<u32>(), 0..4_u8, 0..9_u8, any::<u64>(), prop::option::of(response)),
     )
         .prop_map(|((instance, generation, position, key, environment), rest)| {
             let (attempt, mode, outcome, fuel, response) = rest;
@@ -270,7 +270,8 @@ fn completion() -> impl Strategy<Value = Completion> {
                 key,
                 environment: Digest(environment),
                 attempt,
-                mode: [Mode::Live, Mode::Redrive, Mode::Rebuild][usize::from(mode)],
+                mode: [Mode::Live, Mode::Redrive, Mode::Rebuild, Mode::RebuildRedrive]
+                    [usize::from(mode)],
                 outcome: OutcomeKind::from_code(outcome).unwrap(),
                 fuel,
                 response,
