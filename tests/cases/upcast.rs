@@ -152,5 +152,17 @@ fn one_type_and_version_is_lifted_by_one_plugin_alone() {
     write(place.plugins().join("deaf.wasm"), handler("a.c", "", "")).unwrap();
     let view = host.wait_plugin("deaf", "refused", |view| view["state"] == "refused");
     assert!(view["reason"].as_str().unwrap().contains("exports no `upcaster`"), "{view}");
+
+    // It was told what to do, and that is all there is to do.
+    write(place.plugins().join("up.toml"), "[upcast]\n\"order.created\" = [2]\n").unwrap();
+    host.wait_plugin("again", "live", |view| view["state"] == "live");
+    put_upcaster(&place, "third", 1, ">third", true);
+    host.wait_plugin("third", "refused", |view| view["state"] == "refused");
+    for file in ["again.toml", "again.wasm"] {
+        remove_file(place.plugins().join(file)).unwrap();
+    }
+    host.wait_plugin("again", "removed", |view| view["state"] == "removed");
+    host.cli(&["plugins", "forget", "again"]).run().expect_done();
+    host.wait_plugin("third", "live", |view| view["state"] == "live");
     host.stop();
 }

@@ -110,6 +110,8 @@ struct Entry {
     change: u64,
     /// Somebody said that it is a new plugin, whatever it looks like.
     taken_as_new: bool,
+    /// What stands in the folder was refused, as somebody else lifts what it would.
+    is_lifted_by_other: bool,
     runner: Option<Arc<Runner>>,
     /// The version that did well beside the one that serves.
     passed: Option<shadow::Passed>,
@@ -132,6 +134,7 @@ impl Default for Entry {
             served_before: false,
             change: 0,
             taken_as_new: false,
+            is_lifted_by_other: false,
             runner: None,
             passed: None,
             module: None,
@@ -282,6 +285,7 @@ impl Plugins {
             }
             entry.source = Some(Arc::new(source));
             entry.broken = None;
+            entry.is_lifted_by_other = false;
             entry.change += 1;
             entry.change
         };

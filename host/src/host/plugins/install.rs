@@ -182,19 +182,23 @@ impl Plugins {
         format!("waiting: {reason}")
     }
 
-    /// Takes files as new plugins that need not wait any more.
+    /// Takes files that need not wait any more: as new plugins, or as upcasters of what nobody lifts now.
     pub(super) fn release_waiting(self: &Arc<Self>) {
-        for binding in self.known().released() {
+        let released = self.known().released().into_iter().map(|binding| binding.name);
+        for name in released.chain(self.free_to_lift()) {
             let change = {
                 let mut entries = lock(&self.entries);
-                let Some(entry) = entries.get_mut(&binding.name) else { continue };
-                entry.state = PluginState::Compiling;
-                entry.reason = None;
+                let Some(entry) = entries.get_mut(&name) else { continue };
+                entry.is_lifted_by_other = false;
+                if entry.runner.is_none() {
+                    entry.state = PluginState::Compiling;
+                    entry.reason = None;
+                }
                 entry.change
             };
             let plugins = Arc::clone(self);
             self.tasks.spawn(async move {
-                Box::pin(plugins.install_change(&binding.name, change)).await;
+                Box::pin(plugins.install_change(&name, change)).await;
             });
         }
     }
@@ -247,7 +251,7 @@ impl Plugins {
             false => Some(self.upcasting.lock().await),
         };
         Self::check_grants(&candidate)?;
-        Self::check_upcasts(&candidate)?;
+        self.may_lift(&candidate)?;
         let running = lock(&self.entries).get(&candidate.name).and_then(|e| e.runner.clone());
         let (runner, shown) = match running {
             Some(runner) => {

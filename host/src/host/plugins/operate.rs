@@ -194,7 +194,7 @@ impl Plugins {
     ///
     /// # Errors
     /// There is no such plugin, or its file is there.
-    pub async fn forget(&self, name: &str, actor: &str) -> Result<(), HostError> {
+    pub async fn forget(self: &Arc<Self>, name: &str, actor: &str) -> Result<(), HostError> {
         self.after_scan().await?;
         let turn = self.turn(name).ok_or_else(|| unknown(name))?;
         let _turn = turn.lock().await;
@@ -204,6 +204,7 @@ impl Plugins {
         self.record(&bus, actor, Control::Forget { instance }).await?;
         bus.upcasters().withdraw(instance);
         lock(&self.entries).remove(name);
+        self.release_waiting();
         Ok(())
     }
 

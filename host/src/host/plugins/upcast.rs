@@ -10,7 +10,7 @@ use super::{Entry, Plugins, lock};
 use crate::bus::Bus;
 use crate::bus::upcast::{Kinds, Upcaster};
 use crate::event::InstanceId;
-use crate::plugin::Manifest;
+use crate::plugin::{Manifest, Source};
 use crate::state::Instance;
 use crate::wasm::{Exports, GuestLimits};
 
@@ -92,6 +92,36 @@ impl Plugins {
         check_exports(candidate.module.exports, kinds)?;
         let instance = candidate.bus.ledger().named(&candidate.name).map(|known| known.id);
         candidate.bus.upcasters().conflict(instance, kinds).map_or(Ok(()), Err)
+    }
+
+    /// As [`Self::check_upcasts`]. One that is refused because another lifts that is tried again once
+    /// nobody does.
+    pub(super) fn may_lift(&self, candidate: &Candidate) -> Result<(), String> {
+        let Candidate { name, manifest, module, bus, .. } = candidate;
+        check_exports(module.exports, &manifest.upcast)?;
+        let instance = bus.ledger().named(name).map(|known| known.id);
+        let conflict = bus.upcasters().conflict(instance, &manifest.upcast);
+        lock(&self.entries).entry(name.clone()).or_default().is_lifted_by_other =
+            conflict.is_some();
+        conflict.map_or(Ok(()), Err)
+    }
+
+    /// Files that were refused because another lifted what they would, and that nobody lifts any more.
+    pub(super) fn free_to_lift(&self) -> Vec<String> {
+        let is_free = |name: &str, source: &Source| {
+            let manifest = &source.manifest;
+            let mut buses = self.means.buses.iter();
+            buses.find(|bus| **bus.name() == *manifest.subscribe.bus()).is_some_and(|bus| {
+                let instance = bus.ledger().named(name).map(|known| known.id);
+                bus.upcasters().conflict(instance, &manifest.upcast).is_none()
+            })
+        };
+        let entries = lock(&self.entries);
+        let refused = entries.iter().filter(|(_, entry)| entry.is_lifted_by_other);
+        refused
+            .filter(|(name, entry)| entry.source.as_deref().is_some_and(|s| is_free(name, s)))
+            .map(|(name, _)| name.clone())
+            .collect()
     }
 
     /// Lets an activated candidate lift what it says.
