@@ -27,6 +27,7 @@ use crate::wasm::SandboxError;
 
 mod astray;
 mod buses;
+mod files;
 mod place;
 mod start;
 

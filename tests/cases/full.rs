@@ -1,5 +1,7 @@
 //! A disk without room, as far as that can be had without one: the host is to keep more free than
-//! there is. `full_disk.rs` fills real ones.
+//! there is. `full_disk.rs` fills real ones. And a host that begins with few files that it may open.
+
+use std::net::TcpStream;
 
 use serde_json::json;
 
@@ -65,5 +67,22 @@ fn a_module_that_could_not_be_kept_serves_once_it_can_be() {
     let reloads = live["history"].as_array().unwrap();
     let results: Vec<_> = reloads.iter().map(|reload| &reload["result"]).collect();
     assert_eq!(results, ["ok", "refused"], "{live}");
+    host.stop();
+}
+
+#[test]
+fn clients_and_segments_do_not_use_up_the_files_that_a_log_needs() {
+    let place = Place::new();
+    let config = Some("[buses.main]\nsegment = \"4MiB\"\n".to_owned());
+    let few = HostOptions { config, open_files: Some(64), ..HostOptions::default() };
+    let host = place.start_with(&few);
+    let address = host.url().trim_start_matches("http://").to_owned();
+    let _clients: Vec<TcpStream> =
+        (0..100).map(|_| TcpStream::connect(&address).unwrap()).collect();
+    let payload = "x".repeat(1_000_000);
+    for id in 0..10 {
+        host.http.publish(&[event("thing.begun", &format!("{id}"), Some("k"), json!(payload))]);
+    }
+    assert!(place.segments("main").len() > 1);
     host.stop();
 }

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStderr, ChildStdout, ExitStatus, Stdio};
+use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -42,6 +42,8 @@ pub(crate) struct HostOptions {
     pub(crate) environment: Vec<(&'static str, String)>,
     /// Instead of `run`, with what stands in the plugins folder.
     pub(crate) dev: bool,
+    /// Files that it may have open, as long as it does not ask for more.
+    pub(crate) open_files: Option<u32>,
 }
 
 /// A running host. Killed when dropped.
@@ -172,7 +174,10 @@ impl Place {
     }
 
     fn spawn(&self, options: &HostOptions) -> Result<Host, super::Run> {
-        let mut command = program();
+        let mut command = match options.open_files {
+            Some(files) => with_open_files(&program(), files),
+            None => program(),
+        };
         command.current_dir(self.path()).args(["--output", "json"]);
         command.envs(options.environment.iter().map(|(name, value)| (name, value)));
         if options.dev {
@@ -210,6 +215,20 @@ impl Place {
             before.push_str(&line);
         }
     }
+}
+
+/// The same program, begun with a limit on open files that it may raise.
+fn with_open_files(program: &Command, files: u32) -> Command {
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -S -n \"$0\" && exec \"$@\"", &files.to_string()]);
+    command.arg(program.get_program()).stdin(Stdio::null());
+    for (name, value) in program.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    command
 }
 
 /// A process that has not said yet where it listens; killed when dropped.

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::buses::{OpenBus, open_buses, start_folds};
-use super::{ServeError, Serving, astray, close_logs, place, stop_filling};
+use super::{ServeError, Serving, astray, close_logs, files, place, stop_filling};
 use crate::api::auth::Tokens;
 use crate::api::host::HostApi;
 use crate::api::tls::Identity;
@@ -290,7 +290,9 @@ fn server_options(config: &Config) -> Result<ServerOptions, ServeError> {
         None => None,
     };
     let body_bytes_max = config.http.body_max.as_usize();
-    Ok(ServerOptions { body_bytes_max, tokens, tls, ..ServerOptions::default() })
+    let options = ServerOptions::default();
+    let connections_max = files::connections_max(files::take_all(), options.connections_max);
+    Ok(ServerOptions { body_bytes_max, connections_max, tokens, tls, ..options })
 }
 
 fn watch_options(config: &Config, buses: &[Arc<Bus>]) -> WatchOptions {
