@@ -196,8 +196,7 @@ impl<T> KeyScheduler<T> {
             lane.redriven_to = Position(u64::MAX);
         }
         let aside = lane.stands_aside();
-        self.unplace(id);
-        // A waiting event is followed by a search anyway.
+        // A waiting event is followed by a search anyway, and its lane has its place.
         if self.lanes.get(id).is_some_and(|lane| lane.waiting.is_none()) && from <= self.scanned {
             self.defer_range(id, from, self.scanned, 0);
             self.uncounted(id);

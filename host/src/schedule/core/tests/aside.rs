@@ -56,6 +56,24 @@ fn what_was_restored_and_is_done_with_is_not_taken_again() {
 }
 
 #[test]
+fn what_runs_again_after_a_start_keeps_its_turn() {
+    let mut sched = KeyScheduler::<u64>::new(bounds(8));
+    sched.start_after(Position(9));
+    for (position, name) in [(1, "a"), (2, "b"), (3, "c")] {
+        let (position, until) = (Position(position), Until::Now);
+        let restored = Restored { position, key: key(name), attempt: 2, first_ms: None, until };
+        assert!(sched.restore_waiting(restored));
+    }
+    // In no order.
+    for (from, name) in [(2, "b"), (1, "a"), (3, "c")] {
+        sched.restore_backlog(&key(name).unwrap(), Position(from), true);
+    }
+    let taken = std::iter::from_fn(|| sched.take());
+    let taken: Vec<_> = taken.map(|taken| (taken.position.0, taken.redriven)).collect();
+    assert_eq!(taken, [(1, true), (2, true), (3, true)]);
+}
+
+#[test]
 fn a_key_that_is_parked_again_is_not_back() {
     check(
         8,
