@@ -42,6 +42,7 @@ pub async fn run(
     target: Arc<Bus>,
     stop: CancellationToken,
 ) -> Result<(), ForwardError> {
+    set_back(&source, &target).await?;
     let mut after = start(&source, &target);
     loop {
         match forward(&source, &target, &mut after, &stop).await {
@@ -101,6 +102,26 @@ async fn forward(
         }
         tracing::trace!(from = %source.name(), to = %target.name(), position = %after, "forwarded");
     }
+}
+
+/// Sets the mark back to where the source ends, if that is before it: the source was begun anew, or an older copy
+/// was put in its place, and gives the positions up to the mark once more.
+async fn set_back(source: &Bus, target: &Bus) -> Result<(), AppendError> {
+    let (Some(_), Some(_)) = (source.log(), target.log()) else { return Ok(()) };
+    let (last, taken) = (source.last_position(), target.ledger().forwarded(source.name()));
+    if taken <= last {
+        return Ok(());
+    }
+    tracing::warn!(
+        from = %source.name(), to = %target.name(), position = %last, forwarded = %taken,
+        "the log ends before what was forwarded of it: what it gets from here on is forwarded as new"
+    );
+    let committed = match target.control(&[mark(source.name(), last)]).done().await {
+        Err(AppendError::ShuttingDown) => return Ok(()),
+        committed => committed?,
+    };
+    target.until_applied(committed.commit).await;
+    Ok(())
 }
 
 /// Where to go on. Where nothing is outstanding, at the end of what is folded: the log need not be read for

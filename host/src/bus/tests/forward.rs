@@ -25,6 +25,12 @@ fn memory_bus(capacity: usize) -> Arc<Bus> {
     Arc::new(Bus::memory("m", options, Arc::new(SystemClock::new())))
 }
 
+/// A bus with a new log, and where it notes what runs.
+fn durable_bus() -> (Arc<Bus>, tempfile::TempDir) {
+    let (disk, dir) = (SimDisk::new(), tempfile::tempdir().unwrap());
+    (source_on(&disk, dir.path()), dir)
+}
+
 /// What a plugin emits to this bus.
 fn emitted(to: &str, bytes: usize) -> NewEvent {
     NewEvent {
@@ -73,8 +79,7 @@ async fn many_large_events_are_forwarded_and_so_is_what_follows() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_durable_and_not_folded_when_forwarding_begins_is_forwarded_once() {
     let world = World::new().await;
-    let (disk, dir) = (SimDisk::new(), tempfile::tempdir().unwrap());
-    let source = source_on(&disk, dir.path());
+    let (source, _dir) = durable_bus();
     let emit = async || source.append_private(vec![emitted("main", 1)]).done().await.unwrap();
     for last in [2, 4] {
         emit().await;
@@ -119,4 +124,31 @@ async fn what_cannot_be_read_for_a_while_is_forwarded_once_it_can() {
     world.until("both have come", |world| world.bus.ledger().forwarded("s") == Position(2)).await;
     stop.cancel();
     run.await.unwrap().unwrap();
+}
+
+/// Its folder was moved away, or an older copy put in its place.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_log_that_is_begun_anew_gets_is_forwarded() {
+    let world = World::new().await;
+    for count in [4, 2, 3] {
+        let (source, _dir) = durable_bus();
+        let stop = CancellationToken::new();
+        let run = forward::run(Arc::clone(&source), Arc::clone(&world.bus), stop.clone());
+        let run = tokio::spawn(run);
+        let before = |world: &World| world.bus.ledger().forwarded("s") == Position(0);
+        world.until("it is known to begin anew", before).await;
+        for _ in 0..count {
+            let emitted = source.append_private(vec![emitted("main", 1)]);
+            emitted.done().await.unwrap();
+        }
+        let come = |world: &World| world.bus.ledger().forwarded("s") == Position(count);
+        world.until("all have come", come).await;
+        stop.cancel();
+        run.await.unwrap().unwrap();
+    }
+    let positions: Vec<_> = (1..=world.bus.last_position().0).map(Position).collect();
+    let events = world.bus.events(positions).await.unwrap();
+    let origins = events.iter().filter_map(|event| event.origin.as_ref());
+    let origins: Vec<_> = origins.map(|origin| origin.position.0).collect();
+    assert_eq!(origins, [1, 2, 3, 4, 1, 2, 1, 2, 3]);
 }
