@@ -155,6 +155,48 @@ fn a_memory_bus_serves_beside_a_durable_one_and_forgets() {
     host.stop();
 }
 
+/// A plugin is bound to bus and name: what it had on the bus that it left is another plugin's.
+#[test]
+fn a_plugin_that_moved_to_another_bus_shows_what_it_has_there_and_is_forgotten_whole() {
+    let place = Place::new();
+    let put = |bus: &str| {
+        let manifest = format!("[subscribe]\nbus = \"{bus}\"\n");
+        std::fs::write(place.plugins().join("bare.toml"), manifest).unwrap();
+    };
+    std::fs::write(place.plugins().join("bare.wasm"), bare_guest()).unwrap();
+    put("main");
+    let host = start(&place);
+    let publish = |bus: &str, count: usize| {
+        for id in 0..count {
+            let one = event("a.b", &format!("e-{id}"), Some("k"), json!(id));
+            host.http.try_publish(bus, &[&one]).unwrap();
+        }
+        host.wait_rest("bare", 0);
+    };
+    let seen = || host.state("bare", "k", "seen");
+    publish("main", 1);
+    assert_eq!(seen().as_deref(), Some("1"));
+    put("audit");
+    host.wait_plugin("bare", "moved", |view| {
+        view["subscription"]["bus"] == "audit" && view["completed_position"] == 0
+    });
+    assert_eq!(seen(), None);
+    publish("audit", 2);
+    assert_eq!(seen().as_deref(), Some("2"));
+    let held = host.cli(&["keys", "hold", "bare", "k"]).run().expect_done();
+    assert!(held.contains("held"), "{held}");
+
+    std::fs::remove_file(place.plugins().join("bare.wasm")).unwrap();
+    host.wait_plugin("bare", "removed", |view| view["state"] == "removed");
+    assert_eq!(seen().as_deref(), Some("2"), "as it was last");
+    host.cli(&["plugins", "forget", "bare"]).run().expect_done();
+    assert_eq!(seen(), None);
+    host.stop();
+    let host = start(&place);
+    assert_eq!(host.http.get("/v1/plugins/bare").status, 404, "nothing of it is left");
+    host.stop();
+}
+
 /// A name that is spelt otherwise once made another plugin or bus of it, without a word.
 #[test]
 fn what_is_configured_for_nothing_and_logs_that_nobody_configured_are_told() {

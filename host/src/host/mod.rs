@@ -128,16 +128,17 @@ impl Host {
         .ok_or_else(|| HostError::NotFound(format!("bus `{}`", name.unwrap_or_default())))
     }
 
-    /// The bus that has registered this plugin, and what its ledger says of it.
+    /// The bus that has registered this plugin, and what its ledger says of it; of several, where it runs.
     fn registered<T>(
         &self,
         name: &str,
-        look: impl Fn(&Arc<Bus>, &Instance) -> T,
+        look: impl FnOnce(&Arc<Bus>, &Instance) -> T,
     ) -> Result<T, HostError> {
-        self.buses
-            .iter()
-            .find_map(|(bus, _)| bus.ledger().named(name).map(|instance| look(bus, instance)))
-            .ok_or_else(|| HostError::NotFound(format!("plugin `{name}`")))
+        let found = self.plugins.registered(name).and_then(|(bus, id)| {
+            let ledger = bus.ledger();
+            ledger.instance(id).map(|instance| look(&bus, instance))
+        });
+        found.ok_or_else(|| HostError::NotFound(format!("plugin `{name}`")))
     }
 
     fn owner(&self, plugin: &str, key: &Key) -> Result<(Arc<Bus>, Owner), HostError> {

@@ -340,8 +340,8 @@ impl Plugins {
         lock(&self.entries).get(name).map(|entry| Arc::clone(&entry.turn))
     }
 
-    /// The bus that has registered a name, with the identity there; of several, where it runs.
-    fn registered(&self, name: &str) -> Option<(Arc<Bus>, InstanceId)> {
+    /// The bus that has registered a name, with the identity there; of several, where it runs or ran last.
+    pub(super) fn registered(&self, name: &str) -> Option<(Arc<Bus>, InstanceId)> {
         self.binding(name, lock(&self.entries).get(name))
     }
 

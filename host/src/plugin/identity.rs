@@ -348,14 +348,21 @@ impl Plugins {
         Ok((registered.instance, module))
     }
 
-    /// `plugins forget NAME`: the instance to forget.
+    /// `plugins forget NAME`: the instances to forget, with the bus of each. A plugin that moved from one bus to
+    /// another has one on both.
     ///
     /// # Errors
     /// [`Refusal`]: no such plugin, or its file is there, which would only register it anew.
-    pub fn forget(&self, binding: &Binding) -> Result<InstanceId, Refusal> {
-        let registered = self.get(binding)?;
-        Self::refuse_file(binding, registered, "remove it first")?;
-        Ok(registered.instance)
+    pub fn forget(&self, name: &str) -> Result<Vec<(String, InstanceId)>, Refusal> {
+        let mut instances = Vec::new();
+        for (binding, registered) in self.registered.iter().filter(|(b, _)| b.name == name) {
+            Self::refuse_file(binding, registered, "remove it first")?;
+            instances.push((binding.bus.clone(), registered.instance));
+        }
+        if instances.is_empty() {
+            return Err(Refusal::Unknown { name: name.to_owned() });
+        }
+        Ok(instances)
     }
 
     fn get(&self, binding: &Binding) -> Result<&Registered, Refusal> {

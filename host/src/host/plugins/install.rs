@@ -133,7 +133,7 @@ impl Plugins {
         Ok(shown)
     }
 
-    fn bus(&self, name: &str) -> Result<Arc<Bus>, String> {
+    pub(super) fn bus(&self, name: &str) -> Result<Arc<Bus>, String> {
         let found = self.means.buses.iter().find(|bus| **bus.name() == *name);
         found.map(Arc::clone).ok_or_else(|| format!("there is no bus `{name}`"))
     }
@@ -397,7 +397,7 @@ impl Plugins {
 
 impl Entry {
     /// Whether its files, or else its runner, are for this bus.
-    fn is_on(&self, bus: &str) -> bool {
+    pub(super) fn is_on(&self, bus: &str) -> bool {
         match (&self.runner, &self.source) {
             (Some(runner), _) => **runner.bus().name() == *bus,
             (None, Some(source)) => source.manifest.subscribe.bus() == bus,

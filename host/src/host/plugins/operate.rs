@@ -190,7 +190,7 @@ impl Plugins {
         Ok(change)
     }
 
-    /// Removes a plugin whose file is gone, with its state.
+    /// Removes a plugin whose file is gone, with its state, also from buses that it was on before.
     ///
     /// # Errors
     /// There is no such plugin, or its file is there.
@@ -198,11 +198,12 @@ impl Plugins {
         self.after_scan().await?;
         let turn = self.turn(name).ok_or_else(|| unknown(name))?;
         let _turn = turn.lock().await;
-        let (bus, _) = self.registered(name).ok_or_else(|| unknown(name))?;
-        let binding = Binding::new(bus.name(), name);
-        let instance = self.known().forget(&binding).map_err(refused)?;
-        self.record(&bus, actor, Control::Forget { instance }).await?;
-        bus.upcasters().withdraw(instance);
+        let instances = self.known().forget(name).map_err(refused)?;
+        for (bus, instance) in instances {
+            let bus = self.bus(&bus).map_err(HostError::Internal)?;
+            self.record(&bus, actor, Control::Forget { instance }).await?;
+            bus.upcasters().withdraw(instance);
+        }
         lock(&self.entries).remove(name);
         self.release_waiting();
         Ok(())

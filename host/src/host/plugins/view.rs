@@ -128,10 +128,15 @@ impl Plugins {
         if let Some(runner) = entry.and_then(|entry| entry.runner.as_ref()) {
             return Some((Arc::clone(runner.bus()), runner.instance()));
         }
-        self.means.buses.iter().find_map(|bus| {
-            let id = bus.ledger().named(name).map(|instance| instance.id)?;
-            Some((Arc::clone(bus), id))
-        })
+        let known = |bus: &Arc<Bus>| {
+            let ledger = bus.ledger();
+            let instance = ledger.named(name)?;
+            let is_here = entry.is_some_and(|entry| entry.is_on(bus.name()));
+            let served = instance.active().map(|active| active.at_ms);
+            Some(((is_here, served), (Arc::clone(bus), instance.id)))
+        };
+        let known = self.means.buses.iter().filter_map(known);
+        known.max_by_key(|(rank, _)| *rank).map(|(_, known)| known)
     }
 
     /// The plugins that run on a bus, ascending.

@@ -221,9 +221,21 @@ fn a_rollback_goes_to_the_last_other_module_or_to_the_one_named() {
 #[test]
 fn forgetting_is_refused_while_the_file_is_there() {
     let plugins = plugins(&[("a", registered(1, "m")), ("b", removed(2, "m"))]);
-    let there = plugins.forget(&Binding::new(MAIN, "a")).unwrap_err();
+    let there = plugins.forget("a").unwrap_err();
     assert_eq!(there.to_string(), "the file of `a` is there: `/plugins/a.wasm`; remove it first");
-    assert_eq!(plugins.forget(&Binding::new(MAIN, "b")), Ok(InstanceId(2)));
+    assert_eq!(plugins.forget("b"), Ok(vec![(MAIN.to_owned(), InstanceId(2))]));
+    assert!(matches!(plugins.forget("c"), Err(Refusal::Unknown { .. })));
+}
+
+#[test]
+fn what_moved_from_bus_to_bus_is_forgotten_on_all_of_them_or_on_none() {
+    let mut plugins = plugins(&[("a", removed(1, "m"))]);
+    let there = Binding::new("other", "a");
+    plugins.registered.insert(there.clone(), registered(7, "m"));
+    assert!(matches!(plugins.forget("a"), Err(Refusal::FileThere { .. })));
+    plugins.registered.insert(there, removed(7, "m"));
+    let both = [(MAIN, 1), ("other", 7)].map(|(bus, id)| (bus.to_owned(), InstanceId(id)));
+    assert_eq!(plugins.forget("a"), Ok(both.to_vec()));
 }
 
 #[test]
