@@ -363,3 +363,29 @@ fn a_plugin_that_fails_broadly_is_stopped_and_goes_on_with_another_module() {
     assert_as_if_nothing_had_failed(&host, &events);
     host.stop();
 }
+
+#[test]
+fn dead_letters_of_a_plugin_that_is_gone_do_not_keep_those_of_others() {
+    let place = failing_place();
+    std::fs::write(place.plugins().join("gone.wasm"), bare_guest()).unwrap();
+    std::fs::write(place.plugins().join("a-gone.wasm"), bare_guest()).unwrap();
+    let host = place.start();
+    publish(&host, &[text("1", "k", "panic")]);
+    for name in ["bare", "gone", "a-gone"] {
+        host.wait_plugin(name, "parked", |view| view["parked_keys"] == 1);
+    }
+    for name in ["gone", "a-gone"] {
+        std::fs::remove_file(place.plugins().join(format!("{name}.wasm"))).unwrap();
+        host.wait_plugin(name, "removed", |view| view["state"] == "removed");
+    }
+    put_fixed(&place);
+    wait_fixed(&host);
+    let done = host.http.post("/v1/dead-letters/redrive?all=true", "text/plain", b"").expect_ok();
+    assert_eq!((&done["count"], &done["left"]), (&json!(1), &json!(2)), "{done}");
+    assert!(done["examples"].to_string().contains("does not run"), "{done}");
+    host.wait_rest("bare", 0);
+    assert_eq!(host.dead_letters("bare").len(), 0);
+    let none = host.http.post("/v1/dead-letters/redrive?all=true", "text/plain", b"");
+    assert_eq!((none.status, none.json()["error"]["code"].clone()), (409, json!("conflict")));
+    host.stop();
+}

@@ -113,7 +113,7 @@ impl Host {
             after: None,
             limit: usize::MAX,
         };
-        let mut view = ActedView::default();
+        let (mut view, mut refused) = (ActedView::default(), None);
         for (bus, _) in &self.buses {
             let mut plugins: BTreeMap<String, Vec<u64>> = BTreeMap::new();
             for (number, plugin) in views::matching_numbers(bus, &filter) {
@@ -122,24 +122,48 @@ impl Host {
                 }
             }
             for (plugin, numbers) in plugins {
-                let acted = self.plugins.act(bus, &plugin, numbers, act, actor).await?;
+                let acted = match self.plugins.act(bus, &plugin, numbers.clone(), act, actor).await
+                {
+                    // Others may well run.
+                    Err(HostError::Conflict(why)) => {
+                        let left = numbers.into_iter().map(|number| (number, why.clone()));
+                        self.leave(&mut view, bus, left);
+                        refused = Some(why);
+                        continue;
+                    }
+                    acted => acted?,
+                };
                 view.count += acted.count;
-                view.left += acted.left.len() as u64;
-                let room = EXAMPLES_MAX.saturating_sub(view.examples.len());
-                let left = acted.left.into_iter().take(room);
-                view.examples.extend(left.map(|(number, why)| LeftView {
-                    id: self.name_dead_letter(bus, number),
-                    reason: why.to_owned(),
-                }));
+                let left = acted.left.into_iter().map(|(number, why)| (number, why.to_owned()));
+                self.leave(&mut view, bus, left);
             }
         }
-        match (one, view.examples.first()) {
-            (Some(_), Some(left)) => {
+        match (refused, one, view.examples.first()) {
+            (Some(why), ..) if view.count == 0 => Err(HostError::Conflict(why)),
+            (_, Some(_), Some(left)) => {
                 let why = format!("dead letter `{}` is left as it is: {}", left.id, left.reason);
                 Err(HostError::Conflict(why))
             }
             _ => Ok(view),
         }
+    }
+
+    /// Notes dead letters to which nothing was done, and why.
+    fn leave(
+        &self,
+        view: &mut ActedView,
+        bus: &Bus,
+        letters: impl ExactSizeIterator<Item = (u64, String)>,
+    ) {
+        view.left += letters.len() as u64;
+        let room = EXAMPLES_MAX.saturating_sub(view.examples.len());
+        let shown = letters.take(room);
+        view.examples.extend(
+            shown.map(|(number, reason)| LeftView {
+                id: self.name_dead_letter(bus, number),
+                reason,
+            }),
+        );
     }
 
     pub(super) async fn show_key(&self, plugin: &str, key: &Key) -> Result<KeyView, HostError> {
