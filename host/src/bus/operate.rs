@@ -11,6 +11,7 @@ use super::runner::{Letter, Runner};
 use crate::event::{InstanceId, Key, Position};
 use crate::log::AppendError;
 use crate::log::record::{Control, ControlRecord};
+use crate::state::KeyState;
 
 /// What is done to dead letters.
 #[derive(Debug, Clone)]
@@ -36,7 +37,7 @@ pub enum ReleaseError {
     /// It does not wait for anybody.
     #[error("key `{0}` is neither parked nor held")]
     Live(Key),
-    /// Its dead letter is not one yet.
+    /// A delivery of it is under way.
     #[error("key `{0}` is being delivered: try again in a moment")]
     Busy(Key),
     /// The log takes nothing.
@@ -82,18 +83,19 @@ pub async fn release(
     key: &Key,
     actor: &str,
 ) -> Result<(), ReleaseError> {
-    let parked = {
+    let waits = {
         let ledger = bus.ledger();
         let state = ledger.instance(instance).and_then(|plugin| plugin.keys.get(key));
-        let state = state.filter(|state| state.waits());
-        let state = state.ok_or_else(|| ReleaseError::Live(key.clone()))?;
-        state.parked.map(|parked| parked.position)
+        state.is_some_and(KeyState::waits)
     };
-    if let (Some(runner), Some(position)) = (runner, parked) {
-        let letter = Letter { position, key: Some(key.clone()), attempts: 0, parks: true };
-        if runner.at_rest(&[letter]).await != [true] {
-            return Err(ReleaseError::Busy(key.clone()));
-        }
+    if !waits {
+        return Err(ReleaseError::Live(key.clone()));
+    }
+    // A delivery that was begun before may park the key: in the log, too, that is before it is let go on.
+    if let Some(runner) = runner
+        && !runner.is_still(key).await
+    {
+        return Err(ReleaseError::Busy(key.clone()));
     }
     let _act = runner.map(Runner::begin_act);
     record(bus, actor, [Control::Release { instance, key: key.clone() }]).await?;

@@ -60,6 +60,19 @@ impl Runner {
         self.queue.with(|core| core.release(key));
     }
 
+    /// Whether no delivery of a key is under way, now or in a moment. As long as the key waits for a person
+    /// none is begun.
+    pub async fn is_still(&self, key: &Key) -> bool {
+        let is_running = || self.look(key).is_some_and(|view| view.running);
+        for _ in 1..LOOKS_MAX {
+            if !is_running() {
+                return true;
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        !is_running()
+    }
+
     /// Which of these dead letters, which the log knows, the scheduler has as well. The commit of one may
     /// be durable a moment before its delivery is over: that is waited for, for all of them together.
     pub async fn at_rest(&self, letters: &[Letter]) -> Vec<bool> {

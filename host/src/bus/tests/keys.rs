@@ -1,10 +1,21 @@
 //! Keys that park, wait, and go on: order and effects, and what the ledger says meanwhile.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::handlers::{Handler, swap};
 use super::world::World;
-use crate::bus::operate::Act;
+use crate::bus::operate::{self, Act};
 use crate::bus::runner::Letter;
-use crate::effects::OutcomeKind;
+use crate::effects::{Effects, Outcome, OutcomeKind};
 use crate::event::{Key, Position};
+use crate::wasm::Delivery;
+
+/// Long enough for what does not wait to happen.
+const A_WHILE: Duration = Duration::from_millis(300);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_that_fails_parks_and_holds_back_only_itself() {
@@ -230,5 +241,55 @@ async fn many_keys_are_redriven_in_order_while_events_come_in() {
     world.until_listed(&[("z", "z1")]).await;
     world.publish(&["z2", "y1"]).await;
     world.until("all keys caught up", |world| world.plugin().keys.is_empty()).await;
+    world.stop().await;
+}
+
+/// Its delivery once parked the key in the log and no more in the scheduler: what stood behind it was
+/// delivered, and the dead letter could not be redriven.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_held_key_that_parks_while_it_is_released_is_what_the_log_says() {
+    let world = World::new().await;
+    let (entered, mut entries) = watch::channel(());
+    let (open, gate) = std::sync::mpsc::sync_channel::<()>(1);
+    let (gate, is_well) = (Mutex::new(gate), Arc::new(AtomicBool::new(false)));
+    let well = Arc::clone(&is_well);
+    let handler = Handler(move |delivery: &Delivery| {
+        if &*delivery.event.id != "a1" || well.load(Ordering::SeqCst) {
+            return (Outcome::Ok, Effects::default());
+        }
+        entered.send_replace(());
+        let _ = gate.lock().unwrap().recv();
+        (Outcome::Trap { reason: "unreachable".to_owned() }, Effects::default())
+    });
+    swap(&world, |version| {
+        version.invoker = Arc::new(handler);
+        version.retry.attempts_fault = 1;
+    })
+    .await;
+    world.publish(&["a1", "a2"]).await;
+    entries.changed().await.unwrap();
+    world.hold("a").await;
+    world.disk.hold_syncs();
+    let (bus, runner) = (Arc::clone(&world.bus), Arc::clone(&world.runner));
+    let key = Key::new("a").unwrap();
+    let instance = runner.instance();
+    let released = tokio::spawn({
+        let key = key.clone();
+        async move { operate::release(&bus, instance, Some(&runner), &key, "ops").await }
+    });
+    tokio::time::sleep(A_WHILE).await;
+    drop(open);
+    while world.runner.look(&key).is_some_and(|view| view.running) {
+        tokio::task::yield_now().await;
+    }
+    world.disk.release_syncs();
+    released.await.unwrap().unwrap();
+    world.until("a1 is dead", |world| world.letters().len() == 1).await;
+    is_well.store(true, Ordering::SeqCst);
+    assert_eq!(world.redrive_all().await.count, 1);
+    let all = [Position(1), Position(2)];
+    let over = |world: &World| all.iter().all(|at| world.plugin().is_completed(*at));
+    world.until("both are over", |world| over(world) && world.letters().is_empty()).await;
+    assert!(!world.is_parked("a"));
     world.stop().await;
 }
