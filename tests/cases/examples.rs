@@ -288,8 +288,8 @@ fn examples_in_other_languages_pass_their_tests_or_say_what_to_install() {
         let folder = root().join("plugins").join(name);
         let built = Cli::new(&["build"]).arg(&folder).run();
         if built.code != 0 {
-            assert!(built.stdout.contains("is missing; install it with"), "{}", built.stdout);
-            println!("{name}: {}", built.stdout.trim());
+            assert!(built.stderr.contains("is missing; install it with"), "{}", built.stderr);
+            println!("{name}: {}", built.stderr.trim());
             continue;
         }
         let tested = Cli::new(&["test"]).arg(&folder).run().expect_done();
