@@ -145,6 +145,13 @@ impl Instance {
     /// to be delivered, and never would be. `seen`: how far the plugin has come.
     #[must_use]
     pub fn cannot_rewind(&self, after: Position, seen: Position) -> Option<String> {
+        // What waits is known of the generation that is being rebuilt, and not of the one that serves.
+        if let Some(begun) = self.rebuilding().filter(|begun| begun.after < after) {
+            return Some(format!(
+                "the rewind to just after {} is not over: wait for it, or go back to there or before",
+                begun.after
+            ));
+        }
         let waits = self.keys.iter().find(|(_, key)| key.from <= after);
         if let Some((key, state)) = waits {
             return Some(format!(

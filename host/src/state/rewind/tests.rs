@@ -145,6 +145,21 @@ fn what_still_waits_before_a_point_forbids_to_go_back_to_it() {
     assert_eq!(log.plugin().cannot_rewind(Position(29), seen), None);
 }
 
+/// Its key waits in the generation that serves, and nobody would ever deliver what is behind it.
+#[test]
+fn what_waits_where_state_is_seen_forbids_to_go_back_past_a_rewind_under_way() {
+    let mut log = Log::new();
+    let seen = Position(100);
+    let key = Key::new("k").unwrap();
+    log.take(Control::Park { instance: PLUGIN, key, position: Position(30) });
+    log.rewind(1, 9, 100);
+    let words = log.plugin().cannot_rewind(Position(86), seen).unwrap();
+    assert!(words.contains("to just after 9 is not over"), "{words}");
+    assert_eq!(log.plugin().cannot_rewind(Position(9), seen), None);
+    log.rebuilt(1);
+    assert_eq!(log.plugin().cannot_rewind(Position(86), seen), None);
+}
+
 #[test]
 fn only_what_had_ended_before_is_repeated() {
     let mut log = Log::new();
