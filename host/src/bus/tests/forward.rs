@@ -31,6 +31,14 @@ fn durable_bus() -> (Arc<Bus>, tempfile::TempDir) {
     (source_on(&disk, dir.path()), dir)
 }
 
+/// Where the events that were forwarded stand in the log they come from.
+async fn origins(world: &World) -> Vec<u64> {
+    let positions: Vec<_> = (1..=world.bus.last_position().0).map(Position).collect();
+    let events = world.bus.events(positions).await.unwrap();
+    let origins = events.iter().filter_map(|event| event.origin.as_ref());
+    origins.map(|origin| origin.position.0).collect()
+}
+
 /// What a plugin emits to this bus.
 fn emitted(to: &str, bytes: usize) -> NewEvent {
     NewEvent {
@@ -94,11 +102,7 @@ async fn what_is_durable_and_not_folded_when_forwarding_begins_is_forwarded_once
         stop.cancel();
         run.await.unwrap().unwrap();
     }
-    let positions: Vec<_> = (1..=world.bus.last_position().0).map(Position).collect();
-    let events = world.bus.events(positions).await.unwrap();
-    let origins = events.iter().filter_map(|event| event.origin.as_ref());
-    let origins: Vec<_> = origins.map(|origin| origin.position.0).collect();
-    assert_eq!(origins, [1, 2, 3, 4]);
+    assert_eq!(origins(&world).await, [1, 2, 3, 4]);
 }
 
 /// One read that failed once ended it until the next start.
@@ -146,9 +150,5 @@ async fn what_a_log_that_is_begun_anew_gets_is_forwarded() {
         stop.cancel();
         run.await.unwrap().unwrap();
     }
-    let positions: Vec<_> = (1..=world.bus.last_position().0).map(Position).collect();
-    let events = world.bus.events(positions).await.unwrap();
-    let origins = events.iter().filter_map(|event| event.origin.as_ref());
-    let origins: Vec<_> = origins.map(|origin| origin.position.0).collect();
-    assert_eq!(origins, [1, 2, 3, 4, 1, 2, 1, 2, 3]);
+    assert_eq!(origins(&world).await, [1, 2, 3, 4, 1, 2, 1, 2, 3]);
 }
