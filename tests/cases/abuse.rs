@@ -167,7 +167,11 @@ fn other_ways_to_write_an_address_open_nothing() {
         "/readyz//",
         "http://localhost/v1/status",
         "http://healthz/v1/status",
-        "/",
+        "/console",
+        "/console/",
+        "/console/none.js",
+        "/console/../v1/status",
+        "/console/main.js/../../v1/status",
         "*",
         "/no/such/route",
     ] {
@@ -175,6 +179,13 @@ fn other_ways_to_write_an_address_open_nothing() {
             let (status, _) = ask(&host, method, path, "");
             assert!(status == 401 || status == 400, "{method} {path}: {status}");
         }
+    }
+    // The web console is the same for all, and asks for a token itself.
+    for (method, path) in [("GET", "/"), ("HEAD", "/"), ("GET", "/console/main.js")] {
+        assert_eq!(ask(&host, method, path, "").0, 200, "{method} {path}");
+    }
+    for (method, path) in [("POST", "/"), ("DELETE", "/console/main.js")] {
+        assert_eq!(ask(&host, method, path, "").0, 401, "{method} {path}");
     }
     for header in ["x-original-url: /healthz", "x-rewrite-url: /healthz", "x-http-method: GET"] {
         assert_eq!(ask(&host, "GET", "/v1/status", header).0, 401, "{header}");

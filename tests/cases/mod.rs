@@ -9,6 +9,7 @@ mod cloudevents;
 mod commands;
 mod compiling;
 mod conformance;
+mod console;
 mod crashes;
 mod damage;
 mod dev;

@@ -1,5 +1,6 @@
 //! What the tests are written in: hosts, clients, guests, events.
 
+mod browser;
 mod cli;
 mod events;
 mod flaky;
@@ -12,6 +13,7 @@ mod process;
 mod raw;
 mod wait;
 
+pub(crate) use browser::Browser;
 pub(crate) use cli::{Cli, Run, program};
 pub(crate) use events::{batch_file, event, generated, read_ndjson};
 pub(crate) use flaky::{Flaky, Reply};

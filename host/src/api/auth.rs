@@ -10,6 +10,7 @@ use axum::http::{HeaderMap, Method, Uri, header};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
+use super::console;
 use super::errors::{ApiError, Code};
 
 /// Bytes of a presented token: longer ones are not looked at.
@@ -252,6 +253,7 @@ pub fn required_role(method: &Method, path: &str) -> Option<Role> {
     let reads = matches!(*method, Method::GET | Method::HEAD);
     match path {
         "/healthz" | "/readyz" if reads => None,
+        path if reads && console::is_asset(path) => None,
         _ if reads => Some(Role::Read),
         "/v1/events" if *method == Method::POST => Some(Role::Publish),
         _ if *method == Method::POST && is_request(path, "command") => Some(Role::Publish),

@@ -8,6 +8,7 @@ mod app;
 pub mod auth;
 mod body;
 pub mod cloudevents;
+mod console;
 pub mod errors;
 pub mod filter;
 pub mod host;

@@ -22,6 +22,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::app::App;
+use super::console;
 
 pub(super) use openapi::Document;
 
@@ -67,5 +68,5 @@ pub(super) fn router() -> (Router<Arc<App>>, Bytes) {
     document.paths.paths =
         paths.into_iter().map(|(path, item)| (path.replace("{*", "{"), item)).collect();
     let json = serde_json::to_vec_pretty(&document).unwrap_or_default();
-    (router, Bytes::from(json))
+    (router.merge(console::routes()), Bytes::from(json))
 }

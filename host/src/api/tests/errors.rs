@@ -70,7 +70,7 @@ async fn what_the_log_refuses_is_told() {
 async fn what_is_not_there_is_told_in_json() {
     let server = Fixture::default().await;
     for (request, status, code) in [
-        ("GET /", 404, "not_found"),
+        ("GET /console", 404, "not_found"),
         ("GET /v1/nothing", 404, "not_found"),
         ("GET /v1/plugins/other", 404, "not_found"),
         ("GET /v1/plugins/%ff", 422, "invalid_field"),

@@ -295,3 +295,26 @@ async fn a_draining_server_refuses_events_and_answers_the_rest() {
     server.stop.take().unwrap().send(()).unwrap();
     tokio::time::timeout(super::PATIENCE, &mut server.serving).await.unwrap().unwrap();
 }
+
+#[tokio::test]
+async fn the_console_is_for_everybody_and_lets_nothing_else_in() {
+    let server = with_tokens().await;
+    let page = server.get("/").await;
+    assert_eq!(page.status, 200);
+    assert_eq!(page.header("content-type"), Some("text/html; charset=utf-8"));
+    let policy = page.header("content-security-policy").unwrap();
+    assert!(policy.starts_with("default-src 'none'; script-src 'self'"), "{policy}");
+    assert!(policy.contains("frame-ancestors 'none'") && !policy.contains("unsafe"), "{policy}");
+    assert_eq!(page.header("x-content-type-options"), Some("nosniff"));
+
+    let tag = page.header("etag").unwrap();
+    let again = server.send(&format!("GET / HTTP/1.1\r\nif-none-match: {tag}"), b"").await;
+    assert_eq!((again.status, again.header("etag")), (304, Some(tag)));
+    assert!(again.body.is_empty());
+    let head = format!("GET /console/main.js HTTP/1.1\r\nif-none-match: {tag}");
+    let script = server.send(&head, b"").await;
+    assert_eq!(script.status, 200);
+    assert_eq!(script.header("content-type"), Some("text/javascript; charset=utf-8"));
+    let denied = server.send("POST / HTTP/1.1", b"").await;
+    assert_eq!(denied.status, 401);
+}

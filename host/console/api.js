@@ -1,0 +1,109 @@
+// The HTTP interface of the host that served this page.
+
+/** The token lives as long as the tab. */
+const TOKEN = "tidegate.token";
+/** Milliseconds until a stream that ended is taken up again. */
+const RESUME_MS = 2000;
+
+/** What the host answered in place of what it was asked for. */
+export class ApiError extends Error {
+  constructor(status, detail) {
+    super(detail.message);
+    this.status = status;
+    this.code = detail.code;
+    this.requestId = detail.request_id;
+  }
+}
+
+export const token = {
+  get: () => sessionStorage.getItem(TOKEN),
+  set: (text) => sessionStorage.setItem(TOKEN, text),
+  forget: () => sessionStorage.removeItem(TOKEN),
+};
+
+/** The path of a route; names in it are free text. */
+export function path(parts, ...names) {
+  return parts.reduce((whole, part, at) => whole + encodeURIComponent(names[at - 1]) + part);
+}
+
+async function request(method, route, { query = {}, headers = {}, body, signal } = {}) {
+  const given = Object.entries(query).filter(([, value]) => value !== undefined && value !== "");
+  const parameters = new URLSearchParams(given).toString();
+  const authorization = token.get() ? { authorization: `Bearer ${token.get()}` } : {};
+  const address = parameters ? `${route}?${parameters}` : route;
+  const answer = await fetch(address, {
+    method, body, signal, cache: "no-store", headers: { ...authorization, ...headers },
+  });
+  if (answer.ok) return answer;
+  const text = await answer.text();
+  let detail = { code: String(answer.status), message: text || answer.statusText };
+  try {
+    detail = JSON.parse(text).error ?? detail;
+  } catch {
+    // A proxy in between answered in its own words.
+  }
+  throw new ApiError(answer.status, detail);
+}
+
+/** An answer as text, for what must be shown as it is. */
+export async function text(route, query, signal) {
+  return (await request("GET", route, { query, signal })).text();
+}
+
+export async function json(route, query, signal) {
+  return (await request("GET", route, { query, signal })).json();
+}
+
+/** A page of events as text, and the cursor of the next one. */
+export async function events(query, signal) {
+  const answer = await request("GET", "v1/events", { query, signal });
+  return { batch: await answer.text(), next: answer.headers.get("tidegate-cursor") };
+}
+
+export async function post(route, query, { headers, body } = {}) {
+  return (await request("POST", route, { query, headers, body })).json();
+}
+
+/**
+ * The items of a stream of the host, each as its text. It goes on after the last one when the connection
+ * is lost, and ends with the signal.
+ */
+export async function* stream(route, query, signal) {
+  let last;
+  while (!signal.aborted) {
+    try {
+      const headers = last ? { "last-event-id": last } : {};
+      const answer = await request("GET", route, { query, headers, signal });
+      for await (const item of items(answer.body)) {
+        last = item.id ?? last;
+        yield item.data;
+      }
+    } catch (error) {
+      if (signal.aborted) return;
+      if (error instanceof ApiError && error.status < 500) throw error;
+    }
+    await new Promise((resolve) => setTimeout(resolve, RESUME_MS));
+    // Without an id nothing says where to go on: only what is new then.
+    if (!last && "recent" in query) query = { ...query, recent: 0 };
+  }
+}
+
+/** The items of a body of server-sent events. */
+async function* items(body) {
+  let rest = "";
+  const decoder = new TextDecoder();
+  const reader = body.getReader();
+  for (;;) {
+    const { value, done } = await reader.read();
+    if (done) return;
+    rest += decoder.decode(value, { stream: true });
+    const blocks = rest.split("\n\n");
+    rest = blocks.pop();
+    for (const block of blocks) {
+      const lines = block.split("\n");
+      const all = (name) => lines.filter((l) => l.startsWith(`${name}:`)).map((l) => l.slice(name.length + 1).replace(/^ /, ""));
+      const data = all("data");
+      if (data.length > 0) yield { id: all("id")[0], data: data.join("\n") };
+    }
+  }
+}
