@@ -11,6 +11,8 @@ const PAGE = 50;
 const FOLLOWED_MAX = 500;
 /** Characters of data in a row. */
 const SHOWN_MAX = 160;
+/** Characters of data that an address carries to the form for publishing. */
+const EDITED_MAX = 10_000;
 const FILTERS = ["bus", "type", "key", "source", "id", "from", "to"];
 const COLUMNS = ["Position", "Recorded", "Type", "Key", "Source", "Data"];
 /** Attributes with a place of their own. */
@@ -127,14 +129,22 @@ export function event(parameters, signal) {
   const tree = h("div");
   const show = async () => {
     const text = await api.text(api.path(["v1/events/", ""], position), { bus }, signal);
-    const again = { bus, type: JSON.parse(text).type, key: JSON.parse(text).partitionkey, data: member(text, "data") };
-    about.append(...described(text), h("p", {}, link("Publish one like it", "publish", again)));
+    about.append(...described(text), again(text, bus));
     const found = await api.json(api.path(["v1/events/", "/tree"], position), { bus }, signal);
     tree.append(h("h2", {}, "Causes and consequences"), drawTree(found, bus),
       found.truncated ? h("p", { class: "quiet" }, "There are more.") : "");
   };
   show().catch(failed);
   return [h("h1", {}, `Event #${position}`), about, tree];
+}
+
+/** A way to publish it again, changed or not, where its data can be written into a form. */
+function again(text, bus) {
+  const event = JSON.parse(text);
+  const data = raw(text, event);
+  if (!data.json || data.text.length > EDITED_MAX) return "";
+  const parameters = { bus, type: event.type, key: event.partitionkey, data: data.text };
+  return h("p", {}, link("Publish one like it", "publish", parameters));
 }
 
 /** Every event stands under the one that caused it. */

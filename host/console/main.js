@@ -49,6 +49,7 @@ function show() {
   leave.abort();
   leave = new AbortController();
   forgetNotices();
+  connection.textContent = "";
   signOut.hidden = !token.get();
   const [name, query] = location.hash.replace(/^#\/?/, "").split("?");
   const draw = PAGES[name] ?? (() => [h("h1", {}, "There is no such page")]);

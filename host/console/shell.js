@@ -37,7 +37,9 @@ export function failed(error) {
 export function live(signal, every, load, draw) {
   const element = h("div");
   let before;
+  let timer;
   const turn = async () => {
+    clearTimeout(timer);
     try {
       const loaded = await load();
       if (signal.aborted) return;
@@ -47,13 +49,14 @@ export function live(signal, every, load, draw) {
       before = now;
     } catch (error) {
       if (signal.aborted) return;
-      connection.textContent = "not connected";
-      if (error instanceof ApiError) {
-        failed(error);
-        return;
-      }
+      const answered = error instanceof ApiError;
+      connection.textContent = answered ? "connected" : "not connected";
+      if (answered) failed(error);
+      // What was asked for is not there, or not for everybody: it will not be later.
+      if (answered && error.status < 500) return;
     }
-    if (!signal.aborted) setTimeout(next, every);
+    clearTimeout(timer);
+    if (!signal.aborted) timer = setTimeout(next, every);
   };
   // Nobody looks: nothing is asked.
   const next = () => {
