@@ -197,6 +197,44 @@ fn a_plugin_that_moved_to_another_bus_shows_what_it_has_there_and_is_forgotten_w
     host.stop();
 }
 
+/// What ran last was told by its activation, and a return to what was activated once recorded none: the plugin of
+/// a file that was taken away counted as that of the bus in between, and was renamed there.
+#[test]
+fn a_plugin_that_came_back_to_a_bus_ran_there_last_and_is_renamed_whole() {
+    let place = Place::new();
+    let (old, new) = (place.plugins().join("old"), place.plugins().join("new"));
+    std::fs::create_dir(&old).unwrap();
+    std::fs::write(old.join("bare.wasm"), bare_guest()).unwrap();
+    let host = start(&place);
+    for (bus, events) in [("main", 1), ("audit", 2), ("main", 0)] {
+        let manifest = format!("[subscribe]\nbus = \"{bus}\"\n");
+        std::fs::write(old.join("plugin.toml"), manifest).unwrap();
+        host.wait_plugin("old", bus, |view| {
+            view["state"] == "live" && view["subscription"]["bus"] == bus
+        });
+        for id in 0..events {
+            let one = event("a.b", &format!("e-{id}"), Some("k"), json!(id));
+            host.http.try_publish(bus, &[&one]).unwrap();
+        }
+        host.wait_rest("old", 0);
+    }
+    std::fs::rename(&old, &new).unwrap();
+    host.wait_plugin("new", "waiting", |view| view["state"] == "waiting");
+    assert_eq!(host.state("old", "k", "seen").as_deref(), Some("1"), "as it was last");
+    host.cli(&["plugins", "rename", "old", "new"]).run().expect_done();
+    host.wait_plugin("new", "live", |view| view["state"] == "live");
+    assert_eq!(host.state("new", "k", "seen").as_deref(), Some("1"));
+    assert_eq!(host.http.get("/v1/plugins/old").status, 404, "nothing has the old name");
+
+    // It goes on as before where its file cannot be taken.
+    host.stop();
+    std::fs::write(new.join("plugin.toml"), "nonsense = 1\n").unwrap();
+    let host = start(&place);
+    let view = host.wait_plugin("new", "live", |view| view["state"] == "live");
+    assert_eq!(view["subscription"]["bus"], "main");
+    host.stop();
+}
+
 /// A name that is spelt otherwise once made another plugin or bus of it, without a word.
 #[test]
 fn what_is_configured_for_nothing_and_logs_that_nobody_configured_are_told() {

@@ -293,18 +293,19 @@ impl Plugins {
             .collect()
     }
 
-    /// `plugins rename OLD NEW`: the instance that goes on under the new name.
+    /// `plugins rename OLD NEW`: the instances that go on under the new name, with the bus of each. A plugin
+    /// that moved from one bus to another has one on both.
     ///
     /// # Errors
     /// [`Refusal`]: no such plugin, its file is still there, or the new name is no name or taken.
-    pub fn rename(&self, old: &Binding, new: &str) -> Result<InstanceId, Refusal> {
+    pub fn rename(&self, old: &str, new: &str) -> Result<Vec<(String, InstanceId)>, Refusal> {
         check_name(new)?;
-        let registered = self.get(old)?;
-        if self.registered.contains_key(&Binding::new(&old.bus, new)) {
+        let instances = self.without_file(old, "rename the file first")?;
+        let is_taken = |bus: &str| self.registered.contains_key(&Binding::new(bus, new));
+        if instances.iter().any(|(bus, _)| is_taken(bus)) {
             return Err(Refusal::Taken { name: new.to_owned() });
         }
-        Self::refuse_file(old, registered, "rename the file first")?;
-        Ok(registered.instance)
+        Ok(instances)
     }
 
     /// `plugins resume NAME`.
@@ -354,9 +355,20 @@ impl Plugins {
     /// # Errors
     /// [`Refusal`]: no such plugin, or its file is there, which would only register it anew.
     pub fn forget(&self, name: &str) -> Result<Vec<(String, InstanceId)>, Refusal> {
+        self.without_file(name, "remove it first")
+    }
+
+    /// The instances of a name, none of which may have its file.
+    fn without_file(
+        &self,
+        name: &str,
+        todo: &'static str,
+    ) -> Result<Vec<(String, InstanceId)>, Refusal> {
         let mut instances = Vec::new();
         for (binding, registered) in self.registered.iter().filter(|(b, _)| b.name == name) {
-            Self::refuse_file(binding, registered, "remove it first")?;
+            if let Some(path) = registered.path.clone() {
+                return Err(Refusal::FileThere { name: name.to_owned(), path, todo });
+            }
             instances.push((binding.bus.clone(), registered.instance));
         }
         if instances.is_empty() {
@@ -368,19 +380,6 @@ impl Plugins {
     fn get(&self, binding: &Binding) -> Result<&Registered, Refusal> {
         let unknown = || Refusal::Unknown { name: binding.name.clone() };
         self.registered.get(binding).ok_or_else(unknown)
-    }
-
-    fn refuse_file(
-        binding: &Binding,
-        registered: &Registered,
-        todo: &'static str,
-    ) -> Result<(), Refusal> {
-        match &registered.path {
-            None => Ok(()),
-            Some(path) => {
-                Err(Refusal::FileThere { name: binding.name.clone(), path: path.clone(), todo })
-            }
-        }
     }
 }
 

@@ -60,7 +60,7 @@ impl Plugins {
     }
 
     /// The bus that a plugin served on last, its module there and its manifest.
-    fn last_served(&self, name: &str) -> Option<(Arc<Bus>, Digest, Arc<str>)> {
+    pub(super) fn last_served(&self, name: &str) -> Option<(Arc<Bus>, Digest, Arc<str>)> {
         let of = |bus: &Arc<Bus>| {
             let ledger = bus.ledger();
             let active = ledger.named(name)?.active()?;

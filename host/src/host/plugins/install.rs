@@ -332,8 +332,13 @@ impl Plugins {
                 after,
             })
         };
+        // Where it ran last must be told from the logs, also once its file is gone.
+        let last = self.last_served(name);
+        let is_back = last.is_some_and(|(last, ..)| last.name() != bus.name());
         let (instance, records) = match known {
-            Some((instance, _, Some(active))) if active == environment => return Ok(instance),
+            Some((instance, _, Some(active))) if active == environment && !is_back => {
+                return Ok(instance);
+            }
             // What changed while it did not run holds for what comes from now on.
             Some((instance, generation, _)) => {
                 (instance, vec![activate(instance, generation, bus.last_position())])

@@ -148,7 +148,8 @@ impl Plugins {
         manifest.map(Arc::new).map_err(|error| HostError::Conflict(error.to_string()))
     }
 
-    /// Binds the instance of a removed plugin to the name of a waiting file.
+    /// Binds the instance of a removed plugin to the name of a waiting file, also those on buses that it was
+    /// on before.
     ///
     /// # Errors
     /// One of them is not there, or not in that state.
@@ -174,9 +175,7 @@ impl Plugins {
 
     /// Records the new name. Gives the change of the files that is to be installed under it.
     async fn rename_in_turn(&self, old: &str, new: &str, actor: &str) -> Result<u64, HostError> {
-        let (bus, _) = self.registered(old).ok_or_else(|| unknown(old))?;
-        let binding = Binding::new(bus.name(), old);
-        let instance = self.known().rename(&binding, new).map_err(refused)?;
+        let instances = self.known().rename(old, new).map_err(refused)?;
         let change = lock(&self.entries)
             .get(new)
             .filter(|entry| entry.source.is_some())
@@ -184,7 +183,10 @@ impl Plugins {
             .ok_or_else(|| {
                 HostError::Conflict(format!("there is no file for `{new}` in the plugins folder"))
             })?;
-        self.record(&bus, actor, Control::Rename { instance, name: new.to_owned() }).await?;
+        for (bus, instance) in instances {
+            let bus = self.bus(&bus).map_err(HostError::Internal)?;
+            self.record(&bus, actor, Control::Rename { instance, name: new.to_owned() }).await?;
+        }
         lock(&self.entries).remove(old);
         self.set_state(new, PluginState::Compiling, None);
         Ok(change)

@@ -182,15 +182,18 @@ fn a_file_that_waited_is_released_when_nothing_is_missing_any_more() {
 
 #[test]
 fn a_rename_binds_the_instance_whose_file_is_gone_to_a_free_name() {
-    let plugins = plugins(&[("a", removed(1, "m")), ("c", registered(2, "n"))]);
-    let old = Binding::new(MAIN, "a");
-    assert_eq!(plugins.rename(&old, "b"), Ok(InstanceId(1)));
-    assert_eq!(plugins.rename(&old, "c"), Err(Refusal::Taken { name: "c".to_owned() }));
-    assert!(matches!(plugins.rename(&old, "B"), Err(Refusal::Name(_))));
-    let there = plugins.rename(&Binding::new(MAIN, "c"), "b");
+    let mut plugins = plugins(&[("a", removed(1, "m")), ("c", registered(2, "n"))]);
+    let on = |bus: &str, instance| (bus.to_owned(), InstanceId(instance));
+    assert_eq!(plugins.rename("a", "b"), Ok(vec![on(MAIN, 1)]));
+    assert_eq!(plugins.rename("a", "c"), Err(Refusal::Taken { name: "c".to_owned() }));
+    assert!(matches!(plugins.rename("a", "B"), Err(Refusal::Name(_))));
+    let there = plugins.rename("c", "b");
     assert!(matches!(there, Err(Refusal::FileThere { .. })), "{there:?}");
     let unknown = Err(Refusal::Unknown { name: "x".to_owned() });
-    assert_eq!(plugins.rename(&Binding::new(MAIN, "x"), "b"), unknown);
+    assert_eq!(plugins.rename("x", "b"), unknown);
+
+    plugins.registered.insert(Binding::new("live", "a"), removed(3, "m"));
+    assert_eq!(plugins.rename("a", "b"), Ok(vec![on("live", 3), on(MAIN, 1)]), "wherever it was");
 }
 
 #[test]
