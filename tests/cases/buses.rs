@@ -235,6 +235,41 @@ fn a_plugin_that_came_back_to_a_bus_ran_there_last_and_is_renamed_whole() {
     host.stop();
 }
 
+/// It once began anew where it had left, and was handed what had been published there since.
+#[test]
+fn a_plugin_whose_bus_is_not_configured_any_more_does_not_go_on_where_it_was_before() {
+    let place = Place::new();
+    let put = |name: &str, bus: &str| {
+        std::fs::write(place.plugins().join(format!("{name}.wasm")), bare_guest()).unwrap();
+        let manifest = format!("[subscribe]\nbus = \"{bus}\"\n");
+        std::fs::write(place.plugins().join(format!("{name}.toml")), manifest).unwrap();
+    };
+    put("moved", "main");
+    put("there", "audit");
+    let host = start(&place);
+    put("moved", "audit");
+    host.wait_plugin("moved", "moved", |view| {
+        view["state"] == "live" && view["subscription"]["bus"] == "audit"
+    });
+    host.http.publish(&[event("a.b", "e-1", Some("k"), json!(1))]);
+    host.stop();
+
+    let config = Some("[buses.main]\n".to_owned());
+    let host = place.start_with(&HostOptions { config, ..Default::default() });
+    for name in ["moved", "there"] {
+        let view = host.wait_plugin(name, "refused", |view| view["state"] == "refused");
+        let why = view["reason"].as_str().unwrap_or_default();
+        assert!(why.contains("Add `[buses.audit]`"), "{view}");
+        assert_eq!(
+            why.contains("may have run on the bus `audit` since"),
+            name == "moved",
+            "{view}"
+        );
+    }
+    assert_eq!(host.state("moved", "k", "seen"), None);
+    host.stop();
+}
+
 /// A name that is spelt otherwise once made another plugin or bus of it, without a word.
 #[test]
 fn what_is_configured_for_nothing_and_logs_that_nobody_configured_are_told() {

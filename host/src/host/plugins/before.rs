@@ -43,6 +43,10 @@ impl Plugins {
     }
 
     async fn activate_last(self: &Arc<Self>, name: &str) -> Result<Digest, Refusal> {
+        if let Some(bus) = self.bus_left_alone(name) {
+            let why = format!("it may have run on the bus `{bus}` since, which has a log");
+            return Err(why.into());
+        }
         let (bus, module, manifest) =
             self.last_served(name).ok_or_else(|| "the log does not know it".to_owned())?;
         let manifest = Manifest::parse("the log", &manifest).map_err(|error| error.to_string())?;
@@ -57,6 +61,16 @@ impl Plugins {
         let (name, actor) = (name.to_owned(), "host".into());
         self.activate(Candidate { name, module: loaded, manifest, bus, actor }).await?;
         Ok(module)
+    }
+
+    /// The bus that the plugin's file is for, where that is not configured and has a log: what stands
+    /// there of the plugin is not known.
+    fn bus_left_alone(&self, name: &str) -> Option<String> {
+        let source = lock(&self.entries).get(name)?.source.clone()?;
+        let bus = source.manifest.subscribe.bus();
+        let log = self.means.config.data.join("buses").join(bus).join("log");
+        let is_left = self.bus(bus).is_err() && log.is_dir();
+        is_left.then(|| bus.to_owned())
     }
 
     /// The bus that a plugin served on last, its module there and its manifest.
