@@ -267,6 +267,13 @@ fn a_plugin_whose_bus_is_not_configured_any_more_does_not_go_on_where_it_was_bef
         );
     }
     assert_eq!(host.state("moved", "k", "seen"), None);
+    // What is listed is not said to be nowhere.
+    for words in [["pause", "there"], ["resume", "there"], ["rewind", "there"], ["forget", "there"]]
+    {
+        let failed = host.cli(&["plugins"]).arg(words[0]).arg(words[1]).run().expect_failed();
+        assert!(failed.contains("no bus knows plugin `there` yet"), "{words:?}: {failed}");
+        assert!(failed.contains("Add `[buses.audit]`"), "{words:?}: {failed}");
+    }
     host.stop();
 }
 

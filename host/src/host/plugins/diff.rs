@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::install::Candidate;
+use super::operate::unknown;
 use super::{Plugins, lock};
 use crate::api::host::{DiffOn, DiffRequest, HostError};
 use crate::api::view::{ChangeView, DiffView, DifferenceView};
@@ -96,15 +97,14 @@ impl Plugins {
     }
 
     fn known_of(&self, name: &str) -> Result<Known, HostError> {
-        let unknown = || HostError::NotFound(format!("plugin `{name}`"));
-        let (bus, instance) = self.registered(name).ok_or_else(unknown)?;
+        let (bus, instance) = self.identified(name)?;
         if bus.log().is_none() {
             let why = format!("the bus `{}` is in memory, and keeps no past", bus.name());
             return Err(HostError::Conflict(why));
         }
         let (generation, after, activations) = {
             let ledger = bus.ledger();
-            let plugin = ledger.instance(instance).ok_or_else(unknown)?;
+            let plugin = ledger.instance(instance).ok_or_else(|| unknown(name))?;
             let after = plugin.rewound().map_or(Position(0), |rewound| rewound.after);
             (plugin.generation, after, plugin.activations.clone())
         };

@@ -49,7 +49,7 @@ impl Plugins {
     ) -> Result<(), HostError> {
         let turn = self.turn(name).ok_or_else(|| unknown(name))?;
         let _turn = turn.lock().await;
-        let (bus, instance) = self.registered(name).ok_or_else(|| unknown(name))?;
+        let (bus, instance) = self.identified(name)?;
         let runner = self.at_work(name, &bus, instance)?;
         Ok(operate::hold(&runner, key, reason, actor).await?)
     }
@@ -73,7 +73,7 @@ impl Plugins {
     async fn release_now(&self, name: &str, key: &Key, actor: &str) -> Result<(), HostError> {
         let turn = self.turn(name).ok_or_else(|| unknown(name))?;
         let _turn = turn.lock().await;
-        let (bus, instance) = self.registered(name).ok_or_else(|| unknown(name))?;
+        let (bus, instance) = self.identified(name)?;
         let runner = self.runner_of(name, &bus, instance);
         let released = operate::release(&bus, instance, runner.as_deref(), key, actor).await;
         released.map_err(|error| match error {
@@ -143,7 +143,15 @@ impl Plugins {
             return Err(HostError::Conflict(why));
         }
         self.runner_of(name, bus, instance).ok_or_else(|| {
-            HostError::Conflict(format!("plugin `{name}` does not run: put its file back first"))
+            let entries = lock(&self.entries);
+            let elsewhere = entries.get(name).and_then(|entry| entry.runner.as_ref());
+            HostError::Conflict(match elsewhere.map(|runner| runner.bus().name()) {
+                Some(there) => format!(
+                    "plugin `{name}` runs on bus `{there}`, and this is on `{}`: put it back there first",
+                    bus.name()
+                ),
+                None => format!("plugin `{name}` does not run: put its file back first"),
+            })
         })
     }
 

@@ -20,14 +20,29 @@ pub(super) fn unknown(name: &str) -> HostError {
     HostError::NotFound(format!("plugin `{name}`"))
 }
 
-fn refused(refusal: Refusal) -> HostError {
-    match refusal {
-        Refusal::Unknown { name } => unknown(&name),
-        other => HostError::Conflict(other.to_string()),
-    }
-}
-
 impl Plugins {
+    /// The bus and the identity that a log has for a name.
+    ///
+    /// # Errors
+    /// There is no such plugin, or what stands in the folder under that name is in no log.
+    pub(super) fn identified(&self, name: &str) -> Result<(Arc<Bus>, InstanceId), HostError> {
+        self.registered(name).ok_or_else(|| self.unidentified(name))
+    }
+
+    fn unidentified(&self, name: &str) -> HostError {
+        let entries = lock(&self.entries);
+        let Some(entry) = entries.get(name) else { return unknown(name) };
+        let why = entry.reason.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
+        HostError::Conflict(format!("no bus knows plugin `{name}` yet{why}"))
+    }
+
+    fn refused(&self, refusal: Refusal) -> HostError {
+        match refusal {
+            Refusal::Unknown { name } => self.unidentified(&name),
+            other => HostError::Conflict(other.to_string()),
+        }
+    }
+
     /// Records something about a registered plugin, and waits until it is folded.
     pub(super) async fn record(
         &self,
@@ -63,7 +78,7 @@ impl Plugins {
     pub async fn pause(&self, name: &str, reason: &str, actor: &str) -> Result<(), HostError> {
         let turn = self.turn(name).ok_or_else(|| unknown(name))?;
         let _turn = turn.lock().await;
-        let (bus, instance) = self.registered(name).ok_or_else(|| unknown(name))?;
+        let (bus, instance) = self.identified(name)?;
         let control = Control::Pause { instance, reason: reason.to_owned() };
         self.record(&bus, actor, control).await?;
         if let Some(runner) = self.runner(name) {
@@ -83,7 +98,7 @@ impl Plugins {
         }
         let turn = self.turn(name).ok_or_else(|| unknown(name))?;
         let _turn = turn.lock().await;
-        let (bus, instance) = self.registered(name).ok_or_else(|| unknown(name))?;
+        let (bus, instance) = self.identified(name)?;
         self.record(&bus, actor, Control::Resume { instance }).await?;
         if let Some(runner) = self.runner(name) {
             runner.resume();
@@ -119,13 +134,16 @@ impl Plugins {
         self.after_scan().await?;
         let turn = self.turn(name).ok_or_else(|| unknown(name))?;
         let _turn = turn.lock().await;
-        let (bus, instance) = self.registered(name).ok_or_else(|| unknown(name))?;
+        let (bus, instance) = self.identified(name)?;
         let runner = self.runner(name).ok_or_else(|| {
             HostError::Conflict(format!("plugin `{name}` does not run: put its file back first"))
         })?;
         let history = served(&bus, instance);
         let binding = Binding::new(bus.name(), name);
-        let (_, digest) = self.known().rollback(&binding, module, &history).map_err(refused)?;
+        let (_, digest) = self
+            .known()
+            .rollback(&binding, module, &history)
+            .map_err(|refusal| self.refused(refusal))?;
         let wasm = self.kept_module(digest).await.map_err(HostError::Conflict)?;
         let module =
             self.load(name, wasm).await.map_err(|refusal| HostError::Conflict(refusal.why))?;
@@ -175,7 +193,7 @@ impl Plugins {
 
     /// Records the new name. Gives the change of the files that is to be installed under it.
     async fn rename_in_turn(&self, old: &str, new: &str, actor: &str) -> Result<u64, HostError> {
-        let instances = self.known().rename(old, new).map_err(refused)?;
+        let instances = self.known().rename(old, new).map_err(|refusal| self.refused(refusal))?;
         let change = lock(&self.entries)
             .get(new)
             .filter(|entry| entry.source.is_some())
@@ -200,7 +218,7 @@ impl Plugins {
         self.after_scan().await?;
         let turn = self.turn(name).ok_or_else(|| unknown(name))?;
         let _turn = turn.lock().await;
-        let instances = self.known().forget(name).map_err(refused)?;
+        let instances = self.known().forget(name).map_err(|refusal| self.refused(refusal))?;
         for (bus, instance) in instances {
             let bus = self.bus(&bus).map_err(HostError::Internal)?;
             self.record(&bus, actor, Control::Forget { instance }).await?;

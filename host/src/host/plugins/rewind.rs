@@ -32,7 +32,7 @@ impl Plugins {
         self.after_scan().await?;
         let turn = self.turn(name).ok_or_else(|| unknown(name))?;
         let _turn = turn.lock().await;
-        let (bus, instance) = self.registered(name).ok_or_else(|| unknown(name))?;
+        let (bus, instance) = self.identified(name)?;
         if bus.log().is_none() {
             let bus = bus.name();
             let why = format!("the bus `{bus}` is in memory: it has no past to go back to");
@@ -63,11 +63,16 @@ impl Plugins {
         actor: &str,
     ) -> Result<Candidate, HostError> {
         let source = lock(&self.entries).get(name).and_then(|entry| entry.source.clone());
-        let source = source.filter(|source| source.manifest.subscribe.bus() == &**bus.name());
         let Some(source) = source else {
             let why = format!("the file of plugin `{name}` is gone: put it back first");
             return Err(HostError::Conflict(why));
         };
+        let (here, wanted) = (bus.name(), source.manifest.subscribe.bus());
+        if wanted != &**here {
+            let why =
+                format!("plugin `{name}` is on the bus `{here}`, and its file is for `{wanted}`");
+            return Err(HostError::Conflict(why));
+        }
         let manifest = self.means.config.resolve(name, &source.manifest);
         let manifest = manifest.map_err(|error| HostError::Conflict(error.to_string()))?;
         let pinned = bus.ledger().named(name).and_then(|known| known.pinned);
