@@ -9,6 +9,7 @@ use arc_swap::ArcSwap;
 use axum::http::{HeaderMap, Method, Uri, header};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
+use tokio::sync::watch;
 
 use super::console;
 use super::errors::{ApiError, Code};
@@ -43,15 +44,21 @@ impl Role {
     }
 }
 
-/// Who asks, as authenticated; empty: nobody in particular.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Principal(pub Arc<str>);
+/// Who asks, as authenticated; by default nobody in particular.
+#[derive(Debug, Clone, Default)]
+pub struct Principal(Option<Arc<Token>>);
 
 impl Principal {
+    /// The name, or nothing.
+    #[must_use]
+    pub fn name(&self) -> Arc<str> {
+        self.0.as_ref().map(|token| Arc::clone(&token.name)).unwrap_or_default()
+    }
+
     /// The name for control records.
     #[must_use]
     pub fn actor(&self) -> &str {
-        if self.0.is_empty() { "operator" } else { &self.0 }
+        self.0.as_ref().map_or("operator", |token| &token.name)
     }
 }
 
@@ -121,6 +128,8 @@ pub struct Tokens {
     /// None: they stand in the environment, which stays as it is while a process lives.
     file: Option<PathBuf>,
     known: ArcSwap<Vec<Arc<Token>>>,
+    /// Tells those who look at them longer than a request takes.
+    reloaded: watch::Sender<()>,
 }
 
 #[derive(Debug)]
@@ -151,8 +160,11 @@ impl Tokens {
     /// # Errors
     /// [`TokensError`].
     pub fn load(path: &Path) -> Result<Self, TokensError> {
-        let known = ArcSwap::from_pointee(read_file(path)?);
-        Ok(Self { file: Some(path.to_owned()), known })
+        Ok(Self::of(Some(path.to_owned()), read_file(path)?))
+    }
+
+    fn of(file: Option<PathBuf>, known: Vec<Arc<Token>>) -> Self {
+        Self { file, known: ArcSwap::from_pointee(known), reloaded: watch::Sender::new(()) }
     }
 
     /// The file that they are from, which [`Tokens::reload`] reads; none: there is none.
@@ -168,6 +180,7 @@ impl Tokens {
     pub fn reload(&self) -> Result<(), TokensError> {
         let Some(path) = &self.file else { return Ok(()) };
         self.known.store(Arc::new(read_file(path)?));
+        self.reloaded.send_replace(());
         Ok(())
     }
 
@@ -185,10 +198,24 @@ impl Tokens {
     /// # Errors
     /// [`InvalidTokens`].
     pub fn parse(text: &str) -> Result<Self, InvalidTokens> {
-        Ok(Self { file: None, known: ArcSwap::from_pointee(read_tokens(text)?) })
+        Ok(Self::of(None, read_tokens(text)?))
     }
 
     /// Looks at every token whatever it finds, and compares hashes in constant time.
+    /// Resolves once a principal may not read any more: its token is gone, or has lost the role.
+    pub(super) async fn until_revoked(&self, principal: Principal) {
+        let mut reloaded = self.reloaded.subscribe();
+        while let Some(token) = &principal.0 {
+            let may_read = |known: &Arc<Token>| known.hash == token.hash && known.has(Role::Read);
+            if !self.known.load().iter().any(may_read) {
+                return;
+            }
+            // The sender lives as long as `self`.
+            let _ = reloaded.changed().await;
+        }
+        std::future::pending().await
+    }
+
     fn find(&self, presented: &str) -> Option<Arc<Token>> {
         let hash: [u8; 32] = Sha256::digest(presented.as_bytes()).into();
         let mut found = None;
@@ -293,7 +320,7 @@ pub fn authorize(
         ApiError::new(Code::Unauthorized, message)
     })?;
     if token.has(role) {
-        return Ok(Principal(Arc::clone(&token.name)));
+        return Ok(Principal(Some(token)));
     }
     let message = format!("token `{}` does not have the role `{}`", token.name, role.name());
     Err(ApiError::new(Code::MissingRole, message))
@@ -367,7 +394,7 @@ mod tests {
             headers.insert(header::AUTHORIZATION, HeaderValue::from_static(auth));
         }
         authorize(Some(&tokens()), true, method, &Uri::from_static(path), &headers)
-            .map(|principal| principal.0.to_string())
+            .map(|principal| principal.name().to_string())
             .map_err(|error| error.code)
     }
 

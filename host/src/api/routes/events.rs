@@ -67,7 +67,8 @@ pub(super) async fn publish(
     let (body, _share) = app.body(&headers, body).await?;
     let mut batch = cloudevents::read(&headers, &body)?;
     for publish in &mut batch {
-        publish.event.principal = Arc::clone(&principal.0);
+    let principal = principal.name();
+        publish.event.principal = Arc::clone(&principal);
     }
     if batch.is_empty() {
         return Ok(Json(Vec::<AppendedView>::new()).into_response());

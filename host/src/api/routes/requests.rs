@@ -79,7 +79,7 @@ pub(super) async fn command(
         return Err(ApiError::new(Code::ShuttingDown, "the host is shutting down"));
     }
     let (data, _share) = request_body(&app, &headers, body).await?;
-    let principal = principal.0;
+    let principal = principal.name();
     let request = CommandRequest {
         name,
         key,
@@ -175,7 +175,7 @@ fn question(
     let wait = wait.map_err(|_| ApiError::field("wait", "is not a position"))?;
     let parameters = params.rest()?;
     check_name("path", &path)?;
-    let principal = Arc::clone(&principal.0);
+    let principal = principal.name();
     let (content_type, data) = (String::new(), Bytes::new());
     Ok(QueryRequest { path, key, principal, content_type, data, parameters, wait })
 }

@@ -6,6 +6,7 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
+use axum::Extension;
 use axum::extract::{Path, RawQuery, State};
 use axum::http::HeaderMap;
 use axum::response::sse::{Event as SseEvent, KeepAlive, Sse};
@@ -15,6 +16,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::openapi::{Errors, StreamErrors};
 use crate::api::app::App;
+use crate::api::auth::Principal;
 use crate::api::cloudevents;
 use crate::api::errors::ApiError;
 use crate::api::host::{Cursor, Follow};
@@ -55,6 +57,7 @@ const RECENT_DEFAULT: usize = 100;
 pub(super) async fn events(
     State(app): State<Arc<App>>,
     RawQuery(query): RawQuery,
+    Extension(principal): Extension<Principal>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let mut params = Params::new(query.as_deref())?;
@@ -76,7 +79,7 @@ pub(super) async fn events(
         let json = cloudevents::write_json(&event);
         SseEvent::default().id(id).data(String::from_utf8_lossy(&json))
     });
-    Ok(respond(&app, items, permit))
+    Ok(respond(&app, principal, items, permit))
 }
 
 /// Streams the log lines of a plugin
@@ -101,6 +104,7 @@ pub(super) async fn logs(
     State(app): State<Arc<App>>,
     Path(plugin): Path<String>,
     RawQuery(query): RawQuery,
+    Extension(principal): Extension<Principal>,
 ) -> Result<Response, ApiError> {
     let mut params = Params::new(query.as_deref())?;
     let recent = match params.text("recent") {
@@ -118,16 +122,27 @@ pub(super) async fn logs(
     let lines = app.host.logs(&plugin, recent, follow).await?;
     let items = lines
         .map(|line| SseEvent::default().data(serde_json::to_string(&line).unwrap_or_default()));
-    Ok(respond(&app, items, permit))
+    Ok(respond(&app, principal, items, permit))
 }
 
-/// Ends with the host, and gives its place back when it ends.
+/// Ends with the host, or once whoever asked may not read any more, and gives its place back then.
 fn respond(
     app: &App,
+    principal: Principal,
     items: impl Stream<Item = SseEvent> + Send + 'static,
     permit: OwnedSemaphorePermit,
 ) -> Response {
-    let items = items.take_until(app.stop.clone().cancelled_owned()).map(move |item| {
+    let (stop, tokens) = (app.stop.clone(), app.options.tokens.clone());
+    let ends = async move {
+        match tokens {
+            None => stop.cancelled().await,
+            Some(tokens) => tokio::select! {
+                () = stop.cancelled() => {}
+                () = tokens.until_revoked(principal) => {}
+            },
+        }
+    };
+    let items = items.take_until(ends).map(move |item| {
         let _held = &permit;
         Ok::<_, Infallible>(item)
     });

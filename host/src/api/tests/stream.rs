@@ -4,6 +4,8 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 
 use super::{Fixture, PATIENCE};
+use crate::api::ServerOptions;
+use crate::api::auth::Tokens;
 
 /// An open stream.
 struct Stream {
@@ -82,6 +84,37 @@ async fn a_stream_ends_with_its_limit_and_with_the_host() {
     server.stop.take().unwrap().send(()).unwrap();
     assert_eq!(endless.next("data: ").await, None);
     tokio::time::timeout(PATIENCE, &mut server.serving).await.unwrap().unwrap();
+}
+
+/// Of `secret` and of `other`.
+const TOKENS: [&str; 2] = [
+    "[[tokens]]\nname = 'one'\nroles = ['read']\n\
+     sha256 = '2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b'\n",
+    "[[tokens]]\nname = 'two'\nroles = ['read']\n\
+     sha256 = 'd9298a10d1b0735837dc4bd85dac641b0f3cef27a47e5d53a54f2f3f5b2fcffa'\n",
+];
+
+/// A token that was taken away once let its holder read on for as long as the stream was kept open.
+#[tokio::test]
+async fn a_stream_ends_with_the_right_to_read() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), TOKENS.concat()).unwrap();
+    let tokens = std::sync::Arc::new(Tokens::load(file.path()).unwrap());
+    let options = ServerOptions { tokens: Some(tokens.clone()), ..ServerOptions::default() };
+    let server = Fixture::start(options).await;
+    let of = |secret: &str| format!("\r\nauthorization: Bearer {secret}");
+    let mut one = Stream::open(&server, "/v1/events/stream", &of("secret")).await;
+    let mut two = Stream::open(&server, "/v1/events/stream", &of("other")).await;
+    tokens.reload().unwrap();
+    server.host.put(1, "1");
+    assert!(one.next("data: ").await.is_some(), "nothing is changed");
+
+    let renamed = TOKENS[1].replace("two", "three");
+    std::fs::write(file.path(), TOKENS[0].replace("read", "publish") + &renamed).unwrap();
+    tokens.reload().unwrap();
+    assert_eq!(one.next("data: ").await, None);
+    server.host.put(2, "1");
+    assert!(two.next("data: ").await.is_some() && two.next("data: ").await.is_some());
 }
 
 #[tokio::test]
