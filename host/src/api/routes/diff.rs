@@ -45,7 +45,7 @@ const WASM: &str = "application/wasm";
         ("limit" = Option<usize>, Query, minimum = 1, maximum = 1000, description = "Differences \
             told in words; 20 if absent"),
     ),
-    request_body(content = Vec<u8>, content_type = "application/wasm", description = "A module"),
+    request_body(content = Option<Vec<u8>>, content_type = "application/wasm", description = "A module"),
     responses(
         (status = 200, description = "What differs", body = DiffView),
         Errors,

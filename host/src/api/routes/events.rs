@@ -46,7 +46,8 @@ const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
         (serde_json::Value = "*/*"),
     )),
     responses(
-        (status = 200, description = "Durable", body = Vec<AppendedView>),
+        (status = 200, description = "Durable", body = Vec<AppendedView>,
+            headers(("Server-Timing" = String, description = "`durable`: milliseconds that took"))),
         Errors,
         PublishErrors,
     ),
@@ -66,8 +67,8 @@ pub(super) async fn publish(
     }
     let (body, _share) = app.body(&headers, body).await?;
     let mut batch = cloudevents::read(&headers, &body)?;
-    for publish in &mut batch {
     let principal = principal.name();
+    for publish in &mut batch {
         publish.event.principal = Arc::clone(&principal);
     }
     if batch.is_empty() {

@@ -201,6 +201,7 @@ pub(super) enum CommandErrors {
             it up to here, at least"),
         ("Tidegate-Sequence" = Option<u64>,
             description = "Sequence of the key at the commit; 0: it has no event"),
+        ("Content-Security-Policy" = String, description = "`sandbox`"),
     )
 )]
 #[allow(dead_code, reason = "it describes answers, it makes none")]

@@ -44,7 +44,7 @@ const EXPECTED_SEQUENCE: &str = "Tidegate-Expected-Sequence";
             description = "What the key's last sequence must be when the command runs; 0: the key \
                 is new. Else nothing is executed: `sequence_conflict`"),
     ),
-    request_body(content = serde_json::Value, content_type = "*/*", description = "At most 1 MiB"),
+    request_body(content = Option<serde_json::Value>, content_type = "*/*", description = "At most 1 MiB"),
     responses(
         (status = 200, description = "The plugin's answer, and its effects are durable",
             body = serde_json::Value, content_type = "*/*",
@@ -55,6 +55,7 @@ const EXPECTED_SEQUENCE: &str = "Tidegate-Expected-Sequence";
                 ("Tidegate-Sequence" = Option<u64>,
                     description = "Number of the last event that it emitted for its key"),
                 ("Tidegate-Repeated" = Option<bool>, description = "`true`: it was sent before"),
+                ("Content-Security-Policy" = String, description = "`sandbox`"),
             )),
         Errors,
         CommandErrors,
@@ -142,7 +143,7 @@ pub(super) async fn ask(
         ("wait" = Option<u64>, Query, description = "Answer only once the plugin has completed the \
             event at this position; at most 10 s, then `wait_timeout`"),
     ),
-    request_body(content = serde_json::Value, content_type = "*/*", description = "At most 1 MiB"),
+    request_body(content = Option<serde_json::Value>, content_type = "*/*", description = "At most 1 MiB"),
     responses(
         QueryAnswer,
         Errors,

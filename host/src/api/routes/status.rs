@@ -111,7 +111,7 @@ pub(super) async fn status(
         (status = 200, description = "OpenMetrics 1.0, or the text format 0.0.4", content(
             (String = "application/openmetrics-text"),
             (String = "text/plain"),
-        )),
+        ), headers(("Vary" = String, description = "`accept`"))),
         Errors,
     ),
 )]

@@ -147,6 +147,11 @@ async fn the_document_names_errors_schemas_and_no_dangling_reference() {
     {
         assert!(publish["responses"].get(status).is_some(), "{status}");
     }
+    assert_eq!(publish["requestBody"]["required"], true);
+    for path in ["diff", "command/{name}", "query/{path}"] {
+        let asked = &document["paths"][format!("/v1/plugins/{{plugin}}/{path}")]["post"];
+        assert_ne!(asked["requestBody"]["required"], true, "{path} is asked without a body, too");
+    }
     let of = |content: &serde_json::Value| {
         let types = content["content"].as_object().unwrap();
         types.keys().cloned().collect::<Vec<_>>().join(" ")
@@ -158,7 +163,15 @@ async fn the_document_names_errors_schemas_and_no_dangling_reference() {
     let query = &document["paths"]["/v1/plugins/{plugin}/query/{path}"];
     let answer = &query["get"]["responses"]["200"];
     assert_eq!(answer["content"]["*/*"]["schema"].get("type"), None, "{answer}");
-    for name in ["Tidegate-Commit", "Tidegate-Position", "Tidegate-Sequence"] {
+    let metrics = &document["paths"]["/metrics"]["get"]["responses"]["200"];
+    for (answer, name) in [
+        (answer, "Tidegate-Commit"),
+        (answer, "Tidegate-Position"),
+        (answer, "Tidegate-Sequence"),
+        (answer, "Content-Security-Policy"),
+        (&publish["responses"]["200"], "Server-Timing"),
+        (metrics, "Vary"),
+    ] {
         assert!(answer["headers"].get(name).is_some(), "{name}: {answer}");
     }
     assert_eq!(answer, &query["post"]["responses"]["200"]);
