@@ -97,6 +97,21 @@ async fn a_stream_ends_behind_its_last_point_whatever_comes_there() {
     assert_eq!(events, [1, 3]);
 }
 
+/// Whoever had seen more of the original of an older copy once waited, and missed what came up to there.
+#[tokio::test]
+async fn a_cursor_behind_the_end_is_of_another_log() {
+    let world = World::new();
+    world.publish(["a.b"; 3]).await;
+    let filter = EventFilter::default();
+    let after = |after| Some(Cursor { epoch: EPOCH, after: Position(after) });
+    let stream = follow(Arc::clone(&world.bus), EPOCH, filter.clone(), after(3)).await;
+    assert!(stream.is_ok(), "all that there is was seen");
+    let stream = follow(Arc::clone(&world.bus), EPOCH, filter.clone(), after(4)).await;
+    assert!(matches!(stream, Err(HostError::Invalid { .. })));
+    let page = page(&world.bus, EPOCH, &filter, after(4), 10).await;
+    assert!(matches!(page, Err(HostError::Invalid { .. })));
+}
+
 /// A page once looked at no more than 20,000 events, whatever they were.
 #[tokio::test]
 async fn events_of_a_type_that_is_rare_are_found_in_one_page() {
