@@ -6,12 +6,19 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use serde_json::json;
+use tracing_subscriber::EnvFilter;
 
 use super::signals::{ReadAgain, Signals};
 use super::{Output, valid};
+use crate::config::reader::nearest;
 use crate::config::{Config, Flags, ListenAddress, environment};
 use crate::log::disk::OsDisk;
 use crate::serve::{ServeError, Serving};
+
+/// Says which log lines are shown.
+const LOG_VARIABLE: &str = "TIDEGATE_LOG";
+/// What it may say of all of them, or of those of a module.
+const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
 /// Runs the host
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -112,10 +119,14 @@ pub(super) fn log_to_stderr(default: &str, output: Output) {
     // What is sent for plugins carries secrets, and clients tell everything where they are asked. WASI
     // warns of each call that it does not have, which a guest can make a million times.
     let silent = ["ureq=warn", "ureq_proto=warn", "wasmtime_wasi=error"];
-    let filter = tracing_subscriber::EnvFilter::try_from_env("TIDEGATE_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));
+    let environment = environment();
+    let (filter, wrong) = match environment.get(LOG_VARIABLE).map(|text| filter(text)) {
+        Some(Ok(filter)) => (filter, None),
+        Some(Err(why)) => (EnvFilter::new(default), Some(why)),
+        None => (EnvFilter::new(default), None),
+    };
     let silent = silent.into_iter().filter_map(|directive| directive.parse().ok());
-    let filter = silent.fold(filter, tracing_subscriber::EnvFilter::add_directive);
+    let filter = silent.fold(filter, EnvFilter::add_directive);
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
@@ -127,6 +138,24 @@ pub(super) fn log_to_stderr(default: &str, output: Output) {
         Output::Json => builder.json().try_init(),
         Output::Text => builder.with_target(false).try_init(),
     };
+    if let Some(why) = wrong {
+        tracing::warn!("`{LOG_VARIABLE}` is not followed: {why}");
+    }
+}
+
+/// The lines that [`LOG_VARIABLE`] asks for, or why it makes no sense. A word that stands alone and is no
+/// level is the name of a module, of which there would be all lines, and of the others none: nearly always it
+/// is a level that is mistyped.
+fn filter(text: &str) -> Result<EnvFilter, String> {
+    let words = text.split(',').map(str::trim).filter(|word| {
+        !word.is_empty() && !LEVELS.iter().any(|level| word.eq_ignore_ascii_case(level))
+    });
+    for word in words {
+        if let Some(level) = nearest(&word.to_ascii_lowercase(), LEVELS.into_iter()) {
+            return Err(format!("`{word}` is no level; did you mean `{level}`?"));
+        }
+    }
+    EnvFilter::try_new(text).map_err(|error| format!("`{text}`: {error}"))
 }
 
 /// The first line: where it listens and where the data is.
@@ -154,4 +183,29 @@ pub(super) fn announce(serving: &Serving, output: Output) -> std::io::Result<()>
         }
     }?;
     out.flush()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A level that is mistyped once was the name of a module: nothing at all was told, and nothing why.
+    #[test]
+    fn a_level_that_is_mistyped_is_told_and_not_followed() {
+        let near = |text: &str, level: &str| {
+            let why = filter(text).unwrap_err();
+            assert!(why.contains(&format!("did you mean `{level}`?")), "{text}: {why}");
+        };
+        near("wran", "warn");
+        near("warning", "warn");
+        near("tidegate=debug, eror", "error");
+        for text in ["tidegate=wran", "a=b=c", "info,=x"] {
+            assert!(filter(text).is_err(), "{text}");
+        }
+        for text in
+            ["", "off", "WARN", "3", "tidegate", "info,tidegate::bus=debug", "hyper", "h2,axum"]
+        {
+            assert!(filter(text).is_ok(), "{text}: {:?}", filter(text));
+        }
+    }
 }
