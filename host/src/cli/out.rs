@@ -42,8 +42,7 @@ impl Out {
     /// # Errors
     /// The reader is gone, or the disk is full.
     pub fn line(&mut self, line: impl Display) -> io::Result<()> {
-        writeln!(self.0, "{line}")?;
-        self.0.flush()
+        writeln!(self.0, "{line}").and_then(|()| self.0.flush()).map_err(|error| unwritten(&error))
     }
 
     /// One document on one line.
@@ -60,9 +59,13 @@ impl Out {
     /// # Errors
     /// As [`Self::line`].
     pub fn bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.0.write_all(bytes)?;
-        self.0.flush()
+        self.0.write_all(bytes).and_then(|()| self.0.flush()).map_err(|error| unwritten(&error))
     }
+}
+
+/// Says which disk is full: it is not the host's, and what was asked of the host is done.
+fn unwritten(error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("output cannot be written: {error}"))
 }
 
 /// Says what went wrong, and which exit code that is. That the reader of standard output is gone
@@ -141,6 +144,22 @@ mod tests {
         }
         let full = anyhow::Error::from(ToolError::Output(io::ErrorKind::StorageFull.into()));
         assert_eq!(format!("{:?}", failed(&full)), format!("{:?}", ExitCode::FAILURE));
+    }
+
+    #[test]
+    fn a_disk_that_is_full_is_said_to_be_that_of_the_output() {
+        struct Full;
+        impl Write for Full {
+            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+                Err(io::ErrorKind::StorageFull.into())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let error = Out::to(Full).line("#1 a.b").unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+        assert!(error.to_string().starts_with("output cannot be written: "), "{error}");
     }
 
     #[test]
