@@ -299,6 +299,11 @@ impl Client {
     ) -> Result<Items, ClientError> {
         let last = last.map(|id| ("last-event-id", id));
         let response = self.send("GET", &self.url(path, query), last.as_slice(), &[])?;
+        let kind = response.headers().get("content-type").and_then(|value| value.to_str().ok());
+        if !kind.is_some_and(|kind| kind.starts_with("text/event-stream")) {
+            let (url, why) = (self.base.to_string(), "it answers with no stream".to_owned());
+            return Err(ClientError::Foreign { url, why });
+        }
         Ok(Items::new(response.into_body().into_reader(), self.base.to_string()))
     }
 

@@ -308,6 +308,22 @@ async fn errors_say_what_to_do_next() {
     assert!(error.contains("start one with `tidegate run`"), "{error}");
 }
 
+/// It once was asked again and again, without a word.
+#[tokio::test]
+async fn what_answers_with_no_stream_is_told_from_a_host() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let serving = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        io::Read::read(&mut stream, &mut [0; 4096]).unwrap();
+        let head = "HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ncontent-length: 0\r\n\r\n";
+        stream.write_all(head.as_bytes()).unwrap();
+    });
+    let error = command(&["--url", &url, "events", "tail"]).await.unwrap_err();
+    assert!(error.contains("is not a tidegate host of this version"), "{error}");
+    serving.join().unwrap();
+}
+
 #[tokio::test]
 async fn a_batch_is_published_once() {
     let server = Fixture::default().await;
