@@ -84,6 +84,7 @@ impl Plugins {
                 Decision::Remove { bus, .. } => {
                     self.withdraw_upcasts(&bus, name);
                     self.stop_runner(name).await;
+                    self.set_state(name, PluginState::Compiling, None);
                     tracing::info!(plugin = name, bus, "left the bus; its state there is kept");
                     continue;
                 }

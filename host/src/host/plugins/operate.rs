@@ -64,7 +64,7 @@ impl Plugins {
         lock(&self.entries).get(name).map(|entry| entry.state).ok_or_else(|| unknown(name))
     }
 
-    fn set_state(&self, name: &str, state: PluginState, reason: Option<String>) {
+    pub(super) fn set_state(&self, name: &str, state: PluginState, reason: Option<String>) {
         if let Some(entry) = lock(&self.entries).get_mut(name) {
             entry.state = state;
             entry.reason = reason;
