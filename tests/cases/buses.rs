@@ -268,11 +268,14 @@ fn a_plugin_whose_bus_is_not_configured_any_more_does_not_go_on_where_it_was_bef
     }
     assert_eq!(host.state("moved", "k", "seen"), None);
     // What is listed is not said to be nowhere.
-    for words in [["pause", "there"], ["resume", "there"], ["rewind", "there"], ["forget", "there"]]
-    {
-        let failed = host.cli(&["plugins"]).arg(words[0]).arg(words[1]).run().expect_failed();
-        assert!(failed.contains("no bus knows plugin `there` yet"), "{words:?}: {failed}");
-        assert!(failed.contains("Add `[buses.audit]`"), "{words:?}: {failed}");
+    for word in ["pause", "resume", "rewind", "diff"] {
+        let failed = host.cli(&["plugins", word, "there"]).run().expect_failed();
+        assert!(failed.contains("no bus knows plugin `there` yet"), "{word}: {failed}");
+        assert!(failed.contains("Add `[buses.audit]`"), "{word}: {failed}");
+    }
+    for words in [&["forget", "there"][..], &["forget", "moved"], &["rename", "moved", "other"]] {
+        let failed = host.cli(&[&["plugins"], words].concat()).run().expect_failed();
+        assert!(failed.contains(" is there: "), "{words:?}: {failed}");
     }
     host.stop();
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 use super::install::{Candidate, for_exports};
-use super::{Plugins, lock};
+use super::{Entry, Plugins, lock};
 use crate::api::host::HostError;
 use crate::api::view::PluginState;
 use crate::bus::Bus;
@@ -54,6 +54,13 @@ impl Plugins {
         let committed = bus.control_asked(&[record]).done().await?;
         bus.until_applied(committed.commit).await;
         Ok(())
+    }
+
+    /// Refuses where a file stands under the name, also one that is refused and for another bus.
+    fn check_gone(&self, name: &str, todo: &'static str) -> Result<(), HostError> {
+        let path = lock(&self.entries).get(name).and_then(Entry::path).map(ToOwned::to_owned);
+        let there = |path| Refusal::FileThere { name: name.to_owned(), path, todo };
+        path.map_or(Ok(()), |path| Err(self.refused(there(path))))
     }
 
     fn runner(&self, name: &str) -> Option<Arc<Runner>> {
@@ -193,6 +200,7 @@ impl Plugins {
 
     /// Records the new name. Gives the change of the files that is to be installed under it.
     async fn rename_in_turn(&self, old: &str, new: &str, actor: &str) -> Result<u64, HostError> {
+        self.check_gone(old, "rename the file first")?;
         let instances = self.known().rename(old, new).map_err(|refusal| self.refused(refusal))?;
         let change = lock(&self.entries)
             .get(new)
@@ -218,6 +226,7 @@ impl Plugins {
         self.after_scan().await?;
         let turn = self.turn(name).ok_or_else(|| unknown(name))?;
         let _turn = turn.lock().await;
+        self.check_gone(name, "remove it first")?;
         let instances = self.known().forget(name).map_err(|refusal| self.refused(refusal))?;
         for (bus, instance) in instances {
             let bus = self.bus(&bus).map_err(HostError::Internal)?;
