@@ -27,6 +27,7 @@ mod quotas;
 mod refusals;
 mod reload;
 mod repair;
+mod restored;
 mod rewind;
 mod saga;
 mod stop;

@@ -1,6 +1,6 @@
 //! Folding commits into the ledger and the values: the same code at recovery and live.
 
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 
 use smallvec::SmallVec;
 
@@ -74,24 +74,19 @@ pub fn fold(
 }
 
 /// What was folded since the last checkpoint.
+#[derive(Default)]
 struct Since {
     bytes: u64,
     commits: u64,
-    /// The last commit folded.
-    at: At,
-}
-
-impl Default for Since {
-    fn default() -> Self {
-        Self { bytes: 0, commits: 0, at: At { commit: CommitNumber(0), time_ms: 0 } }
-    }
+    /// What was folded last.
+    last: Option<Arc<Frame>>,
 }
 
 impl Since {
-    fn add(&mut self, frame: &Frame) {
+    fn add(&mut self, frame: Arc<Frame>) {
         self.bytes += frame.bytes().len() as u64;
         self.commits += frame.last_commit().0.saturating_sub(frame.first_commit().0) + 1;
-        self.at = At { commit: frame.last_commit(), time_ms: frame.time_ms() };
+        self.last = Some(frame);
     }
 }
 
@@ -340,9 +335,9 @@ impl Bus {
             // Before others may go on: once the last commit is applied, every answer is told.
             self.desk.tell(folded.commands);
             self.applied.send_replace(frame.last_commit());
-            since.add(&frame);
+            since.add(frame);
             if policy.due(since.bytes, since.commits) && self.values.is_filled() {
-                let bytes = self.checkpoint(checkpoints, since.at);
+                let bytes = self.checkpoint(checkpoints, &since);
                 // The fold stands still meanwhile: not for more bytes of state than of log.
                 policy.every_bytes = checkpoints.policy().every_bytes.max(bytes);
                 since = Since::default();
@@ -351,19 +346,22 @@ impl Bus {
         // The log was closed in order: with this the next start has nothing to fold. Where the keys were
         // not even there yet, what was folded is little.
         self.count(&[]);
-        if since.commits > 0 && self.values.is_filled() {
-            self.checkpoint(checkpoints, since.at);
+        if self.values.is_filled() {
+            self.checkpoint(checkpoints, &since);
         }
         Ok(())
     }
 
-    /// Writes a checkpoint of the fold as it is, and says how many bytes it has. One that fails
-    /// costs time at the next start, and nothing else.
-    fn checkpoint(&self, checkpoints: &Checkpoints, at: At) -> u64 {
+    /// Writes a checkpoint of the fold as it is, if anything was folded, and says how many bytes it has. One
+    /// that fails costs time at the next start, and nothing else.
+    fn checkpoint(&self, checkpoints: &Checkpoints, since: &Since) -> u64 {
+        let Some(last) = &since.last else { return 0 };
         let ledger = self.ledger().clone();
         let ahead = u64::from(planted!(CheckpointsAhead));
-        let at = At { commit: CommitNumber(at.commit.0 + ahead), ..at };
-        match checkpoints.write(&ledger, &self.values, at) {
+        let chain = if planted!(CheckpointsAhead) { [0; 32] } else { last.chain() };
+        let commit = CommitNumber(last.last_commit().0 + ahead);
+        let at = At { commit, time_ms: last.time_ms() };
+        match checkpoints.write(&ledger, &self.values, at, &chain) {
             Ok(written) => {
                 tracing::debug!(
                     bus = %self.name, commit = %at.commit, bytes = written.bytes,

@@ -65,6 +65,15 @@ fn holds(frame: &Frame, commit: CommitNumber) -> bool {
 }
 
 impl Log {
+    /// The chain behind the frame that holds a durable commit. Blocks.
+    ///
+    /// # Errors
+    /// The log or an index cannot be read.
+    pub fn chain_behind(&self, commit: CommitNumber) -> Result<[u8; 32], ReadError> {
+        let shared = Arc::clone(self.shared());
+        Finder { shared, scan: None, frame: None }.find(commit).map(|frame| frame.chain())
+    }
+
     /// What `read` finds in a commit; none: nothing, or the commit is not durable.
     ///
     /// # Errors

@@ -21,7 +21,7 @@ use crate::event::CommitNumber;
 use crate::limits::STATE_HOT_BYTES_MAX;
 use crate::log::disk::{Disk, LockError};
 use crate::log::{CheckRest, ClockGap, Log, LogOptions, OpenError, Opened};
-use crate::state::checkpoint::{CheckpointPolicy, Checkpoints, Fill, FillError};
+use crate::state::checkpoint::{ChainStart, CheckpointPolicy, Checkpoints, Fill, FillError};
 use crate::state::cold::Cold;
 use crate::state::evict::Evictor;
 use crate::state::{Ledger, Values};
@@ -115,7 +115,13 @@ fn open_durable(
         Ok::<_, ServeError>(loaded)
     };
     let (opened, loaded) = open_log(disk, &dir, options, clock, load)?;
-    let Loaded { checkpoints, ledger, values, at: checkpoint_at, took, keys } = loaded?;
+    let mut loaded = loaded?;
+    while let Some(diverged) = loaded.diverged(&opened.log) {
+        loaded.keys.give_up(&loaded.values);
+        loaded.checkpoints.set_aside_diverged(diverged)?;
+        loaded = load(opened.log_id, opened.last_commit)?;
+    }
+    let Loaded { checkpoints, ledger, values, at: checkpoint_at, took, keys, .. } = loaded;
     if let Some(cut) = &opened.cut {
         tracing::warn!(
             bus = name, file = %cut.path.display(), offset = cut.offset, bytes = cut.bytes,
@@ -136,9 +142,29 @@ struct Loaded {
     values: Arc<Values>,
     /// The commit that it stands for.
     at: CommitNumber,
+    /// What the log is to have behind that.
+    chain: ChainStart,
     /// How long it took to prove that it is whole.
     took: Duration,
     keys: Keys,
+}
+
+impl Loaded {
+    /// The commit of a checkpoint that was made of another history of the log: one of the two is a copy that
+    /// went on from the same beginning.
+    fn diverged(&self, log: &Log) -> Option<CommitNumber> {
+        if self.at == CommitNumber(0) {
+            return None;
+        }
+        match log.chain_behind(self.at) {
+            Ok(chain) => (!self.chain.fits(&chain)).then_some(self.at),
+            // What cannot be read there is told by who checks the log.
+            Err(error) => {
+                tracing::warn!(commit = %self.at, %error, "a checkpoint is not compared with its log");
+                None
+            }
+        }
+    }
 }
 
 /// Finds the newest checkpoint of a log; its lock is to be held.
@@ -159,11 +185,11 @@ fn load(
             every_bytes: bus.checkpoint_every.bytes(),
             ..CheckpointPolicy::default()
         });
-    let (ledger, at, keys) = match checkpoints.find(&values, last_commit)? {
-        Some((ledger, at, fill)) => (ledger, at.commit, Keys::Later(fill)),
-        None => (Ledger::default(), CommitNumber(0), Keys::Coming(None)),
+    let (ledger, at, chain, keys) = match checkpoints.find(&values, last_commit)? {
+        Some((ledger, at, fill)) => (ledger, at.commit, fill.chain(), Keys::Later(fill)),
+        None => (Ledger::default(), CommitNumber(0), ChainStart::default(), Keys::Coming(None)),
     };
-    Ok(Loaded { checkpoints, ledger, values, at, took: began.elapsed(), keys })
+    Ok(Loaded { checkpoints, ledger, values, at, chain, took: began.elapsed(), keys })
 }
 
 /// Opens a log; one that is locked is tried again for a moment: whoever restarts a host that was
@@ -246,6 +272,15 @@ impl Keys {
             coming @ Self::Coming(_) => coming,
         };
         Ok(())
+    }
+
+    /// Has nobody read them any more.
+    fn give_up(self, values: &Values) {
+        values.stop_filling();
+        if let Some(thread) = self.thread() {
+            // What it had to say, it has told.
+            let _ = thread.join();
+        }
     }
 
     /// Who reads them.

@@ -21,6 +21,7 @@ use super::values::Values;
 use crate::event::CommitNumber;
 use crate::log::disk::{Disk, DiskFile};
 pub use fill::{Fill, FillError, Filled};
+pub use format::ChainStart;
 use format::Header;
 #[cfg(test)]
 pub(crate) use fuzz::fuzz;
@@ -156,10 +157,10 @@ impl Checkpoints {
         values: &Arc<Values>,
         last_commit: CommitNumber,
     ) -> Result<Option<(Ledger, At, Fill)>, CheckpointError> {
-        self.newest_good(values, last_commit, |file, Proven { ledger, at, keys }| {
+        self.newest_good(values, last_commit, |file, Proven { ledger, at, chain, keys }| {
             let (path, expected) = (self.path(at.commit), self.expected(at.commit));
             values.shards.gate().close();
-            Ok((ledger, at, Fill { file, path, expected, keys, values: Arc::clone(values) }))
+            Ok((ledger, at, Fill { file, path, expected, keys, chain, values: Arc::clone(values) }))
         })
     }
 
@@ -173,7 +174,7 @@ impl Checkpoints {
         values: &Values,
         last_commit: CommitNumber,
     ) -> Result<Option<(Ledger, At)>, CheckpointError> {
-        self.newest_good(values, last_commit, |file, Proven { ledger, at, keys }| {
+        self.newest_good(values, last_commit, |file, Proven { ledger, at, keys, .. }| {
             fill::fill(&*file, self.expected(at.commit), (values, keys), || true)?;
             Ok((ledger, at))
         })
@@ -215,9 +216,9 @@ impl Checkpoints {
         Expected { log_id: self.log_id, commit }
     }
 
-    /// Writes the fold as it is after the commit `at`. Blocks; holds about 1 MiB of it in memory.
-    /// Nothing may be applied to `values` meanwhile; deliveries may go on. One of the same commit
-    /// is replaced.
+    /// Writes the fold as it is after the commit `at`, behind which the log has `chain`. Blocks; holds about
+    /// 1 MiB of it in memory. Nothing may be applied to `values` meanwhile; deliveries may go on. One of the
+    /// same commit is replaced.
     ///
     /// # Errors
     /// The disk's, `StorageFull` also where little is left for the log; and the cold store's. The
@@ -227,13 +228,15 @@ impl Checkpoints {
         ledger: &Ledger,
         values: &Values,
         at: At,
+        chain: &[u8; 32],
     ) -> Result<Written, CheckpointError> {
         let start = Instant::now();
         let beside = self.dir.join(format!("{}{SUFFIX_NEW}", digits(at.commit)));
         let path = self.path(at.commit);
         let failed = |source| CheckpointError::Io { path: path.clone(), source };
         let file = self.create(&beside).map_err(failed)?;
-        let written = self.fill(&*file, ledger, values, at).and_then(|written| {
+        let header = Header { log_id: self.log_id, at, chain: ChainStart::of(chain) };
+        let written = self.fill(&*file, ledger, values, &header).and_then(|written| {
             self.disk.rename(&beside, &path).map_err(failed)?;
             Ok(written)
         });
@@ -262,12 +265,11 @@ impl Checkpoints {
         file: &dyn DiskFile,
         ledger: &Ledger,
         values: &Values,
-        at: At,
+        header: &Header,
     ) -> Result<(format::Counts, u64), CheckpointError> {
-        let failed = |source| CheckpointError::Io { path: self.path(at.commit), source };
-        let header = Header { log_id: self.log_id, at };
+        let failed = |source| CheckpointError::Io { path: self.path(header.at.commit), source };
         let free_bytes = || self.disk.free_bytes(&self.dir);
-        let mut writer = Writer::begin(file, &header, free_bytes).map_err(failed)?;
+        let mut writer = Writer::begin(file, header, free_bytes).map_err(failed)?;
         writer.ledger(ledger).map_err(failed)?;
         values.each(|owner, values| writer.key(owner, values).map_err(failed))?;
         let mut after = None;
@@ -296,13 +298,21 @@ impl Checkpoints {
         }
     }
 
+    /// Sets one aside that was made of commits which the log does not have.
+    ///
+    /// # Errors
+    /// It has no other name now, and would be found again.
+    pub fn set_aside_diverged(&self, commit: CommitNumber) -> Result<(), CheckpointError> {
+        self.set_aside(commit, &Refused::Diverged(commit))
+    }
+
     /// Gives a checkpoint that cannot be used a name under which nobody looks for it.
     fn set_aside(&self, commit: CommitNumber, refused: &Refused) -> Result<(), CheckpointError> {
         let path = self.path(commit);
         tracing::warn!(path = %path.display(), "a checkpoint is not used: {refused}");
         let why = match refused {
             Refused::Damaged { .. } => "damaged",
-            Refused::Foreign(_) => "foreign",
+            Refused::Foreign | Refused::Diverged(_) => "foreign",
             Refused::Ahead(_) => "ahead",
             // It may be good: for a newer host, or once the disk can be read again.
             Refused::Newer(_) | Refused::Io(_) => {
@@ -316,7 +326,9 @@ impl Checkpoints {
         });
         match (renamed, refused) {
             (Ok(()), _) => Ok(()),
-            (Err(source), Refused::Ahead(_)) => Err(CheckpointError::Io { path, source }),
+            (Err(source), Refused::Ahead(_) | Refused::Diverged(_)) => {
+                Err(CheckpointError::Io { path, source })
+            }
             // It will be found to be what it is again.
             (Err(error), _) => {
                 tracing::warn!(path = %path.display(), %error, "it cannot be set aside");

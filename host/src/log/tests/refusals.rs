@@ -253,7 +253,7 @@ fn checkpoint(commit: u64, log_id: uuid::Uuid, disk: &SimDisk) -> PathBuf {
     let dir = bus().join(checkpoint::DIR);
     let checkpoints = Checkpoints::open(Arc::new(disk.clone()), &dir, log_id).unwrap();
     let at = At { commit: CommitNumber(commit), time_ms: START_MS };
-    checkpoints.write(&Ledger::default(), &Values::default(), at).unwrap();
+    checkpoints.write(&Ledger::default(), &Values::default(), at, &[7; 32]).unwrap();
     dir.join(format!("{commit:020}.checkpoint"))
 }
 

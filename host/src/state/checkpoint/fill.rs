@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::format::{CHUNK_HEADER_BYTES, Cursor, FormatError, Kind, VALUE_BYTES_MIN};
+use super::format::{CHUNK_HEADER_BYTES, ChainStart, Cursor, FormatError, Kind, VALUE_BYTES_MIN};
 use super::read::{Chunk, Expected, Refused, damaged, each_chunk};
 use crate::log::disk::DiskFile;
 use crate::state::cold::KeyValues;
@@ -25,6 +25,7 @@ pub struct Fill {
     pub(super) path: PathBuf,
     pub(super) expected: Expected,
     pub(super) keys: u64,
+    pub(super) chain: ChainStart,
     pub(super) values: Arc<Values>,
 }
 
@@ -54,6 +55,12 @@ pub enum FillError {
 }
 
 impl Fill {
+    /// What the log is to have behind the checkpoint's commit.
+    #[must_use]
+    pub const fn chain(&self) -> ChainStart {
+        self.chain
+    }
+
     /// Reads all keys, then lets in whoever waits. Blocks.
     ///
     /// # Errors

@@ -24,6 +24,8 @@ const MAGIC: &[u8; 8] = b"TIDECKP\0";
 const VERSION: u16 = 4;
 /// What the CRC of the header covers.
 const HEADER_CHECKED_BYTES: usize = 60;
+/// How much of a chain the header has.
+const CHAIN_BYTES: usize = 12;
 const ROW_GOES_ON: u8 = 1;
 const VALUE_ENDS: u8 = 1;
 /// Bytes of a value beside its name and itself, at most.
@@ -58,7 +60,13 @@ pub(super) enum Kind {
 pub(super) struct Header {
     pub(super) log_id: Uuid,
     pub(super) at: At,
+    pub(super) chain: ChainStart,
 }
+
+/// The beginning of the chain behind the frame that holds the last commit: tells one history of a log from
+/// another.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ChainStart([u8; CHAIN_BYTES]);
 
 /// The start of a chunk.
 #[derive(Debug, Clone, Copy)]
@@ -87,7 +95,7 @@ impl Header {
         bytes.extend_from_slice(self.log_id.as_bytes());
         bytes.extend_from_slice(&self.at.commit.0.to_le_bytes());
         bytes.extend_from_slice(&self.at.time_ms.to_le_bytes());
-        bytes.resize(HEADER_CHECKED_BYTES, 0);
+        bytes.extend_from_slice(&self.chain.0);
         let crc = crc32c::crc32c(&bytes);
         bytes.extend_from_slice(&crc.to_le_bytes());
         bytes
@@ -112,13 +120,30 @@ impl Header {
         from.take(6)?;
         let log_id = Uuid::from_bytes(from.array()?);
         let commit = CommitNumber(u64::from_le_bytes(from.array()?));
-        Ok(Self { log_id, at: At { commit, time_ms: u64::from_le_bytes(from.array()?) } })
+        let at = At { commit, time_ms: u64::from_le_bytes(from.array()?) };
+        Ok(Self { log_id, at, chain: ChainStart(from.array()?) })
     }
 
     /// What the CRCs of chunks go on from, so that a chunk of another checkpoint never passes.
     pub(super) fn salt(&self) -> u32 {
         let of_log = crc32c::crc32c(self.log_id.as_bytes());
         crc32c::crc32c_append(of_log, &self.at.commit.0.to_le_bytes())
+    }
+}
+
+impl ChainStart {
+    /// Of a chain.
+    #[must_use]
+    pub fn of(chain: &[u8; 32]) -> Self {
+        let mut start = [0; CHAIN_BYTES];
+        start.iter_mut().zip(chain).for_each(|(to, from)| *to = *from);
+        Self(start)
+    }
+
+    /// Whether it may be of a chain. A host that did not note any left zeros.
+    #[must_use]
+    pub fn fits(self, chain: &[u8; 32]) -> bool {
+        self == Self::default() || self == Self::of(chain)
     }
 }
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::Checkpoints;
 use super::format::{CHUNK_HEADER_BYTES, Counts, Header, Kind, seal_chunk};
+use super::{ChainStart, Checkpoints};
 use crate::event::CommitNumber;
 use crate::log::disk::sim::SimDisk;
 use crate::log::disk::{Disk, publish_file};
@@ -26,7 +26,11 @@ fn put_chunk(out: &mut Vec<u8>, kind: Kind, content: &[u8], salt: u32) -> Option
 
 fn file(bytes: &[u8]) -> Option<Vec<u8>> {
     let (first, content) = bytes.split_first()?;
-    let header = Header { log_id: LOG, at: At { commit: COMMIT, time_ms: 90 } };
+    let header = Header {
+        log_id: LOG,
+        at: At { commit: COMMIT, time_ms: 90 },
+        chain: ChainStart::default(),
+    };
     let (mut out, salt) = (header.encode(), header.salt());
     let mut counts = Counts::default();
     let kind = match first % 3 {

@@ -7,7 +7,7 @@
 use hashbrown::HashMap;
 
 use super::format::{
-    CHUNK_HEADER_BYTES, Counts, Cursor, FormatError, Kind, RowHeader, TIMER_BYTES,
+    CHUNK_HEADER_BYTES, ChainStart, Counts, Cursor, FormatError, Kind, RowHeader, TIMER_BYTES,
 };
 use super::read::{Chunk, Expected, Refused, damaged, decode_ledger, each_chunk, gone};
 use crate::log::disk::DiskFile;
@@ -20,6 +20,7 @@ use crate::state::values::{Owner, Values};
 pub(super) struct Proven {
     pub(super) ledger: Ledger,
     pub(super) at: At,
+    pub(super) chain: ChainStart,
     /// Keys with state.
     pub(super) keys: u64,
 }
@@ -31,11 +32,11 @@ pub(super) fn prove(
     expected: Expected,
     values: &Values,
 ) -> Result<Proven, Refused> {
-    let (looked, at) = each_chunk(file, expected, |chunks| Looked::new(values).all(chunks))?;
+    let (looked, header) = each_chunk(file, expected, |chunks| Looked::new(values).all(chunks))?;
     let Looked { ledger, used, counts, .. } = looked.ok_or_else(gone)?;
     let ledger = decode_ledger(&ledger)?;
     values.accounts.expect(used);
-    Ok(Proven { ledger, at, keys: counts.keys })
+    Ok(Proven { ledger, at: header.at, chain: header.chain, keys: counts.keys })
 }
 
 /// What was seen so far.

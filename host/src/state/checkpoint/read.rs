@@ -12,7 +12,7 @@ use super::format::{
 };
 use crate::event::CommitNumber;
 use crate::log::disk::{DiskFile, read_up_to};
-use crate::state::ledger::{At, Ledger};
+use crate::state::ledger::Ledger;
 
 /// Chunks that may be on their way from thread to thread.
 const CHUNKS_AHEAD_MAX: usize = 4;
@@ -22,8 +22,10 @@ const CHUNKS_AHEAD_MAX: usize = 4;
 pub(super) enum Refused {
     #[error("it is damaged at byte {offset}: {why}")]
     Damaged { offset: u64, why: String },
-    #[error("it belongs to the log {0}")]
-    Foreign(Uuid),
+    #[error("it belongs to another log")]
+    Foreign,
+    #[error("it was made of another history of the log, which has another commit {0}")]
+    Diverged(CommitNumber),
     #[error("the log ends before it, with commit {0}")]
     Ahead(CommitNumber),
     #[error("it has a format that this host does not read: {0}")]
@@ -45,7 +47,7 @@ pub(super) fn each_chunk<T>(
     file: &dyn DiskFile,
     expected: Expected,
     take: impl FnOnce(&mut dyn Iterator<Item = Chunk>) -> Result<Option<T>, Refused>,
-) -> Result<(Option<T>, At), Refused> {
+) -> Result<(Option<T>, Header), Refused> {
     let mut reader = Reader::new(file)?;
     let header = reader.header(expected)?;
     std::thread::scope(|scope| {
@@ -59,7 +61,7 @@ pub(super) fn each_chunk<T>(
         let read = reading.join().unwrap_or_else(|_| Err(gone().into()));
         let taken = taken?;
         read?;
-        Ok((taken, header.at))
+        Ok((taken, header))
     })
 }
 
@@ -99,7 +101,7 @@ impl<'a> Reader<'a> {
         let header = self.take(HEADER_BYTES)?;
         let header = Header::decode(&header).map_err(|error| damaged(0, error))?;
         if header.log_id != expected.log_id {
-            return Err(Refused::Foreign(header.log_id));
+            return Err(Refused::Foreign);
         }
         if header.at.commit != expected.commit {
             return Err(damaged(0, FormatError::Damaged("its name says another commit")));

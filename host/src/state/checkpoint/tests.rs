@@ -66,7 +66,7 @@ fn ledger_of(commit: u64) -> Ledger {
 }
 
 fn write(disk: &SimDisk, commit: u64) {
-    open(disk).write(&ledger_of(commit), &values_of(commit), at(commit)).unwrap();
+    open(disk).write(&ledger_of(commit), &values_of(commit), at(commit), &[7; 32]).unwrap();
 }
 
 fn dump(values: &Values) -> Model {
@@ -121,7 +121,7 @@ fn the_two_newest_are_kept() {
 fn one_of_the_same_commit_is_replaced() {
     let disk = SimDisk::new();
     write(&disk, 5);
-    open(&disk).write(&Ledger::default(), &Values::default(), at(5)).unwrap();
+    open(&disk).write(&Ledger::default(), &Values::default(), at(5), &[7; 32]).unwrap();
     let values = Values::default();
     let (ledger, _) = open(&disk).newest(&values, LAST).unwrap().unwrap();
     assert_eq!(ledger.types().count(), 0);
@@ -164,7 +164,7 @@ fn a_checkpoint_ahead_that_cannot_be_set_aside_is_an_error() {
 fn a_checkpoint_of_another_log_is_not_used() {
     let disk = SimDisk::new();
     let other = Checkpoints::open(Arc::new(disk.clone()), Path::new(DIR), Uuid::from_u128(8));
-    other.unwrap().write(&ledger_of(10), &values_of(10), at(10)).unwrap();
+    other.unwrap().write(&ledger_of(10), &values_of(10), at(10), &[7; 32]).unwrap();
     write(&disk, 5);
     assert_eq!(newest(&disk), Some(5));
     assert_eq!(names(&disk), ["5.checkpoint", "10.checkpoint.foreign"]);
@@ -192,7 +192,7 @@ fn a_newer_format_is_passed_over_and_stays() {
     let checkpoints = open(&disk);
     assert_eq!(newest_up_to(&checkpoints, LAST), Some(5));
     // Of no use to this host, it does not take the place of one that is.
-    checkpoints.write(&ledger_of(20), &values_of(20), at(20)).unwrap();
+    checkpoints.write(&ledger_of(20), &values_of(20), at(20), &[7; 32]).unwrap();
     assert_eq!(names(&disk), ["5.checkpoint", "10.checkpoint", "20.checkpoint"]);
 }
 
@@ -212,7 +212,7 @@ fn it_leaves_room_for_the_log() {
     let disk = SimDisk::new();
     write(&disk, 5);
     disk.set_capacity(Some(CHECKPOINT_FREE_BYTES_MIN));
-    let refused = open(&disk).write(&ledger_of(10), &values_of(10), at(10)).unwrap_err();
+    let refused = open(&disk).write(&ledger_of(10), &values_of(10), at(10), &[7; 32]).unwrap_err();
     let CheckpointError::Io { source, .. } = refused else { panic!("{refused}") };
     assert_eq!(source.kind(), io::ErrorKind::StorageFull);
     assert_eq!(names(&disk), ["5.checkpoint"]);

@@ -262,7 +262,7 @@ fn fold(values: &Values, commits: Receiver<Commit>) -> Model {
         change(&mut model, &key, &writes);
         if number % CHECKPOINT_EVERY == 0 {
             let at = At { commit: CommitNumber(number), time_ms: 0 };
-            checkpoints.write(&Ledger::default(), values, at).unwrap();
+            checkpoints.write(&Ledger::default(), values, at, &[7; 32]).unwrap();
             let restored = Values::default();
             checkpoints.newest(&restored, at.commit).unwrap().unwrap();
             assert!(dump(&restored) == model, "the checkpoint of commit {number}");

@@ -123,7 +123,7 @@ fn how_much_there_is_is_known_before_it_is_there() {
     let size = CHECKPOINT_CHUNK_BYTES;
     // A key that goes on into further chunks is one key.
     (0..4).for_each(|n| apply(&values, "long", &format!("n{n}"), &vec![7; size]));
-    open(&disk).write(&ledger_of(5), &values, at(5)).unwrap();
+    open(&disk).write(&ledger_of(5), &values, at(5), &[7; 32]).unwrap();
     let used = |values: &Values| values.usage(PLUGIN, Generation(0));
     let (restored, fill) = find(&disk);
     assert_eq!(used(&restored), used(&values));

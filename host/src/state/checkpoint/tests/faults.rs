@@ -37,7 +37,7 @@ fn forged(mut edit: impl FnMut(&mut Vec<u8>)) -> Option<u64> {
     write(&disk, 5);
     disk.damage(&file(5, ""), |bytes| {
         bytes.truncate(bytes.len() - 32);
-        let salt = Header { log_id: LOG, at: at(5) }.salt();
+        let salt = Header { log_id: LOG, at: at(5), chain: ChainStart::default() }.salt();
         let mut out = bytes[..format::HEADER_BYTES].to_vec();
         let mut rest = &bytes[format::HEADER_BYTES..];
         while !rest.is_empty() {
@@ -109,7 +109,7 @@ fn a_damaged_one_that_cannot_be_set_aside_gives_way_nevertheless() {
     disk.inject(Fault::PowerOffAt(disk.operations() + 1));
     assert_eq!(newest_up_to(&checkpoints, LAST), Some(5));
     disk.heal();
-    checkpoints.write(&ledger_of(20), &values_of(20), at(20)).unwrap();
+    checkpoints.write(&ledger_of(20), &values_of(20), at(20), &[7; 32]).unwrap();
     assert_eq!(names(&disk), ["5.checkpoint", "10.checkpoint", "20.checkpoint"]);
 }
 
@@ -122,7 +122,7 @@ fn strike(fault: fn(u64) -> Fault, index: u64) -> (SimDisk, bool) {
     let ledger = ledger_of(20);
     let values = values_of(20);
     disk.inject(fault(disk.operations() + index));
-    let written = checkpoints.write(&ledger, &values, at(20));
+    let written = checkpoints.write(&ledger, &values, at(20), &[7; 32]);
     (disk, written.is_ok())
 }
 

@@ -125,7 +125,7 @@ proptest! {
         values.timers().restore(timers);
         let ledger = ledger(&steps);
         let disk = SimDisk::new();
-        let written = open(&disk).write(&ledger, &values, at(commit)).unwrap();
+        let written = open(&disk).write(&ledger, &values, at(commit), &[7; 32]).unwrap();
         prop_assert_eq!(written.keys, model.len() as u64);
         prop_assert_eq!(written.bytes, disk.bytes(&file(commit, "")).unwrap().len() as u64);
 
@@ -158,7 +158,7 @@ fn a_key_larger_than_a_chunk_comes_back_whole() {
     }
     apply(&values, "other", "n", b"1");
     let disk = SimDisk::new();
-    open(&disk).write(&Ledger::default(), &values, at(5)).unwrap();
+    open(&disk).write(&Ledger::default(), &values, at(5), &[7; 32]).unwrap();
     let restored = Values::default();
     open(&disk).newest(&restored, LAST).unwrap().unwrap();
     assert!(dump(&restored) == dump(&values));
@@ -171,7 +171,7 @@ fn a_ledger_larger_than_a_chunk_comes_back_whole() {
         ledger.apply_event(&format!("{number:0>250}"), Origin::Plugin, number);
     }
     let disk = SimDisk::new();
-    let written = open(&disk).write(&ledger, &Values::default(), at(5)).unwrap();
+    let written = open(&disk).write(&ledger, &Values::default(), at(5), &[7; 32]).unwrap();
     assert!(written.bytes > 2 * CHECKPOINT_CHUNK_BYTES as u64);
     let (found, _) = open(&disk).newest(&Values::default(), LAST).unwrap().unwrap();
     assert_eq!(json(&found), json(&ledger));
@@ -183,7 +183,7 @@ fn a_read_that_fails_empties_the_cold_store_too() {
     let disk = SimDisk::new();
     let values = Values::default();
     (0..300).for_each(|key| apply(&values, &format!("k{key}"), "n", b"1"));
-    open(&disk).write(&Ledger::default(), &values, at(5)).unwrap();
+    open(&disk).write(&Ledger::default(), &values, at(5), &[7; 32]).unwrap();
     let len = disk.bytes(&file(5, "")).unwrap().len();
     disk.damage(&file(5, ""), |bytes| bytes[len - 1] ^= 1);
     let restored = with_cold(&dir.path().join("cold"), 1_000);
