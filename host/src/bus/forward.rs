@@ -1,18 +1,20 @@
 //! Taking emitted events to the bus they are addressed to, in order, each once.
 //!
 //! The source log already holds the event; the target takes it together with a mark of how far it
-//! has come, in one commit. After a restart the mark says where to go on.
+//! has come, in one commit. After a restart the mark says where to go on. It is of the log and not of the
+//! bus: that may get another name, or another log.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use super::Bus;
-use crate::event::{Addressee, Event, NewEvent, Origin, Position, To};
+use crate::event::{Addressee, Digest, Event, NewEvent, Origin, Position, To};
 use crate::limits::GROUP_BYTES_MAX;
 use crate::log::record::{Control, ControlRecord};
-use crate::log::{AppendError, ReadError};
+use crate::log::{AppendError, Log, ReadError};
 
 /// Events taken over in one commit, at most.
 const FORWARD_BATCH_MAX: usize = 256;
@@ -83,7 +85,7 @@ async fn forward(
         for chunk in chunks(&due, count_max) {
             let Some(last) = chunk.last() else { continue };
             let forwarded = chunk.iter().map(|event| moved(event, source.name())).collect();
-            let mark = mark(source.name(), last.position);
+            let mark = mark(source, last.position);
             match target.forward(forwarded, &mark).done().await {
                 Ok(_) => {}
                 // From a memory bus, or to one, at most once: who is full loses them.
@@ -104,11 +106,11 @@ async fn forward(
     }
 }
 
-/// Sets the mark back to where the source ends, if that is before it: the source was begun anew, or an older copy
-/// was put in its place, and gives the positions up to the mark once more.
+/// Sets the mark back to where the source ends, if that is before it: an older copy of the log was put in its
+/// place, and gives the positions up to the mark once more.
 async fn set_back(source: &Bus, target: &Bus) -> Result<(), AppendError> {
     let (Some(_), Some(_)) = (source.log(), target.log()) else { return Ok(()) };
-    let (last, taken) = (source.last_position(), target.ledger().forwarded(source.name()));
+    let (last, taken) = (source.last_position(), taken(source, target));
     if taken <= last {
         return Ok(());
     }
@@ -116,7 +118,7 @@ async fn set_back(source: &Bus, target: &Bus) -> Result<(), AppendError> {
         from = %source.name(), to = %target.name(), position = %last, forwarded = %taken,
         "the log ends before what was forwarded of it: what it gets from here on is forwarded as new"
     );
-    let committed = match target.control(&[mark(source.name(), last)]).done().await {
+    let committed = match target.control(&[mark(source, last)]).done().await {
         Err(AppendError::ShuttingDown) => return Ok(()),
         committed => committed?,
     };
@@ -131,7 +133,7 @@ fn start(source: &Bus, target: &Bus) -> Position {
         // A memory bus forgot what it sent or took.
         return source.last_position();
     }
-    let taken = target.ledger().forwarded(source.name());
+    let taken = taken(source, target);
     let ledger = source.ledger();
     let (meant, (_, folded)) = (ledger.outbound(target.name()), source.folded());
     if taken >= meant { taken.max(folded) } else { taken }
@@ -170,11 +172,20 @@ fn moved(event: &Event, source: &Arc<str>) -> NewEvent {
     }
 }
 
-fn mark(source: &Arc<str>, position: Position) -> ControlRecord {
-    ControlRecord {
-        actor: "host".into(),
-        control: Control::Forwarded { bus: source.to_string(), position },
-    }
+/// The last position that the target took.
+pub(super) fn taken(source: &Bus, target: &Bus) -> Position {
+    target.ledger().forwarded(source.name(), &log_of(source))
+}
+
+/// Tells logs apart in marks. A log's id itself stands nowhere else.
+fn log_of(source: &Bus) -> Digest {
+    let id = source.log().map_or(Uuid::nil(), Log::id);
+    Digest::of(id.as_bytes())
+}
+
+fn mark(source: &Bus, position: Position) -> ControlRecord {
+    let (bus, log) = (source.name().to_string(), Some(log_of(source)));
+    ControlRecord { actor: "host".into(), control: Control::Forwarded { bus, position, log } }
 }
 
 #[cfg(test)]

@@ -315,6 +315,9 @@ pub enum Control {
         bus: String,
         /// Last position taken there.
         position: Position,
+        /// Which log that bus had: a hash of its id, of zeros for a memory bus. Hosts before did not say.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        log: Option<Digest>,
     },
     /// A host started.
     Epoch {

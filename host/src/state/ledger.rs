@@ -14,7 +14,7 @@ use super::commands::Commands;
 use super::instance::{Activation, Instance};
 use super::letters::{DeadLetter, DeadLetters};
 use crate::effects::OutcomeKind;
-use crate::event::{CommitNumber, Generation, InstanceId, Position};
+use crate::event::{CommitNumber, Digest, Generation, InstanceId, Position};
 use crate::log::record::{Control, ControlRecord, DeadLetterRecord};
 use crate::schedule::core::Settled;
 
@@ -55,6 +55,9 @@ pub struct Ledger {
     dead_letters: DeadLetters,
     /// By source bus: the last position taken from there.
     forwarded: HashMap<String, Position>,
+    /// By the hash of a source log's id: the bus it was of, and the last position taken from there.
+    #[serde(default)]
+    forwarded_logs: HashMap<Digest, (String, Position)>,
     /// By target bus: the last position meant for there.
     outbound: HashMap<String, Position>,
     /// By event type.
@@ -155,9 +158,17 @@ impl Ledger {
         self.dead_letters.of(self.instances.get(&id)?, position)
     }
 
-    /// The last position of `bus` whose emitted events arrived here.
+    /// The last position of `bus`, which has this log, whose emitted events arrived here: the log counts,
+    /// whatever its bus was called then.
     #[must_use]
-    pub fn forwarded(&self, bus: &str) -> Position {
+    pub fn forwarded(&self, bus: &str, log: &Digest) -> Position {
+        if let Some((_, position)) = self.forwarded_logs.get(log) {
+            return *position;
+        }
+        // What arrived under this name was of another log.
+        if self.forwarded_logs.values().any(|(of, _)| of == bus) {
+            return Position(0);
+        }
         self.forwarded.get(bus).copied().unwrap_or_default()
     }
 
@@ -282,9 +293,7 @@ impl Ledger {
             Control::Register { instance, name, after } => self.register(*instance, name, *after),
             Control::Rename { instance, name } => self.rename(*instance, name),
             Control::Forget { instance } => self.forget(*instance),
-            Control::Forwarded { bus, position } => {
-                self.forwarded.insert(bus.clone(), *position);
-            }
+            Control::Forwarded { bus, position, log } => self.forward(bus, *position, *log),
             Control::Lost { instances, over, .. } => self.lose(*instances, over),
             Control::Epoch { .. }
             | Control::Checkpoint { .. }
@@ -293,6 +302,18 @@ impl Ledger {
             | Control::FollowClock { .. }
             | Control::Archive { .. } => {}
             control => self.apply_to_instance(at, &record.actor, control),
+        }
+    }
+
+    fn forward(&mut self, bus: &str, position: Position, log: Option<Digest>) {
+        self.forwarded.insert(bus.to_owned(), position);
+        if let Some(log) = log {
+            self.forwarded_logs.insert(log, (bus.to_owned(), position));
+            return;
+        }
+        // A host before went on with it.
+        for (_, taken) in self.forwarded_logs.values_mut().filter(|(of, _)| of == bus) {
+            *taken = position;
         }
     }
 

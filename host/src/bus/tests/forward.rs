@@ -54,10 +54,14 @@ fn emitted(to: &str, bytes: usize) -> NewEvent {
 
 /// A durable bus that nobody folds.
 fn source_on(disk: &SimDisk, state: &Path) -> Arc<Bus> {
+    named_on("s", disk, state)
+}
+
+fn named_on(name: &str, disk: &SimDisk, state: &Path) -> Arc<Bus> {
     let (path, options) = (Path::new("data/buses/s"), LogOptions::default());
     let log = Log::open(Arc::new(disk.clone()), path, options, Arc::new(SystemClock::new()));
     let fold = (Ledger::default(), Arc::default(), CommitNumber(0));
-    Arc::new(Bus::durable("s", log.unwrap().log, fold, state).unwrap())
+    Arc::new(Bus::durable(name, log.unwrap().log, fold, state).unwrap())
 }
 
 /// More of them come at a time than one commit can hold.
@@ -74,7 +78,7 @@ async fn many_large_events_are_forwarded_and_so_is_what_follows() {
     ring.append(vec![emitted("main", 1)]).unwrap();
     let taken = async {
         let mut applied = world.bus.applied();
-        let all = |bus: &Bus| bus.ledger().forwarded("m") == Position(71);
+        let all = |bus: &Bus| forward::taken(&source, bus) == Position(71);
         applied.wait_for(|_| all(&world.bus) || run.is_finished()).await.unwrap();
     };
     tokio::time::timeout(PATIENCE, taken).await.unwrap();
@@ -97,7 +101,7 @@ async fn what_is_durable_and_not_folded_when_forwarding_begins_is_forwarded_once
         assert!((&mut run).now_or_never().is_none(), "it has begun, and waits");
         let run = tokio::spawn(run);
         emit().await;
-        let come = |world: &World| world.bus.ledger().forwarded("s") == Position(last);
+        let come = |world: &World| forward::taken(&source, &world.bus) == Position(last);
         world.until("all have come", come).await;
         stop.cancel();
         run.await.unwrap().unwrap();
@@ -125,12 +129,13 @@ async fn what_cannot_be_read_for_a_while_is_forwarded_once_it_can() {
     bytes.turn();
     emit(&source).await;
     let run = tokio::spawn(run);
-    world.until("both have come", |world| world.bus.ledger().forwarded("s") == Position(2)).await;
+    let come = |world: &World| forward::taken(&source, &world.bus) == Position(2);
+    world.until("both have come", come).await;
     stop.cancel();
     run.await.unwrap().unwrap();
 }
 
-/// Its folder was moved away, or an older copy put in its place.
+/// Its folder was moved away.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_log_that_is_begun_anew_gets_is_forwarded() {
     let world = World::new().await;
@@ -139,16 +144,64 @@ async fn what_a_log_that_is_begun_anew_gets_is_forwarded() {
         let stop = CancellationToken::new();
         let run = forward::run(Arc::clone(&source), Arc::clone(&world.bus), stop.clone());
         let run = tokio::spawn(run);
-        let before = |world: &World| world.bus.ledger().forwarded("s") == Position(0);
-        world.until("it is known to begin anew", before).await;
         for _ in 0..count {
             let emitted = source.append_private(vec![emitted("main", 1)]);
             emitted.done().await.unwrap();
         }
-        let come = |world: &World| world.bus.ledger().forwarded("s") == Position(count);
+        let come = |world: &World| forward::taken(&source, &world.bus) == Position(count);
         world.until("all have come", come).await;
         stop.cancel();
         run.await.unwrap().unwrap();
     }
     assert_eq!(origins(&world).await, [1, 2, 3, 4, 1, 2, 1, 2, 3]);
+}
+
+/// Forwards what comes of the source until all up to a position was taken.
+async fn forward_up_to(world: &World, source: &Arc<Bus>, last: u64) {
+    let stop = CancellationToken::new();
+    let run = forward::run(Arc::clone(source), Arc::clone(&world.bus), stop.clone());
+    let run = tokio::spawn(run);
+    let come = |world: &World| forward::taken(source, &world.bus) == Position(last);
+    world.until("all have come", come).await;
+    stop.cancel();
+    run.await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_copy_of_a_log_goes_on_where_it_ends() {
+    let world = World::new().await;
+    let (disk, dir) = (SimDisk::new(), tempfile::tempdir().unwrap());
+    let emit = async |bus: &Bus| bus.append_private(vec![emitted("main", 1)]).done().await.unwrap();
+    let source = source_on(&disk, dir.path());
+    emit(&source).await;
+    let copy = disk.crash(Crash::KeepsAll);
+    emit(&source).await;
+    forward_up_to(&world, &source, 2).await;
+    let source = source_on(&copy, dir.path());
+    forward_up_to(&world, &source, 1).await;
+    emit(&source).await;
+    forward_up_to(&world, &source, 2).await;
+    assert_eq!(origins(&world).await, [1, 2, 2]);
+}
+
+/// Two buses that change their folders, and so their logs.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_is_known_under_another_name() {
+    let world = World::new().await;
+    let (disks, dir) = ([SimDisk::new(), SimDisk::new()], tempfile::tempdir().unwrap());
+    let emit = async |bus: &Bus| bus.append_private(vec![emitted("main", 1)]).done().await.unwrap();
+    for (disk, (name, count)) in disks.iter().zip([("a", 3), ("b", 1)]) {
+        let bus = named_on(name, disk, dir.path());
+        for _ in 0..count {
+            emit(&bus).await;
+        }
+        forward_up_to(&world, &bus, count).await;
+    }
+    let disks = disks.map(|disk| disk.crash(Crash::KeepsAll));
+    for (disk, (name, count)) in disks.iter().zip([("b", 3), ("a", 1)]) {
+        let bus = named_on(name, disk, dir.path());
+        emit(&bus).await;
+        forward_up_to(&world, &bus, count + 1).await;
+    }
+    assert_eq!(origins(&world).await, [1, 2, 3, 1, 4, 2]);
 }

@@ -142,7 +142,7 @@ async fn of_many_publishers_of_one_id_one_appends() {
 #[tokio::test]
 async fn forwarded_and_emitted_events_pass_no_deduplication() {
     let log = open(&SimDisk::new()).log;
-    let control = Control::Forwarded { bus: "other".into(), position: Position(9) };
+    let control = Control::Forwarded { bus: "other".into(), position: Position(9), log: None };
     let mark = ControlRecord { actor: "host".into(), control };
     let origin =
         crate::event::Origin { region: "".into(), bus: "other".into(), position: Position(9) };

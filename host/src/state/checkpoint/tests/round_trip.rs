@@ -43,7 +43,11 @@ fn ledger(steps: &[(u32, u64, u8)]) -> Ledger {
                 reason: "unreachable".to_owned(),
             }),
             3 => Control::Pause { instance: id, reason: "because".to_owned() },
-            4 => Control::Forwarded { bus: format!("b{instance}"), position },
+            4 => Control::Forwarded {
+                bus: format!("b{instance}"),
+                position,
+                log: (position.0 % 2 == 0).then(|| Digest::of(&position.0.to_le_bytes())),
+            },
             dead_or_not => {
                 let dead = DeadLetterRecord {
                     reason: "no".to_owned(),
