@@ -46,3 +46,30 @@ fn a_checkpoint_of_what_another_copy_of_the_log_went_on_to_is_set_aside() {
     assert!(host.said().contains("another history of the log"), "{}", host.said());
     host.stop();
 }
+
+/// A client that goes on with it passed over as many events as the log had lost.
+#[test]
+fn a_cursor_beyond_the_end_of_the_log_is_refused() {
+    let place = Place::new();
+    put(Sources::CASE_PROGRESS, &place.plugins());
+    go_on(&place, "both", &["k"]);
+    let before = place.path().join("before");
+    copy_folder(&place.data(), &before);
+    let host = place.start();
+    let events: Vec<_> = (0..5).map(|n| event("a.b", &format!("e-{n}"), None, json!(n))).collect();
+    host.http.publish(&events);
+    let page = host.http.get("/v1/events?limit=5");
+    let cursor = page.header("tidegate-cursor").unwrap().to_owned();
+    assert_eq!(host.http.get(&format!("/v1/events?cursor={cursor}")).status, 200);
+    host.stop();
+
+    put_back(&before, &place.data());
+    let host = place.start();
+    let page = host.http.get(&format!("/v1/events?cursor={cursor}"));
+    let headers = [("last-event-id", &*cursor)];
+    let stream = host.http.send("GET", "/v1/events/stream", &headers, &[]).unwrap();
+    for answer in [page, stream] {
+        assert_eq!((answer.status, answer.code()), (422, "invalid_field".to_owned()));
+    }
+    host.stop();
+}

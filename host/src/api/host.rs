@@ -118,8 +118,9 @@ pub enum HostError {
 /// Where a listing or a stream goes on. Clients see it as opaque text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cursor {
-    /// Epoch of the bus as it was made; 0: not said. One from the future belongs to another log:
-    /// [`HostError::Invalid`] with field `cursor`. Of a memory bus, any other begins anew.
+    /// Epoch of the bus as it was made; 0: not said. One from the future belongs to another log, and so does
+    /// one that says its epoch and is beyond the end: [`HostError::Invalid`] with field `cursor`. Of a memory
+    /// bus, any other begins anew.
     pub epoch: u32,
     /// Go on after this position.
     pub after: Position,

@@ -150,6 +150,11 @@ async fn start_after(
             let why = "is of another log".to_owned();
             return Err(HostError::Invalid { field: "cursor".to_owned(), why });
         }
+        let last = bus.last_position();
+        if is_said && cursor.after > last {
+            let why = format!("is of another log: this one ends with {last}");
+            return Err(HostError::Invalid { field: "cursor".to_owned(), why });
+        }
         return Ok(cursor.after);
     }
     Ok(match filter.from {
