@@ -134,11 +134,13 @@ pub enum OpenError {
     Index(#[from] IndexError),
     /// The wall clock is far behind the log.
     #[error(
-        "the clock says {} ({wall_ms} ms), which is {behind_ms} ms before the last commit, at {}; set \
-         the clock, or start with `--accept-clock`",
-        Moment(*wall_ms), Moment(wall_ms.saturating_add(*behind_ms))
+        "the clock says {} ({wall_ms} ms), which is {behind_ms} ms before the last commit in `{}`, at {}; \
+         set the clock, or start with `--accept-clock`",
+        Moment(*wall_ms), dir.display(), Moment(wall_ms.saturating_add(*behind_ms))
     )]
     Clock {
+        /// The folder of the log.
+        dir: PathBuf,
         /// Wall time, milliseconds since the Unix epoch.
         wall_ms: u64,
         /// How far it is behind, milliseconds.

@@ -98,7 +98,7 @@ pub(super) fn open<T: Send>(
         Found::Nothing { cut } => (nothing(cut), true),
     };
     times.recover = watch.lap();
-    check_clock(&*clock, recovered.tip.time_ms, options.clock_gap)?;
+    check_clock(&*clock, &folders, recovered.tip.time_ms, options.clock_gap)?;
     let clock = LogClock::start(clock, recovered.tip.time_ms);
     let epoch = recovered.tip.epoch + 1;
     let (log_id, clean, cut) = (recovered.log_id, recovered.clean, recovered.cut.clone());
@@ -159,11 +159,17 @@ fn nothing(cut: Option<CutReport>) -> Recovered {
     }
 }
 
-fn check_clock(clock: &dyn Clock, last_ms: u64, gap: ClockGap) -> Result<(), OpenError> {
+fn check_clock(
+    clock: &dyn Clock,
+    folders: &Folders,
+    last_ms: u64,
+    gap: ClockGap,
+) -> Result<(), OpenError> {
     let wall_ms = clock.wall_ms();
     let behind_ms = last_ms.saturating_sub(wall_ms);
     if behind_ms > CLOCK_GAP_MS_MAX && gap == ClockGap::Refuse {
-        return Err(OpenError::Clock { wall_ms, behind_ms });
+        let dir = folders.segments.clone();
+        return Err(OpenError::Clock { dir, wall_ms, behind_ms });
     }
     Ok(())
 }

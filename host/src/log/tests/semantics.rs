@@ -182,6 +182,7 @@ async fn a_clock_far_behind_is_refused_unless_accepted() {
     assert!(matches!(error, OpenError::Clock { behind_ms: 7_200_000, .. }), "{error}");
     let moments = [START_MS - 7_200_000, START_MS].map(|ms| Moment(ms).to_string());
     assert!(moments.iter().all(|moment| error.to_string().contains(moment)), "{error}");
+    assert!(error.to_string().contains("`data/buses/main/log`"), "{error}");
     let accepting = LogOptions { clock_gap: ClockGap::Accept, ..options() };
     let log = Log::open(Arc::new(disk), &bus(), accepting, hours_before()).unwrap().log;
     assert!(log.now_ms() >= START_MS);
