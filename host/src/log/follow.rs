@@ -4,8 +4,8 @@
 //! Rule: all of it is derived, or room. The writer waits for it only where too much is left undone.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use super::derived::publish_index;
@@ -14,6 +14,9 @@ use super::index::{IndexError, SegmentSeal};
 use super::shared::Shared;
 use crate::event::CommitNumber;
 
+/// Sealed segments that have no index file yet.
+type Unwritten = Mutex<Vec<(u32, SegmentSeal)>>;
+
 /// The threads of one log.
 #[derive(Debug)]
 pub(super) struct Followers {
@@ -21,6 +24,8 @@ pub(super) struct Followers {
     stops: Arc<AtomicBool>,
     /// Threads that write index files of sealed segments.
     sealing: Vec<JoinHandle<()>>,
+    /// Segments whose index file is to be written.
+    unwritten: Arc<Unwritten>,
 }
 
 impl Followers {
@@ -41,7 +46,7 @@ impl Followers {
                 shared.tail.trim();
             }
         })?;
-        Ok(Self { indexer: Some(indexer), stops, sealing: Vec::new() })
+        Ok(Self { indexer: Some(indexer), stops, sealing: Vec::new(), unwritten: Arc::default() })
     }
 
     /// Says that there is something to do.
@@ -51,14 +56,16 @@ impl Followers {
         }
     }
 
-    /// Writes the index file of a sealed segment, in a thread of its own.
+    /// Writes the index file of a sealed segment, in a thread of its own; and those that could not be written
+    /// before.
     pub(super) fn seal(&mut self, shared: &Arc<Shared>, segment: u32, seal: SegmentSeal) {
-        let shared = Arc::clone(shared);
+        let (shared, unwritten) = (Arc::clone(shared), Arc::clone(&self.unwritten));
+        lock(&unwritten).push((segment, seal));
         self.sealing.retain(|thread| !thread.is_finished());
         let thread = std::thread::Builder::new().name("log-seal".to_owned());
-        match thread.spawn(move || write_index(&shared, segment, seal)) {
+        match thread.spawn(move || write_indexes(&shared, &unwritten)) {
             Ok(thread) => self.sealing.push(thread),
-            // It stays in memory, and is written at the next start.
+            // It stays in memory, and is written with the next one.
             Err(error) => tracing::warn!(%error, segment, "no thread to write an index"),
         }
     }
@@ -93,18 +100,36 @@ pub(super) fn failure(error: &IndexError) -> LogFailure {
     }
 }
 
-/// Writes the index file of a sealed segment and puts it in the place of the part in memory. Derived:
-/// a failure costs memory now and time at the next start.
-fn write_index(shared: &Shared, segment: u32, seal: SegmentSeal) {
-    let Some(encoded) = shared.index.with_memory(segment, |open| open.encode(seal)) else { return };
+fn lock(unwritten: &Unwritten) -> MutexGuard<'_, Vec<(u32, SegmentSeal)>> {
+    unwritten.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Writes index files of sealed segments. Derived: one that fails costs memory until the next segment is
+/// sealed, and is tried again then, or at the next start.
+fn write_indexes(shared: &Shared, unwritten: &Unwritten) {
+    let mut due = std::mem::take(&mut *lock(unwritten));
+    due.retain(|(segment, seal)| !write_index(shared, *segment, *seal));
+    lock(unwritten).append(&mut due);
+}
+
+/// Writes the index file of a sealed segment and puts it in the place of the part in memory. False: it could
+/// not be written.
+fn write_index(shared: &Shared, segment: u32, seal: SegmentSeal) -> bool {
+    let Some(encoded) = shared.index.with_memory(segment, |open| open.encode(seal)) else {
+        return true;
+    };
     let published = encoded.flatten().map_err(Into::into).and_then(|bytes| {
         publish_index(&*shared.disk, &shared.folders, &shared.log_id, segment, &bytes)
     });
     match published {
-        Ok(file) => shared.index.sealed(file),
+        Ok(file) => {
+            shared.index.sealed(file);
+            true
+        }
         Err(error) => {
             let folder = shared.folders.index.display();
             tracing::warn!(%error, segment, %folder, "index not written");
+            false
         }
     }
 }

@@ -1,9 +1,11 @@
 //! What a start reads before it serves, what it leaves for later, and that nobody can tell.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::support::*;
 use crate::event::{Key, KeySequence, Position};
+use crate::log::disk::OsDisk;
 use crate::log::disk::sim::{Crash, SimDisk};
 use crate::log::{AppendError, CheckRest, Log, LogOptions, OpenError, Publish};
 
@@ -188,4 +190,20 @@ async fn identities_are_read_though_the_check_of_their_damaged_index_has_begun()
             assert!(again.unwrap()[0].duplicate, "page {page} of {}", path.display());
         }
     }
+}
+
+#[tokio::test]
+async fn an_index_file_that_could_not_be_written_is_written_with_the_next() {
+    let dir = tempfile::tempdir().unwrap();
+    let bus = dir.path().join("buses/main");
+    let index = bus.join("index/0000000001.idx");
+    let in_the_way = index.with_extension("idx.new");
+    std::fs::create_dir_all(&in_the_way).unwrap();
+    let log = Log::open(Arc::new(OsDisk), &bus, options(), HandClock::at(START_MS)).unwrap().log;
+    publish_some(&log, 0..EVENTS / 2).await;
+    assert!(log.stats().segments >= 2 && !index.exists());
+    std::fs::remove_dir(&in_the_way).unwrap();
+    publish_some(&log, EVENTS / 2..EVENTS).await;
+    log.close().await.unwrap();
+    assert!(index.exists());
 }
