@@ -136,7 +136,8 @@ impl Cold {
         tree.apply_batch(batch).map_err(self.failed())
     }
 
-    /// Moves the values of a key out.
+    /// Moves the values of a key out. What does not decode stays, so that the key is not taken for one without
+    /// state.
     pub(super) fn take(
         &self,
         instance: InstanceId,
@@ -144,13 +145,12 @@ impl Cold {
         key: &str,
     ) -> Result<Option<KeyValues>, ColdError> {
         let Some(tree) = self.tree.get().filter(|_| self.keys() > 0) else { return Ok(None) };
-        let Some(bytes) =
-            tree.remove(tree_key(instance, generation, key)).map_err(self.failed())?
-        else {
-            return Ok(None);
-        };
+        let key = tree_key(instance, generation, key);
+        let Some(bytes) = tree.get(&key).map_err(self.failed())? else { return Ok(None) };
+        let values = decode(&bytes)?;
+        tree.remove(&key).map_err(self.failed())?;
         self.keys.fetch_sub(1, Ordering::Relaxed);
-        decode(&bytes).map(Some)
+        Ok(Some(values))
     }
 
     /// Looks at the values of a key.
@@ -270,4 +270,25 @@ pub(super) fn decode(bytes: &[u8]) -> Result<KeyValues, ColdError> {
             (name.into(), Value { bytes, expires_ms })
         })
         .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_that_does_not_decode_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let cold = Cold::create(&dir.path().join("sled")).unwrap();
+        let (instance, generation) = (InstanceId(1), Generation(0));
+        let owner = Owner { instance, generation, key: Key::new("k").unwrap() };
+        cold.put(&[(owner, KeyValues::default())]).unwrap();
+        let tree = cold.tree.get().unwrap();
+        tree.insert(tree_key(instance, generation, "k"), b"no values").unwrap();
+        for _ in 0..2 {
+            let taken = cold.take(instance, generation, "k");
+            assert!(matches!(taken, Err(ColdError::Damaged)), "{taken:?}");
+        }
+        assert_eq!(cold.keys(), 1);
+    }
 }
