@@ -105,6 +105,27 @@ fn what_a_kill_left_half_written_is_cut_back_and_told() {
     Cli::new(&["log", "verify"]).arg(place.data()).run().expect_done();
 }
 
+/// They once looked like those of a host that crashed.
+#[test]
+fn logs_beside_a_damaged_one_stay_stopped_in_order() {
+    let place = Place::new();
+    let config = Some("[buses.audit]\n[buses.main]\n".to_owned());
+    let options = HostOptions { config, ..Default::default() };
+    let host = place.start_with(&options);
+    host.http.publish(&[event("a.b", "1", Some("k"), json!(1))]);
+    host.stop();
+    let damaged = &place.segments("main")[0];
+    let good = std::fs::read(damaged).unwrap();
+    let mut bytes = good.clone();
+    bytes[200] ^= 1;
+    std::fs::write(damaged, bytes).unwrap();
+    let refused = place.start_refused_with(&options);
+    assert!(refused.stderr.contains("is damaged"), "{refused:?}");
+    std::fs::write(damaged, good).unwrap();
+    let verified = Cli::new(&["log", "verify"]).arg(place.data()).run().expect_done();
+    assert!(!verified.contains("ends open"), "{verified}");
+}
+
 #[test]
 fn a_second_host_on_the_same_data_is_refused_naming_the_first() {
     let place = Place::new();

@@ -59,17 +59,17 @@ enum Keys {
     Later(Fill),
 }
 
-/// Opens all buses, the default one first.
+/// Opens all buses into `open`, the default one first.
 ///
 /// # Errors
-/// A log or a checkpoint cannot be used.
+/// A log or a checkpoint cannot be used. What was opened until then is there, to be closed.
 pub(super) fn open_buses(
     config: &Config,
     disk: &Arc<dyn Disk>,
     clock: &Arc<dyn Clock>,
     failed: &Sender<ServeError>,
-) -> Result<Vec<OpenBus>, ServeError> {
-    let mut open = Vec::new();
+    open: &mut Vec<OpenBus>,
+) -> Result<(), ServeError> {
     for (name, bus) in &config.buses {
         let opened = match bus {
             config::Bus::Durable(options) => {
@@ -84,7 +84,7 @@ pub(super) fn open_buses(
     }
     // The default bus first; the others keep their order.
     open.sort_by_key(|open| **open.bus.name() != *crate::plugin::DEFAULT_BUS);
-    Ok(open)
+    Ok(())
 }
 
 fn open_durable(

@@ -95,12 +95,21 @@ impl Serving {
         };
         let started = ready.and_then(|ready| base.serve(ready, failures));
         if started.is_err() {
-            stop_filling(&buses);
-            // Why the host did not start is worth more than why its log was not sealed.
-            let _ = close_logs(&buses).await;
+            give_up(&buses).await;
         }
         started
     }
+}
+
+/// Closes the logs of a start that failed.
+async fn give_up(buses: &[Arc<Bus>]) {
+    stop_filling(buses);
+    // Why the host did not start is worth more than why its log was not sealed.
+    let _ = close_logs(buses).await;
+}
+
+fn buses_of(open: &[OpenBus]) -> Vec<Arc<Bus>> {
+    open.iter().map(|open| Arc::clone(&open.bus)).collect()
 }
 
 impl Base {
@@ -121,11 +130,16 @@ impl Base {
         let options = sandbox_options(&config, workers);
         // Beside the buses: neither knows of the other.
         let sandbox = tokio::task::spawn_blocking(move || Sandbox::new(options));
-        let open = open_buses(&config, &disk, &clock, failed)?;
+        let mut open = Vec::new();
+        if let Err(error) = open_buses(&config, &disk, &clock, failed, &mut open) {
+            // The others are not to look like those of a host that crashed.
+            give_up(&buses_of(&open)).await;
+            return Err(error);
+        }
         let default = open.first().and_then(|open| open.durable.as_ref());
         let new_empty_log = default.is_some_and(|durable| durable.opened.new_empty);
         let epoch = default.map_or(0, |durable| durable.opened.epoch);
-        let buses = open.iter().map(|open| Arc::clone(&open.bus)).collect();
+        let buses = buses_of(&open);
         let base = Self {
             began,
             config,
