@@ -145,11 +145,11 @@ async fn start_after(
             // What it had seen is gone, and positions began anew: nothing that is there has been seen.
             return Ok(Position(0));
         }
-        // Nobody was shown more than there is: this is an older copy, or what was left of a damaged one.
-        if cursor.epoch > epoch || (is_said && cursor.after > bus.last_position()) {
+        if cursor.epoch > epoch {
             let why = "is of another log".to_owned();
             return Err(HostError::Invalid { field: "cursor".to_owned(), why });
         }
+        // Nobody was shown more than there is: this is an older copy, or what was left of a damaged one.
         let last = bus.last_position();
         if is_said && cursor.after > last {
             let why = format!("is of another log: this one ends with {last}");
