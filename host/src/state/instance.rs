@@ -93,6 +93,9 @@ pub struct Instance {
     /// Positions above `repeats_low` whose delivery had ended in an earlier generation.
     #[serde(default, with = "bitmap")]
     pub repeats: RoaringTreemap,
+    /// Positions among those whose delivery was given up there: nothing came of it as yet.
+    #[serde(default, with = "bitmap")]
+    pub given_up: RoaringTreemap,
 }
 
 impl Instance {
@@ -117,6 +120,7 @@ impl Instance {
             rewinds: Vec::new(),
             repeats_low: Position(0),
             repeats: RoaringTreemap::new(),
+            given_up: RoaringTreemap::new(),
         }
     }
 

@@ -268,7 +268,10 @@ impl Ledger {
             *count += if planted!(AppliesTwice) { 2 } else { 1 };
         }
         match done.dead {
-            None => self.dead_letters.remove(instance, done.position),
+            None => {
+                instance.given_up.remove(done.position.0);
+                self.dead_letters.remove(instance, done.position);
+            }
             Some(_) if planted!(ForgetsDeadLetters) => {}
             Some(dead) => {
                 self.dead_letters.put(instance, at, done, dead, tried);
@@ -375,6 +378,7 @@ impl Ledger {
             Control::Discard { position, .. } => {
                 let letter = self.dead_letters.of(plugin, *position);
                 if letter.is_some_and(|dead| plugin.discard(dead.key.as_ref(), *position)) {
+                    plugin.given_up.remove(position.0);
                     self.dead_letters.remove(plugin, *position);
                 } else {
                     self.ignored += 1;

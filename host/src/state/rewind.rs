@@ -52,10 +52,11 @@ impl Instance {
     }
 
     /// Whether the delivery of an event repeats one that had ended in an earlier generation: nothing
-    /// that it emits or calls may happen twice.
+    /// that it emits or calls may happen twice. Of one that was given up nothing happened.
     #[must_use]
     pub fn repeats(&self, position: Position) -> bool {
-        position <= self.repeats_low || self.repeats.contains(position.0)
+        let ended = position <= self.repeats_low || self.repeats.contains(position.0);
+        ended && !self.given_up.contains(position.0)
     }
 
     /// The generation whose completions tell how things stood after the events up to `position`,
@@ -108,10 +109,14 @@ impl Instance {
         self.rewinds.push(rewound);
         let excess = self.rewinds.len().saturating_sub(REWINDS_KEPT);
         self.rewinds.drain(..excess);
+        let mut given_up: Vec<u64> = self.letters.keys().map(|position| position.0).collect();
+        // What fails only when it runs again had its effects before.
+        given_up.retain(|position| !self.repeats(Position(*position)));
         // A parked key holds `done` back, so the rest is known one by one.
         self.repeats_low = self.repeats_low.max(done).max(after);
         self.repeats |= &self.completed;
         self.repeats.remove_range(..=self.repeats_low.0);
+        self.given_up.extend(given_up);
         self.rewind(after);
         true
     }

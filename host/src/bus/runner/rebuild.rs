@@ -26,6 +26,7 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 pub(super) struct Rebuilt {
     low: Position,
     ended: RoaringTreemap,
+    given_up: RoaringTreemap,
     /// The end of the rewind, unless the generation serves already.
     awaited: Option<Position>,
 }
@@ -37,6 +38,7 @@ impl Rebuilt {
         Self {
             low: plugin.repeats_low,
             ended: plugin.repeats.clone(),
+            given_up: plugin.given_up.clone(),
             awaited: plugin.rebuilding().map(|rewound| rewound.until),
         }
     }
@@ -47,7 +49,8 @@ impl Rebuilt {
     }
 
     fn has(&self, position: Position) -> bool {
-        position <= self.low || self.ended.contains(position.0)
+        let ended = position <= self.low || self.ended.contains(position.0);
+        ended && !self.given_up.contains(position.0)
     }
 }
 
