@@ -170,7 +170,9 @@ fn fold_end(
     Beside { dead, writes, timers, controls, calls }: Beside<'_>,
     folded: &mut Folded,
 ) -> Result<(), FoldError> {
-    serve(ledger, values, done, (at.commit, dead.is_some()), timers);
+    // Where a rewind carries state over no fire is served.
+    let serves = dead.is_none() && done.attempt > 0;
+    serve(ledger, values, done, (at.commit, serves), timers);
     commands::fold_completion(ledger, at, done, &mut folded.commands);
     // What comes late of a generation that is over would bring its state back.
     let present = planted!(AcceptsOldGeneration)
@@ -257,13 +259,13 @@ fn serve(
     ledger: &Ledger,
     values: &Values,
     done: &CompletionRef<'_>,
-    (commit, dead): (CommitNumber, bool),
+    (commit, serves): (CommitNumber, bool),
     changes: Vec<TimerRef<'_>>,
 ) {
     let (Some(key), Some(hash)) = (done.key, done.key_hash) else { return };
     let CompletionRef { instance, generation, position, .. } = *done;
     let holds = ledger.instance(instance).is_some_and(|of| of.generation == generation);
-    let served = Served { holder: (instance, generation), key, position, commit, dead };
+    let served = Served { holder: (instance, generation), key, position, commit, dead: !serves };
     values.timers().end(&served, hash, holds.then_some(changes));
 }
 

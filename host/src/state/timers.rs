@@ -252,15 +252,28 @@ impl Timers {
         fired.for_each(|position| self.discard(lost.instance, position));
     }
 
-    /// A generation begins: the timers of those before it never fire.
-    fn rewind(&self, instance: InstanceId, generation: Generation) {
-        lock(&self.piles).retain(|(of, older), _| *of != instance || *older >= generation);
+    /// A generation begins just after a position: the timers of those before it never fire. Those whose
+    /// fires up to there were given up are its own: these may yet be redriven.
+    fn rewind(&self, (instance, generation): Holder, after: Position) {
+        let mut piles = lock(&self.piles);
+        let before = (instance, Generation(0))..(instance, generation);
+        let older: Vec<Pile> =
+            piles.extract_if(before, |_, _| true).map(|(_, pile)| pile).collect();
+        for pile in older {
+            for id in pile.fired.range(..=after).map(|(_, id)| *id) {
+                if let Some(entry) = pile.by_name.get(&id) {
+                    piles.entry((instance, generation)).or_default().insert(id, *entry);
+                }
+            }
+        }
     }
 
     /// Takes what a control record means for timers; the end of a plugin is [`Timers::forget`].
     pub fn apply_control(&self, control: &Control) {
         match control {
-            Control::Rewind { instance, generation, .. } => self.rewind(*instance, *generation),
+            Control::Rewind { instance, generation, after, .. } => {
+                self.rewind((*instance, *generation), *after);
+            }
             Control::Discard { instance, position, .. } => self.discard(*instance, *position),
             Control::Lost { over, .. } => over.iter().for_each(|lost| self.pass(lost)),
             _ => {}

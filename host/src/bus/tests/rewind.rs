@@ -127,7 +127,6 @@ async fn what_was_given_up_has_all_its_effects_once_it_goes_well() {
         // One stands before the rewind and runs again, the other comes once more.
         let world = world.rewind(2, "!").await;
         world.until_rebuilt().await;
-        world.until_listed(&[("b", "b2!")]).await;
         let world = world.crash(Crash::LosesAll, from).await;
         world.script.breaks(&["a2"]);
         assert_eq!(world.redrive_all().await.count, 2);
@@ -139,7 +138,7 @@ async fn what_was_given_up_has_all_its_effects_once_it_goes_well() {
         world.script.breaks(&[]);
         let world = world.rewind(0, "?").await;
         world.until_rebuilt().await;
-        world.until_listed(&[("a", "a1? a2?"), ("b", "b1? b2?"), ("c", "")]).await;
+        world.until_listed(&[("a", "a1? a2?"), ("b", "b1? b2?")]).await;
         world.publish(&["c1"]).await;
         world.until("c1 has emitted", |world| world.bus.last_position() == Position(10)).await;
         world.assert_once(&["a1", "a2", "b1", "b2", "c1"]).await;

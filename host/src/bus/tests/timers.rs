@@ -70,7 +70,12 @@ async fn fired(world: &World) -> Vec<String> {
 
 /// A world where `a1` has set `pay`, due in an hour.
 async fn with_one() -> (World, u64) {
-    let world = World::new().await;
+    with_one_and("").await
+}
+
+/// The same, with further lines of the manifest.
+async fn with_one_and(manifest: &str) -> (World, u64) {
+    let world = World::with(manifest).await;
     let due_ms = world.bus.now_ms() + HOUR_MS;
     world.script.sets("a1", "pay", due_ms);
     world.publish(&["a1"]).await;
@@ -227,6 +232,27 @@ async fn a_retry_is_made_at_once_by_a_clock_that_is_followed() {
     world.stop().await;
 }
 
+/// The fires that a generation handed to its handler.
+async fn served(world: &World, generation: Generation) -> Vec<Position> {
+    let fires: Vec<_> = fires(world).await.iter().map(|fire| fire.position).collect();
+    let log = world.bus.log().unwrap();
+    let (mut frames, mut served) = (log.frames_from_commit(CommitNumber(1)), Vec::new());
+    loop {
+        let frame = frames.next().await.unwrap();
+        for record in frame.commits().flat_map(|commit| commit.unwrap().records()) {
+            if let RecordRef::Completion(done) = record.unwrap()
+                && (done.generation, done.fuel > 0) == (generation, true)
+                && fires.contains(&done.position)
+            {
+                served.push(done.position);
+            }
+        }
+        if frame.last_commit() >= log.durable() {
+            return served;
+        }
+    }
+}
+
 /// Who had the log follow the clock, as the log says.
 async fn followed(world: &World) -> Vec<String> {
     let log = world.bus.log().unwrap();
@@ -376,4 +402,50 @@ async fn a_timer_that_only_the_new_module_sets_fires_once_all_is_rebuilt() {
     world.until_listed(&[("a", "a1! a2! @extra!")]).await;
     assert_eq!(fired(&world).await, ["extra"]);
     world.stop().await;
+}
+
+/// Its fire was passed over: the timer had not come along.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fire_that_was_given_up_before_a_rewind_can_still_be_redriven() {
+    for (after, from) in [(3, From::Log), (4, From::Log), (4, From::Checkpoint)] {
+        let (world, _) = with_one_and("[retry]\non-failure = \"continue\"\n").await;
+        world.script.breaks(&["@pay"]);
+        pass(&world, HOUR_MS);
+        world.until("it is a dead letter", |world| world.letters().len() == 1).await;
+        world.publish(&["a2"]).await;
+        world.until_listed(&[("a", "a1 a2")]).await;
+        let position = world.letters()[0].position;
+        assert!(position <= Position(after), "{position}");
+        let world = world.rewind(after, "!").await;
+        world.until_rebuilt().await;
+        let world = world.crash(Crash::LosesAll, from).await;
+        assert_eq!((world.letters().len(), timers(&world).count(PLUGIN)), (1, 1));
+        world.script.breaks(&[]);
+        assert_eq!(world.redrive_all().await.count, 1);
+        world.until("it is done", |world| world.letters().is_empty()).await;
+        assert!(world.ids("a").ends_with("@pay!"), "{}", world.ids("a"));
+        assert_eq!((fired(&world).await.len(), timers(&world).count(PLUGIN)), (1, 0));
+        world.stop().await;
+    }
+}
+
+/// The first fire was for a timer that had been replaced since, and did nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rebuild_knows_timers_of_the_same_moment_apart() {
+    for after in [0, 2, 3] {
+        let (world, due_ms) = with_one().await;
+        world.script.sets("a2", "pay", due_ms);
+        world.runner.pause();
+        world.publish(&["a2"]).await;
+        pass(&world, HOUR_MS);
+        world.until("the first has fired", is_fired).await;
+        world.runner.resume();
+        world.until_listed(&[("a", "a1 a2 @pay")]).await;
+        let world = world.rewind(after, "!").await;
+        world.until_rebuilt().await;
+        let fires = fires(&world).await;
+        assert_eq!(fires.iter().map(|fire| &*fire.data).collect::<Vec<_>>(), [b"set by a1", b"set by a2"]);
+        assert_eq!(served(&world, Generation(1)).await, [fires[1].position]);
+        world.stop().await;
+    }
 }

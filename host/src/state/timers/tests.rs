@@ -91,8 +91,15 @@ fn a_generation_starts_with_its_own_and_a_plugin_goes_with_all() {
     for holder in [next, other] {
         timers.apply(&Served { holder, ..served(2, "a", 1) }, [set("t", 20)]);
     }
-    timers.rewind(InstanceId(1), Generation(1));
+    timers.apply(&served(3, "b", 2), [set("t", 10), set("u", 10), set("v", 10)]);
+    for (index, name) in (0_u32..).zip(["t", "u"]) {
+        timers.fire(HOLDER, ("b", name), due(10, 3, index).set, Position(50 + u64::from(index)));
+    }
+    let generation = Generation(1);
+    timers.rewind((InstanceId(1), generation), Position(50));
     assert_eq!(timers.pending(HOLDER, "a", "t"), None);
+    let kept = |name| timers.pending((InstanceId(1), generation), "b", name).map(|t| t.fired);
+    assert_eq!(["t", "u", "v"].map(kept), [Some(Some(Position(50))), None, None]);
     assert!(timers.pending(next, "a", "t").is_some());
     timers.forget(InstanceId(1));
     assert_eq!((timers.count(InstanceId(1)), timers.count(InstanceId(2))), (0, 1));
