@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::deliver::{self, Deliverer};
 use super::{Bus, private};
-use crate::event::{CommitNumber, Digest, Event, Generation, Key, NewEvent};
+use crate::event::{CommitNumber, Digest, Event, Generation, Key, NewEvent, Position};
 use crate::limits::{FIRES_AHEAD_MAX, FIRES_BATCH_BYTES_MAX, FIRES_BATCH_MAX};
 use crate::log::codec::TimerRef;
 use crate::log::{AppendError, Log, ReadError, RecordRef};
@@ -74,7 +74,7 @@ pub enum Serves {
     /// The handler is to see it; the fold takes the timer away with the completion.
     Its,
     /// As [`Serves::Its`], but the completion has to cancel the timer: it is one of a later
-    /// generation than the fire.
+    /// generation than the fire. Several of that name and time may be; see [`is_again`].
     Successor,
     /// The timer was cancelled or replaced, or is served already: the delivery is over.
     Nothing,
@@ -104,6 +104,26 @@ pub fn serves(
     }
 }
 
+/// Whether a timer of a later generation, set at `pending`, is the one that `fire` was of, handed back
+/// `data`: set by the same event, or with the same data. A key can set a timer for the same millisecond
+/// more than once, and only one of them is there at a time.
+///
+/// # Errors
+/// The log cannot be read.
+pub async fn is_again(
+    log: &Log,
+    (fire, data): (SetAt, &Bytes),
+    pending: SetAt,
+) -> Result<bool, ReadError> {
+    let Some(pending) = settings(log, [pending]).await?.pop().flatten() else { return Ok(false) };
+    // Mostly so, and what is pending was set a moment ago: where the other was, is far back in the log.
+    if pending.data == *data {
+        return Ok(true);
+    }
+    let fire = settings(log, [fire]).await?.pop().flatten();
+    Ok(fire.is_some_and(|fire| fire.input == pending.input))
+}
+
 /// The name and due time that a fire carries.
 #[must_use]
 pub fn name_and_due(event: &Event) -> Option<(&str, Option<u64>)> {
@@ -120,6 +140,8 @@ pub struct Setting {
     pub name: Arc<str>,
     /// Handed back when it fires.
     pub data: Bytes,
+    /// The event that set it, or the last one of its key before a rewind that carried it over.
+    pub input: Position,
 }
 
 /// Reads timers where they were set. None: the log does not have it there.
@@ -155,7 +177,9 @@ fn setting(frame: &crate::log::Frame, set: SetAt) -> Result<Option<Setting>, Rea
     let (mut key, mut timer, mut index) = (None, None, 0);
     for record in commit.records() {
         match record? {
-            RecordRef::Completion(done) => key = done.key.and_then(|key| Key::new(key).ok()),
+            RecordRef::Completion(done) => {
+                key = done.key.and_then(|key| Some((Key::new(key).ok()?, done.position)));
+            }
             RecordRef::Timer(change) => {
                 if let (true, TimerRef::Set { name, data, .. }) = (index == set.index, change) {
                     timer = Some((name.into(), Bytes::copy_from_slice(data)));
@@ -165,7 +189,7 @@ fn setting(frame: &crate::log::Frame, set: SetAt) -> Result<Option<Setting>, Rea
             _ => {}
         }
     }
-    Ok(key.zip(timer).map(|(key, (name, data))| Setting { key, name, data }))
+    Ok(key.zip(timer).map(|((key, input), (name, data))| Setting { key, name, data, input }))
 }
 
 /// Fires the timers of a durable bus until stopped or the log is closed; a memory bus has none.
@@ -311,7 +335,6 @@ fn fire(bus: &Bus, holder: Holder, due: Due, setting: Setting) -> Option<NewEven
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::Position;
 
     fn id(generation: u32, commit: u64, index: u32) -> FireId {
         let set = SetAt { commit: CommitNumber(commit), index };

@@ -33,7 +33,13 @@ impl Runner {
         self.until_settled(key).await?;
         let holder = (self.instance, self.generation);
         let pending = self.bus.values().timers().pending(holder, key.as_str(), name);
-        Ok(timers::serves(fire, due_ms, self.generation, pending))
+        let serves = timers::serves(fire, due_ms, self.generation, pending);
+        if let (Serves::Successor, Some(timer), Some(log)) = (serves, pending, self.bus.log())
+            && !timers::is_again(log, (fire.set, &event.data), timer.due.set).await?
+        {
+            return Ok(Serves::Nothing);
+        }
+        Ok(serves)
     }
 
     async fn until_settled(&self, key: &Key) -> Result<(), Stopped> {

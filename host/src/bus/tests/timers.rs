@@ -444,7 +444,10 @@ async fn a_rebuild_knows_timers_of_the_same_moment_apart() {
         let world = world.rewind(after, "!").await;
         world.until_rebuilt().await;
         let fires = fires(&world).await;
-        assert_eq!(fires.iter().map(|fire| &*fire.data).collect::<Vec<_>>(), [b"set by a1", b"set by a2"]);
+        assert_eq!(
+            fires.iter().map(|fire| &*fire.data).collect::<Vec<_>>(),
+            [b"set by a1", b"set by a2"]
+        );
         assert_eq!(served(&world, Generation(1)).await, [fires[1].position]);
         world.stop().await;
     }
