@@ -5,6 +5,7 @@
 //! asks for the state of an earlier point. What was done twice, because the host died on the way, is
 //! the same both times. A key may have more state than one commit holds: it takes several then.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
@@ -89,19 +90,20 @@ impl Carried {
     }
 
     fn take(&mut self, commit: &CommitRef<'_>) -> Result<(), CarryError> {
-        let (mut key, mut timers) = (None, 0);
+        let (mut key, mut timers, mut overtaken) = (None, 0, None);
         for record in commit.records() {
-            match (record?, &key) {
+            let record = record?;
+            if matches!(record, RecordRef::State(_) | RecordRef::Timer(_))
+                && let Some((key, position)) = overtaken
+            {
+                return Err(CarryError::Overtaken { key, position });
+            }
+            match (record, &key) {
                 (RecordRef::Event(event), _) => self.fire(&event),
                 (RecordRef::Completion(done), _) => {
+                    overtaken = self.overtaken(&done);
                     key = self.done(&done);
                     timers = 0;
-                }
-                (RecordRef::State(_) | RecordRef::Timer(_), Some((key, position)))
-                    if self.ahead.contains(&key.hash128()) =>
-                {
-                    let (key, position) = (key.clone(), *position);
-                    return Err(CarryError::Overtaken { key, position });
                 }
                 (RecordRef::State(write), Some((key, _))) => self.write(key, write.to_owned()),
                 (RecordRef::Timer(change), Some((key, _))) => {
@@ -129,6 +131,19 @@ impl Carried {
         {
             self.fires.insert(event.position, (name.into(), fire.set));
         }
+    }
+
+    /// Key and position of a delivery of an event before the point that was made once its key had come
+    /// past it, also in a later generation: that one began behind the point.
+    fn overtaken(&self, done: &CompletionRef<'_>) -> Option<(Key, Position)> {
+        let (instance, generation, until) = self.of;
+        let late = match done.generation.cmp(&generation) {
+            Ordering::Less => false,
+            Ordering::Equal => done.key_hash.is_some_and(|hash| self.ahead.contains(&hash)),
+            Ordering::Greater => done.attempt > 0,
+        };
+        let counts = done.instance == instance && done.position <= until && late;
+        Some((Key::new(done.key.filter(|_| counts)?).ok()?, done.position))
     }
 
     /// Key and position of a completion that counts. A fire has served its timer with it.

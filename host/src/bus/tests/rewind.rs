@@ -313,6 +313,30 @@ async fn there_is_no_state_of_a_point_that_a_dead_letter_was_redriven_behind() {
     world.stop().await;
 }
 
+/// Its effects stood in a generation that the second rewind went back behind, and were lost.
+#[tokio::test(flavor = "multi_thread")]
+async fn there_is_no_state_of_a_point_that_a_rewind_came_to_before_a_redrive() {
+    let world = World::with("[retry]\non-failure = \"continue\"\n").await;
+    world.script.breaks(&["a1"]);
+    world.publish(&["b1", "a1", "a2", "a3"]).await;
+    world.until_listed(&[("a", "a2 a3"), ("b", "b1")]).await;
+    world.until("it is a dead letter", |world| world.letters().len() == 1).await;
+    let world = world.rewind(4, "!").await;
+    world.until_rebuilt().await;
+    let after = |world: &World, position| {
+        let (bus, position) = (Arc::clone(&world.bus), Position(position));
+        async move { bus.state_after(PLUGIN, Generation(0), position).await }
+    };
+    assert!(after(&world, 3).await.is_ok(), "it is a dead letter still");
+    world.script.breaks(&[]);
+    assert_eq!(world.redrive_all().await.count, 1);
+    world.until_listed(&[("a", "a2 a3 a1!")]).await;
+    let Err(error) = after(&world, 3).await else { panic!("it is lost") };
+    assert!(matches!(error, CarryError::Overtaken { position: Position(2), .. }), "{error}");
+    assert!(after(&world, 1).await.is_ok(), "it comes once more");
+    world.stop().await;
+}
+
 /// Who asks for state may still have the runner that was there before.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_runner_that_was_stopped_says_nothing_of_how_far_its_plugin_is() {
