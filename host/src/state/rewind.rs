@@ -25,6 +25,9 @@ pub struct Rewound {
     pub after: Position,
     /// The last of those that come before it serves.
     pub until: Position,
+    /// Everything at or below this was delivered to the one that serves: it has come no further until then.
+    #[serde(default)]
+    pub shown: Position,
     /// Whether the state up to `after` was carried over.
     pub carried: bool,
     /// Log time since which it serves; none: it does not, or something else came in between.
@@ -49,6 +52,16 @@ impl Instance {
     #[must_use]
     pub fn rewound(&self) -> Option<&Rewound> {
         self.rewinds.last().filter(|rewound| rewound.generation == self.generation)
+    }
+
+    /// Whether what came of the event at a position is in the state that people see: it was delivered
+    /// to the generation that serves.
+    #[must_use]
+    pub fn shows(&self, position: Position) -> bool {
+        match self.rebuilding() {
+            Some(rewound) => position <= rewound.shown,
+            None => self.is_completed(position),
+        }
     }
 
     /// Whether the delivery of an event repeats one that had ended in an earlier generation: nothing
@@ -103,9 +116,10 @@ impl Instance {
             return false;
         }
         let from = self.serving();
+        let shown = self.rebuilding().map_or(done, |rewound| rewound.shown);
         self.generation = generation;
         let carried = after == Position(0);
-        let rewound = Rewound { generation, from, after, until, carried, serves_ms: None };
+        let rewound = Rewound { generation, from, after, until, shown, carried, serves_ms: None };
         self.rewinds.push(rewound);
         let excess = self.rewinds.len().saturating_sub(REWINDS_KEPT);
         self.rewinds.drain(..excess);

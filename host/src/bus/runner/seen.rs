@@ -71,7 +71,9 @@ impl Runner {
         let (commit, last) = self.bus.folded();
         let folded = self.progress.counts().1 >= submitted || self.bus.log().is_none();
         let plugin = ledger.instance(self.instance);
+        let rebuilding = plugin.and_then(crate::state::Instance::rebuilding).copied();
         let known = plugin.map_or(Position(0), |plugin| plugin.low);
+        let reached = if folded { known.max(low) } else { known };
         // While a rewind is under way, what was there before it.
         let generation = plugin.map_or(self.generation, crate::state::Instance::serving);
         let now_ms = self.bus.now_ms();
@@ -93,7 +95,7 @@ impl Runner {
         drop(ledger);
         Ok(Snapshot {
             commit,
-            position: self.shown(if folded { known.max(low) } else { known }),
+            position: self.shown(rebuilding.map_or(reached, |rewound| rewound.shown)),
             sequence,
             generation,
             now_ms,
@@ -141,13 +143,14 @@ impl Runner {
     }
 
     async fn is_completed(&self, position: Position) -> Result<bool, ReadError> {
-        let known = |plugin: &crate::state::Instance| {
-            position == Position(0) || plugin.is_completed(position)
+        let (is_known, is_rebuilding) = match self.bus.ledger().instance(self.instance) {
+            Some(plugin) => (plugin.shows(position), plugin.rebuilding().is_some()),
+            None => (false, false),
         };
-        if self.bus.ledger().instance(self.instance).is_some_and(known) {
+        if is_known || position == Position(0) {
             return Ok(true);
         }
-        if self.cursor().scanned < position {
+        if is_rebuilding || self.cursor().scanned < position {
             return Ok(false);
         }
         let subscriptions = self.subscriptions.load_full();

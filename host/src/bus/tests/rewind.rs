@@ -1,6 +1,7 @@
 //! Rewinds: state as if the new module had always run, effects as if nothing had happened twice.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::handlers::handle_with;
 use super::world::{From, PLUGIN, World, texts};
@@ -73,6 +74,33 @@ async fn the_old_state_is_seen_and_new_events_wait_until_all_is_rebuilt() {
         assert_emitted(&world, &["a4", "c1"]).await;
         world.stop().await;
     }
+}
+
+/// Who waited for an event was shown the old state once that was delivered for the new one.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_seen_as_done_that_only_the_new_state_has() {
+    let world = World::new().await;
+    world.publish(&["a1"]).await;
+    world.until_listed(&[("a", "a1")]).await;
+    world.until("it has emitted", |world| world.bus.last_position() == Position(2)).await;
+    world.runner.pause();
+    world.publish(&["b1"]).await;
+    world.script.endless.lock().unwrap().insert("a1".to_owned());
+    let world = world.rewind(0, "!").await;
+    let half = |world: &World| world.ids_of(Generation(1), "b") == "b1!";
+    world.until("b is rebuilt", half).await;
+    let patience = Duration::from_millis(100);
+    let seen = tokio::time::timeout(patience, world.runner.until_completed(Position(3))).await;
+    assert!(seen.is_err() && world.ids("b").is_empty(), "it is not to be seen yet");
+    assert!(world.runner.until_completed(Position(1)).await.is_ok(), "this is");
+    assert!(world.runner.snapshot(None).await.unwrap().position < Position(3));
+
+    world.script.endless.lock().unwrap().clear();
+    let world = world.crash(Crash::LosesAll, From::Log).await;
+    world.runner.until_completed(Position(3)).await.unwrap();
+    assert_eq!(world.ids("b"), "b1!");
+    assert!(world.runner.snapshot(None).await.unwrap().position >= Position(3));
+    world.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
