@@ -175,6 +175,8 @@ pub async fn run(plan: &Plan, mut judged: impl FnMut(Judged) + Send) -> Result<(
             let position = done.completion.position;
             if (plan.from..=plan.to).contains(&position) {
                 way.take(done, commit.number, &mut judged).await?;
+            } else {
+                way.pass(done)?;
             }
         }
         if frame.last_commit() >= end || way.is_over(&frame) {
@@ -226,6 +228,16 @@ impl Way<'_> {
     /// Whether nothing in the range can end after this frame.
     fn is_over(&self, frame: &Frame) -> bool {
         frame.header().next_position() > self.plan.to.0 && self.outstanding.is_empty()
+    }
+
+    /// Takes what a delivery outside the range has left of its key: a dead letter that was redriven late
+    /// stands between two of the range, or sees what came of later events.
+    fn pass(&mut self, done: DeliveryCommit) -> Result<(), ReplayError> {
+        let (instance, generation) = (self.plan.instance, self.plan.generation);
+        let Some(key) = done.completion.key else { return Ok(()) };
+        let owner = Owner { instance, generation, key };
+        let writes = done.state.into_iter();
+        Ok(self.carried.pass(&owner, done.completion.position, writes)?)
     }
 
     async fn take(

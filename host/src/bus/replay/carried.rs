@@ -76,6 +76,20 @@ impl Carried {
         Ok(Seen(values))
     }
 
+    /// Takes what a delivery recorded that is not replayed. Of a key that was not looked up yet that is
+    /// found in the log then.
+    pub(super) fn pass(
+        &self,
+        owner: &Owner,
+        position: Position,
+        writes: impl Iterator<Item = StateWrite>,
+    ) -> Result<(), CarryError> {
+        if self.from_start || self.values.get(owner, MARK, 0)?.is_some() {
+            self.apply(owner, position, writes)?;
+        }
+        Ok(())
+    }
+
     /// Takes what a delivery recorded.
     pub(super) fn apply(
         &self,
