@@ -127,6 +127,12 @@ fn an_upcaster_whose_file_is_gone_is_waited_for() {
     host.http.publish(&[order("b", "k", Some(1)), order("c", "k", Some(2))]);
     let view = host.wait_plugin("one", "says why", |view| view["last_error"].is_object());
     assert!(view["last_error"].to_string().contains("`up` does not run"), "{view}");
+    // What was handed over then is not to be had, which is no difference.
+    let run = host.cli(&["plugins", "diff", "one", "--output", "json"]).run();
+    let found: Value = serde_json::from_str(&run.stdout).unwrap();
+    let counts = ["equal", "different", "not_replayable"].map(|name| found[name].as_u64());
+    assert_eq!((run.code, counts), (1, [Some(0), Some(0), Some(1)]), "{found}");
+    assert!(found["obstacles"].to_string().contains("upcaster does not run"), "{found}");
     host.stop();
 
     let host = place.start();

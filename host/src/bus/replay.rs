@@ -92,6 +92,9 @@ pub enum Obstacle {
     /// What the instance had served before decided.
     #[error("it ran into a limit that depends on what its instance had served before")]
     Instance,
+    /// What it was handed then is not to be had now.
+    #[error("its event cannot be lifted for now: the upcaster does not run, or takes too long")]
+    Upcaster,
     /// The module may ask the network and wait for the answer.
     #[error("its module can call out with `wasi:http`, and answers are not recorded")]
     Outside,
@@ -358,6 +361,10 @@ impl Again {
         };
         let invocation = match shape {
             Ok(shape) => version.invoker.invoke(&mut Slot::default(), delivery(shape)).await,
+            Err(failed) if failed.outcome.kind() == OutcomeKind::Retry => {
+                let verdict = Verdict::NotReplayable(Obstacle::Upcaster);
+                return Judged { position, key, verdict };
+            }
             Err(failed) => *failed,
         };
         let outcome = invocation.outcome;
