@@ -157,3 +157,38 @@ fn what_cannot_be_rewound_says_why() {
     assert_eq!(host.state("seen", "k", "seen").unwrap(), "2");
     host.stop();
 }
+
+/// Where a rewind began just behind it, it had seen nothing.
+#[test]
+fn a_dead_letter_shows_what_it_saw_before_a_rewind() {
+    let place = Place::new();
+    write(place.plugins().join("seen.toml"), "[retry]\non-failure = \"continue\"\n").unwrap();
+    write(place.plugins().join("seen.wasm"), bare_guest()).unwrap();
+    let host = place.start();
+    let said = ["fine", "panic", "fine"].into_iter().zip(["1", "2", "3"]);
+    let events = said.map(|(said, id)| {
+        let mut event = event("a.b", id, Some("k"), json!(said));
+        event["datacontenttype"] = json!("text/plain");
+        event
+    });
+    host.http.publish(&events.collect::<Vec<_>>());
+    host.wait_plugin("seen", "one is given up", |view| view["dead_letters"] == 1);
+    host.wait_rest("seen", 0);
+    let letter = || host.http.get("/v1/dead-letters/1").expect_ok();
+    let before = letter()["state"].clone();
+    assert_eq!(before[0]["name"], "seen", "{before}");
+    let position = host.http.events("id=3")[0]["tidegateposition"].to_string();
+    let to = position.trim_matches('"');
+    host.cli(&["plugins", "rewind", "seen", "--to", to]).run().expect_done();
+    rebuilt(&host, "seen", 1);
+    assert_eq!(letter()["state"], before);
+
+    // Redriven now, it sees what all of them have left.
+    host.cli(&["dead-letters", "redrive", "1"]).run().expect_done();
+    let letter = wait_until("it failed again", std::time::Duration::from_secs(30), || {
+        let letter = letter();
+        if letter["attempts"] == 3 { Ok(letter) } else { Err(letter.to_string()) }
+    });
+    assert_eq!(letter["state"][0]["value"], "2", "{letter}");
+    host.stop();
+}

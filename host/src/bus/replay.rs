@@ -18,7 +18,7 @@ use roaring::RoaringTreemap;
 
 pub use self::carried::CarryError;
 pub use self::compare::{Change, changes};
-pub use self::recorded::delivery as recorded_delivery;
+pub use self::recorded::completion as recorded_completion;
 
 use self::carried::Carried;
 pub(super) use self::carried::Seen;

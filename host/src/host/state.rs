@@ -8,7 +8,7 @@ use crate::api::host::{HostError, StateEntry};
 use crate::api::view::{DeliveryView, InputView, SeenValueView};
 use crate::bus::Bus;
 use crate::bus::past::{Moment, PastError};
-use crate::bus::replay::recorded_delivery;
+use crate::bus::replay::recorded_completion;
 use crate::event::{Event, Key};
 use crate::state::cold::ColdError;
 use crate::state::{DeadLetter, Owner, Value};
@@ -47,17 +47,17 @@ impl Host {
         let found = {
             let ledger = bus.ledger();
             ledger.dead_letter(number).cloned().and_then(|letter| {
-                let plugin = ledger.instance(letter.instance)?;
-                Some((letter, plugin.name.clone(), plugin.generation))
+                let plugin = ledger.instance(letter.instance)?.name.clone();
+                Some((letter, plugin))
             })
         };
-        let Some((letter, plugin, generation)) = found else { return Ok(None) };
+        let Some((letter, plugin)) = found else { return Ok(None) };
         let gone = |what: &str| HostError::Conflict(format!("{what} of the dead letter is gone"));
         let event = bus.event(letter.position).await.map_err(events::read_error)?;
         let event = event.ok_or_else(|| gone("the event"))?;
         let log = bus.log().ok_or_else(|| gone("the record"))?;
         let done = log.read_commit(letter.at.commit, |commit| {
-            Ok(recorded_delivery(commit, letter.instance, generation)?.map(|done| done.completion))
+            Ok(recorded_completion(commit, letter.instance)?)
         });
         let done = done.await.map_err(events::read_error)?;
         let (attempt, redriven) =
@@ -79,19 +79,17 @@ impl Host {
         letter: &DeadLetter,
         input: &Event,
     ) -> Result<Vec<StateEntry>, HostError> {
-        let generation = bus.ledger().instance(letter.instance).map(|plugin| {
-            let again = plugin.rewound().is_some_and(|rewound| letter.position > rewound.after);
-            let before = || plugin.generation_after(letter.position);
-            if again { plugin.generation } else { before() }
+        let (Some(key), Some(log)) = (&letter.key, bus.log()) else { return Ok(Vec::new()) };
+        // A rewind may have come in between, or between two of its attempts.
+        let done = log.read_commit(letter.at.commit, |commit| {
+            Ok(recorded_completion(commit, letter.instance)?)
         });
-        let (Some(key), Some(generation)) = (&letter.key, generation) else {
-            return Ok(Vec::new());
-        };
-        let owner = Owner { instance: letter.instance, generation, key: key.clone() };
+        let Some(done) = done.await.map_err(events::read_error)? else { return Ok(Vec::new()) };
+        let owner =
+            Owner { instance: letter.instance, generation: done.generation, key: key.clone() };
         let moment = Moment::Before { commit: letter.at.commit, input_ms: input.recorded_ms };
         match bus.past(&owner, moment).await {
             Ok(past) => Ok(past.values().map(|(n, v)| entry(Arc::clone(n), v.clone())).collect()),
-            Err(PastError::Forgotten(_)) => Ok(Vec::new()),
             Err(error) => Err(past_error(error)),
         }
     }

@@ -4,14 +4,32 @@ use bytes::Bytes;
 
 use crate::event::{Generation, InstanceId};
 use crate::log::codec::{DecodeError, kind};
-use crate::log::record::DeliveryCommit;
+use crate::log::record::{Completion, DeliveryCommit};
 use crate::log::{CommitRef, RecordRef};
+
+/// How a commit ends a delivery of this plugin, in whatever generation; none: it is something else.
+///
+/// # Errors
+/// A record does not decode.
+pub fn completion(
+    commit: &CommitRef<'_>,
+    instance: InstanceId,
+) -> Result<Option<Completion>, DecodeError> {
+    for record in commit.records() {
+        if let RecordRef::Completion(done) = record?
+            && done.instance == instance
+        {
+            return done.to_owned().map(Some);
+        }
+    }
+    Ok(None)
+}
 
 /// The end of a delivery of this plugin and generation; none: the commit is something else.
 ///
 /// # Errors
 /// A record does not decode.
-pub fn delivery(
+pub(super) fn delivery(
     commit: &CommitRef<'_>,
     instance: InstanceId,
     generation: Generation,
