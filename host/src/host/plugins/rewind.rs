@@ -121,11 +121,7 @@ impl Plugins {
             let known = ledger.instance(instance).ok_or_else(|| unknown(&candidate.name))?;
             let place = cursor.map_or((known.seen, known.low), |cursor| (cursor.seen, cursor.low));
             let (seen, low) = place;
-            if let Some(why) = known.cannot_rewind(after, seen).filter(|_| after > Position(0)) {
-                let name = &candidate.name;
-                let why = format!("plugin `{name}` cannot go back to just after {after}: {why}");
-                return Err(HostError::Conflict(why));
-            }
+            can_rewind(known, after, seen).map_err(HostError::Conflict)?;
             (Generation(known.generation.0.saturating_add(1)), known.done(low))
         };
         let record = |control| ControlRecord { actor: Arc::clone(actor), control };
@@ -175,10 +171,26 @@ impl Plugins {
     }
 }
 
+/// Whether nothing at or before a position is still to be delivered. `seen`: how far the plugin has come.
+fn can_rewind(known: &Instance, after: Position, seen: Position) -> Result<(), String> {
+    let why = known.cannot_rewind(after, seen).filter(|_| after > Position(0));
+    let name = &known.name;
+    let refused = |why| format!("plugin `{name}` cannot go back to just after {after}: {why}");
+    why.map_or(Ok(()), |why| Err(refused(why)))
+}
+
 /// Whether the state that a rewind to just after a position begins with can be carried over. Known only
-/// once the log is read, so before anything is stopped.
+/// once the log is read, so before anything is stopped. What runs again at or before the position could
+/// change the answer until then.
 async fn check_past(bus: &Bus, instance: InstanceId, after: Position) -> Result<(), String> {
-    let from = bus.ledger().instance(instance).map(|known| known.generation_after(after));
+    let from = match bus.ledger().instance(instance) {
+        Some(known) => {
+            // How far it has come is asked once it stands still.
+            can_rewind(known, after, after)?;
+            Some(known.generation_after(after))
+        }
+        None => None,
+    };
     let Some(from) = from.filter(|_| after > Position(0)) else { return Ok(()) };
     let state = bus.state_after(instance, from, after).await;
     state.map(drop).map_err(|error| no_rewind(after, &error))
