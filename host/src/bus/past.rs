@@ -16,7 +16,8 @@ use crate::state::{Owner, Value};
 /// A moment in the life of a plugin's key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Moment {
-    /// After its deliveries of events up to and including this position.
+    /// After its deliveries of events up to and including this position, and before that of any later
+    /// one: what was redriven after that is of a later moment.
     After(Position),
     /// At this log time, milliseconds since the Unix epoch.
     At(u64),
@@ -105,24 +106,24 @@ impl Bus {
             Moment::Before { input_ms, .. } => input_ms,
         };
         let (instance, generation) = (owner.instance, owner.generation);
-        let wanted = move |position: Position, commit: CommitNumber| match moment {
-            Moment::After(last) => position <= last,
-            Moment::At(_) => true,
-            Moment::Before { commit: end, .. } => commit < end,
-        };
-        let until_ms = if let Moment::At(ms) = moment { ms } else { u64::MAX };
+        let (mut last, mut until_ms, mut end) =
+            (Position(u64::MAX), u64::MAX, CommitNumber(u64::MAX));
+        match moment {
+            Moment::After(position) => last = position,
+            Moment::At(ms) => until_ms = ms,
+            Moment::Before { commit, .. } => end = commit,
+        }
         let key = owner.key.clone();
         log.fold_completions(
             (instance, &owner.key),
             CommitNumber(0),
-            move |entry| entry.generation == generation && wanted(entry.position, entry.commit),
+            move |entry| entry.generation == generation && entry.commit < end,
             PastState { values: BTreeMap::new(), now_ms },
             move |state, commit| {
                 if commit.time_ms > until_ms {
                     return Ok(ControlFlow::Break(()));
                 }
-                take(state, commit, (instance, generation, &key))?;
-                Ok(ControlFlow::Continue(()))
+                take(state, commit, (instance, generation, &key), last)
             },
         )
         .await
@@ -130,12 +131,14 @@ impl Bus {
     }
 }
 
-/// Takes the writes of a commit, if it ends a delivery of this plugin and key.
+/// Takes the writes of a commit, if it ends a delivery of this plugin and key; breaks at one of an event
+/// after `last`.
 fn take(
     state: &mut PastState,
     commit: &CommitRef<'_>,
     (instance, generation, key): (InstanceId, Generation, &Key),
-) -> Result<(), ReadError> {
+    last: Position,
+) -> Result<ControlFlow<()>, ReadError> {
     let mut ours = false;
     for record in commit.records() {
         match record? {
@@ -143,6 +146,9 @@ fn take(
                 ours = done.instance == instance
                     && done.generation == generation
                     && done.key == Some(key.as_str());
+                if ours && done.position > last {
+                    return Ok(ControlFlow::Break(()));
+                }
             }
             RecordRef::State(write) if ours => {
                 state.write(write.name, write.value, write.expires_ms);
@@ -150,7 +156,7 @@ fn take(
             _ => {}
         }
     }
-    Ok(())
+    Ok(ControlFlow::Continue(()))
 }
 
 #[cfg(test)]

@@ -178,3 +178,27 @@ async fn what_lies_ahead_has_no_state_yet() {
     let ahead = bus.past(&owner, Moment::At(u64::MAX)).await;
     assert!(matches!(ahead, Err(PastError::TimeAhead)));
 }
+
+/// It stood on what later events had left, and so did what was shown.
+#[tokio::test]
+async fn what_was_delivered_late_is_of_a_later_moment() {
+    let (disk, state) = (SimDisk::new(), tempfile::tempdir().unwrap());
+    let bus = open(&disk, state.path(), 1 << 20);
+    let (k, other) = (owner(1, "k"), owner(1, "other"));
+    for (id, owner) in [&k, &k, &other].into_iter().enumerate() {
+        publish(&bus, id, &owner.key).await;
+    }
+    let write = |text: &'static str| {
+        let value = Some(Bytes::from_static(text.as_bytes()));
+        vec![StateWrite { name: "a".into(), value, expires_ms: None }]
+    };
+    for (owner, position, text) in [(&other, 3, "other"), (&k, 2, "2"), (&k, 1, "2 and 1")] {
+        complete(&bus, owner.clone(), Position(position), write(text)).await;
+    }
+    let at = async |position| {
+        let past = bus.past(&k, Moment::After(Position(position))).await.unwrap();
+        past.get("a").map(|value| value.bytes.clone())
+    };
+    assert_eq!(at(1).await, None, "it was given up then");
+    assert_eq!(at(2).await, Some("2 and 1".into()));
+}
