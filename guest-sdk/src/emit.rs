@@ -71,7 +71,8 @@ impl Emit {
         self
     }
 
-    /// Emits it with this payload as JSON, and returns its id, which is the same in a re-run.
+    /// Emits it with this payload as JSON, and returns its id: the same in a re-run, another after
+    /// a rewind.
     ///
     /// # Errors
     /// [`Error::Encode`], [`Error::Exceeded`] over `limits.emits` or `limits.output`,
@@ -82,7 +83,8 @@ impl Emit {
         host::emit(self)
     }
 
-    /// Emits it with this payload, and returns its id, which is the same in a re-run.
+    /// Emits it with this payload, and returns its id: the same in a re-run, another after
+    /// a rewind.
     ///
     /// # Errors
     /// As [`json`](Self::json), without `Encode`.
@@ -96,7 +98,8 @@ impl Emit {
         host::emit(self)
     }
 
-    /// Emits it without a payload, and returns its id, which is the same in a re-run.
+    /// Emits it without a payload, and returns its id: the same in a re-run, another after
+    /// a rewind.
     ///
     /// # Errors
     /// As [`json`](Self::json), without `Encode`.
