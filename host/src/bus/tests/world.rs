@@ -122,8 +122,6 @@ impl Script {
     fn run(&self, delivery: &Delivery) -> Invocation {
         let id = listed(&delivery.event);
         let timers = self.timers.lock().unwrap().get(&id).cloned().unwrap_or_default();
-        // Before it is told: who waits for that may change what follows for later deliveries.
-        self.hand(&id, delivery);
         let outcome = if self.broken.lock().unwrap().contains(&id) {
             Outcome::Trap { reason: "unreachable".to_owned() }
         } else if self.rejected.lock().unwrap().contains(&id) {
@@ -133,6 +131,8 @@ impl Script {
         } else {
             Outcome::Ok
         };
+        // Decided before it is told: who waits for that may change what follows for later deliveries.
+        self.hand(&id, delivery);
         let effects = if outcome == Outcome::Ok {
             handle(delivery, &self.mark.lock().unwrap(), timers)
         } else {
