@@ -207,6 +207,8 @@ pub const INDEX_BEHIND_BYTES: usize = 256 * 1024;
 /// Bytes of written frames that wait for the index at most: beyond it the writer enters them itself, and
 /// what is published waits for that.
 pub const INDEX_BEHIND_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Index files that one log has open at a time; where many logs share few files, each has fewer.
+pub const INDEX_FILES_OPEN_MAX: usize = 64;
 /// Bytes of events that one plugin has in memory.
 pub const IN_FLIGHT_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Bytes waiting in the ingest lane before publishers get `queue_full`.

@@ -5,7 +5,7 @@ use std::net::TcpStream;
 
 use serde_json::json;
 
-use crate::harness::{HostOptions, Place, emitter, event, handler};
+use crate::harness::{HostOptions, OpenFiles, Place, emitter, event, handler};
 
 const NO_ROOM: &str = "[buses.main]\nkeep-free = \"1000000GiB\"\n";
 
@@ -74,7 +74,8 @@ fn a_module_that_could_not_be_kept_serves_once_it_can_be() {
 fn clients_and_segments_do_not_use_up_the_files_that_a_log_needs() {
     let place = Place::new();
     let config = Some("[buses.main]\nsegment = \"4MiB\"\n".to_owned());
-    let few = HostOptions { config, open_files: Some(64), ..HostOptions::default() };
+    let few =
+        HostOptions { config, open_files: Some(OpenFiles::AtFirst(64)), ..HostOptions::default() };
     let host = place.start_with(&few);
     let address = host.url().trim_start_matches("http://").to_owned();
     let _clients: Vec<TcpStream> =
@@ -84,5 +85,25 @@ fn clients_and_segments_do_not_use_up_the_files_that_a_log_needs() {
         host.http.publish(&[event("thing.begun", &format!("{id}"), Some("k"), json!(payload))]);
     }
     assert!(place.segments("main").len() > 1);
+    host.stop();
+}
+
+#[test]
+fn a_long_log_needs_no_more_files_than_a_short_one() {
+    let place = Place::new();
+    let config = Some("[buses.main]\nsegment = \"4MiB\"\n".to_owned());
+    let few =
+        HostOptions { config, open_files: Some(OpenFiles::Ever(40)), ..HostOptions::default() };
+    let host = place.start_with(&few);
+    let payload = "x".repeat(1_000_000);
+    for id in 0..150 {
+        host.http.publish(&[event("thing.begun", &format!("{id}"), Some("k"), json!(payload))]);
+    }
+    assert!(place.segments("main").len() > 30);
+    host.stop();
+    let host = place.start_with(&few);
+    for position in [1, 70, 140] {
+        assert_eq!(host.http.get(&format!("/v1/events/{position}")).status, 200, "{position}");
+    }
     host.stop();
 }

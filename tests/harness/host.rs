@@ -42,8 +42,17 @@ pub(crate) struct HostOptions {
     pub(crate) environment: Vec<(&'static str, String)>,
     /// Instead of `run`, with what stands in the plugins folder.
     pub(crate) dev: bool,
-    /// Files that it may have open, as long as it does not ask for more.
-    pub(crate) open_files: Option<u32>,
+    /// Files that it may have open.
+    pub(crate) open_files: Option<OpenFiles>,
+}
+
+/// How many files a host may have open.
+#[derive(Clone, Copy)]
+pub(crate) enum OpenFiles {
+    /// So many, as long as it does not ask for more.
+    AtFirst(u32),
+    /// So many, whatever it asks for.
+    Ever(u32),
 }
 
 /// A running host. Killed when dropped.
@@ -217,10 +226,14 @@ impl Place {
     }
 }
 
-/// The same program, begun with a limit on open files that it may raise.
-fn with_open_files(program: &Command, files: u32) -> Command {
+/// The same program, begun with a limit on open files.
+fn with_open_files(program: &Command, files: OpenFiles) -> Command {
+    let limit = match files {
+        OpenFiles::AtFirst(files) => format!("ulimit -S -n {files}"),
+        OpenFiles::Ever(files) => format!("ulimit -n {files}"),
+    };
     let mut command = Command::new("sh");
-    command.args(["-c", "ulimit -S -n \"$0\" && exec \"$@\"", &files.to_string()]);
+    command.args(["-c", &format!("{limit} && exec \"$0\" \"$@\"")]);
     command.arg(program.get_program()).stdin(Stdio::null());
     for (name, value) in program.get_envs() {
         match value {

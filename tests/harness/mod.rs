@@ -21,7 +21,7 @@ pub(crate) use guests::{
     Guest, Sources, bare_guest, caller, copy_folder, echo, emitter, encode_with, fixture,
     guest_target, handler, put, root, upcaster,
 };
-pub(crate) use host::{Host, HostOptions, Place};
+pub(crate) use host::{Host, HostOptions, OpenFiles, Place};
 pub(crate) use http::{Answer, Http};
 pub(crate) use load::Publisher;
 pub(crate) use oracle::{by_key, milestones_are_exact, sequences_are_dense};

@@ -15,6 +15,8 @@ pub struct LogOptions {
     pub dedup_max: usize,
     /// Bytes of recent frames kept in memory.
     pub tail_bytes: usize,
+    /// Index files that are open at a time.
+    pub index_files_max: usize,
     /// Free bytes on the disk below which nothing is published.
     pub watermark_ingest_bytes: u64,
     /// Free bytes on the disk below which effects are refused too; below the one for ingest.
@@ -81,6 +83,7 @@ impl Default for LogOptions {
             dedup_window_ms: 24 * 60 * 60 * 1000,
             dedup_max: 10_000_000,
             tail_bytes: limits::TAIL_BYTES_MAX,
+            index_files_max: limits::INDEX_FILES_OPEN_MAX,
             watermark_ingest_bytes: 64 << 20,
             watermark_effects_bytes: 16 << 20,
             check_first_bytes: 32 << 20,

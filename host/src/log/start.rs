@@ -263,17 +263,18 @@ fn first_claim(
 
 /// Opens the indexes. Of segments that were not checked only the headers are read.
 fn open_index(
-    disk: &dyn Disk,
+    disk: &Arc<dyn Disk>,
     folders: &Folders,
+    options: &LogOptions,
     begun: &Begun,
     open: SegmentIndexBuilder,
 ) -> Result<LogIndex, OpenError> {
     let log_id = begun.frame.header().log_id;
     let files = begun.sealed.iter().enumerate().map(|(at, segment)| {
         let depth = if at < begun.unchecked { Depth::Header } else { Depth::Whole };
-        sealed_index(disk, folders, &log_id, segment, depth)
+        sealed_index(&**disk, folders, &log_id, segment, depth)
     });
-    Ok(LogIndex::new(files.collect::<Result<_, _>>()?, open))
+    LogIndex::new(Arc::clone(disk), options.index_files_max, files, open)
 }
 
 /// Fills something from the indexes. Where one of them turns out to be damaged, all are read as a whole,
@@ -312,7 +313,7 @@ fn share(
 ) -> Result<Arc<Shared>, OpenError> {
     let log_id = begun.frame.header().log_id;
     let mut watch = StopWatch(Instant::now());
-    let index = open_index(&*disk, &folders, begun, index)?;
+    let index = open_index(&disk, &folders, &options, begun, index)?;
     times.index = watch.lap();
     let heads = fill(&*disk, &folders, begun, &index, || {
         fill_heads(&*disk, &folders, log_id, &begun.sealed, &index)

@@ -12,6 +12,7 @@ use tokio::sync::mpsc::Sender;
 use uuid::Uuid;
 
 use super::ServeError;
+use super::files;
 use super::start::{at, create_dir, ms};
 use crate::bus::Bus;
 use crate::bus::memory::{MemoryOptions, Order, Overflow};
@@ -59,21 +60,23 @@ enum Keys {
     Later(Fill),
 }
 
-/// Opens all buses into `open`, the default one first.
+/// Opens all buses into `open`, the default one first; this process may have so many `files` open.
 ///
 /// # Errors
 /// A log or a checkpoint cannot be used. What was opened until then is there, to be closed.
 pub(super) fn open_buses(
     config: &Config,
+    files: Option<u64>,
     disk: &Arc<dyn Disk>,
     clock: &Arc<dyn Clock>,
     failed: &Sender<ServeError>,
     open: &mut Vec<OpenBus>,
 ) -> Result<(), ServeError> {
+    let index_files_max = files::index_files_max(files, config.buses.len());
     for (name, bus) in &config.buses {
         let opened = match bus {
             config::Bus::Durable(options) => {
-                open_durable((config, name, options), disk, clock, failed)?
+                open_durable((config, name, options), index_files_max, disk, clock, failed)?
             }
             config::Bus::Memory(options) => {
                 let bus = Arc::new(Bus::memory(name, memory_options(options), Arc::clone(clock)));
@@ -89,6 +92,7 @@ pub(super) fn open_buses(
 
 fn open_durable(
     (config, name, bus): (&Config, &str, &config::DurableBus),
+    index_files_max: usize,
     disk: &Arc<dyn Disk>,
     clock: &Arc<dyn Clock>,
     failed: &Sender<ServeError>,
@@ -100,6 +104,7 @@ fn open_durable(
         segment_bytes: bus.segment.bytes(),
         dedup_window_ms: bus.dedup.ms(),
         dedup_max: usize::try_from(bus.dedup_max).unwrap_or(usize::MAX),
+        index_files_max,
         check_rest: CheckRest::WhenTold,
         clock_gap: if config.accept_clock { ClockGap::Accept } else { ClockGap::Refuse },
         watermark_ingest_bytes: bus.keep_free.bytes(),

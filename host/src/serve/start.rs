@@ -120,7 +120,8 @@ impl Base {
         let began = Instant::now();
         let config = Arc::new(config);
         // Before anything is touched: who cannot listen as told has no use for the data.
-        let server = server_options(&config)?;
+        let files = files::take_all();
+        let server = server_options(&config, files)?;
         let place = place::take(config.http.listen).await?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let disk: Arc<dyn Disk> = Arc::new(OsDisk);
@@ -131,7 +132,7 @@ impl Base {
         // Beside the buses: neither knows of the other.
         let sandbox = tokio::task::spawn_blocking(move || Sandbox::new(options));
         let mut open = Vec::new();
-        if let Err(error) = open_buses(&config, &disk, &clock, failed, &mut open) {
+        if let Err(error) = open_buses(&config, files, &disk, &clock, failed, &mut open) {
             // The others are not to look like those of a host that crashed.
             give_up(&buses_of(&open)).await;
             return Err(error);
@@ -291,7 +292,7 @@ pub(super) fn create_dir(path: &Path) -> Result<(), ServeError> {
     std::fs::create_dir_all(path).map_err(at(path))
 }
 
-fn server_options(config: &Config) -> Result<ServerOptions, ServeError> {
+fn server_options(config: &Config, files: Option<u64>) -> Result<ServerOptions, ServeError> {
     let tokens = match &config.auth.tokens {
         Some(TokensFrom::File(path)) => Some(Arc::new(Tokens::load(path)?)),
         Some(TokensFrom::Environment(text)) => {
@@ -305,7 +306,7 @@ fn server_options(config: &Config) -> Result<ServerOptions, ServeError> {
     };
     let body_bytes_max = config.http.body_max.as_usize();
     let options = ServerOptions::default();
-    let connections_max = files::connections_max(files::take_all(), options.connections_max);
+    let connections_max = files::connections_max(files, options.connections_max);
     Ok(ServerOptions { body_bytes_max, connections_max, tokens, tls, ..options })
 }
 

@@ -9,6 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::encode::{HEADER_BYTES, Header, MAGIC, Section, VERSION, prefix_of, salt};
+use super::few::FewOpen;
 use super::page::PageReader;
 use super::row::{
     CompletionRow, EventRow, GroupRow, IdRow, MarkRow, Row, TypeRow, addressee_of, emitter_of,
@@ -46,7 +47,7 @@ impl IndexFile {
         let Some(file) = PagedFile::open(disk, path, salt, &MAGIC, VERSION)? else {
             return Ok(None);
         };
-        let content = file.content(&mut file.pages(), 0..HEADER_BYTES as u64)?;
+        let content = file.content(&mut file.pages()?, 0..HEADER_BYTES as u64)?;
         let header = Header::read(&content).ok_or_else(|| file.malformed(0))?;
         let fits = |(offset, len): &(u64, u64)| {
             offset.checked_add(*len).is_some_and(|end| end <= file.content_bytes())
@@ -62,6 +63,11 @@ impl IndexFile {
     #[must_use]
     pub fn log_id(disk: &dyn Disk, path: &Path) -> Option<[u8; 16]> {
         PagedFile::open(disk, path, salt(&[0; 16], 0), &MAGIC, VERSION).ok()??.raw_log_id()
+    }
+
+    /// The same file, as one of those of which few are open.
+    pub(super) fn among(self, few: &Arc<FewOpen>) -> Self {
+        Self { file: self.file.among(few), ..self }
     }
 
     /// What the segment spans, and the content it was built from.
@@ -96,7 +102,7 @@ impl IndexFile {
         until: Position,
         limit: usize,
     ) -> Result<Vec<IndexEntry>, IndexError> {
-        let mut pages = self.file.pages();
+        let mut pages = self.file.pages()?;
         let (prefixes, groups) = (Section::KeyPrefixes, Section::KeyGroups);
         let Some(members) = self.group(&mut pages, prefixes, groups, key.0)? else {
             return Ok(Vec::new());
@@ -142,7 +148,7 @@ impl IndexFile {
         until: CommitNumber,
         limit: usize,
     ) -> Result<Vec<CompletionEntry>, IndexError> {
-        let mut pages = self.file.pages();
+        let mut pages = self.file.pages()?;
         let hash = completion_hash(instance, key);
         let (prefixes, groups) = (Section::CompletionPrefixes, Section::CompletionGroups);
         let Some(members) = self.group(&mut pages, prefixes, groups, hash)? else {
@@ -175,7 +181,7 @@ impl IndexFile {
         until: Position,
         limit: usize,
     ) -> Result<Vec<Position>, IndexError> {
-        let mut pages = self.file.pages();
+        let mut pages = self.file.pages()?;
         let (mut low, mut high) = (0, self.count::<TypeRow>(Section::Types));
         while low < high {
             let middle = low.midpoint(high);
@@ -193,7 +199,7 @@ impl IndexFile {
 
     fn positions_of(
         &self,
-        pages: &mut PageReader<'_>,
+        pages: &mut PageReader,
         row: &TypeRow,
         after: Position,
         until: Position,
@@ -218,7 +224,7 @@ impl IndexFile {
     /// [`IndexError::Io`], [`IndexError::Damaged`].
     pub fn types(&self) -> Result<Vec<TypeStat>, IndexError> {
         let base = self.header.span.base;
-        let (mut stats, mut names) = (Vec::new(), self.file.pages());
+        let (mut stats, mut names) = (Vec::new(), self.file.pages()?);
         self.for_each::<TypeRow>(Section::Types, |row| {
             stats.push(TypeStat {
                 kind: self.name_of(&mut names, &row)?.into(),
@@ -268,7 +274,7 @@ impl IndexFile {
             first_position: base.position(row.position),
             time_ms: row.time_ms,
         };
-        let mut pages = self.file.pages();
+        let mut pages = self.file.pages()?;
         let all = 0..self.count::<MarkRow>(Section::Marks);
         let count =
             self.search::<MarkRow>(&mut pages, Section::Marks, all, |row| holds(&mark(row)))?;
@@ -324,7 +330,7 @@ impl IndexFile {
     /// The numbers of the entries of a hash.
     fn group(
         &self,
-        pages: &mut PageReader<'_>,
+        pages: &mut PageReader,
         prefixes: Section,
         groups: Section,
         hash: u128,
@@ -347,12 +353,12 @@ impl IndexFile {
     }
 
     fn type_name(&self, number: u32) -> Result<Arc<str>, IndexError> {
-        let mut pages = self.file.pages();
+        let mut pages = self.file.pages()?;
         let row = self.row::<TypeRow>(&mut pages, Section::Types, u64::from(number))?;
         Ok(self.name_of(&mut pages, &row)?.into())
     }
 
-    fn name_of(&self, pages: &mut PageReader<'_>, row: &TypeRow) -> Result<String, IndexError> {
+    fn name_of(&self, pages: &mut PageReader, row: &TypeRow) -> Result<String, IndexError> {
         let (start, len) = self.place(Section::TypeNames);
         let from = u64::from(row.name_offset);
         let range = from..from + u64::from(row.name_bytes);

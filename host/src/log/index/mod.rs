@@ -10,6 +10,7 @@
 
 mod builder;
 mod encode;
+mod few;
 mod file;
 mod fill;
 mod filter;

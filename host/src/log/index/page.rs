@@ -5,6 +5,7 @@
 //! place or an older life never passes. Content is addressed as if there were no CRCs.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use crate::log::disk::{DiskFile, read_up_to};
 
@@ -63,8 +64,8 @@ pub(super) enum PageError {
 }
 
 /// Reads the content of a paged file; remembers the pages it read last.
-pub(super) struct PageReader<'a> {
-    source: &'a dyn DiskFile,
+pub(super) struct PageReader {
+    source: Arc<dyn DiskFile>,
     salt: PageSalt,
     /// Pages that the file has.
     pages: u64,
@@ -74,9 +75,9 @@ pub(super) struct PageReader<'a> {
     ahead: usize,
 }
 
-impl<'a> PageReader<'a> {
+impl PageReader {
     /// For lookups: reads what is asked for and no more.
-    pub(super) fn new(source: &'a dyn DiskFile, salt: PageSalt, file_bytes: u64) -> Self {
+    pub(super) fn new(source: Arc<dyn DiskFile>, salt: PageSalt, file_bytes: u64) -> Self {
         let pages = file_bytes / PAGE_BYTES as u64;
         Self { source, salt, pages, held: Vec::new(), held_first: 0, ahead: PAGE_BYTES }
     }
@@ -112,7 +113,7 @@ impl<'a> PageReader<'a> {
         if self.held_range(page).is_none() {
             let left = usize::try_from((self.pages - page).saturating_mul(PAGE_BYTES as u64));
             let bytes = self.ahead.min(left.unwrap_or(usize::MAX));
-            self.held = read_up_to(self.source, start, bytes).map_err(PageError::Io)?;
+            self.held = read_up_to(&*self.source, start, bytes).map_err(PageError::Io)?;
             self.held_first = page;
         }
         let bytes = self.held_range(page).and_then(|range| self.held.get(range));

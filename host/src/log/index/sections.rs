@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use super::IndexError;
 use super::encode::Section;
+use super::few::{FewOpen, Source};
 use super::file::IndexFile;
 use super::page::{CONTENT_BYTES, PAGE_BYTES, PageError, PageReader, PageSalt};
 use super::row::{Row, u16_at};
-use crate::log::disk::{Disk, DiskFile, read_up_to};
+use crate::log::disk::{Disk, read_up_to};
 
 /// Rows handed on at once when going through a section.
 const ROWS_AT_ONCE: u64 = 4096;
@@ -20,7 +21,7 @@ const START_BYTES: usize = 16;
 #[derive(Debug)]
 pub(super) struct PagedFile {
     pub(super) path: PathBuf,
-    source: Arc<dyn DiskFile>,
+    source: Source,
     file_bytes: u64,
     salt: PageSalt,
 }
@@ -52,13 +53,14 @@ impl PagedFile {
         if found != version {
             return Err(IndexError::Version { path: path.to_owned(), found, supported: version });
         }
+        let source = Source::Open(source);
         Ok(Some(Self { path: path.to_owned(), source, file_bytes, salt }))
     }
 
     /// The first bytes of the file, unchecked: for what decides how to check.
     pub(super) fn raw_start(&self, bytes: usize) -> Result<Vec<u8>, IndexError> {
-        let read = read_up_to(&*self.source, 0, bytes);
-        read.map_err(|source| IndexError::Io { path: self.path.clone(), source })
+        let read = self.source.file(&self.path).and_then(|file| read_up_to(&*file, 0, bytes));
+        read.map_err(|source| self.io_error(source))
     }
 
     /// The log that the file says it is of, unchecked; none: it is too short.
@@ -71,13 +73,24 @@ impl PagedFile {
         self.file_bytes / PAGE_BYTES as u64 * CONTENT_BYTES as u64
     }
 
-    pub(super) fn pages(&self) -> PageReader<'_> {
-        PageReader::new(&*self.source, self.salt, self.file_bytes)
+    /// The same file, as one of those of which few are open.
+    pub(super) fn among(self, few: &Arc<FewOpen>) -> Self {
+        Self { source: self.source.among(few), ..self }
+    }
+
+    /// Its pages; the file stays open while they are read.
+    pub(super) fn pages(&self) -> Result<PageReader, IndexError> {
+        let file = self.source.file(&self.path).map_err(|source| self.io_error(source))?;
+        Ok(PageReader::new(file, self.salt, self.file_bytes))
+    }
+
+    fn io_error(&self, source: std::io::Error) -> IndexError {
+        IndexError::Io { path: self.path.clone(), source }
     }
 
     pub(super) fn read(
         &self,
-        pages: &mut PageReader<'_>,
+        pages: &mut PageReader,
         range: Range<u64>,
         out: &mut Vec<u8>,
     ) -> Result<(), IndexError> {
@@ -94,7 +107,7 @@ impl PagedFile {
 
     pub(super) fn content(
         &self,
-        pages: &mut PageReader<'_>,
+        pages: &mut PageReader,
         range: Range<u64>,
     ) -> Result<Vec<u8>, IndexError> {
         let mut content = Vec::new();
@@ -104,7 +117,7 @@ impl PagedFile {
 
     /// Checks every page.
     pub(super) fn verify(&self) -> Result<(), IndexError> {
-        let mut pages = self.pages().sequential();
+        let mut pages = self.pages()?.sequential();
         let mut content = Vec::new();
         for page in 0..self.file_bytes / PAGE_BYTES as u64 {
             let start = page * CONTENT_BYTES as u64;
@@ -122,7 +135,7 @@ impl PagedFile {
         mut visit: impl FnMut(R) -> Result<(), IndexError>,
     ) -> Result<(), IndexError> {
         let width = R::BYTES as u64;
-        let mut pages = self.pages().sequential();
+        let mut pages = self.pages()?.sequential();
         let (mut content, mut at) = (Vec::new(), 0);
         while at < count {
             let end = count.min(at + ROWS_AT_ONCE);
@@ -152,7 +165,7 @@ impl IndexFile {
 
     pub(super) fn rows<R: Row>(
         &self,
-        pages: &mut PageReader<'_>,
+        pages: &mut PageReader,
         section: Section,
         rows: Range<u64>,
     ) -> Result<Vec<R>, IndexError> {
@@ -168,7 +181,7 @@ impl IndexFile {
 
     pub(super) fn row<R: Row>(
         &self,
-        pages: &mut PageReader<'_>,
+        pages: &mut PageReader,
         section: Section,
         number: u64,
     ) -> Result<R, IndexError> {
@@ -179,7 +192,7 @@ impl IndexFile {
     /// The first of the rows that does not hold, where those that hold come first.
     pub(super) fn search<R: Row>(
         &self,
-        pages: &mut PageReader<'_>,
+        pages: &mut PageReader,
         section: Section,
         rows: Range<u64>,
         holds: impl Fn(&R) -> bool,

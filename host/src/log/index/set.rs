@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 
+use super::few::FewOpen;
 use super::open::OpenIndex;
 use super::{
     CompletionEntry, FrameMark, IndexEntry, IndexError, IndexFile, SegmentIndexBuilder,
@@ -16,6 +17,7 @@ use super::{
 use crate::event::{CommitNumber, InstanceId, KeyHash, Position};
 use crate::limits::{INDEX_BEHIND_BYTES, INDEX_BEHIND_BYTES_MAX};
 use crate::log::dedup::Dedup;
+use crate::log::disk::Disk;
 use crate::log::frame::Frame;
 use crate::log::heads::Heads;
 
@@ -24,6 +26,7 @@ use crate::log::heads::Heads;
 #[derive(Debug)]
 pub struct LogIndex {
     parts: ArcSwap<Vec<Part>>,
+    few: Arc<FewOpen>,
     /// Held while the list of parts changes.
     changing: Mutex<()>,
 }
@@ -47,13 +50,22 @@ pub struct FramePlace {
 }
 
 impl LogIndex {
-    /// The index of a log with these sealed segments, oldest first, and this open one.
-    #[must_use]
-    pub fn new(sealed: Vec<IndexFile>, open: SegmentIndexBuilder) -> Self {
-        let mut parts: Vec<Part> =
-            sealed.into_iter().map(|file| Part::File(Arc::new(file))).collect();
+    /// The index of a log with these sealed segments, oldest first, and this open one. Of its files, which
+    /// are on `disk`, so many are open at a time.
+    ///
+    /// # Errors
+    /// The first that comes instead of a file.
+    pub fn new<E>(
+        disk: Arc<dyn Disk>,
+        files_max: usize,
+        sealed: impl Iterator<Item = Result<IndexFile, E>>,
+        open: SegmentIndexBuilder,
+    ) -> Result<Self, E> {
+        let few = FewOpen::new(disk, files_max);
+        let sealed = sealed.map(|file| Ok(Part::File(Arc::new(file?.among(&few)))));
+        let mut parts = sealed.collect::<Result<Vec<_>, E>>()?;
         parts.push(Part::Memory(Arc::new(OpenIndex::new(open))));
-        Self { parts: ArcSwap::from_pointee(parts), changing: Mutex::new(()) }
+        Ok(Self { parts: ArcSwap::from_pointee(parts), few, changing: Mutex::new(()) })
     }
 
     /// Hands over the next frame of the open segment, which starts at `offset` of its file. Whoever
@@ -109,7 +121,7 @@ impl LogIndex {
     /// Puts the file of a sealed segment in the place of its part in memory.
     pub fn sealed(&self, file: IndexFile) {
         let segment = file.span().base.segment;
-        let file = Part::File(Arc::new(file));
+        let file = Part::File(Arc::new(file.among(&self.few)));
         self.change(|parts| {
             if let Some(part) = parts.iter_mut().find(|part| part.segment() == segment) {
                 *part = file.clone();

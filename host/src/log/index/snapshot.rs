@@ -104,7 +104,7 @@ impl HeadsFile {
         if !fits {
             return Ok(None);
         }
-        let header = file.content(&mut file.pages(), 0..HEADER_BYTES as u64)?;
+        let header = file.content(&mut file.pages()?, 0..HEADER_BYTES as u64)?;
         let count = u64_at(&header, 72);
         let rows_bytes = count.checked_mul(<(KeyHash, Head)>::BYTES as u64);
         if rows_bytes.is_none_or(|bytes| bytes > file.content_bytes() - HEADER_BYTES as u64) {

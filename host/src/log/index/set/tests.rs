@@ -1,3 +1,4 @@
+use std::convert::Infallible;
 use std::path::Path;
 use std::time::Duration;
 
@@ -6,8 +7,8 @@ use super::*;
 use crate::event::{Key, KeySequence, NewEvent};
 use crate::log::codec::{Encoded, Header, Salt, kind};
 use crate::log::dedup::IdHasher;
-use crate::log::disk::Disk;
 use crate::log::disk::sim::SimDisk;
+use crate::log::disk::{Disk, OsDisk};
 use crate::log::frame::FrameBuilder;
 
 const LOG_ID: [u8; 16] = [9; 16];
@@ -55,9 +56,14 @@ fn file(builder: &SegmentIndexBuilder) -> IndexFile {
     IndexFile::open(&disk, path, &LOG_ID, segment).unwrap().unwrap()
 }
 
+fn with_files<const N: usize>(sealed: [IndexFile; N], open: SegmentIndexBuilder) -> LogIndex {
+    let sealed = sealed.into_iter().map(Ok::<_, Infallible>);
+    LogIndex::new(Arc::new(SimDisk::new()), 8, sealed, open).unwrap()
+}
+
 /// Two sealed segments, one whose file is not there yet, an open one.
 fn log() -> LogIndex {
-    let index = LogIndex::new(vec![file(&segment(0)), file(&segment(1))], segment(2));
+    let index = with_files([file(&segment(0)), file(&segment(1))], segment(2));
     index.begin(segment(3));
     index
 }
@@ -85,6 +91,37 @@ fn a_lookup_goes_across_segments_and_sealing_changes_no_answer() {
         let types = index.types().unwrap();
         assert_eq!((types.len(), types[0].count, types[0].last_ms), (1, 40, 40_000));
     }
+}
+
+#[test]
+fn of_many_index_files_few_are_open_and_each_is_found() {
+    const OPEN_MAX: usize = 8;
+    let folder = tempfile::tempdir().unwrap();
+    let count = || {
+        let links = std::fs::read_dir("/proc/self/fd").unwrap();
+        let files = links.filter_map(|link| std::fs::read_link(link.ok()?.path()).ok());
+        files.filter(|file| file.starts_with(folder.path())).count()
+    };
+    let publish = |number: u32| {
+        let bytes = segment(number).encode(SegmentSeal::default()).unwrap();
+        let path = folder.path().join(number.to_string());
+        std::fs::write(&path, bytes).unwrap();
+        IndexFile::open(&OsDisk, &path, &LOG_ID, number).map(Option::unwrap)
+    };
+    let index = LogIndex::new(Arc::new(OsDisk), OPEN_MAX, (0..50).map(publish), segment(50));
+    let index = index.unwrap();
+    for _ in 0..2 {
+        assert_eq!(count(), OPEN_MAX);
+        assert_eq!(positions(&index, 0, 500, 1000).len(), 250);
+        let place = index.frame_of_position(Position(77)).unwrap().unwrap();
+        assert_eq!((place.segment, place.mark.first_position), (7, Position(77)));
+    }
+    index.begin(segment(51));
+    index.sealed(publish(50).unwrap());
+    assert_eq!(count(), OPEN_MAX);
+    assert_eq!(positions(&index, 0, 520, 1000).len(), 260);
+    std::fs::remove_file(folder.path().join("3")).unwrap();
+    assert!(matches!(index.frame_of_position(Position(35)), Err(IndexError::Io { .. })));
 }
 
 #[test]
@@ -163,7 +200,7 @@ fn empty() -> LogIndex {
         first_position: Position(1),
         first_ms: 0,
     };
-    LogIndex::new(Vec::new(), SegmentIndexBuilder::new(base))
+    with_files([], SegmentIndexBuilder::new(base))
 }
 
 #[test]
