@@ -9,6 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
+
 use super::assign::{Group, Verdict};
 use super::codec::FRAME_ALIGN;
 use super::derived::publish_heads;
@@ -45,6 +47,8 @@ pub(super) struct Writer {
     held: Vec<EffectsEntry>,
     /// What was published, and is the next group: with what was held it would not fit one frame.
     put_off: Option<Taken>,
+    /// The system gave no file for the next segment: that was told.
+    lacks_file: bool,
     /// A stop found no room for the end of a delivery: what comes after it may rest on it.
     gives_up: bool,
     lingering: Lingering,
@@ -100,6 +104,7 @@ impl Writer {
             space_checked_ms: None,
             held: Vec::new(),
             put_off: None,
+            lacks_file: false,
             gives_up: false,
             lock,
         };
@@ -362,13 +367,31 @@ impl Writer {
         let number = self.segment.number() + 1;
         let bytes = shared.segment_bytes().max(OpenSegment::bytes_for(frame_bytes));
         let file = claim(&*shared.disk, &shared.folders.segments, number, bytes);
-        let file = file.map_err(|error| claim_stop(&shared, number, bytes, &error))?;
+        let file = file.map_err(|error| self.claim_stop(number, bytes, &error))?;
+        self.lacks_file = false;
         self.seal(time_ms, false)?;
         let tip = *self.segment.tip();
         let dir = &shared.folders.segments;
         self.segment = OpenSegment::begin(dir, file, shared.salt(number), tip)?;
         self.begins_index = true;
         Ok(())
+    }
+
+    /// Without a file, too, nothing has changed, and there is one once others are closed.
+    fn claim_stop(&mut self, number: u32, bytes: u64, error: &io::Error) -> Stop {
+        let shared = &self.shared;
+        let path = shared.folders.segment(number);
+        let lacks_file = matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE));
+        if !lacks_file && !is_full(error) {
+            return Stop::Failed(LogFailure::Write { path, why: error.to_string() });
+        }
+        if lacks_file && !self.lacks_file {
+            let path = path.display();
+            tracing::warn!(%path, %error, "no file for a segment: nothing is appended until there is one");
+        }
+        self.lacks_file = lacks_file;
+        let free = shared.disk.free_bytes(&shared.folders.segments).unwrap_or_default();
+        Stop::Full { free, needed: bytes }
     }
 
     /// Seals the segment; its index file is written beside the work.
@@ -408,15 +431,6 @@ pub(super) fn make_known(shared: &Shared, frame: Arc<Frame>) -> bool {
     shared.durable_position.store(position, Ordering::Release);
     shared.durable.send_replace(last);
     is_long
-}
-
-fn claim_stop(shared: &Shared, number: u32, bytes: u64, error: &io::Error) -> Stop {
-    if is_full(error) {
-        let free = shared.disk.free_bytes(&shared.folders.segments).unwrap_or_default();
-        return Stop::Full { free, needed: bytes };
-    }
-    let path = shared.folders.segment(number);
-    Stop::Failed(LogFailure::Write { path, why: error.to_string() })
 }
 
 /// Whether an error says that there is no space.

@@ -36,6 +36,8 @@ pub enum Fault {
     PowerOffAt(u64),
     /// From this operation on there is no space left.
     FullFrom(u64),
+    /// From this operation on no file can be opened, nor made: too many are.
+    NoFilesFrom(u64),
 }
 
 /// The simulated disk; clones share it.
@@ -239,7 +241,10 @@ impl SimDisk {
     }
 
     fn open(&self, path: &Path, reads: Reads) -> io::Result<Arc<dyn DiskFile>> {
-        let number = *self.state().names.get(path).ok_or(io::ErrorKind::NotFound)?;
+        let found = self.state();
+        found.may_open()?;
+        let number = *found.names.get(path).ok_or(io::ErrorKind::NotFound)?;
+        drop(found);
         let (state, released) = (self.state.clone(), self.released.clone());
         Ok(Arc::new(SimFile { state, released, number, reads }))
     }
@@ -277,7 +282,7 @@ impl State {
         let fails = self.faults.iter().any(|fault| match fault {
             Fault::FailsAt(at) => *at == now,
             Fault::PowerOffAt(at) => now >= *at,
-            Fault::FullFrom(_) => false,
+            Fault::FullFrom(_) | Fault::NoFilesFrom(_) => false,
         });
         if fails { Err(io::Error::other("simulated fault")) } else { Ok(()) }
     }
@@ -285,6 +290,13 @@ impl State {
     fn is_full(&self) -> bool {
         let now = self.operations;
         self.faults.iter().any(|fault| matches!(fault, Fault::FullFrom(at) if now >= *at))
+    }
+
+    /// Fails where no file can be had.
+    fn may_open(&self) -> io::Result<()> {
+        let now = self.operations;
+        let none = |fault: &Fault| matches!(fault, Fault::NoFilesFrom(at) if now >= *at);
+        if self.faults.iter().any(none) { Err(rustix::io::Errno::MFILE.into()) } else { Ok(()) }
     }
 
     fn free(&self) -> u64 {
@@ -426,6 +438,7 @@ impl Disk for SimDisk {
     fn create_new(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
         let mut state = self.state();
         state.step()?;
+        state.may_open()?;
         if state.names.contains_key(path) {
             return Err(io::ErrorKind::AlreadyExists.into());
         }

@@ -133,6 +133,31 @@ async fn the_first_failure_poisons_and_reads_go_on() {
 }
 
 #[tokio::test]
+async fn a_log_that_gets_no_file_for_its_next_segment_waits_for_one() {
+    let disk = SimDisk::new();
+    let log = open(&disk).log;
+    let large = |id: usize| crate::log::Publish {
+        event: event(&id.to_string(), "a", &format!("\"{}\"", "x".repeat(30_000))),
+        expected: None,
+    };
+    disk.inject(Fault::NoFilesFrom(0));
+    let mut taken = 0;
+    let error = loop {
+        match log.ingest(vec![large(taken)]).await {
+            Ok(_) => taken += 1,
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(error, AppendError::StorageFull { .. }), "{error}");
+    assert_eq!(log.stats().failure, None);
+    disk.heal();
+    log.ingest(vec![large(taken)]).await.unwrap();
+    log.close().await.unwrap();
+    let log = open(&disk).log;
+    assert_eq!(all_events(&log).await.unwrap().len(), taken + 1);
+}
+
+#[tokio::test]
 async fn a_full_disk_refuses_and_recovers() {
     let disk = SimDisk::new();
     let log = open(&disk).log;
