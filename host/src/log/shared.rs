@@ -4,9 +4,10 @@
 //! ([`super::NumberedFrames`]). The writer settles a group in one order: tables, index, tail, the durable
 //! mark, and only then the answers; so whoever has an answer finds what it is about.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
@@ -40,6 +41,9 @@ pub(super) struct Shared {
     pub(super) buffers: Buffers,
     /// Of readers that lag.
     pub(super) read_buffers: ReadBuffers,
+    /// The same, as are these past the page cache.
+    pub(super) open_segments: OpenSegments,
+    pub(super) open_direct: OpenSegments,
     pub(super) hasher: IdHasher,
     pub(super) heads: Heads,
     pub(super) recent: Recent,
@@ -66,6 +70,29 @@ pub(super) struct Shared {
 impl std::fmt::Debug for Shared {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Shared").field("bus", &self.folders.bus).finish_non_exhaustive()
+    }
+}
+
+/// Segments that are being read: whoever reads one that others read has the same file, so that a thousand
+/// readers that lag take no more files than one.
+#[derive(Debug, Default)]
+pub(super) struct OpenSegments(Mutex<HashMap<u32, Weak<dyn DiskFile>>>);
+
+impl OpenSegments {
+    /// The file of a segment; `open` opens it where nobody reads it.
+    fn get<E>(
+        &self,
+        segment: u32,
+        open: impl FnOnce() -> Result<Arc<dyn DiskFile>, E>,
+    ) -> Result<Arc<dyn DiskFile>, E> {
+        let mut files = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(file) = files.get(&segment).and_then(Weak::upgrade) {
+            return Ok(file);
+        }
+        files.retain(|_, file| file.strong_count() > 0);
+        let file = open()?;
+        files.insert(segment, Arc::downgrade(&file));
+        Ok(file)
     }
 }
 
@@ -150,12 +177,15 @@ impl Shared {
 
     fn open_segment(&self, segment: u32) -> Result<Arc<dyn DiskFile>, ReadError> {
         let path = self.folders.segment(segment);
-        self.disk.open_read(&path).map_err(|error| io_error(&path, error))
+        let file = self.open_segments.get(segment, || self.disk.open_read(&path));
+        file.map_err(|error| io_error(&path, error))
     }
 
     /// Has a scan read on past the page cache in this segment, where the disk can do that.
     pub(super) fn go_direct(&self, scan: &mut SegmentScan) {
-        let direct = self.disk.open_direct(&self.folders.segment(scan.salt().segment));
+        let segment = scan.salt().segment;
+        let open = || self.disk.open_direct(&self.folders.segment(segment)).ok_or(());
+        let direct = self.open_direct.get(segment, open).ok();
         scan.go_direct(direct, self.read_buffers.clone());
     }
 

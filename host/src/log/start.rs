@@ -22,7 +22,7 @@ use super::options::{CheckRest, ClockGap, LogOptions};
 use super::record::{Control, ControlRecord};
 use super::recovery::{CutReport, Folders, Found, Recovered, SealedSegment, note_begun, recover};
 use super::segment::{OpenSegment, ReadBuffers, SegmentError, Tip, claim};
-use super::shared::{Counters, Shared};
+use super::shared::{Counters, OpenSegments, Shared};
 use super::tail::Tail;
 use super::ticket::Buffers;
 use super::writer::{Writer, is_full, make_known};
@@ -347,6 +347,8 @@ fn share(
         lanes: Lanes::new(),
         buffers: Buffers::default(),
         read_buffers: ReadBuffers::default(),
+        open_segments: OpenSegments::default(),
+        open_direct: OpenSegments::default(),
         hasher: IdHasher::new(&log_id),
         heads,
         recent: Recent::new(dedup),

@@ -55,6 +55,29 @@ async fn who_reads_on_and_on_reads_past_the_page_cache() {
 }
 
 #[tokio::test]
+async fn many_readers_that_lag_share_the_files_that_they_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let open_files = || {
+        let links = std::fs::read_dir("/proc/self/fd").unwrap();
+        let files = links.filter_map(|link| std::fs::read_link(link.ok()?.path()).ok());
+        files.filter(|file| file.starts_with(folder.path())).count()
+    };
+    let options = forgetful(16 << 20);
+    let log =
+        Log::open(Arc::new(OsDisk), folder.path(), options, HandClock::at(START_MS)).unwrap().log;
+    fill(&log, 0..40, |_| 100_000).await;
+    let before = open_files();
+    let mut readers: Vec<_> = (0..50).map(|_| log.frames_from_commit(CommitNumber(1))).collect();
+    for reader in &mut readers {
+        read(reader, 0..10).await;
+    }
+    assert!((1..=2).contains(&(open_files() - before)), "{} more", open_files() - before);
+    drop(readers);
+    assert_eq!(open_files(), before);
+    log.close().await.unwrap();
+}
+
+#[tokio::test]
 async fn a_small_event_that_is_held_does_not_hold_what_was_read_with_it() {
     let disk = SimDisk::new();
     let log = try_open(&disk, forgetful(64 << 20)).unwrap().log;
