@@ -67,7 +67,8 @@ pub fn run(args: &DevArgs, output: Output) -> anyhow::Result<ExitCode> {
     let (_watcher, dirty) =
         SourceWatcher::start(std::slice::from_ref(&plugins), SETTLE).context("cannot watch")?;
     let any = build(std::slice::from_ref(&plugins), output)?;
-    runtime()?.block_on(async {
+    let runtime = runtime()?;
+    let ended = runtime.block_on(async {
         let mut signals = Signals::listen()?;
         let Some(serving) = start(config, &mut signals).await? else {
             return Ok(ExitCode::SUCCESS);
@@ -93,7 +94,10 @@ pub fn run(args: &DevArgs, output: Output) -> anyhow::Result<ExitCode> {
         rebuilds.abort();
         ended?;
         Ok(ExitCode::SUCCESS)
-    })
+    });
+    // Nor does it wait for a line that nobody reads.
+    runtime.shutdown_background();
+    ended
 }
 
 fn say(line: &str) {

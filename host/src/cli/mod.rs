@@ -12,6 +12,7 @@ pub mod dev;
 pub mod diff;
 pub mod events;
 pub mod keys;
+mod lines;
 pub mod log;
 pub mod new;
 pub mod out;

@@ -3,11 +3,13 @@
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Mutex;
 
 use anyhow::Context;
 use serde_json::json;
 use tracing_subscriber::EnvFilter;
 
+use super::lines::Lines;
 use super::signals::{ReadAgain, Signals};
 use super::{Output, valid};
 use crate::config::reader::nearest;
@@ -129,7 +131,7 @@ pub(super) fn log_to_stderr(default: &str, output: Output) {
     let filter = silent.fold(filter, EnvFilter::add_directive);
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(Mutex::new(Lines::new(std::io::stderr(), output)))
         // To the same place: where that is gone, saying so would only panic.
         .log_internal_errors(false)
         .with_ansi(std::io::stderr().is_terminal());
