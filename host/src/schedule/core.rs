@@ -329,6 +329,7 @@ impl<T> KeyScheduler<T> {
             first.map_or(self.scanned, |first| self.scanned.min(before(first)))
         };
         let seen = upto(self.here.first());
+        let deferred = self.here.deferred() + self.aside.deferred();
         Cursor {
             scanned: self.scanned,
             low: seen.min(upto(self.aside.first())),
@@ -340,8 +341,9 @@ impl<T> KeyScheduler<T> {
             waiting: self.waiting,
             throttled: self.throttled,
             retrying: self.delayed.len(),
-            deferred: self.here.deferred() + self.aside.deferred(),
-            deferred_events: self.deferred_events,
+            deferred,
+            // A backlog of which nobody knows since a restart how much it is: one at least, until it is searched.
+            deferred_events: self.deferred_events.max(deferred as u64),
             draining: self.drains_wanted + self.reserved > 0,
         }
     }

@@ -74,6 +74,21 @@ fn what_runs_again_after_a_start_keeps_its_turn() {
 }
 
 #[test]
+fn a_backlog_that_is_still_to_be_searched_after_a_start_counts() {
+    let mut sched = KeyScheduler::<u64>::new(bounds(8));
+    sched.start_after(Position(9));
+    for name in ["a", "b", "c"] {
+        sched.restore_backlog(&key(name).unwrap(), Position(1), true);
+    }
+    for left in (0..3).rev() {
+        let drain = sched.next_drain().unwrap();
+        assert_eq!(sched.cursor().deferred_events, left + 1);
+        assert_eq!(sched.refill(&drain, [], drain.to), Refill::Taken(0));
+        assert_eq!(sched.cursor().deferred_events, left);
+    }
+}
+
+#[test]
 fn a_key_that_is_parked_again_is_not_back() {
     check(
         8,
