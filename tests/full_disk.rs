@@ -156,7 +156,9 @@ fn a_host_that_stops_on_a_full_disk_says_what_it_needs() {
     // The log was sealed, and there is no room for another segment.
     let refused = series.place.start_refused_with(&series.options());
     assert_eq!(refused.code, 1, "{refused:?}");
+    let wanted = "/data/buses/main/log`; free some space and start again";
     assert!(refused.stderr.contains("no space for a segment"), "{}", refused.stderr);
+    assert!(refused.stderr.contains(wanted), "{}", refused.stderr);
     must_be_sound(&series.judge(), "refused");
     disk.make_room();
     must_be_sound(&series.finish(), "at rest");

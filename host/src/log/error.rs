@@ -147,7 +147,7 @@ pub enum OpenError {
         behind_ms: u64,
     },
     /// There is no room for the first segment.
-    #[error("no space for a segment of {bytes} bytes in `{}`", dir.display())]
+    #[error("no space for a segment of {bytes} bytes in `{}`; free some space and start again", dir.display())]
     StorageFull {
         /// The folder.
         dir: PathBuf,
