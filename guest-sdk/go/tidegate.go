@@ -189,7 +189,7 @@ func (d *Delivery) Names(prefix string) []string {
 // Set writes a value as JSON.
 func (d *Delivery) Set(name string, value any) error { return d.SetFor(name, value, 0) }
 
-// SetFor is Set for a while: the value is gone that long after Recorded. 0: for good.
+// SetFor is Set for a while: the value is gone that long after Recorded, below 0 at once. 0: for good.
 func (d *Delivery) SetFor(name string, value any, ttl time.Duration) error {
 	text, err := marshal(value)
 	if err != nil {
@@ -201,8 +201,8 @@ func (d *Delivery) SetFor(name string, value any, ttl time.Duration) error {
 	}
 	d.state[name] = text
 	change := map[string]any{}
-	if ttl > 0 {
-		change["ttl_ms"] = ttl.Milliseconds()
+	if ttl != 0 {
+		change["ttl_ms"] = max(ttl.Milliseconds(), 0)
 	}
 	return d.want("state", change, "set", set)
 }

@@ -10,7 +10,7 @@ export function decode(bytes: Uint8Array): string;
 
 export class Failure extends Error {
   readonly tag: 'retry' | 'reject';
-  readonly afterMs?: number;
+  readonly afterMs?: number | null;
 }
 export function reject(reason: string): Failure;
 export function retry(reason: string, afterMs?: number): Failure;

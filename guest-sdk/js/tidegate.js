@@ -85,6 +85,15 @@ function parse(bytes, what) {
   }
 }
 
+/** Milliseconds as the host takes them: whole ones, rounded up, and none below zero. */
+function millis(value) {
+  const ms = Math.ceil(value ?? NaN);
+  if (Number.isNaN(ms)) throw new TypeError(`${value} is no number of milliseconds`);
+  return Math.min(Math.max(ms, 0), Number.MAX_SAFE_INTEGER);
+}
+
+const maybeMillis = (value) => (value == null ? null : millis(value));
+
 // ---- Verdicts ---------------------------------------------------------------------------------
 
 /** A verdict: thrown, never returned. */
@@ -101,7 +110,8 @@ export class Failure extends Error {
 export const reject = (reason) => new Failure('reject', text(String(reason)));
 
 /** The cause may go away: `throw retry('not yet', 5_000)`. Without `afterMs`: the manifest's backoff. */
-export const retry = (reason, afterMs) => new Failure('retry', text(String(reason)), afterMs);
+export const retry = (reason, afterMs) =>
+  new Failure('retry', text(String(reason)), maybeMillis(afterMs));
 
 /** An effect that the host refused; `code`: exceeded, invalid, unkeyed, denied, read-only, other. */
 export class EffectError extends Error {
@@ -140,7 +150,7 @@ function deliver(run) {
   } catch (error) {
     if (error instanceof Failure) {
       if (error.tag === 'reject') throw { tag: 'reject', val: error.message };
-      throw { tag: 'retry', val: { reason: error.message, afterMs: error.afterMs ?? null } };
+      throw { tag: 'retry', val: { reason: error.message, afterMs: error.afterMs } };
     }
     if (error instanceof EffectError) throw { tag: 'reject', val: error.message };
     const stack = String(error?.stack ?? '').trimEnd();
@@ -277,7 +287,7 @@ export const state = {
   },
   /** `ttlMs`: gone that long after the input was recorded. */
   set(name, value, { ttlMs } = {}) {
-    effect(() => stateHost.set(text(name), asBytes(value), ttlMs ?? null));
+    effect(() => stateHost.set(text(name), asBytes(value), maybeMillis(ttlMs)));
   },
   delete(name) {
     effect(() => stateHost.delete(text(name)));
@@ -310,14 +320,14 @@ function* paged(page) {
 
 /** Durable timers of this plugin and key; they come back through `handlers(…, { timers })`. */
 export const timers = {
-  /** Sets or replaces. `dueMs` is absolute. */
+  /** Sets or replaces. `dueMs` is absolute; past: at once. */
   set(name, dueMs, data) {
     const bytes = data === undefined ? new Uint8Array() : asBytes(data);
-    effect(() => timersHost.set(text(name), Math.ceil(dueMs), bytes));
+    effect(() => timersHost.set(text(name), millis(dueMs), bytes));
   },
   /** The same, counted from the input. */
   after(name, ms, data) {
-    timers.set(name, nowMs() + ms, data);
+    timers.set(name, nowMs() + millis(ms), data);
   },
   cancel(name) {
     effect(() => timersHost.cancel(text(name)));

@@ -21,6 +21,7 @@ Take chance from `random_u64`: only that is the same in a replay.
 from __future__ import annotations
 
 import json as _json
+import math as _math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
@@ -50,9 +51,9 @@ class Reject(Exception):
 class Retry(Exception):
     """The cause may go away. Without `after_ms`: the backoff of the manifest."""
 
-    def __init__(self, reason: str, after_ms: int | None = None) -> None:
+    def __init__(self, reason: str, after_ms: float | None = None) -> None:
         super().__init__(reason)
-        self.after_ms = after_ms
+        self.after_ms = _maybe_ms(after_ms)
 
 
 class EffectError(Exception):
@@ -65,6 +66,15 @@ class EffectError(Exception):
         super().__init__(f"{code}: {detail}" if detail else code)
         self.code = code
         self.detail = detail
+
+
+def _ms(ms: float) -> int:
+    """Milliseconds as the host takes them: whole ones, rounded up, and none below zero."""
+    return min(max(_math.ceil(ms), 0), 2**64 - 1)
+
+
+def _maybe_ms(ms: float | None) -> int | None:
+    return None if ms is None else _ms(ms)
 
 
 def _effect(run: Callable[..., Any], *args: Any) -> Any:
@@ -350,9 +360,9 @@ class state:
         return _state.get(name)
 
     @staticmethod
-    def set(name: str, value: Any, *, ttl_ms: int | None = None) -> None:
+    def set(name: str, value: Any, *, ttl_ms: float | None = None) -> None:
         """`ttl_ms`: gone that long after the input was recorded."""
-        _effect(_state.set, name, _dump(value), ttl_ms)
+        _effect(_state.set, name, _dump(value), _maybe_ms(ttl_ms))
 
     @staticmethod
     def delete(name: str) -> None:
@@ -381,12 +391,12 @@ class timers:
     """Durable timers of this plugin and key; they come back to `@timer(name)`."""
 
     @staticmethod
-    def set(name: str, due_ms: int, data: Any = None) -> None:
-        """Sets or replaces. `due_ms` is absolute."""
-        _effect(_timers.set, name, due_ms, b"" if data is None else _dump(data))
+    def set(name: str, due_ms: float, data: Any = None) -> None:
+        """Sets or replaces. `due_ms` is absolute; past: at once."""
+        _effect(_timers.set, name, _ms(due_ms), b"" if data is None else _dump(data))
 
     @staticmethod
-    def after(name: str, ms: int, data: Any = None) -> None:
+    def after(name: str, ms: float, data: Any = None) -> None:
         """The same, counted from the input."""
         timers.set(name, now_ms() + ms, data)
 

@@ -99,6 +99,10 @@ pub(super) fn cases(language: &Language, url: &str) -> Vec<Case> {
     if ["js", "ts", "python", "go", "assemblyscript"].contains(&language.name) {
         all.push(half_a_letter());
     }
+    if ["js", "ts", "python", "go"].contains(&language.name) {
+        let then = one("past.done", "k-past", data(json!({ "gone": null })));
+        all.push(Case::new("past", "conf.past", json!({}), then).about(Feature::Timers));
+    }
     if ["js", "ts", "python"].contains(&language.name) {
         let then = Then::Dead("trap", "");
         let asynchronous = Case::new("async", "conf.async", json!({}), then);

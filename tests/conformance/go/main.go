@@ -23,11 +23,12 @@ func main() {
 			"conf.unicode":    unicode,
 			"conf.attributes": passOn,
 			"conf.timer":      setTimers,
+			"conf.past":       liveInThePast,
 			"conf.call":       call,
 			"conf.config":     configured,
 			"conf.log":        logLines,
 		},
-		Timers:    map[string]tidegate.Handler{"later": fire},
+		Timers:    map[string]tidegate.Handler{"later": fire, "past": past},
 		Responses: map[string]tidegate.Handler{"ask": answered},
 		Commands:  map[string]tidegate.Answerer{"add": add, "refuse": refuse},
 		Queries:   map[string]tidegate.Answerer{"sum": readSum},
@@ -148,6 +149,24 @@ func fire(d *tidegate.Delivery) error {
 	}
 	name := d.Event.Attributes["timername"]
 	return d.Emit("timer.done", map[string]any{"name": name, "data": data, "key": d.Event.Key})
+}
+
+func liveInThePast(d *tidegate.Delivery) error {
+	if d.Attempt < 2 {
+		return tidegate.Retry("not yet", -time.Millisecond)
+	}
+	if err := d.SetFor("gone", true, -time.Millisecond); err != nil {
+		return err
+	}
+	return d.SetTimer("past", time.UnixMilli(-1), nil)
+}
+
+func past(d *tidegate.Delivery) error {
+	var gone any
+	if _, err := d.Get("gone", &gone); err != nil {
+		return err
+	}
+	return d.Emit("past.done", map[string]any{"gone": gone})
 }
 
 func call(d *tidegate.Delivery) error {

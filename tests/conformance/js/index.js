@@ -61,6 +61,11 @@ export const handler = handlers(
       timers.cancel('never');
       timers.after('later', 1, { n: 7 });
     },
+    'conf.past': () => {
+      if (attempt() < 2) throw retry('not yet', -1.5);
+      state.set('gone', true, { ttlMs: -1.5 });
+      timers.set('past', -1.5);
+    },
     'conf.call': (event) => {
       calls.send({ name: 'ask', url: event.json().url, body: { n: 7 } });
     },
@@ -82,6 +87,9 @@ export const handler = handlers(
     timers: {
       later: (event) => {
         emit('timer.done', { name: attribute('timername'), data: event.json(), key: event.key });
+      },
+      past: () => {
+        emit('past.done', { gone: state.get('gone') ?? null });
       },
     },
     responses: {

@@ -92,6 +92,19 @@ def fire(event: Event) -> None:
     emit("timer.done", {"name": attribute("timername"), "data": event.json(), "key": event.key})
 
 
+@handler("conf.past")
+def live_in_the_past(event: Event) -> None:
+    if attempt() < 2:
+        raise Retry("not yet", -1.5)
+    state.set("gone", True, ttl_ms=-1.5)
+    timers.set("past", -1.5)
+
+
+@timer("past")
+def past(event: Event) -> None:
+    emit("past.done", {"gone": state.get("gone")})
+
+
 @handler("conf.call")
 def call(event: Event) -> None:
     calls.send("ask", event.json()["url"], body={"n": 7})

@@ -62,6 +62,11 @@ export const handler = handlers(
       timers.cancel('never');
       timers.after('later', 1, { n: 7 });
     },
+    'conf.past': (): void => {
+      if (attempt() < 2) throw retry('not yet', -1.5);
+      state.set('gone', true, { ttlMs: -1.5 });
+      timers.set('past', -1.5);
+    },
     'conf.call': (event: Event): void => {
       calls.send({ name: 'ask', url: event.json<{ url: string }>().url, body: { n: 7 } });
     },
@@ -83,6 +88,9 @@ export const handler = handlers(
     timers: {
       later: (event: Event): void => {
         emit('timer.done', { name: attribute('timername'), data: event.json(), key: event.key });
+      },
+      past: (): void => {
+        emit('past.done', { gone: state.get('gone') ?? null });
       },
     },
     responses: {
