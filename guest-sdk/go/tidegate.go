@@ -78,8 +78,8 @@ type Delivery struct {
 
 type emit struct {
 	Type        string            `json:"type"`
-	Key         string            `json:"key,omitempty"`
-	Bus         string            `json:"bus,omitempty"`
+	Key         *string           `json:"key,omitempty"`
+	Bus         *string           `json:"bus,omitempty"`
 	ContentType string            `json:"datacontenttype,omitempty"`
 	Attributes  map[string]string `json:"attributes,omitempty"`
 }
@@ -113,8 +113,8 @@ func (r *Request) JSON(into any) error {
 	return nil
 }
 
-// Answerer carries out a command, or answers a question; what it returns is the answer, as JSON. A
-// question has no effects.
+// Answerer carries out a command, or answers a question; what it returns is the answer, as JSON; []byte
+// as it is; nil: none. A question has no effects.
 type Answerer func(*Delivery, *Request) (any, error)
 
 // Plugin is everything a plugin can take. Nil: nothing of that kind.
@@ -306,10 +306,10 @@ func marshal(value any) ([]byte, error) {
 type EmitOption func(*emit)
 
 // WithKey gives the event another key than the input's.
-func WithKey(key string) EmitOption { return func(e *emit) { e.Key = key } }
+func WithKey(key string) EmitOption { return func(e *emit) { e.Key = &key } }
 
 // ToBus sends it to another bus.
-func ToBus(bus string) EmitOption { return func(e *emit) { e.Bus = bus } }
+func ToBus(bus string) EmitOption { return func(e *emit) { e.Bus = &bus } }
 
 // WithAttribute adds a CloudEvents attribute.
 func WithAttribute(name, value string) EmitOption {
@@ -423,7 +423,12 @@ func (p Plugin) answer(d *Delivery) (any, error) {
 
 func (d *Delivery) respond(answer any) error {
 	response := map[string]any{}
-	if answer != nil {
+	switch answer := answer.(type) {
+	case nil:
+	case []byte:
+		response["datacontenttype"] = "application/octet-stream"
+		response["data_base64"] = answer
+	default:
 		response["data"] = answer
 	}
 	return d.want("response", response, "", nil)

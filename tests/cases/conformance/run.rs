@@ -271,6 +271,11 @@ fn query(host: &Host, plugin: &str) -> Result<(), String> {
     if answer.status != 200 || answer.json() != json!({ "sum": 7 }) {
         return Err(format!("{answer:?}"));
     }
+    let raw = ask("raw");
+    let media = raw.header("content-type").unwrap_or_default();
+    if raw.status != 200 || raw.body != [0, 255] || media != "application/octet-stream" {
+        return Err(format!("{raw:?}"));
+    }
     let unknown = ask("nothing");
     if unknown.status != 422 { Err(format!("{unknown:?}")) } else { Ok(()) }
 }

@@ -96,6 +96,7 @@ pub(super) fn cases(language: &Language, url: &str) -> Vec<Case> {
     all.extend(failures());
     all.extend(texts());
     all.extend(what_comes_back(url));
+    all.push(nowhere(language));
     if ["js", "ts", "python", "go", "assemblyscript"].contains(&language.name) {
         all.push(half_a_letter());
     }
@@ -231,6 +232,14 @@ fn half_a_letter() -> Case {
     let then = one("unicode.done", key, data(json!({ "text": "cut \u{fffd}", "key": key })));
     let kept = vec![("cut \u{fffd}", Some("\"cut \u{fffd}\"".to_owned()))];
     Case::new(name, "conf.unicode", content, then).leaves(kept)
+}
+
+/// A key that is empty is a mistake of the handler, and not the key of the input.
+fn nowhere(language: &Language) -> Case {
+    // Lines of stdio modules are judged when the run is over.
+    let outcome = if language.made == "stdio module" { "trap" } else { "reject" };
+    let then = Then::Dead(outcome, "key must have 1 to 1024 bytes");
+    Case::new("nowhere", "conf.nowhere", json!({}), then)
 }
 
 /// Timers that fire, answers of the outside.

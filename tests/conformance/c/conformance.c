@@ -111,6 +111,12 @@ static tg_outcome fire(const tg_event *event) {
     return tg_ok();
 }
 
+static tg_outcome emit_nowhere(void) {
+    tg_draft draft = { .type = "nowhere.done", .has_key = true };
+    TG_TRY(tg_emit_draft(&draft, NULL));
+    return tg_ok();
+}
+
 static tg_outcome call(const tg_event *event) {
     tg_bytes url;
     if (!tg_json_str(event->data, "url", &url)) return tg_reject("no `url`");
@@ -164,6 +170,7 @@ static tg_outcome handle(const tg_event *event) {
     if (tg_is(type, "conf.unicode")) return unicode(event);
     if (tg_is(type, "conf.attributes")) return pass_on();
     if (tg_is(type, "conf.timer")) return set_timers();
+    if (tg_is(type, "conf.nowhere")) return emit_nowhere();
     if (tg_is(type, "conf.call")) return call(event);
     if (tg_is(type, "conf.config")) return configured();
     if (tg_is(type, "conf.log")) return log_lines();
@@ -195,6 +202,11 @@ static tg_outcome execute(const tg_request *request, tg_response *response) {
 TG_COMMAND(execute)
 
 static tg_outcome read_sum(const tg_request *request, tg_response *response) {
+    if (tg_is(request->operation, "raw")) {
+        response->content_type = tg_str("application/octet-stream");
+        response->data = (tg_bytes){ (const uint8_t *)"\0\377", 2 };
+        return tg_ok();
+    }
     if (!tg_is(request->operation, "sum")) return tg_reject("no such question");
     response->content_type = tg_str("application/json");
     response->data = tg_format("{\"sum\":%u}", tg_state_get_u64(tg_str("sum"), 0));

@@ -24,6 +24,7 @@ func main() {
 			"conf.attributes": passOn,
 			"conf.timer":      setTimers,
 			"conf.past":       liveInThePast,
+			"conf.nowhere":    emitNowhere,
 			"conf.call":       call,
 			"conf.config":     configured,
 			"conf.log":        logLines,
@@ -31,7 +32,7 @@ func main() {
 		Timers:    map[string]tidegate.Handler{"later": fire, "past": past},
 		Responses: map[string]tidegate.Handler{"ask": answered},
 		Commands:  map[string]tidegate.Answerer{"add": add, "refuse": refuse},
-		Queries:   map[string]tidegate.Answerer{"sum": readSum},
+		Queries:   map[string]tidegate.Answerer{"raw": readRaw, "sum": readSum},
 	}.Run()
 }
 
@@ -169,6 +170,10 @@ func past(d *tidegate.Delivery) error {
 	return d.Emit("past.done", map[string]any{"gone": gone})
 }
 
+func emitNowhere(d *tidegate.Delivery) error {
+	return d.Emit("nowhere.done", map[string]int{}, tidegate.WithKey(""))
+}
+
 func call(d *tidegate.Delivery) error {
 	var input struct{ URL string }
 	if err := d.JSON(&input); err != nil {
@@ -225,6 +230,10 @@ func refuse(d *tidegate.Delivery, _ *tidegate.Request) (any, error) {
 		return nil, err
 	}
 	return nil, tidegate.Reject("not this one")
+}
+
+func readRaw(*tidegate.Delivery, *tidegate.Request) (any, error) {
+	return []byte{0, 255}, nil
 }
 
 func readSum(d *tidegate.Delivery, _ *tidegate.Request) (any, error) {

@@ -66,6 +66,9 @@ export const handler = handlers(
       state.set('gone', true, { ttlMs: -1.5 });
       timers.set('past', -1.5);
     },
+    'conf.nowhere': () => {
+      emit('nowhere.done', {}, { key: '' });
+    },
     'conf.call': (event) => {
       calls.send({ name: 'ask', url: event.json().url, body: { n: 7 } });
     },
@@ -115,6 +118,7 @@ export const command = commands({
 });
 
 export const query = queries({
+  raw: () => new Uint8Array([0, 255]),
   sum: () => ({ sum: state.get('sum') ?? 0 }),
 });
 

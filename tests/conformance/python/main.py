@@ -105,6 +105,11 @@ def past(event: Event) -> None:
     emit("past.done", {"gone": state.get("gone")})
 
 
+@handler("conf.nowhere")
+def emit_nowhere(event: Event) -> None:
+    emit("nowhere.done", {}, key="")
+
+
 @handler("conf.call")
 def call(event: Event) -> None:
     calls.send("ask", event.json()["url"], body={"n": 7})
@@ -146,6 +151,11 @@ def add(request: Request) -> dict:
 def refuse(request: Request) -> None:
     state.set("gone", True)
     raise Reject("not this one")
+
+
+@query("raw")
+def read_raw(request: Request) -> bytes:
+    return b"\x00\xff"
 
 
 @query("sum")

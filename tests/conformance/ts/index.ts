@@ -67,6 +67,9 @@ export const handler = handlers(
       state.set('gone', true, { ttlMs: -1.5 });
       timers.set('past', -1.5);
     },
+    'conf.nowhere': (): void => {
+      emit('nowhere.done', {}, { key: '' });
+    },
     'conf.call': (event: Event): void => {
       calls.send({ name: 'ask', url: event.json<{ url: string }>().url, body: { n: 7 } });
     },
@@ -116,6 +119,7 @@ export const command = commands({
 });
 
 export const query = queries({
+  raw: () => new Uint8Array([0, 255]),
   sum: () => ({ sum: state.get<number>('sum') ?? 0 }),
 });
 

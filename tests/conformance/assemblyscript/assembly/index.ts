@@ -96,6 +96,11 @@ tidegate.on("tidegate.timer", (event: tidegate.Event): tidegate.Outcome => {
   return tidegate.ok();
 });
 
+tidegate.on("conf.nowhere", (event: tidegate.Event): tidegate.Outcome => {
+  tidegate.emit("nowhere.done", "{}", "");
+  return tidegate.ok();
+});
+
 tidegate.on("conf.call", (event: tidegate.Event): tidegate.Outcome => {
   const call = new tidegate.Call("ask", event.json().string("url"));
   call.json(`{"n":7}`);
@@ -146,6 +151,13 @@ tidegate.command("add", (request: tidegate.Request, response: tidegate.Response)
 tidegate.command("refuse", (request: tidegate.Request, response: tidegate.Response): tidegate.Outcome => {
   tidegate.state.set("gone", "true");
   return tidegate.reject("not this one");
+});
+
+tidegate.query("raw", (request: tidegate.Request, response: tidegate.Response): tidegate.Outcome => {
+  response.contentType = "application/octet-stream";
+  response.data = new Uint8Array(2);
+  response.data[1] = 255;
+  return tidegate.ok();
 });
 
 tidegate.query("sum", (request: tidegate.Request, response: tidegate.Response): tidegate.Outcome => {

@@ -22,6 +22,7 @@ handlers! {
     "conf.unicode" => unicode,
     "conf.attributes" => pass_on,
     "conf.timer" => set_timers,
+    "conf.nowhere" => emit_nowhere,
     "conf.call" => call,
     "conf.config" => configured,
     "conf.log" => log_lines,
@@ -32,7 +33,7 @@ handlers! {
 
 commands! { "add" => add, "refuse" => refuse }
 
-queries! { "sum" => sum }
+queries! { "raw" => raw, "sum" => sum }
 
 upcaster!(lift);
 
@@ -142,6 +143,11 @@ fn fire(event: &Event, data: Value) -> Outcome {
     Ok(())
 }
 
+fn emit_nowhere(_: &Event) -> Outcome {
+    emit("nowhere.done").key("").json(&json!({}))?;
+    Ok(())
+}
+
 #[derive(Deserialize)]
 struct Target {
     url: String,
@@ -193,6 +199,10 @@ fn add(_: &Request, Amount { amount }: Amount) -> Answer {
 fn refuse(_: &Request) -> Answer {
     state::set("gone", &true)?;
     Err(reject("not this one"))
+}
+
+fn raw(_: &Request) -> Answer {
+    Ok(Response::bytes("application/octet-stream", [0, 255]))
 }
 
 fn sum(_: &Request) -> Answer {

@@ -93,6 +93,9 @@ impl Delivery {
                 let name = &self.event["timername"];
                 emit("timer.done", json!({ "name": name, "data": data, "key": self.key() }));
             }
+            "conf.nowhere" => {
+                say("emit", json!({ "type": "nowhere.done", "key": "", "data": {} }));
+            }
             "conf.call" => {
                 let body = json!({ "n": 7 });
                 say("call", json!({ "name": "ask", "url": data["url"], "data": body }));
@@ -169,6 +172,10 @@ impl Delivery {
                 emit("add.done", json!({ "sum": sum }));
                 say("response", json!({ "data": { "sum": sum } }));
             }
+            "raw" => say(
+                "response",
+                json!({ "datacontenttype": "application/octet-stream", "data_base64": "AP8=" }),
+            ),
             "sum" => say("response", json!({ "data": { "sum": self.sum() } })),
             "refuse" => {
                 set("gone", json!(true));
