@@ -69,11 +69,14 @@ const LETTERS = new RegExp(
 /** A text as the host takes it: half a surrogate pair, as it is left where a text is cut, is none. */
 const text = (value) => (typeof value === 'string' ? value.toWellFormed() : value);
 
+/** An escape of JSON, and U+FFFD for that of half a surrogate pair. */
+const whole = (escape) => (escape.startsWith('\\ud') ? '\ufffd' : escape);
+
 function asBytes(value) {
   if (value instanceof Uint8Array) return value;
   const json = JSON.stringify(value);
   // What is half a pair stands there as an escape, which many readers refuse.
-  return encode(json.includes('\\ud') ? JSON.stringify(value, (_, part) => text(part)) : json);
+  return encode(json.includes('\\ud') ? json.replace(/\\(?:u....|.)/g, whole) : json);
 }
 
 function parse(bytes, what) {

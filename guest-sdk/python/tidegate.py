@@ -132,6 +132,11 @@ def _media(value: Any) -> str:
     return "application/octet-stream" if isinstance(value, (bytes, bytearray, memoryview)) else _JSON
 
 
+def _text(value: Any) -> str:
+    """A value as text; of truth values as CloudEvents and JSON have it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
 @dataclass(frozen=True)
 class Event:
     """One CloudEvents 1.0 event."""
@@ -331,7 +336,7 @@ def emit(
 ) -> str:
     """Emits an event under the key of the input, or `key`; returns its id."""
     media = content_type if content_type is not None else "" if data is None else _media(data)
-    further = sorted((name, str(value)) for name, value in (attributes or {}).items())
+    further = sorted((name, _text(value)) for name, value in (attributes or {}).items())
     body = b"" if data is None else _dump(data)
     return _effect(_bus.emit, _types.Draft(type, key, bus, media, body, further))
 

@@ -102,6 +102,7 @@ pub(super) fn cases(language: &Language, url: &str) -> Vec<Case> {
     }
     if ["js", "ts", "python", "go"].contains(&language.name) {
         let then = one("past.done", "k-past", data(json!({ "gone": null })));
+        all.push(half_a_member());
         all.push(Case::new("past", "conf.past", json!({}), then).about(Feature::Timers));
     }
     if ["js", "ts", "python"].contains(&language.name) {
@@ -226,12 +227,9 @@ fn texts() -> Vec<Case> {
 /// Half a surrogate pair, which JSON can say and UTF-8 cannot. The other languages reject it.
 fn half_a_letter() -> Case {
     let (name, key) = ("half a letter", "k-half a letter");
-    // {"text":"cut \ud83d"}
-    let content = json!({ "datacontenttype": "application/json",
-                          "data_base64": "eyJ0ZXh0IjoiY3V0IFx1ZDgzZCJ9" });
     let then = one("unicode.done", key, data(json!({ "text": "cut \u{fffd}", "key": key })));
     let kept = vec![("cut \u{fffd}", Some("\"cut \u{fffd}\"".to_owned()))];
-    Case::new(name, "conf.unicode", content, then).leaves(kept)
+    Case::new(name, "conf.unicode", cut(), then).leaves(kept)
 }
 
 /// A key that is empty is a mistake of the handler, and not the key of the input.
@@ -240,6 +238,19 @@ fn nowhere(language: &Language) -> Case {
     let outcome = if language.made == "stdio module" { "trap" } else { "reject" };
     let then = Then::Dead(outcome, "key must have 1 to 1024 bytes");
     Case::new("nowhere", "conf.nowhere", json!({}), then)
+}
+
+/// The same as the name of a member, and beside a text that only looks like it.
+fn half_a_member() -> Case {
+    let (name, key) = ("half a member", "k-half a member");
+    let mut has = data(json!({ "cut \u{fffd}": "\\ud83d" }));
+    has["sure"] = "true".into();
+    Case::new(name, "conf.member", cut(), one("member.done", key, has))
+}
+
+/// {"text":"cut \ud83d"}
+fn cut() -> Value {
+    json!({ "datacontenttype": "application/json", "data_base64": "eyJ0ZXh0IjoiY3V0IFx1ZDgzZCJ9" })
 }
 
 /// Timers that fire, answers of the outside.

@@ -21,6 +21,7 @@ func main() {
 			"conf.fuel":       spin,
 			"conf.memory":     grow,
 			"conf.unicode":    unicode,
+			"conf.member":     nameMember,
 			"conf.attributes": passOn,
 			"conf.timer":      setTimers,
 			"conf.past":       liveInThePast,
@@ -123,6 +124,15 @@ func unicode(d *tidegate.Delivery) error {
 		return err
 	}
 	return d.Emit("unicode.done", map[string]string{"text": input.Text, "key": d.Event.Key})
+}
+
+func nameMember(d *tidegate.Delivery) error {
+	var input struct{ Text string }
+	if err := d.JSON(&input); err != nil {
+		return err
+	}
+	sure := tidegate.WithAttribute("sure", strconv.FormatBool(true))
+	return d.Emit("member.done", map[string]string{input.Text: `\ud83d`}, sure)
 }
 
 func passOn(d *tidegate.Delivery) error {

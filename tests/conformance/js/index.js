@@ -50,6 +50,10 @@ export const handler = handlers(
       state.set(text, text);
       emit('unicode.done', { text, key: event.key });
     },
+    'conf.member': (event) => {
+      const { text } = event.json();
+      emit('member.done', { [text]: '\\ud83d' }, { attributes: { sure: true } });
+    },
     'conf.attributes': () => {
       const all = attributes();
       const entries = Object.entries(all);

@@ -73,6 +73,11 @@ def unicode(event: Event) -> None:
     emit("unicode.done", {"text": text, "key": event.key})
 
 
+@handler("conf.member")
+def name_member(event: Event) -> None:
+    emit("member.done", {event.json()["text"]: "\\ud83d"}, attributes={"sure": True})
+
+
 @handler("conf.attributes")
 def pass_on(event: Event) -> None:
     given = attributes()

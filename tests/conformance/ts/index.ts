@@ -51,6 +51,10 @@ export const handler = handlers(
       state.set(text, text);
       emit('unicode.done', { text, key: event.key });
     },
+    'conf.member': (event: Event): void => {
+      const { text } = event.json<{ text: string }>();
+      emit('member.done', { [text]: '\\ud83d' }, { attributes: { sure: true } });
+    },
     'conf.attributes': (): void => {
       const all = attributes();
       const entries = Object.entries(all);
