@@ -564,7 +564,7 @@ export namespace state {
   }
   export function getInteger(name: string, otherwise: i64): i64 {
     const value = get(name);
-    return value ? I64.parseInt(value) : otherwise;
+    return value ? whole(value, otherwise) : otherwise;
   }
   /** With ttlMs >= 0 it is gone that long after the input was recorded. */
   export function setBytes(name: string, value: Uint8Array, ttlMs: i64 = -1): bool {
@@ -745,26 +745,28 @@ export class Json {
     return first == 0x2d || (first >= 0x30 && first <= 0x39);
   }
 
+  // Of a name that is there twice the last counts, as for other readers.
   private member(name: string): Json | null {
     const text = this.text;
+    let last: Json | null = null;
     let i = space(text, 0);
     if (text.charCodeAt(i) != 0x7b) return null;
     i = space(text, i + 1);
     while (i < text.length && text.charCodeAt(i) == 0x22) {
       let end = stringEnd(text, i);
       if (end < 0) return null;
-      const found = unescape(text.substring(i, end)) == name;
+      const named = unescape(text.substring(i, end)) == name;
       i = space(text, end);
       if (text.charCodeAt(i) != 0x3a) return null;
       i = space(text, i + 1);
       end = valueEnd(text, i);
       if (end < 0) return null;
-      if (found) return new Json(text.substring(i, end));
+      if (named) last = new Json(text.substring(i, end));
       i = space(text, end);
-      if (text.charCodeAt(i) != 0x2c) return null;
+      if (text.charCodeAt(i) != 0x2c) break;
       i = space(text, i + 1);
     }
-    return null;
+    return text.charCodeAt(i) == 0x7d ? last : null;
   }
 }
 

@@ -631,31 +631,91 @@ static size_t tg_value_end_(tg_bytes j, size_t i) {
     return depth ? 0 : i;
 }
 
+static bool tg_hex4_(const uint8_t *at, uint32_t *code) {
+    *code = 0;
+    for (int i = 0; i < 4; i++) {
+        uint8_t c = at[i] | 0x20;
+        uint32_t digit = at[i] >= '0' && at[i] <= '9' ? at[i] - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : 16;
+        if (digit > 15) return false;
+        *code = *code << 4 | digit;
+    }
+    return true;
+}
+
+static size_t tg_utf8_(uint32_t code, uint8_t *out) {
+    if (code < 0x80) { out[0] = (uint8_t)code; return 1; }
+    if (code < 0x800) { out[0] = 0xc0 | code >> 6; out[1] = 0x80 | (code & 63); return 2; }
+    if (code < 0x10000) {
+        out[0] = 0xe0 | code >> 12; out[1] = 0x80 | (code >> 6 & 63); out[2] = 0x80 | (code & 63);
+        return 3;
+    }
+    out[0] = 0xf0 | code >> 18; out[1] = 0x80 | (code >> 12 & 63); out[2] = 0x80 | (code >> 6 & 63);
+    out[3] = 0x80 | (code & 63);
+    return 4;
+}
+
+/* What a string in quotes says; false: half a surrogate pair, or an escape that is none. */
+static bool tg_unescape_(tg_bytes raw, tg_bytes *value) {
+    uint8_t *out = tg_alloc(raw.len);
+    size_t len = 0, end = raw.len - 1;
+    for (size_t i = 1; i < end; i++) {
+        if (raw.ptr[i] != '\\') { out[len++] = raw.ptr[i]; continue; }
+        static const char from[] = "\"\\/bfnrt", to[] = "\"\\/\b\f\n\r\t";
+        uint8_t c = raw.ptr[++i];
+        const char *found = c ? strchr(from, c) : NULL;
+        uint32_t code, low;
+        if (found) { out[len++] = (uint8_t)to[found - from]; continue; }
+        if (c != 'u' || i + 4 >= end + 1 || !tg_hex4_(raw.ptr + i + 1, &code)) return false;
+        i += 4;
+        if (code >= 0xd800 && code < 0xdc00) {
+            if (i + 6 >= end + 1 || raw.ptr[i + 1] != '\\' || raw.ptr[i + 2] != 'u'
+                || !tg_hex4_(raw.ptr + i + 3, &low) || low < 0xdc00 || low > 0xdfff) return false;
+            code = 0x10000 + ((code - 0xd800) << 10) + (low - 0xdc00);
+            i += 6;
+        } else if (code >= 0xdc00 && code < 0xe000) {
+            return false;
+        }
+        len += tg_utf8_(code, out + len);
+    }
+    *value = (tg_bytes){ out, len };
+    return true;
+}
+
+/* A string in quotes that says this. */
+static bool tg_says_(tg_bytes raw, const char *text, size_t len) {
+    tg_bytes said = { raw.ptr + 1, raw.len - 2 };
+    if (memchr(said.ptr, '\\', said.len) && !tg_unescape_(raw, &said)) return false;
+    return said.len == len && memcmp(said.ptr, text, len) == 0;
+}
+
+/* Of a name that is there twice the last counts, as for other readers. */
 static bool tg_member_(tg_bytes j, const char *name, size_t name_len, tg_bytes *raw) {
+    bool found = false;
     size_t i = tg_space_(j, 0);
     if (i >= j.len || j.ptr[i] != '{') return false;
     for (i = tg_space_(j, i + 1); i < j.len && j.ptr[i] == '"'; i = tg_space_(j, i + 1)) {
         size_t end = tg_string_end_(j, i);
         if (!end) return false;
-        bool found = end - i - 2 == name_len && memcmp(j.ptr + i + 1, name, name_len) == 0;
+        bool named = tg_says_((tg_bytes){ j.ptr + i, end - i }, name, name_len);
         i = tg_space_(j, end);
         if (i >= j.len || j.ptr[i] != ':') return false;
         i = tg_space_(j, i + 1);
         end = tg_value_end_(j, i);
         if (!end) return false;
-        if (found) { *raw = (tg_bytes){ j.ptr + i, end - i }; return true; }
+        if (named) { *raw = (tg_bytes){ j.ptr + i, end - i }; found = true; }
         i = tg_space_(j, end);
-        if (i >= j.len || j.ptr[i] != ',') return false;
+        if (i >= j.len || j.ptr[i] != ',') break;
     }
-    return false;
+    return found && i < j.len && j.ptr[i] == '}';
 }
 
 bool tg_json_field(tg_bytes json, const char *path, tg_bytes *raw) {
     for (;;) {
         const char *dot = strchr(path, '.');
-        if (!tg_member_(json, path, dot ? (size_t)(dot - path) : strlen(path), raw)) return false;
-        if (!dot) return true;
-        json = *raw;
+        tg_bytes value;
+        if (!tg_member_(json, path, dot ? (size_t)(dot - path) : strlen(path), &value)) return false;
+        if (!dot) { *raw = value; return true; }
+        json = value;
         path = dot + 1;
     }
 }
@@ -710,6 +770,10 @@ bool tg_json_f64(tg_bytes json, const char *path, double *value) {
         scale += sign * power;
     }
     if (!any || i != raw.len) return false;
+    /* Step by step, for a power of ten may be beyond what a double holds where the number is not. */
+    if (sum == 0) scale = 0;
+    for (; scale > 300; scale -= 300) sum *= 1e300;
+    for (; scale < -300; scale += 300) sum /= 1e300;
     double factor = 1;
     for (int n = scale < 0 ? -scale : scale; n > 0; n--) factor *= 10;
     sum = scale < 0 ? sum / factor : sum * factor;
@@ -724,55 +788,10 @@ bool tg_json_bool(tg_bytes json, const char *path, bool *value) {
     return *value || tg_is(raw, "false");
 }
 
-static bool tg_hex4_(const uint8_t *at, uint32_t *code) {
-    *code = 0;
-    for (int i = 0; i < 4; i++) {
-        uint8_t c = at[i] | 0x20;
-        uint32_t digit = at[i] >= '0' && at[i] <= '9' ? at[i] - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : 16;
-        if (digit > 15) return false;
-        *code = *code << 4 | digit;
-    }
-    return true;
-}
-
-static size_t tg_utf8_(uint32_t code, uint8_t *out) {
-    if (code < 0x80) { out[0] = (uint8_t)code; return 1; }
-    if (code < 0x800) { out[0] = 0xc0 | code >> 6; out[1] = 0x80 | (code & 63); return 2; }
-    if (code < 0x10000) {
-        out[0] = 0xe0 | code >> 12; out[1] = 0x80 | (code >> 6 & 63); out[2] = 0x80 | (code & 63);
-        return 3;
-    }
-    out[0] = 0xf0 | code >> 18; out[1] = 0x80 | (code >> 12 & 63); out[2] = 0x80 | (code >> 6 & 63);
-    out[3] = 0x80 | (code & 63);
-    return 4;
-}
-
 bool tg_json_str(tg_bytes json, const char *path, tg_bytes *value) {
     tg_bytes raw;
     if (!tg_json_field(json, path, &raw) || raw.len < 2 || raw.ptr[0] != '"') return false;
-    uint8_t *out = tg_alloc(raw.len);
-    size_t len = 0, end = raw.len - 1;
-    for (size_t i = 1; i < end; i++) {
-        if (raw.ptr[i] != '\\') { out[len++] = raw.ptr[i]; continue; }
-        static const char from[] = "\"\\/bfnrt", to[] = "\"\\/\b\f\n\r\t";
-        uint8_t c = raw.ptr[++i];
-        const char *found = c ? strchr(from, c) : NULL;
-        uint32_t code, low;
-        if (found) { out[len++] = (uint8_t)to[found - from]; continue; }
-        if (c != 'u' || i + 4 >= end + 1 || !tg_hex4_(raw.ptr + i + 1, &code)) return false;
-        i += 4;
-        if (code >= 0xd800 && code < 0xdc00) {
-            if (i + 6 >= end + 1 || raw.ptr[i + 1] != '\\' || raw.ptr[i + 2] != 'u'
-                || !tg_hex4_(raw.ptr + i + 3, &low) || low < 0xdc00 || low > 0xdfff) return false;
-            code = 0x10000 + ((code - 0xd800) << 10) + (low - 0xdc00);
-            i += 6;
-        } else if (code >= 0xdc00 && code < 0xe000) {
-            return false;
-        }
-        len += tg_utf8_(code, out + len);
-    }
-    *value = (tg_bytes){ out, len };
-    return true;
+    return tg_unescape_(raw, value);
 }
 
 uint64_t tg_state_get_u64(tg_bytes name, uint64_t otherwise) {

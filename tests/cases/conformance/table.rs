@@ -97,6 +97,7 @@ pub(super) fn cases(language: &Language, url: &str) -> Vec<Case> {
     all.extend(texts());
     all.extend(what_comes_back(url));
     all.push(nowhere(language));
+    all.push(odd_numbers());
     if ["js", "ts", "python", "go", "assemblyscript"].contains(&language.name) {
         all.push(half_a_letter());
     }
@@ -230,6 +231,15 @@ fn half_a_letter() -> Case {
     let then = one("unicode.done", key, data(json!({ "text": "cut \u{fffd}", "key": key })));
     let kept = vec![("cut \u{fffd}", Some("\"cut \u{fffd}\"".to_owned()))];
     Case::new(name, "conf.unicode", cut(), then).leaves(kept)
+}
+
+/// A name that is there twice, once with an escape, and a zero with a power of ten beyond all doubles.
+fn odd_numbers() -> Case {
+    // {"n":1,"m":{"n":5},"z":0e400,"\u006e":7}
+    let content = json!({ "datacontenttype": "application/json",
+                          "data_base64": "eyJuIjoxLCJtIjp7Im4iOjV9LCJ6IjowZTQwMCwiXHUwMDZlIjo3fQ==" });
+    let then = one("read.done", "k-odd numbers", data(json!({ "n": 7, "z": 0 })));
+    Case::new("odd numbers", "conf.read", content, then)
 }
 
 /// A key that is empty is a mistake of the handler, and not the key of the input.

@@ -83,6 +83,15 @@ static tg_outcome unicode(const tg_event *event) {
     return tg_ok();
 }
 
+static tg_outcome read_numbers(const tg_event *event) {
+    uint64_t n = 0;
+    double z = 1;
+    if (!tg_json_u64(event->data, "n", &n)) return tg_reject("no `n`");
+    if (!tg_json_f64(event->data, "z", &z)) return tg_reject("no `z`");
+    TG_TRY(tg_emit("read.done", tg_format("{\"n\":%u,\"z\":%g}", n, z)));
+    return tg_ok();
+}
+
 static tg_outcome pass_on(void) {
     tg_attributes attributes = tg_attributes_of();
     uint64_t bytes = 0;
@@ -168,6 +177,7 @@ static tg_outcome handle(const tg_event *event) {
     if (tg_is(type, "conf.fuel")) return spin();
     if (tg_is(type, "conf.memory")) return grow();
     if (tg_is(type, "conf.unicode")) return unicode(event);
+    if (tg_is(type, "conf.read")) return read_numbers(event);
     if (tg_is(type, "conf.attributes")) return pass_on();
     if (tg_is(type, "conf.timer")) return set_timers();
     if (tg_is(type, "conf.nowhere")) return emit_nowhere();

@@ -22,6 +22,7 @@ func main() {
 			"conf.memory":     grow,
 			"conf.unicode":    unicode,
 			"conf.member":     nameMember,
+			"conf.read":       readNumbers,
 			"conf.attributes": passOn,
 			"conf.timer":      setTimers,
 			"conf.past":       liveInThePast,
@@ -133,6 +134,14 @@ func nameMember(d *tidegate.Delivery) error {
 	}
 	sure := tidegate.WithAttribute("sure", strconv.FormatBool(true))
 	return d.Emit("member.done", map[string]string{input.Text: `\ud83d`}, sure)
+}
+
+func readNumbers(d *tidegate.Delivery) error {
+	var input struct{ N, Z float64 }
+	if err := d.JSON(&input); err != nil {
+		return err
+	}
+	return d.Emit("read.done", map[string]float64{"n": input.N, "z": input.Z})
 }
 
 func passOn(d *tidegate.Delivery) error {

@@ -54,6 +54,10 @@ export const handler = handlers(
       const { text } = event.json();
       emit('member.done', { [text]: '\\ud83d' }, { attributes: { sure: true } });
     },
+    'conf.read': (event) => {
+      const { n, z } = event.json();
+      emit('read.done', { n, z });
+    },
     'conf.attributes': () => {
       const all = attributes();
       const entries = Object.entries(all);

@@ -78,6 +78,12 @@ def name_member(event: Event) -> None:
     emit("member.done", {event.json()["text"]: "\\ud83d"}, attributes={"sure": True})
 
 
+@handler("conf.read")
+def read_numbers(event: Event) -> None:
+    given = event.json()
+    emit("read.done", {"n": given["n"], "z": int(given["z"])})
+
+
 @handler("conf.attributes")
 def pass_on(event: Event) -> None:
     given = attributes()

@@ -55,6 +55,10 @@ export const handler = handlers(
       const { text } = event.json<{ text: string }>();
       emit('member.done', { [text]: '\\ud83d' }, { attributes: { sure: true } });
     },
+    'conf.read': (event: Event): void => {
+      const { n, z } = event.json<{ n: number; z: number }>();
+      emit('read.done', { n, z });
+    },
     'conf.attributes': (): void => {
       const all = attributes();
       const entries = Object.entries(all);

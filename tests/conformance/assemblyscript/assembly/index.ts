@@ -67,6 +67,12 @@ tidegate.on("conf.unicode", (event: tidegate.Event): tidegate.Outcome => {
   return tidegate.ok();
 });
 
+tidegate.on("conf.read", (event: tidegate.Event): tidegate.Outcome => {
+  const n = event.json().integer("n"), z = event.json().number("z", 1);
+  tidegate.emit("read.done", `{"n":${n},"z":${<i64>z}}`);
+  return tidegate.ok();
+});
+
 tidegate.on("conf.attributes", (event: tidegate.Event): tidegate.Outcome => {
   const done = new tidegate.Draft("attributes.done");
   done.attributes = tidegate.attributes();

@@ -20,6 +20,7 @@ handlers! {
     "conf.fuel" => spin,
     "conf.memory" => grow,
     "conf.unicode" => unicode,
+    "conf.read" => read_numbers,
     "conf.attributes" => pass_on,
     "conf.timer" => set_timers,
     "conf.nowhere" => emit_nowhere,
@@ -116,6 +117,13 @@ struct Text {
 fn unicode(event: &Event, Text { text }: Text) -> Outcome {
     state::set(&text, &text)?;
     emit("unicode.done").json(&json!({ "text": text, "key": event.key() }))?;
+    Ok(())
+}
+
+fn read_numbers(_: &Event, data: Value) -> Outcome {
+    // A struct would refuse a name that is there twice.
+    let z = data["z"].as_f64().map(|z| z as u64);
+    emit("read.done").json(&json!({ "n": data["n"], "z": z }))?;
     Ok(())
 }
 

@@ -83,6 +83,10 @@ impl Delivery {
                 set(data["text"].as_str().unwrap_or_default(), data["text"].clone());
                 emit("unicode.done", json!({ "text": data["text"], "key": self.key() }));
             }
+            "conf.read" => {
+                let z = data["z"].as_f64().map(|z| z as u64);
+                emit("read.done", json!({ "n": data["n"], "z": z }));
+            }
             "conf.attributes" => self.pass_on(),
             "conf.timer" => {
                 say("timer", json!({ "set": "never", "after_ms": 1 }));
