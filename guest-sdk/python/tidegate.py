@@ -206,8 +206,17 @@ _queries: dict[str, Callable[[Request], Any]] = {}
 _upcasters: dict[str, Callable[[Any, int], Lifted]] = {}
 
 
+def _words(decorator: str, given: tuple[Any, ...]) -> tuple[str, ...]:
+    """What stands in the parentheses; without them a decorator is handed the function."""
+    if all(isinstance(word, str) for word in given):
+        return given
+    raise TypeError(f"`@{decorator}` needs parentheses, and nothing but texts in them")
+
+
 def handler(*types: str) -> Callable[[F], F]:
     """Takes events of these types, first match: `order.*` one segment, `payment.**` zero or more."""
+    if not _words("handler", types):
+        raise TypeError("`@handler()` takes no events: name their types in it")
 
     def register(function: F) -> F:
         _handlers.extend((pattern, function) for pattern in types)
@@ -216,8 +225,10 @@ def handler(*types: str) -> Callable[[F], F]:
     return register
 
 
-def _named(registry: dict[str, Any]) -> Callable[..., Callable[[F], F]]:
+def _named(word: str, registry: dict[str, Any]) -> Callable[..., Callable[[F], F]]:
     def decorator(*names: str) -> Callable[[F], F]:
+        _words(word, names)
+
         def register(function: F) -> F:
             for name in names or (function.__name__,):
                 registry[name] = function
@@ -228,15 +239,15 @@ def _named(registry: dict[str, Any]) -> Callable[..., Callable[[F], F]]:
     return decorator
 
 
-timer = _named(_fires)
+timer = _named("timer", _fires)
 """Takes what comes back of timers, by name; `*`: all others."""
-response = _named(_responses)
+response = _named("response", _responses)
 """Takes what comes back of calls, by name; `*`: all others."""
-command = _named(_commands)
+command = _named("command", _commands)
 """Executes commands, by name; what it returns is the answer, as JSON."""
-query = _named(_queries)
+query = _named("query", _queries)
 """Answers questions, by name. State is there to read; effects are refused."""
-upcaster = _named(_upcasters)
+upcaster = _named("upcaster", _upcasters)
 """Lifts events of a type: `(data, version) -> Lifted`. What it raises says why not."""
 
 

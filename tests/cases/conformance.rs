@@ -14,6 +14,8 @@ use std::collections::BTreeMap;
 use languages::{Built, Language};
 use report::Finding;
 
+use crate::harness::{Cli, Place};
+
 #[test]
 fn every_language_comes_to_the_same_and_says_what_it_does_not_offer() {
     let built: Vec<Result<Built, String>> = std::thread::scope(|scope| {
@@ -40,4 +42,21 @@ fn every_language_comes_to_the_same_and_says_what_it_does_not_offer() {
         .collect();
     assert!(failed.is_empty(), "{failed:#?}");
     report::check_readme(&findings);
+}
+
+#[test]
+fn a_decorator_in_python_that_lacks_its_parentheses_is_named_by_build() {
+    let place = Place::new();
+    Cli::new(&["new", "bare", "--lang", "python"]).within(place.path()).run().expect_done();
+    let folder = place.plugins().join("bare");
+    let source = "import tidegate as t\n\n\n@t.query\ndef total(request):\n    return 1\n";
+    std::fs::write(folder.join("main.py"), source).unwrap();
+    let run = Cli::new(&["build"]).arg(&folder).run();
+    assert_eq!(run.code, 1, "{}", run.stdout);
+    let said = run.stdout + &run.stderr;
+    if said.contains("is missing; install it with") {
+        println!("skipped: {said}");
+        return;
+    }
+    assert!(said.contains("`@query` needs parentheses"), "{said}");
 }

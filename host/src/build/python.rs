@@ -80,8 +80,10 @@ fn sources(dir: &Path) -> Result<String, BuildError> {
 fn exports(source: &str) -> Vec<&'static str> {
     let decorated = |names: &[&str]| {
         source.lines().filter_map(|line| line.trim_start().strip_prefix('@')).any(|decorator| {
-            let word = decorator.trim_start_matches("tidegate.");
-            names.iter().any(|name| word.strip_prefix(name).is_some_and(|r| r.starts_with('(')))
+            // Of whatever the SDK is imported as; without parentheses the SDK says what is missing.
+            let called = decorator.split(['(', ' ', '#']).next().unwrap_or_default();
+            let word = called.rsplit('.').next().unwrap_or_default();
+            names.contains(&word)
         })
     };
     let exported = |export: &&str| match *export {
@@ -106,6 +108,10 @@ mod tests {
             "@handler(\"order.created\")\ndef a(e): ...\n\n@tidegate.query()\ndef q(r): ...";
         assert_eq!(exports(source), ["handler", "query"]);
         assert_eq!(exports("@timer(\"t\")\n"), ["handler"]);
+        assert_eq!(
+            exports("@t.handler(\"a.b\")\n@query\n@sdk.tg.command ()\n"),
+            ["handler", "command", "query"]
+        );
         assert_eq!(exports("# @command()\n@commander()\n"), [""; 0]);
         assert_eq!(class("upcaster"), "Upcaster");
     }
