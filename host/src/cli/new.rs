@@ -20,6 +20,8 @@ static SDK: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/embedded_sdk.r
 
 /// The package of the SDK, which lies in each Rust project.
 const SDK_PACKAGE: &str = "tidegate-sdk";
+/// A plugin of this name would emit types that it must not.
+const HOST: &str = "tidegate";
 
 /// Path in the project, text with `{{name}}` and its like.
 type Template = (&'static str, &'static str);
@@ -226,9 +228,10 @@ fn write(path: &Path, text: &str) -> anyhow::Result<()> {
 }
 
 fn fill(template: &str, args: &NewArgs) -> String {
-    // Cargo takes no package name that begins with a digit, nor two packages of the same name.
+    // Cargo takes no package name that begins with a digit, nor two packages of the same name; Go no
+    // path through `vendor`.
     let begins_with_digit = args.name.starts_with(|c: char| c.is_ascii_digit());
-    let package = if begins_with_digit || args.name == SDK_PACKAGE {
+    let package = if begins_with_digit || [SDK_PACKAGE, "vendor"].contains(&&*args.name) {
         format!("plugin-{}", args.name)
     } else {
         args.name.clone()
@@ -244,15 +247,18 @@ fn fill(template: &str, args: &NewArgs) -> String {
 }
 
 fn plugin_name(text: &str) -> Result<String, String> {
+    if text == HOST {
+        return Err(format!("`{text}` is the host: types `{text}.*` are its own"));
+    }
     if is_plugin_name(text) {
         return Ok(text.to_owned());
     }
     Err("a plugin's name has 1 to 63 of a-z, 0-9 and `-`, and does not begin with `-`".to_owned())
 }
 
-/// Types go into Rust, TOML and JSON strings, so that what would end one is refused.
+/// Types go into strings of TOML, JSON and every language, so that what would end one is refused.
 fn event_type(text: &str) -> Result<String, String> {
-    let quotes = |c: char| c.is_control() || c == '"' || c == '\\' || c == '{' || c == '}';
+    let quotes = |c: char| c.is_control() || "\"'\\{}".contains(c);
     if text.contains(quotes) {
         return Err(
             "an event type for source files has no quotes, braces or backslashes".to_owned()

@@ -71,6 +71,18 @@ fn project_of_the_sdks_name_has_another_package() {
     assert_eq!(names, ["plugin-tidegate-sdk", SDK_PACKAGE]);
 }
 
+/// Go takes what has no dot for its own: `fmt/tidegate`, `std/tidegate`.
+#[test]
+fn go_project_of_any_name_finds_the_sdk_in_it() {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, module) in [("fmt", "example.com/fmt"), ("vendor", "example.com/plugin-vendor")] {
+        let folder = create(&args(&format!("{name} --lang go")).unwrap(), dir.path()).unwrap();
+        let text = |file: &str| fs::read_to_string(folder.join(file)).unwrap();
+        assert!(text("go.mod").starts_with(&format!("module {module}\n")));
+        assert!(text("main.go").contains(&format!("\"{module}/tidegate\"")));
+    }
+}
+
 fn read(path: &Path) -> toml::Table {
     fs::read_to_string(path).unwrap().parse().unwrap()
 }
@@ -90,7 +102,9 @@ fn wrong_arguments_say_what_is_supported() {
     assert_eq!(other.exit_code(), 2);
     assert!(other.to_string().contains("rust, js, ts, python, c, go"), "{other}");
     assert!(args("Totals --lang rust").is_err());
-    for on in ["a\"b", "BAD..x", "a.b*", "."] {
+    let host = args("tidegate --lang go").unwrap_err();
+    assert!(host.to_string().contains("types `tidegate.*` are its own"), "{host}");
+    for on in ["a\"b", "it's", "BAD..x", "a.b*", "."] {
         assert!(args(&format!("totals --lang rust --on {on}")).is_err(), "{on}");
     }
 }
