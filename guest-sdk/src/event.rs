@@ -83,7 +83,8 @@ impl Event {
         self.sequence
     }
 
-    /// When it happened, as its source says, in milliseconds since the Unix epoch; none: not said.
+    /// When it happened, as its source says, in milliseconds since the Unix epoch, 0 for all that is
+    /// before it; none: not said.
     #[must_use]
     pub fn time_ms(&self) -> Option<u64> {
         self.time_ms
