@@ -262,6 +262,16 @@ impl Plugins {
         }
     }
 
+    /// Why something that takes a runner is not done where there is none. At a stop they end before requests do.
+    fn not_running(&self, name: &str) -> HostError {
+        match self.closing.load(Ordering::SeqCst) {
+            true => HostError::ShuttingDown,
+            false => HostError::Conflict(format!(
+                "plugin `{name}` does not run: put its file back first"
+            )),
+        }
+    }
+
     fn is_unheard_of(&self, name: &str) -> bool {
         !*self.scanned.borrow() && !lock(&self.entries).contains_key(name)
     }

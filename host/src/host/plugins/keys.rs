@@ -145,13 +145,13 @@ impl Plugins {
         self.runner_of(name, bus, instance).ok_or_else(|| {
             let entries = lock(&self.entries);
             let elsewhere = entries.get(name).and_then(|entry| entry.runner.as_ref());
-            HostError::Conflict(match elsewhere.map(|runner| runner.bus().name()) {
-                Some(there) => format!(
-                    "plugin `{name}` runs on bus `{there}`, and this is on `{}`: put it back there first",
-                    bus.name()
-                ),
-                None => format!("plugin `{name}` does not run: put its file back first"),
-            })
+            let Some(there) = elsewhere.map(|runner| runner.bus().name()) else {
+                return self.not_running(name);
+            };
+            HostError::Conflict(format!(
+                "plugin `{name}` runs on bus `{there}`, and this is on `{}`: put it back there first",
+                bus.name()
+            ))
         })
     }
 

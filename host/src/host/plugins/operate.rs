@@ -142,9 +142,7 @@ impl Plugins {
         let turn = self.turn(name).ok_or_else(|| unknown(name))?;
         let _turn = turn.lock().await;
         let (bus, instance) = self.identified(name)?;
-        let runner = self.runner(name).ok_or_else(|| {
-            HostError::Conflict(format!("plugin `{name}` does not run: put its file back first"))
-        })?;
+        let runner = self.runner(name).ok_or_else(|| self.not_running(name))?;
         let history = served(&bus, instance);
         let binding = Binding::new(bus.name(), name);
         let (_, digest) = self
