@@ -239,6 +239,13 @@ impl<T> PluginQueue<T> {
         .await
     }
 
+    /// As [`next_drain`](Self::next_drain), if there is one now.
+    #[must_use]
+    pub fn try_next_drain(&self) -> Option<Drain> {
+        let mut state = self.lock();
+        if state.closed { None } else { state.core.next_drain() }
+    }
+
     /// Answers a drain: see [`KeyScheduler::refill`].
     pub fn refill(
         &self,

@@ -14,6 +14,9 @@ use crate::log::ReadError;
 use crate::log::record::{Control, ControlRecord};
 use crate::schedule::core::{Drain, Entry};
 
+/// Events that drains find together, about.
+const DRAINED_MAX: usize = 256;
+
 /// How far the feeder is.
 struct Fed {
     /// Everything up to here was offered, or is not for this plugin.
@@ -185,33 +188,79 @@ impl Runner {
 
     /// Finds the deferred events of keys whose wait is over, until stopped.
     pub(super) async fn drain(self: Arc<Self>) {
+        // So many are read one by one, to find out which of them cannot be.
+        let mut singly = 0_usize;
         loop {
-            let drain = tokio::select! {
+            let first = tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return,
-                drain = self.queue.next_drain() => drain,
+                first = self.queue.next_drain() => first,
             };
-            let Some(drain) = drain else { return };
-            match self.refill(&drain).await {
-                Ok(()) => {}
+            let Some(first) = first else { return };
+            let drains = if singly > 0 { vec![first] } else { self.more_drains(first) };
+            singly = singly.saturating_sub(1);
+            let error = match self.refill(&drains).await {
+                Ok(()) => continue,
                 Err(ReadError::Closed) => return,
-                Err(error) => {
-                    self.cannot_read(&format!("key `{}` cannot be read", drain.key), &error);
-                    // It is asked for again at once.
-                    let nothing_reached = Position(drain.from.0.saturating_sub(1));
-                    self.queue.refill(&drain, [], nothing_reached);
-                    tokio::select! {
-                        biased;
-                        () = self.stop.cancelled() => return,
-                        () = self.queue.resumed() => {}
-                    }
-                }
+                Err(error) => error,
+            };
+            // They are asked for again at once.
+            for drain in &drains {
+                let nothing_reached = Position(drain.from.0.saturating_sub(1));
+                self.queue.refill(drain, [], nothing_reached);
+            }
+            let [drain] = &*drains else {
+                singly = drains.len();
+                continue;
+            };
+            self.cannot_read(&format!("key `{}` cannot be read", drain.key), &error);
+            tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return,
+                () = self.queue.resumed() => {}
             }
         }
     }
 
-    async fn refill(&self, drain: &Drain) -> Result<(), ReadError> {
-        self.bus.until_durable(drain.to).await?;
+    /// What else is to be drained now: what several keys wait for often stands in the same frames.
+    fn more_drains(&self, first: Drain) -> Vec<Drain> {
+        let mut limit = first.limit;
+        let mut drains = vec![first];
+        while limit < DRAINED_MAX
+            && let Some(next) = self.queue.try_next_drain()
+        {
+            limit += next.limit;
+            drains.push(next);
+        }
+        drains
+    }
+
+    async fn refill(&self, drains: &[Drain]) -> Result<(), ReadError> {
+        let last = drains.iter().map(|drain| drain.to).max().unwrap_or_default();
+        self.bus.until_durable(last).await?;
+        let mut found = Vec::with_capacity(drains.len());
+        for drain in drains {
+            found.push(self.find(drain).await?);
+        }
+        let mut positions: Vec<_> =
+            found.iter().flat_map(|(positions, _)| positions).copied().collect();
+        positions.sort_unstable();
+        let events = self.bus.events(positions).await?;
+        let subscriptions = self.subscriptions.load_full();
+        let event_at = |position: &Position| {
+            let at = events.binary_search_by_key(position, |event| event.position).ok()?;
+            events.get(at).filter(|event| self.wants(&subscriptions, event)).cloned()
+        };
+        for (drain, (positions, reached)) in drains.iter().zip(&found) {
+            let wanted = positions.iter().filter_map(event_at);
+            self.queue.refill(drain, wanted.map(entry), *reached);
+        }
+        self.note_progress();
+        Ok(())
+    }
+
+    /// Where the events of a drain stand, and up to where that is all of them.
+    async fn find(&self, drain: &Drain) -> Result<(Vec<Position>, Position), ReadError> {
         let mut positions = self.bus.key_positions(&drain.key, drain.from, drain.limit).await?;
         // As many as were asked for, all of them wanted: there may be more.
         let more = positions.len() >= drain.limit;
@@ -219,12 +268,7 @@ impl Runner {
         let reached = reached.unwrap_or(drain.to);
         positions.truncate(positions.partition_point(|position| *position <= drain.to));
         positions.retain(|position| !self.before.is_completed(*position));
-        let events = self.bus.events(positions).await?;
-        let subscriptions = self.subscriptions.load_full();
-        let wanted = events.into_iter().filter(|event| self.wants(&subscriptions, event));
-        self.queue.refill(drain, wanted.map(entry), reached);
-        self.note_progress();
-        Ok(())
+        Ok((positions, reached))
     }
 }
 

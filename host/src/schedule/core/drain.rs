@@ -5,8 +5,9 @@ use super::place::DRAIN_CHUNK;
 use super::{Entry, KeyScheduler, before};
 use crate::event::{Key, Position};
 
-/// Events that a drain of a slow key asks for: it would not use more before the memory is wanted.
-const DRAIN_CHUNK_SLOW: usize = 16;
+/// Events that a drain asks for where other keys want some, too, so that several are answered at a time; and
+/// that of a slow key: it would not use more before the memory is wanted.
+const DRAIN_CHUNK_SMALL: usize = 16;
 
 /// A request to find deferred events of one key again. To be answered by
 /// [`KeyScheduler::refill`], in whatever order requests of different keys are served.
@@ -52,7 +53,11 @@ impl<T> KeyScheduler<T> {
             self.drains_wanted -= 1;
             lane.drain = DrainState::Idle;
             let (Some(deferred), Some(key)) = (lane.deferred, lane.key.clone()) else { continue };
-            let chunk = if lane.slow { DRAIN_CHUNK_SLOW } else { DRAIN_CHUNK };
+            let chunk = match lane.slow || self.drains_wanted > 0 {
+                _ if deferred.first == deferred.last => 1,
+                true => DRAIN_CHUNK_SMALL,
+                false => DRAIN_CHUNK,
+            };
             let group = lane.group;
             let useful = self.drain_limit(group);
             let limit = chunk.min(room).min(count_max.div_ceil(4)).min(useful);

@@ -381,6 +381,24 @@ fn draining_keys_get_room_though_new_events_would_fill_it() {
     );
 }
 
+/// Answered one at a time with as much as there is room for, each would have frames read for itself.
+#[test]
+fn a_drain_asks_for_little_where_others_want_some() {
+    let mut sched = KeyScheduler::new(bounds(4096));
+    let keys = ["a", "b", "c"].map(|name| key(name).unwrap());
+    for key in &keys {
+        assert!(sched.hold(key));
+    }
+    for (position, name) in [(1, "a"), (2, "b"), (3, "a"), (4, "c"), (5, "c")] {
+        assert!(sched.offer(entry(position, name)).is_ok());
+    }
+    for key in &keys {
+        assert!(sched.release(key));
+    }
+    let limits = [(); 3].map(|()| sched.next_drain().map(|drain| (drain.from.0, drain.limit)));
+    assert_eq!(limits, [Some((1, 16)), Some((2, 1)), Some((4, 256))]);
+}
+
 #[test]
 fn a_slow_key_gives_its_memory_up() {
     let mut sched = KeyScheduler::new(bounds(4));

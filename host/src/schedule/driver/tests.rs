@@ -389,10 +389,15 @@ impl Oracle {
     }
 
     async fn drain(self: Arc<Self>, queue: PluginQueue<u64>) {
-        while let Some(drain) = queue.next_drain().await {
-            let (found, reached) = self.find(&drain);
+        while let Some(first) = queue.next_drain().await {
+            // As many more as there are, up to three.
+            let more = std::iter::from_fn(|| queue.try_next_drain()).take(3);
+            let drains: Vec<_> = std::iter::once(first).chain(more).collect();
             tokio::task::yield_now().await;
-            queue.refill(&drain, found, reached);
+            for drain in &drains {
+                let (found, reached) = self.find(drain);
+                queue.refill(drain, found, reached);
+            }
         }
     }
 }
