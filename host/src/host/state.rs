@@ -10,6 +10,8 @@ use crate::bus::Bus;
 use crate::bus::past::{Moment, PastError};
 use crate::bus::replay::recorded_completion;
 use crate::event::{Event, Key};
+use crate::log::Log;
+use crate::log::record::Completion;
 use crate::state::cold::ColdError;
 use crate::state::{DeadLetter, Owner, Value};
 
@@ -56,14 +58,14 @@ impl Host {
         let event = bus.event(letter.position).await.map_err(events::read_error)?;
         let event = event.ok_or_else(|| gone("the event"))?;
         let log = bus.log().ok_or_else(|| gone("the record"))?;
-        let done = log.read_commit(letter.at.commit, |commit| {
-            Ok(recorded_completion(commit, letter.instance)?)
-        });
-        let done = done.await.map_err(events::read_error)?;
+        let done = ending(log, &letter).await?;
+        let state = match &done {
+            Some(done) => state_before(bus, &letter, done, &event).await?,
+            None => Vec::new(),
+        };
+        let state = state.iter().map(SeenValueView::of).collect();
         let (attempt, redriven) =
             done.map_or((letter.attempts, false), |d| (d.attempt, d.mode.is_redriven()));
-        let state = self.state_before(bus, &letter, &event).await?;
-        let state = state.iter().map(SeenValueView::of).collect();
         let manifest = self.plugins.view_of(&plugin).ok().and_then(|view| view.manifest);
         // As its guest was handed it; where nobody can lift it now, as it stands in the log.
         let event = bus.upcasters().lift(&event).await.unwrap_or(event);
@@ -79,20 +81,32 @@ impl Host {
         letter: &DeadLetter,
         input: &Event,
     ) -> Result<Vec<StateEntry>, HostError> {
-        let (Some(key), Some(log)) = (&letter.key, bus.log()) else { return Ok(Vec::new()) };
-        // A rewind may have come in between, or between two of its attempts.
-        let done = log.read_commit(letter.at.commit, |commit| {
-            Ok(recorded_completion(commit, letter.instance)?)
-        });
-        let Some(done) = done.await.map_err(events::read_error)? else { return Ok(Vec::new()) };
-        let owner =
-            Owner { instance: letter.instance, generation: done.generation, key: key.clone() };
-        let moment = Moment::Before { commit: letter.at.commit, input_ms: input.recorded_ms };
-        match bus.past(&owner, moment).await {
-            Ok(past) => Ok(past.values().map(|(n, v)| entry(Arc::clone(n), v.clone())).collect()),
-            Err(error) => Err(past_error(error)),
-        }
+        let Some(log) = bus.log() else { return Ok(Vec::new()) };
+        let Some(done) = ending(log, letter).await? else { return Ok(Vec::new()) };
+        state_before(bus, letter, &done, input).await
     }
+}
+
+/// How the delivery ended that was given up; none: its record is not there.
+async fn ending(log: &Log, letter: &DeadLetter) -> Result<Option<Completion>, HostError> {
+    let done = log
+        .read_commit(letter.at.commit, |commit| Ok(recorded_completion(commit, letter.instance)?));
+    done.await.map_err(events::read_error)
+}
+
+/// What the delivery that ended so saw of its key.
+async fn state_before(
+    bus: &Bus,
+    letter: &DeadLetter,
+    done: &Completion,
+    input: &Event,
+) -> Result<Vec<StateEntry>, HostError> {
+    let Some(key) = &letter.key else { return Ok(Vec::new()) };
+    // A rewind may have come in between, or between two of its attempts.
+    let owner = Owner { instance: letter.instance, generation: done.generation, key: key.clone() };
+    let moment = Moment::Before { commit: letter.at.commit, input_ms: input.recorded_ms };
+    let past = bus.past(&owner, moment).await.map_err(past_error)?;
+    Ok(past.values().map(|(name, value)| entry(Arc::clone(name), value.clone())).collect())
 }
 
 /// The owner of the state that was seen at a point: a rewind may have come in between.
