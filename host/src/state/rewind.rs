@@ -4,6 +4,7 @@
 //! generation before *serves*: queries and people read it. Then one record lets the new one serve.
 //! The state of a generation up to where it begins is that of the one it came from, carried over.
 
+use roaring::RoaringTreemap;
 use serde::{Deserialize, Serialize};
 
 use super::instance::Instance;
@@ -68,8 +69,7 @@ impl Instance {
     /// that it emits or calls may happen twice. Of one that was given up nothing happened.
     #[must_use]
     pub fn repeats(&self, position: Position) -> bool {
-        let ended = position <= self.repeats_low || self.repeats.contains(position.0);
-        ended && !self.given_up.contains(position.0)
+        repeats(position, self.repeats_low, &self.repeats, &self.given_up)
     }
 
     /// The generation whose completions tell how things stood after the events up to `position`,
@@ -187,6 +187,18 @@ impl Instance {
         }
         (seen < after).then(|| format!("it has come to {seen} only"))
     }
+}
+
+/// Whether an event's delivery had ended in an earlier generation: it is at or below `low` or among
+/// `ended`, and was not given up.
+#[must_use]
+pub fn repeats(
+    position: Position,
+    low: Position,
+    ended: &RoaringTreemap,
+    given_up: &RoaringTreemap,
+) -> bool {
+    (position <= low || ended.contains(position.0)) && !given_up.contains(position.0)
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ use crate::bus::source::Batch;
 use crate::event::{InstanceId, Position};
 use crate::log::ReadError;
 use crate::log::record::{Control, ControlRecord, Mode};
+use crate::state::rewind::repeats;
 
 /// How often it is looked whether the end is reached, where nothing says so.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
@@ -49,8 +50,7 @@ impl Rebuilt {
     }
 
     fn has(&self, position: Position) -> bool {
-        let ended = position <= self.low || self.ended.contains(position.0);
-        ended && !self.given_up.contains(position.0)
+        repeats(position, self.low, &self.ended, &self.given_up)
     }
 }
 
