@@ -44,6 +44,7 @@ pub use self::lane::{Deferred, Until};
 use self::lane::{Lane, Phase, Reopened, Waiting};
 use self::marks::Marks;
 pub use self::marks::Settled;
+pub use self::place::DRAIN_CHUNK;
 use self::quota::Queues;
 pub use self::quota::{Quota, Quotas, Throttle};
 pub use self::types::{Assignment, Bounds, Cursor, Entry, Finish, Finished, Offer, Pace, Ticket};

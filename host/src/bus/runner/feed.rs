@@ -12,10 +12,7 @@ use crate::bus::subscribed::may_want;
 use crate::event::{Event, Heading, Position};
 use crate::log::ReadError;
 use crate::log::record::{Control, ControlRecord};
-use crate::schedule::core::{Drain, Entry};
-
-/// Events that drains find together, about.
-const DRAINED_MAX: usize = 256;
+use crate::schedule::core::{DRAIN_CHUNK, Drain, Entry};
 
 /// How far the feeder is.
 struct Fed {
@@ -222,11 +219,12 @@ impl Runner {
         }
     }
 
-    /// What else is to be drained now: what several keys wait for often stands in the same frames.
+    /// What else is to be drained now, about a chunk in all: what several keys wait for often stands in
+    /// the same frames.
     fn more_drains(&self, first: Drain) -> Vec<Drain> {
         let mut limit = first.limit;
         let mut drains = vec![first];
-        while limit < DRAINED_MAX
+        while limit < DRAIN_CHUNK
             && let Some(next) = self.queue.try_next_drain()
         {
             limit += next.limit;

@@ -8,7 +8,7 @@ use super::{KeyScheduler, before};
 use crate::event::{Key, Position};
 
 /// Deferred events one drain asks for, so that a long backlog does not crowd out other keys.
-pub(super) const DRAIN_CHUNK: usize = 256;
+pub const DRAIN_CHUNK: usize = 256;
 
 impl<T> KeyScheduler<T> {
     pub(super) fn find(&self, key: &Key) -> Option<usize> {
