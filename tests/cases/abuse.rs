@@ -100,7 +100,8 @@ fn bearer(token: &str) -> String {
     if token.is_empty() { String::new() } else { format!("authorization: Bearer {token}") }
 }
 
-fn with_tokens(place: &Place) -> Host {
+/// A host that knows the tokens `admin`, `operate`, `read` and `publish`.
+pub(super) fn with_tokens(place: &Place) -> Host {
     std::fs::write(place.path().join("tokens.toml"), TOKENS).unwrap();
     let config = "[auth]\ntokens-file = \"tokens.toml\"\n".to_owned();
     place.start_with(&HostOptions { config: Some(config), ..HostOptions::default() })

@@ -4,28 +4,14 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Browser, Host, HostOptions, Place, Sources, event, put, wait_until};
+use super::abuse::with_tokens;
+use crate::harness::{Browser, Host, Place, Sources, event, put, wait_until};
 
 /// Longest wait for what a click leads to.
 const DONE_MAX: Duration = Duration::from_secs(60);
 /// Markup in every place that a publisher chooses, and a number that no double holds.
 const KEY: &str = "<img src=x onerror=document.title='run'>";
 const DATA: &str = r#"{"sku":"<script>document.title='run'</script>","big":12345678901234567890}"#;
-const TOKENS: &str = r#"
-[auth]
-tokens-file = "tokens.toml"
-"#;
-/// `read` and `operate`, each with the role of its name.
-const TOKENS_FILE: &str = r#"
-[[tokens]]
-name = "r"
-sha256 = "3316348dbadfb7b11c7c2ea235949419e23f9fa898ad2c198f999617912a9925"
-roles = ["read"]
-[[tokens]]
-name = "o"
-sha256 = "2c29d39181de8f853de5e48ba983a5c88612b9dbaa5ab32c7748800a0840aeb8"
-roles = ["operate"]
-"#;
 
 /// A host whose saga has one order on its way and one that it could not take.
 fn shop(place: &Place) -> Host {
@@ -143,9 +129,7 @@ fn it_asks_for_a_token_and_does_what_its_roles_allow() {
     let Some(browser) = Browser::start() else { return };
     let place = Place::new();
     put(Sources::ORDER_SAGA, &place.plugins());
-    std::fs::write(place.path().join("tokens.toml"), TOKENS_FILE).unwrap();
-    let options = HostOptions { config: Some(TOKENS.to_owned()), ..HostOptions::default() };
-    let host = place.start_with(&options);
+    let host = with_tokens(&place);
     browser.open(&format!("{}/#/plugin?name=order-saga", host.url()));
     browser.wait_text("This host has tokens");
     browser.fill("token", "guessed");
