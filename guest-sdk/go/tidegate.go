@@ -17,7 +17,7 @@
 //
 // What is written, emitted, set and sent is recorded when the function returns nil, exactly once, and
 // dropped otherwise. [Retry] asks for another attempt; any other error rejects the event; a panic is a
-// trap. Nothing is kept between deliveries but the state.
+// trap, and its reason says what it was and where. Nothing is kept between deliveries but the state.
 //
 // A [Plugin] takes timers, answers to calls, commands and questions too. It lifts no old events, and
 // sees the state of one key at a time.
@@ -32,6 +32,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path"
+	"runtime"
 	"sort"
 	"strings"
 	"time"
@@ -392,6 +394,7 @@ func (p Plugin) Serve(in io.Reader, out io.Writer) error {
 		return err
 	}
 	delivery.out = out
+	defer delivery.lastWords()
 	if delivery.asked != nil {
 		answer, failed := p.answer(delivery)
 		if failed == nil {
@@ -404,6 +407,30 @@ func (p Plugin) Serve(in io.Reader, out io.Writer) error {
 		failed = handler(delivery)
 	}
 	return delivery.end(failed)
+}
+
+// lastWords says of a panic what it was and where, which becomes the reason of the trap, and lets it go on.
+func (d *Delivery) lastWords() {
+	if cause := recover(); cause != nil {
+		d.Error("panic: %v%s", cause, panicked())
+		panic(cause)
+	}
+}
+
+// panicked is the place of the panic that a deferred function sees.
+func panicked() string {
+	callers := make([]uintptr, 64)
+	frames := runtime.CallersFrames(callers[:runtime.Callers(0, callers)])
+	for seen := false; ; {
+		frame, more := frames.Next()
+		if seen && !strings.HasPrefix(frame.Function, "runtime.") {
+			return fmt.Sprintf("\n    at %s (%s:%d)", frame.Function, path.Base(frame.File), frame.Line)
+		}
+		seen = seen || frame.Function == "runtime.gopanic"
+		if !more {
+			return ""
+		}
+	}
 }
 
 func (p Plugin) answer(d *Delivery) (any, error) {

@@ -22,8 +22,10 @@ from __future__ import annotations
 
 import json as _json
 import math as _math
+import sys as _sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from types import TracebackType as _Traceback
 from typing import Any, NoReturn, TypeVar
 
 from componentize_py_types import Err as _Err
@@ -104,6 +106,34 @@ def _deliver(run: Callable[..., Any], *args: Any) -> Any:
     except Retry as error:
         wish = _types.RetryRequest(str(error), error.after_ms)
         raise _Err(_types.Failure_Retry(wish)) from None
+
+
+def _told(kind: type[BaseException], error: BaseException, trace: _Traceback | None) -> str:
+    """An exception and where it was raised, innermost first, as far as that is the plugin's own code."""
+    name = kind.__qualname__
+    if kind.__module__ not in ("builtins", "__main__"):
+        name = f"{kind.__module__}.{name}"
+    lines = [f"{name}: {error}" if str(error) else name]
+    frames = []
+    while trace:
+        code = trace.tb_frame.f_code
+        if code.co_filename != __file__:
+            file = code.co_filename.rpartition("/")[2]
+            frames.append(f"    at {code.co_name} ({file}:{trace.tb_lineno})")
+        trace = trace.tb_next
+    lines += reversed(frames)
+    cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    if cause:
+        lines.append(f"because of {_told(type(cause), cause, cause.__traceback__)}")
+    return "\n".join(lines)
+
+
+def _uncaught(kind: type[BaseException], error: BaseException, trace: _Traceback | None) -> None:
+    _context.log(_context.Level.ERROR, _told(kind, error, trace))
+
+
+# What the runtime calls for an exception that nobody caught, before it traps.
+_sys.excepthook = _uncaught
 
 
 # ---- Events, requests -------------------------------------------------------------------------

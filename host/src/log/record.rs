@@ -121,6 +121,14 @@ pub struct LogLine {
     pub message: String,
 }
 
+impl LogLine {
+    /// Whether it tells of an error.
+    #[must_use]
+    pub fn is_error(&self) -> bool {
+        self.level == "error"
+    }
+}
+
 /// A delivery that was given up.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeadLetterRecord {

@@ -65,6 +65,8 @@ pub(super) enum Returned {
     Failed(Failure),
     /// With something that makes no sense; why.
     Broken(String),
+    /// With an exit code that is not 0, and no word of an outcome.
+    Exited(i32),
 }
 
 /// An invocation, with what only an upcaster gives.
@@ -295,7 +297,7 @@ impl Live {
         let stopped_after = self.store.data().stopped_after();
         let record = self.store.data_mut().finish();
         let memory_bytes = self.store.data().memory_bytes();
-        let verdict = verdict::of(ended, record.exceeded);
+        let verdict = verdict::of(ended, record.exceeded, &record.logs);
         // Where the clock stopped the guest, what it burnt since its last call is not in the count.
         let burnt = stopped_after.map_or(0, fuel_in);
         let fuel = counted.max(burnt).min(terms.fuel);

@@ -18,7 +18,6 @@ use super::invoke::{Entry, Returned};
 use super::limits::HANDLES_MAX;
 use super::session::Session;
 use super::store::StoreData;
-use super::verdict;
 use super::wasi::{Sink, World, log_lines};
 use output::Said;
 
@@ -137,7 +136,7 @@ fn returned(
             Returned::Failed(Failure::Retry(RetryRequest { reason, after_ms }))
         }
         (Said::Reject { reason }, _) => Returned::Failed(Failure::Reject(reason)),
-        (Said::Nothing, _) if code != 0 => Returned::Broken(verdict::exited(code)),
+        (Said::Nothing, _) if code != 0 => Returned::Exited(code),
         // A program that knows events alone takes this for one: nothing of it may come to pass.
         (Said::Ok | Said::Nothing, Some((kind, request))) if !printed.answered => {
             let operation = &request.operation;

@@ -12,6 +12,10 @@ use super::invoke::Returned;
 use super::limits::Breach;
 use crate::effects::Outcome;
 use crate::limits;
+use crate::log::record::LogLine;
+
+/// Lines of a guest's last words that its reason takes: what happened, and where.
+const LAST_WORDS_LINES: usize = 2;
 
 /// What became of a delivery, its effects aside.
 pub(super) struct Verdict {
@@ -26,9 +30,13 @@ impl From<Outcome> for Verdict {
     }
 }
 
-/// Judges how a guest ended. A budget that was exceeded turns an ok into `output` or `depth`; a
-/// failure of the guest's own choice stands.
-pub(super) fn of(ended: wasmtime::Result<Returned>, exceeded: Option<Exceeded>) -> Verdict {
+/// Judges how a guest ended that logged this. A budget that was exceeded turns an ok into `output` or
+/// `depth`; a failure of the guest's own choice stands.
+pub(super) fn of(
+    ended: wasmtime::Result<Returned>,
+    exceeded: Option<Exceeded>,
+    logs: &[LogLine],
+) -> Verdict {
     match ended {
         Ok(Returned::Done) => exceeded.map_or(Outcome::Ok, Exceeded::outcome).into(),
         Ok(Returned::Lifted(lifted)) => {
@@ -36,7 +44,8 @@ pub(super) fn of(ended: wasmtime::Result<Returned>, exceeded: Option<Exceeded>) 
         }
         Ok(Returned::Failed(failure)) => failed(failure).into(),
         Ok(Returned::Broken(why)) => trap(&why).into(),
-        Err(error) => Verdict { backtrace: backtrace(&error), ..stopped(&error).into() },
+        Ok(Returned::Exited(code)) => exited(code, logs).into(),
+        Err(error) => Verdict { backtrace: backtrace(&error), ..stopped(&error, logs).into() },
     }
 }
 
@@ -81,7 +90,7 @@ fn failed(failure: Failure) -> Outcome {
     }
 }
 
-fn stopped(error: &wasmtime::Error) -> Outcome {
+fn stopped(error: &wasmtime::Error, logs: &[LogLine]) -> Outcome {
     if let Some(breach) = error.downcast_ref::<Breach>() {
         return match breach {
             Breach::Memory => Outcome::Memory,
@@ -94,11 +103,14 @@ fn stopped(error: &wasmtime::Error) -> Outcome {
         return match code {
             Trap::OutOfFuel => Outcome::Fuel,
             Trap::Interrupt => Outcome::Timeout,
+            Trap::UnreachableCodeReached => {
+                trap(&last_words(logs).unwrap_or_else(|| code.to_string()))
+            }
             other => trap(&other.to_string()),
         };
     }
     if let Some(I32Exit(code)) = error.downcast_ref::<I32Exit>() {
-        return trap(&exited(*code));
+        return exited(*code, logs);
     }
     if error.downcast_ref::<PoolConcurrencyLimitError>().is_some() {
         // Not the guest's doing: the same delivery runs once others have let go.
@@ -108,9 +120,23 @@ fn stopped(error: &wasmtime::Error) -> Outcome {
     trap(&error.root_cause().to_string())
 }
 
-/// The sentence for a guest that ended itself.
-pub(super) fn exited(code: i32) -> String {
-    format!("exited with code {code}")
+/// Of a guest that ended itself.
+fn exited(code: i32, logs: &[LogLine]) -> Outcome {
+    let mut reason = format!("exited with code {code}");
+    if let Some(words) = last_words(logs) {
+        reason.push_str(": ");
+        reason.push_str(&words);
+    }
+    trap(&reason)
+}
+
+/// What a guest said of an error before it gave up: a panic, an exception that nobody caught. To
+/// WebAssembly all of them are the same instruction.
+fn last_words(logs: &[LogLine]) -> Option<String> {
+    let last = logs.iter().rfind(|line| line.is_error())?;
+    let lines = last.message.lines().map(str::trim).filter(|line| !line.is_empty());
+    let words: Vec<&str> = lines.take(LAST_WORDS_LINES).collect();
+    (!words.is_empty()).then(|| words.join(" "))
 }
 
 fn trap(reason: &str) -> Outcome {

@@ -93,6 +93,11 @@ impl Language {
         },
     ];
 
+    /// What the reason of that trap says. What is printed to standard error is in the log alone.
+    pub(super) fn reason(&self) -> &'static str {
+        self.last_words.filter(|_| self.name != "stdio").unwrap_or_default()
+    }
+
     /// The name of its plugin.
     pub(super) fn plugin(&self) -> String {
         format!("conf-{}", self.name)

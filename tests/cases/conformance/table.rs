@@ -93,7 +93,7 @@ fn emitted(kind: &'static str, key: &str, has: Value) -> Emitted {
 pub(super) fn cases(language: &Language, url: &str) -> Vec<Case> {
     let mut all = echoes();
     all.extend(state_and_events());
-    all.extend(failures());
+    all.extend(failures(language));
     all.extend(texts());
     all.extend(what_comes_back(url));
     all.push(nowhere(language));
@@ -187,7 +187,7 @@ fn state_and_events() -> Vec<Case> {
 }
 
 /// Nothing of a delivery that fails is left.
-fn failures() -> Vec<Case> {
+fn failures(language: &Language) -> Vec<Case> {
     let gone = || vec![("gone", None)];
     let why = data(json!({ "why": "no: größe ✓" }));
     vec![
@@ -198,7 +198,8 @@ fn failures() -> Vec<Case> {
             one("retry.done", "k-retry", data(json!({ "attempt": 2 }))),
         ),
         Case::new("reject", "conf.reject", why, Then::Dead("reject", "no: größe ✓")).leaves(gone()),
-        Case::new("trap", "conf.trap", json!({}), Then::Dead("trap", "")).leaves(gone()),
+        Case::new("trap", "conf.trap", json!({}), Then::Dead("trap", language.reason()))
+            .leaves(gone()),
         Case::new("fuel", "conf.fuel", json!({}), Then::Dead("fuel", "")),
         Case::new("memory", "conf.memory", json!({}), Then::Dead("memory", "")),
     ]

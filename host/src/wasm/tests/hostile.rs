@@ -39,6 +39,31 @@ async fn a_trap_comes_with_its_backtrace() {
 }
 
 #[tokio::test]
+async fn a_trap_has_the_last_error_that_its_guest_logged_as_its_reason() {
+    // At 3100: two lines, with more after them.
+    let words = "(data (i32.const 3100) \"boom\\n  at add (index.js:3)\\n  at handle\")";
+    let log = |level: u32, length: u32| {
+        format!("(call $log (i32.const {level}) (i32.const 3100) (i32.const {length}))")
+    };
+    let (info, error) = (2, 4);
+    for (said, reason) in [
+        (log(error, 37), "boom at add (index.js:3)"),
+        (format!("{} {}", log(error, 4), log(info, 37)), "boom"),
+        (log(info, 37), "wasm trap: wasm `unreachable` instruction executed"),
+        (log(error, 0), "wasm trap: wasm `unreachable` instruction executed"),
+    ] {
+        let mut plugin = Plugin::load(handler(&format!("{said} unreachable"), words)).await;
+        let trapped = check_stopped(&mut plugin, OutcomeKind::Trap).await;
+        assert_eq!(trapped.outcome.reason(), reason);
+    }
+    // What traps otherwise says so itself.
+    let misplaced = format!("{} (drop (i32.load (i32.const -4)))", log(error, 4));
+    let mut plugin = Plugin::load(handler(&misplaced, words)).await;
+    let trapped = check_stopped(&mut plugin, OutcomeKind::Trap).await;
+    assert!(trapped.outcome.reason().contains("out of bounds"), "{:?}", trapped.outcome);
+}
+
+#[tokio::test]
 async fn a_loop_runs_out_of_fuel() {
     let mut plugin = Plugin::load(handler(FOREVER, "")).await;
     let stopped = check_stopped(&mut plugin, OutcomeKind::Fuel).await;

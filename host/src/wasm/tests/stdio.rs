@@ -83,6 +83,9 @@ async fn a_failing_exit_without_a_verdict_is_a_trap() {
     assert_eq!(done.outcome, Outcome::Trap { reason: "exited with code 3".to_owned() });
     assert!(done.effects.is_empty());
     assert_eq!(done.logs.first().unwrap().message, "panicked");
+    let told = "{\"log\":{\"level\":\"error\",\"message\":\"panic: boom\"}}\n";
+    let done = run(told, "", "(call $exit (i32.const 2))").await;
+    assert_eq!(done.outcome.reason(), "exited with code 2: panic: boom");
 }
 
 #[tokio::test]
