@@ -262,7 +262,8 @@ fn print(shown: &Shown, out: &mut Out) -> anyhow::Result<()> {
     if !letter.logs.is_empty() {
         out.line("\nlog of the last attempt")?;
         for line in &letter.logs {
-            out.line(format_args!("{:<5}  {}", plain(&line.level), plain(&line.message)))?;
+            let message = line.message.replace('\n', "\n           ");
+            out.line(format_args!("{:<5}  {}", plain(&line.level), plain(&message)))?;
         }
     }
     if let Some(event) = &shown.event {

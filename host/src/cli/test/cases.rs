@@ -12,7 +12,7 @@ use super::super::Output;
 use super::case::{Case, Given, read_case};
 use super::deliver::{Bench, Delivered, Now};
 use super::expect::{Came, Difference};
-use super::print::{clean, delivery_document};
+use super::print::{clean, delivery_document, said};
 use super::project::Project;
 use crate::plugin::Manifest;
 use crate::wasm::Module;
@@ -161,12 +161,7 @@ fn print(name: &str, verdict: &Verdict, out: &mut dyn Write) -> std::io::Result<
                     writeln!(out, "            {sign} {text}")?;
                 }
             }
-            for line in &delivered.invocation.logs {
-                writeln!(out, "          log {}: {}", line.level, clean(&line.message))?;
-            }
-            for frame in delivered.invocation.backtrace.lines() {
-                writeln!(out, "          at {}", clean(frame.trim()))?;
-            }
+            said(&delivered.invocation, "          ", out)?;
         }
     }
     Ok(())

@@ -14,6 +14,7 @@ use super::deliver::{Delivered, QUERY};
 use super::memory::Pending;
 use crate::api::view::Timestamp;
 use crate::effects::{Effects, TimerChange};
+use crate::wasm::Invocation;
 
 /// Bytes of a payload that are shown to people.
 const SHOWN_BYTES_MAX: usize = 200;
@@ -44,11 +45,22 @@ pub(super) fn text(delivered: &Delivered, out: &mut dyn Write) -> std::io::Resul
     if let Some(response) = &invocation.effects.response {
         writeln!(out, "   answer {}", shown(&response.data))?;
     }
+    said(invocation, "   ", out)
+}
+
+/// What a guest logged, and where it was when it trapped.
+pub(super) fn said(
+    invocation: &Invocation,
+    indent: &str,
+    out: &mut dyn Write,
+) -> std::io::Result<()> {
     for line in &invocation.logs {
-        writeln!(out, "   log {}: {}", line.level, clean(&line.message))?;
+        let mut words = line.message.split('\n').map(clean);
+        writeln!(out, "{indent}log {}: {}", line.level, words.next().unwrap_or_default())?;
+        words.try_for_each(|more| writeln!(out, "{indent}    {more}"))?;
     }
     for frame in invocation.backtrace.lines() {
-        writeln!(out, "   at {}", clean(frame.trim()))?;
+        writeln!(out, "{indent}at {}", clean(frame.trim()))?;
     }
     Ok(())
 }

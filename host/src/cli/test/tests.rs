@@ -15,11 +15,17 @@ const EMITS: &str = r#"(module
 const SPINS: &str =
     r#"(module (memory (export "memory") 1) (func (export "_start") (loop (br 0))))"#;
 
-/// A stdio module that ends with an error.
+/// A stdio module that says what is wrong, in two lines, and ends with an error.
 const FAILS: &str = r#"(module
+  (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
   (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
   (memory (export "memory") 1)
-  (func (export "_start") (call $exit (i32.const 3))))"#;
+  (data (i32.const 16) "{\"log\":{\"level\":\"error\",\"message\":\"boom\\n  at work\"}}\n")
+  (func (export "_start")
+    (i32.store (i32.const 0) (i32.const 16))
+    (i32.store (i32.const 4) (i32.const 54))
+    (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))
+    (call $exit (i32.const 3))))"#;
 
 const EVENT: &str = r#"{"specversion":"1.0","id":"1","source":"/shop","type":"order.created",
   "subject":"o-1","time":"2024-05-01T00:00:00Z","data":{"amount":40}}"#;
@@ -85,6 +91,8 @@ async fn a_failed_delivery_is_a_failure() {
     let (text, ok) = run_case(&case(FAILS, &one_line(EVENT)), Output::Text).await.unwrap();
     assert!(!ok);
     assert!(text.starts_with("#1 order.created o-1 trap  "), "{text}");
+    assert!(text.contains("   exited with code 3: boom at work\n"), "{text}");
+    assert!(text.contains("\n   log error: boom\n         at work\n"), "{text}");
 }
 
 #[tokio::test]
