@@ -274,8 +274,12 @@ impl Case<'_> {
                     verdict.add(Rule::Effects, format!("{} has no delivery", event.position));
                     continue;
                 };
-                let id =
-                    effect_id(self.log_id, (done.instance, done.generation), done.position, index);
+                let Some(input) = self.input(done.position) else {
+                    let what = format!("{} is of no event: {}", event.position, done.position);
+                    verdict.add(Rule::Effects, what);
+                    continue;
+                };
+                let id = effect_id(self.log_id, (done.instance, done.generation), input, index);
                 if event.id != id {
                     let what = format!("{} has the id `{}`, not `{id}`", event.position, event.id);
                     verdict.add(Rule::Effects, what);
@@ -369,12 +373,18 @@ impl Case<'_> {
     }
 }
 
-/// UUIDv5 of log id, instance, generation, input and index, as the design has it.
-fn effect_id(log_id: Uuid, (instance, generation): (u32, u32), input: u64, index: u32) -> String {
+/// UUIDv5 of log id, instance, generation, position and log time of the input, and index.
+fn effect_id(
+    log_id: Uuid,
+    (instance, generation): (u32, u32),
+    input: &history::Event,
+    index: u32,
+) -> String {
     let mut name = Vec::new();
     name.extend(instance.to_le_bytes());
     name.extend(generation.to_le_bytes());
-    name.extend(input.to_le_bytes());
+    name.extend(input.position.to_le_bytes());
+    name.extend(input.time_ms.to_le_bytes());
     name.extend(index.to_le_bytes());
     Uuid::new_v5(&log_id, &name).to_string()
 }

@@ -353,6 +353,7 @@ impl Again {
                 log_id: bus.log_id(),
                 instance: completion.instance,
                 generation: completion.generation,
+                recorded_ms: input.recorded_ms,
             },
             config: Arc::clone(&version.config),
             limits: Arc::clone(&version.limits),

@@ -122,6 +122,7 @@ fn question(
             log_id: runner.bus().log_id(),
             instance: runner.instance(),
             generation: snapshot.generation,
+            recorded_ms: 0,
         },
         config: Arc::clone(&version.config),
         limits: Arc::clone(&version.limits),

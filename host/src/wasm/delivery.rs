@@ -20,7 +20,7 @@ use crate::plugin::grants::{GrantName, HostPattern};
 use crate::plugin::{Instance as InstancePolicy, Manifest};
 
 /// Bytes of the name of an id, less its suffix: log, instance, generation, position, index.
-const NAME_BYTES: usize = 16 + 4 + 4 + 8 + 4;
+const NAME_BYTES: usize = 16 + 4 + 4 + 8 + 8 + 4;
 
 /// Runs deliveries. A seam, so that schedulers are tested without WebAssembly; [`super::Module`]
 /// is the real one.
@@ -314,12 +314,15 @@ pub struct Seed {
     pub instance: InstanceId,
     /// Its generation.
     pub generation: Generation,
+    /// Log time of the input, milliseconds; 0: there is none. Where an older copy of a log goes on, it
+    /// gives positions again, and others remember the ids of what came of them before.
+    pub recorded_ms: u64,
 }
 
 impl Seed {
     /// Id of the event emitted as number `index` (from 0) for the input at `position`: a UUIDv5 in
-    /// the namespace of the log id, over instance (4 bytes), generation (4), position (8) and
-    /// index (4), little endian.
+    /// the namespace of the log id, over instance (4 bytes), generation (4), position (8), log time
+    /// (8) and index (4), little endian.
     #[must_use]
     pub fn event_id(&self, position: Position, index: u32) -> Arc<str> {
         self.uuid(position, index, b"")
@@ -379,6 +382,7 @@ impl Seed {
         rest.put_u32_le(self.instance.0);
         rest.put_u32_le(self.generation.0);
         rest.put_u64_le(position.0);
+        rest.put_u64_le(self.recorded_ms);
         rest.put_u32_le(index);
         // As `Uuid::new_v5`, with a hash that uses what the processor has for it.
         let digest: [u8; 20] =
@@ -408,12 +412,13 @@ mod tests {
             Seed { log_id: Uuid::from_u128(8), ..seed }.event_id(Position(3), 0),
             Seed { instance: InstanceId(1), ..seed }.event_id(Position(3), 0),
             Seed { generation: Generation(1), ..seed }.event_id(Position(3), 0),
+            Seed { recorded_ms: 1, ..seed }.event_id(Position(3), 0),
         ];
         assert!(others.iter().all(|other| *other != id));
         // Written down: a host that computes another id would emit everything twice after an
         // upgrade.
-        assert_eq!(&*id, "18566b4f-73e2-5049-bb6c-855232f0fe08");
-        let name = [&[0; 8][..], &3_u64.to_le_bytes(), &[0; 4], b"call"].concat();
+        assert_eq!(&*id, "0162ecb4-ffe4-57f4-8bc8-7d7eefb604ca");
+        let name = [&[0; 8][..], &3_u64.to_le_bytes(), &[0; 12], b"call"].concat();
         let named = Uuid::new_v5(&seed.log_id, &name);
         assert_eq!(*seed.call_id(Position(3), 0), *named.to_string());
     }

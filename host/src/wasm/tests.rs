@@ -137,7 +137,12 @@ impl Plugin {
 }
 
 fn seed() -> Seed {
-    Seed { log_id: Uuid::from_u128(7), instance: InstanceId(3), generation: Generation(0) }
+    Seed {
+        log_id: Uuid::from_u128(7),
+        instance: InstanceId(3),
+        generation: Generation(0),
+        recorded_ms: 5,
+    }
 }
 
 fn assert_ok(invocation: &Invocation) {

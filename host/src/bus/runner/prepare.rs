@@ -149,6 +149,7 @@ impl Runner {
                 log_id: self.bus.log_id(),
                 instance: self.instance,
                 generation: self.generation,
+                recorded_ms: event.recorded_ms,
             },
             config: Arc::clone(&version.config),
             limits: Arc::clone(&version.limits),
