@@ -2,9 +2,11 @@
 //!
 //! One request at a time is what keeps the order of keys; a chunk is large enough to make up for it.
 //! A request that failed on the way may have been appended: it is sent again as it was, and what had
-//! been there already comes back as duplicates.
+//! been there already comes back as duplicates. Where no more comes for a moment, what is there is sent.
 
-use std::io::{self, BufRead, BufReader, IsTerminal, Read};
+mod source;
+
+use std::io::{self, IsTerminal, Read};
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -16,6 +18,7 @@ use crate::api::cloudevents::{BATCH, BadEvent, read_line};
 use crate::api::view::AppendedView;
 use crate::cli::client::{Client, ClientError};
 use crate::cli::out::{Out, note};
+use source::{Lines, Next, Pausing};
 
 /// Events of one request.
 const CHUNK_EVENTS_MAX: usize = 500;
@@ -119,7 +122,7 @@ pub(super) fn run(
         progress: &progress,
         summary: Summary::default(),
     };
-    let result = publisher.publish(super::open(path)?);
+    let result = publisher.publish(Pausing::new(super::open(path)?));
     let summary = publisher.summary;
     progress.finish_and_clear();
     out.json(&summary)?;
@@ -138,25 +141,21 @@ struct Publisher<'a> {
 }
 
 impl Publisher<'_> {
+    /// `source` tells of a pause by [`io::ErrorKind::WouldBlock`].
     fn publish(&mut self, source: impl Read) -> Result<(), BatchError> {
-        let mut reader = BufReader::with_capacity(256 * 1024, source);
+        let mut lines = Lines::new(source);
         let mut chunker = Chunker::default();
-        let mut line = Vec::new();
-        let mut number = 0;
         let ended = loop {
-            number += 1;
-            match next_line(&mut reader, number, &mut line) {
-                Ok(true) => {}
-                Ok(false) => break Ok(()),
+            let (number, text) = match lines.next() {
+                Ok(Next::Line(_, [])) => continue,
+                Ok(Next::Line(number, text)) => (number, text),
+                Ok(Next::Pause) => {
+                    self.deliver_rest(&mut chunker)?;
+                    continue;
+                }
+                Ok(Next::End) => break Ok(()),
                 Err(error) => break Err(error),
-            }
-            let mut text = line.trim_ascii();
-            if number == 1 {
-                text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
-            }
-            if text.is_empty() {
-                continue;
-            }
+            };
             if let Err(bad) = read_line(text) {
                 break Err(BatchError::Line { line: number, bad });
             }
@@ -165,10 +164,12 @@ impl Publisher<'_> {
             }
         };
         // What stands before a bad line is good.
-        if let Some(chunk) = chunker.take() {
-            self.deliver(&chunk)?;
-        }
+        self.deliver_rest(&mut chunker)?;
         ended
+    }
+
+    fn deliver_rest(&mut self, chunker: &mut Chunker) -> Result<(), BatchError> {
+        chunker.take().map_or(Ok(()), |chunk| self.deliver(&chunk))
     }
 
     /// Sends a chunk until it is acknowledged.
@@ -214,22 +215,6 @@ fn named(chunk: &Chunk, error: ClientError) -> BatchError {
     let first = chunk.lines.first().copied().unwrap_or_default();
     let last = chunk.lines.last().copied().unwrap_or_default();
     BatchError::Gone { first, last, error }
-}
-
-/// Whether there was a line.
-fn next_line(
-    reader: &mut impl BufRead,
-    number: u64,
-    line: &mut Vec<u8>,
-) -> Result<bool, BatchError> {
-    line.clear();
-    let mut bounded = reader.take(LINE_BYTES_MAX + 1);
-    let read =
-        bounded.read_until(b'\n', line).map_err(|why| BatchError::Read { line: number, why })?;
-    if read as u64 > LINE_BYTES_MAX {
-        return Err(BatchError::TooLong { line: number });
-    }
-    Ok(read > 0)
 }
 
 /// On a terminal only: a log would fill with it.

@@ -3,7 +3,9 @@
 mod batch;
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::Read;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -219,12 +221,12 @@ fn payload(args: &PublishArgs) -> anyhow::Result<Option<Vec<u8>>> {
 }
 
 /// A file, or standard input.
-fn open(path: &Path) -> anyhow::Result<Box<dyn Read>> {
+fn open(path: &Path) -> anyhow::Result<File> {
     if path == Path::new("-") {
-        return Ok(Box::new(std::io::stdin()));
+        let input = std::io::stdin().as_fd().try_clone_to_owned();
+        return Ok(input.context("cannot read standard input")?.into());
     }
-    let file = std::fs::File::open(path);
-    Ok(Box::new(file.with_context(|| format!("cannot open `{}`", path.display()))?))
+    File::open(path).with_context(|| format!("cannot open `{}`", path.display()))
 }
 
 #[cfg(test)]

@@ -17,6 +17,13 @@ fn gone() -> ClientError {
 /// Publishes a text against a host that answers each request with what `answers` says of it.
 fn publish(
     text: &str,
+    answers: impl FnMut(usize, &[serde_json::Value]) -> Result<Vec<bool>, ClientError>,
+) -> (Result<(), BatchError>, Summary, Vec<usize>, Duration) {
+    publish_from(text.as_bytes(), answers)
+}
+
+fn publish_from(
+    source: impl Read,
     mut answers: impl FnMut(usize, &[serde_json::Value]) -> Result<Vec<bool>, ClientError>,
 ) -> (Result<(), BatchError>, Summary, Vec<usize>, Duration) {
     let (mut sizes, mut waited) = (Vec::new(), Duration::ZERO);
@@ -40,7 +47,7 @@ fn publish(
         progress: &ProgressBar::hidden(),
         summary: Summary::default(),
     };
-    let result = publisher.publish(text.as_bytes());
+    let result = publisher.publish(source);
     let summary = publisher.summary;
     (result, summary, sizes, waited)
 }
@@ -133,10 +140,64 @@ fn what_the_host_refuses_is_named_by_line() {
     assert!(result.unwrap_err().to_string().starts_with("line 3: "));
 }
 
+/// Gives one part after the other, and pauses between them.
+struct Parts(Vec<String>, bool);
+
+impl Read for Parts {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.1 = !self.1;
+        if !self.1 {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let part = if self.0.is_empty() { String::new() } else { self.0.remove(0) };
+        part.as_bytes().read(buffer)
+    }
+}
+
+#[test]
+fn what_is_there_is_sent_in_a_pause_and_lines_keep_their_numbers() {
+    let (half, rest) = (event(3), event(3).split_off(20));
+    let parts = [
+        format!("\u{feff}{}\n{}\n{}", event(1), event(2), &half[..20]),
+        String::from(&rest[..5]),
+        format!("{}\n\n", &rest[5..]),
+        format!("{}\n{{}}\n{}", event(4), event(5)),
+    ];
+    let mut seen = Vec::new();
+    let (result, summary, sizes, _) = publish_from(Parts(parts.to_vec(), true), |_, events| {
+        seen.extend(events.iter().map(|e| e["id"].as_str().unwrap().to_owned()));
+        Ok(vec![false; events.len()])
+    });
+    assert_eq!((sizes, seen.concat().as_str()), (vec![2, 1, 1], "1234"));
+    assert_eq!(summary.acknowledged, 4);
+    let error = result.unwrap_err().to_string();
+    assert!(error.starts_with("line 6: `specversion` is missing"), "{error}");
+    // The end of the source is the end of the last line, also where it paused before.
+    let parts = vec![event(1), String::new()];
+    let (result, summary, ..) = publish_from(Parts(parts, true), |_, e| Ok(vec![false; e.len()]));
+    result.unwrap();
+    assert_eq!(summary.acknowledged, 1);
+}
+
+#[test]
+fn a_pipe_tells_of_a_pause_once_and_a_file_of_none() {
+    let (reader, mut writer) = io::pipe().unwrap();
+    let mut pipe = Pausing::new(std::os::fd::OwnedFd::from(reader).into());
+    let mut buffer = [0; 8];
+    for _ in 0..2 {
+        assert_eq!(pipe.read(&mut buffer).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        io::Write::write_all(&mut writer, b"{}").unwrap();
+        assert_eq!(pipe.read(&mut buffer).unwrap(), 2);
+    }
+    drop(writer);
+    assert_eq!(pipe.read(&mut buffer).unwrap(), 0);
+    let mut file = Pausing::new(tempfile::tempfile().unwrap());
+    assert_eq!(file.read(&mut buffer).unwrap(), 0);
+}
+
 #[test]
 fn a_line_without_end_is_refused() {
     let endless = io::repeat(b'x');
-    let mut line = Vec::new();
-    let read = next_line(&mut BufReader::new(endless), 1, &mut line);
-    assert!(matches!(read, Err(BatchError::TooLong { line: 1 })));
+    let mut lines = Lines::new(endless);
+    assert!(matches!(lines.next(), Err(BatchError::TooLong { line: 1 })));
 }
