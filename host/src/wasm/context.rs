@@ -10,6 +10,7 @@ use super::delivery::{Delivery, GuestLimits, KeysView, Question, Seed, StateView
 use super::outside::Outside;
 use crate::effects::Outcome;
 use crate::event::{Event, Key, Position};
+use crate::limits;
 
 /// Whether the guest may ask for effects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -112,8 +113,8 @@ pub(super) enum Denial {
 impl std::fmt::Display for Denial {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Exceeded(Exceeded::Output(budget)) => write!(f, "`{budget}` was exceeded"),
             Self::Exceeded(Exceeded::Depth) => f.write_str("emitted too deeply"),
+            Self::Exceeded(exceeded) => write!(f, "`{}` was exceeded", exceeded.budget()),
             Self::Invalid(why) => f.write_str(why),
             Self::Unkeyed => f.write_str("the event has no key, so no state"),
             Self::Denied(grant) => write!(f, "not granted: `{grant}`"),
@@ -127,20 +128,34 @@ impl std::fmt::Display for Denial {
 pub(super) enum Exceeded {
     /// An output budget; its manifest key.
     Output(&'static str),
+    /// [`limits::EFFECTS_MAX`]; the kind of effects.
+    Number(&'static str),
     /// The chain of causes is too long.
     Depth,
 }
 
 impl Exceeded {
+    pub(super) const CALLS: Self = Self::Number("calls");
     pub(super) const EMITS: Self = Self::Output("limits.emits");
     pub(super) const OUTPUT: Self = Self::Output("limits.output");
+    pub(super) const STATE_WRITES: Self = Self::Number("state writes");
     pub(super) const TIMERS: Self = Self::Output("limits.timers");
+    pub(super) const TIMER_CHANGES: Self = Self::Number("timer changes");
 
     /// What becomes of a returned ok.
     pub(super) fn outcome(self) -> Outcome {
         match self {
-            Self::Output(budget) => Outcome::Output { budget: budget.to_owned() },
+            Self::Output(_) | Self::Number(_) => Outcome::Output { budget: self.budget() },
             Self::Depth => Outcome::Depth,
+        }
+    }
+
+    /// What a guest and people are told that it is.
+    fn budget(self) -> String {
+        match self {
+            Self::Output(budget) => budget.to_owned(),
+            Self::Number(of) => format!("{} {of}", limits::EFFECTS_MAX),
+            Self::Depth => "depth".to_owned(),
         }
     }
 }
@@ -154,8 +169,7 @@ impl From<String> for Denial {
 impl From<Denial> for EffectError {
     fn from(refusal: Denial) -> Self {
         match refusal {
-            Denial::Exceeded(Exceeded::Output(budget)) => Self::Exceeded(budget.to_owned()),
-            Denial::Exceeded(Exceeded::Depth) => Self::Exceeded("depth".to_owned()),
+            Denial::Exceeded(exceeded) => Self::Exceeded(exceeded.budget()),
             Denial::Invalid(why) => Self::Invalid(why),
             Denial::Unkeyed => Self::Unkeyed,
             Denial::Denied(grant) => Self::Denied(grant.to_owned()),

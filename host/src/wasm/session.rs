@@ -195,7 +195,7 @@ impl Session {
         let place = self.place(name);
         let old = place.and_then(|place| self.effects.state.get(place));
         if place.is_none() && self.effects.state.len() >= limits::EFFECTS_MAX {
-            return Err(Denial::Exceeded(Exceeded::OUTPUT));
+            return Err(Denial::Exceeded(Exceeded::STATE_WRITES));
         }
         let len = value.map_or(0, <[u8]>::len);
         self.has_room((name.len() + len).saturating_sub(old.map_or(0, write_bytes)))?;

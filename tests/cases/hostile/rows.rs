@@ -310,10 +310,10 @@ pub(super) fn floods() -> Vec<Row> {
         handler("a-million-emits", &emits, output("limits.emits")).endless(),
         handler("a-giant-emit", &giant, output("limits.output")).memory(128).endless(),
         handler("host-calls", &forever("(drop (call $now))"), output("host calls")).endless(),
-        handler("state-flood", &states, output("limits.output")).endless(),
-        handler("timers-flood", &timers, output("limits.output")).endless(),
+        handler("state-flood", &states, output("10000 state writes")).endless(),
+        handler("timers-flood", &timers, output("10000 timer changes")).endless(),
         handler("calls-not-granted", &denied, Ends::Done),
-        handler("calls-flood", &repeat(100_000, &send), output("limits.output"))
+        handler("calls-flood", &repeat(100_000, &send), output("10000 calls"))
             .endless()
             .more("]\nstart = \"latest\"\n[grants]\nhttp = [\"127.0.0.1:9\"]\n"),
         handler("logs-flood", &logs, Ends::Done).endless(),

@@ -58,7 +58,7 @@ impl Session {
             return Err(Denial::Invalid(why));
         }
         if self.effects.timers.len() >= limits::EFFECTS_MAX {
-            return Err(Denial::Exceeded(Exceeded::OUTPUT));
+            return Err(Denial::Exceeded(Exceeded::TIMER_CHANGES));
         }
         Ok(check::name("a name", name)?)
     }
@@ -67,7 +67,7 @@ impl Session {
     pub(in crate::wasm) fn draft_call(&self, call: CallIn<'_>) -> Result<OutgoingCall, Denial> {
         self.may_write()?;
         if self.effects.calls.len() >= limits::EFFECTS_MAX {
-            return Err(Denial::Exceeded(Exceeded::OUTPUT));
+            return Err(Denial::Exceeded(Exceeded::CALLS));
         }
         self.has_room(call.body.len())?;
         check::name("`name`", call.name)?;

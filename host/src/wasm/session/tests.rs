@@ -4,7 +4,7 @@ use super::super::context::CallIn;
 use super::super::delivery::{GuestLimits, Seed, StateView};
 use super::super::fixtures::delivery;
 use super::*;
-use crate::effects::TimerChange;
+use crate::effects::{OutcomeKind, TimerChange};
 use crate::event::Position;
 
 struct Stored(Vec<&'static str>);
@@ -259,13 +259,35 @@ fn calls_need_a_grant_and_get_a_key_of_their_own() {
 
 #[test]
 fn effects_are_bounded_in_number_too() {
-    let limits = GuestLimits { output_bytes_max: usize::MAX, ..GuestLimits::default() };
-    let mut session = session_with(limits, Some("k"), Access::Write);
-    for number in 0..limits::EFFECTS_MAX {
-        set(&mut session, &number.to_string(), "").unwrap();
-    }
-    assert_eq!(set(&mut session, "more", ""), Err(Denial::Exceeded(Exceeded::OUTPUT)));
+    let limits = GuestLimits {
+        output_bytes_max: usize::MAX,
+        http: ["a.example".parse().unwrap()].into(),
+        ..GuestLimits::default()
+    };
+    let check = |says: &str, effect: fn(&mut Session, usize) -> Result<(), Denial>| {
+        let mut session = session_with(limits.clone(), Some("k"), Access::Write);
+        for number in 0..limits::EFFECTS_MAX {
+            effect(&mut session, number).unwrap();
+        }
+        let denied = effect(&mut session, limits::EFFECTS_MAX).unwrap_err();
+        assert_eq!(denied.to_string(), says);
+        let outcome = session.finish().exceeded.unwrap().outcome();
+        assert_eq!((outcome.kind(), outcome.reason().as_str()), (OutcomeKind::Output, says));
+        session
+    };
+    let mut session = check("`10000 state writes` was exceeded", |session, number| {
+        set(session, &number.to_string(), "")?;
+        set(session, "0", "again")
+    });
     set(&mut session, "0", "again").unwrap();
+    check("`10000 timer changes` was exceeded", |session, _| {
+        let change = session.draft_cancel("t");
+        session.change_timer(change)
+    });
+    check("`10000 calls` was exceeded", |session, _| {
+        let made = session.draft_call(call("https://a.example/"));
+        session.call(made).map(drop)
+    });
 }
 
 #[test]
