@@ -8,7 +8,8 @@ use toml::{Table, Value};
 
 use super::folders;
 use super::listen::{InvalidListen, ListenAddress};
-use super::reader::{Document, Section, nearest, parse};
+use super::reader::{Document, Section, nearest};
+use super::syntax::parse;
 use super::{
     Auth, Bus, ByteSize, Compile, Config, ConfigError, DurableBus, Granting, Http, MemoryBus,
     Order, Overflow, Secrets, Tls, TokensFrom, Word,

@@ -9,6 +9,7 @@ mod listen;
 mod load;
 pub mod reader;
 pub mod secrets;
+pub(crate) mod syntax;
 pub mod units;
 
 use std::collections::BTreeMap;

@@ -121,23 +121,6 @@ pub(crate) struct Section<'d> {
     table: Table,
 }
 
-/// Parses TOML.
-///
-/// # Errors
-/// [`Fault::Syntax`] with the place.
-pub(crate) fn parse(label: &str, text: &str) -> Result<Table, Invalid> {
-    text.parse::<Table>().map_err(|error| {
-        let offset = error.span().map_or(0, |span| span.start);
-        let before = text.get(..offset).unwrap_or(text);
-        let line_start = before.rfind('\n').map_or(0, |at| at + 1);
-        let column = before.get(line_start..).unwrap_or_default().chars().count() + 1;
-        let line = before.matches('\n').count() + 1;
-        let message = error.message().lines().collect::<Vec<_>>().join(", ");
-        let fault = Fault::Syntax { line, column, message };
-        Invalid { problems: vec![Problem { origin: label.to_owned(), fault }] }
-    })
-}
-
 impl Document {
     pub(crate) fn new(label: &str) -> Self {
         Self {
@@ -198,10 +181,7 @@ impl Document {
 impl<'d> Section<'d> {
     /// The full key of a name in this section.
     pub(crate) fn key(&self, name: &str) -> String {
-        let bare = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-        let quoted = !name.is_empty() && name.chars().all(bare);
-        let name = if quoted { name.to_owned() } else { format!("{name:?}") };
-        if self.path.is_empty() { name } else { format!("{}.{name}", self.path) }
+        joined(&self.path, name)
     }
 
     /// Takes a value of any type.
@@ -441,6 +421,14 @@ impl Drop for Section<'_> {
         let keys = left.keys().map(|name| self.key(name));
         self.document.unknown.borrow_mut().extend(keys);
     }
+}
+
+/// The full key of a name in the section with this path.
+pub(super) fn joined(path: &str, name: &str) -> String {
+    let bare = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    let is_bare = !name.is_empty() && name.chars().all(bare);
+    let name = if is_bare { name.to_owned() } else { format!("{name:?}") };
+    if path.is_empty() { name } else { format!("{path}.{name}") }
 }
 
 fn describe(value: &Value) -> String {

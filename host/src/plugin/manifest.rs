@@ -15,7 +15,8 @@ pub use self::limits::{Limits, PrefixLimit};
 use super::check_name;
 use super::grants::Grants;
 use super::subscription::{InvalidStart, Start, Subscription};
-use crate::config::reader::{Document, Section, parse};
+use crate::config::reader::{Document, Section};
+use crate::config::syntax::parse;
 use crate::config::{FailureShare, Invalid, TimeSpan};
 use crate::event::Digest;
 

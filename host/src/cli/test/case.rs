@@ -17,7 +17,8 @@ use super::deliver::{Answer, Ask};
 use super::expect::{Expect, read_expect};
 use super::read_file;
 use crate::api::cloudevents;
-use crate::config::reader::{Document, Section, parse};
+use crate::config::reader::{Document, Section};
+use crate::config::syntax::parse;
 use crate::event::{Key, NewEvent};
 
 /// Bytes of one test.
