@@ -83,8 +83,6 @@ export async function* stream(route, query, signal) {
       if (error instanceof ApiError && error.status < 500) throw error;
     }
     await new Promise((resolve) => setTimeout(resolve, RESUME_MS));
-    // Without an id nothing says where to go on: only what is new then.
-    if (!last && "recent" in query) query = { ...query, recent: 0 };
   }
 }
 

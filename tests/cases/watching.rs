@@ -4,22 +4,26 @@ use serde_json::{Value, json};
 
 use crate::harness::{Answer, Http, Place, Sources, event, put};
 
-/// (id, position) of every item of a stream that has ended.
-fn items(stream: &Answer) -> Vec<(String, String)> {
+/// (id, member of the data) of every item of a stream that has ended.
+fn items(stream: &Answer, member: &str) -> Vec<(String, String)> {
     let text = String::from_utf8(stream.body.clone()).unwrap();
     let item = |block: &str| {
         let line = |name: &str| block.lines().find_map(|line| line.strip_prefix(name));
-        let event: Value = serde_json::from_str(line("data: ")?).ok()?;
-        Some((line("id: ")?.to_owned(), event["tidegateposition"].as_str()?.to_owned()))
+        let data: Value = serde_json::from_str(line("data: ")?).ok()?;
+        Some((line("id: ")?.to_owned(), data[member].as_str()?.to_owned()))
     };
     text.split("\n\n").filter_map(item).collect()
 }
 
-fn stream(http: &Http, query: &str, last: Option<&str>) -> Vec<(String, String)> {
+fn ask(http: &Http, path: &str, last: Option<&str>) -> Answer {
     let headers: Vec<_> = last.map(|id| ("last-event-id", id)).into_iter().collect();
-    let answer = http.send("GET", &format!("/v1/events/stream?{query}"), &headers, &[]).unwrap();
+    let answer = http.send("GET", path, &headers, &[]).unwrap();
     assert_eq!(answer.status, 200, "{}", String::from_utf8_lossy(&answer.body));
-    items(&answer)
+    answer
+}
+
+fn stream(http: &Http, query: &str, last: Option<&str>) -> Vec<(String, String)> {
+    items(&ask(http, &format!("/v1/events/stream?{query}"), last), "tidegateposition")
 }
 
 fn positions(items: &[(String, String)]) -> Vec<&str> {
@@ -52,6 +56,39 @@ fn a_stream_goes_on_where_it_stopped_also_after_a_restart() {
     let words = ["--output", "json", "events", "tail", "--from", "19", "--limit", "2"];
     let tailed = host.cli(&words).run().expect_done();
     assert_eq!(tailed.lines().count(), 2, "{tailed}");
+    host.stop();
+}
+
+#[test]
+fn log_lines_go_on_after_the_last_one_seen_also_after_a_restart() {
+    let place = Place::new();
+    put(Sources::CSV_AUDIT, &place.plugins());
+    let host = place.start();
+    let audit = |host: &crate::harness::Host, ids: std::ops::RangeInclusive<u64>| {
+        let csv = |n: u64| event("csv.uploaded", &n.to_string(), Some("k"), json!("name\nada\n"));
+        host.http.publish(&ids.map(csv).collect::<Vec<_>>());
+        host.wait_rest("csv-audit", 0);
+    };
+    let lines = |host: &crate::harness::Host, last: Option<&str>| {
+        let path = "/v1/plugins/csv-audit/logs?follow=false&recent=2";
+        let lines = items(&ask(&host.http, path, last), "message");
+        let id_of = |text: &str| text.split(':').next().unwrap().to_owned();
+        lines.into_iter().map(|(id, text)| (id, id_of(&text))).collect::<Vec<_>>()
+    };
+    let of = |lines: &[(String, String)]| {
+        lines.iter().map(|(_, id)| id.parse::<u64>().unwrap()).collect::<Vec<_>>()
+    };
+    audit(&host, 1..=4);
+    let first = lines(&host, None);
+    assert_eq!(of(&first), [3, 4]);
+    audit(&host, 5..=8);
+    let second = lines(&host, Some(&first[1].0));
+    assert_eq!(of(&second), [5, 6, 7, 8], "all that is kept, whatever `recent` says");
+    host.stop();
+
+    let host = place.start();
+    audit(&host, 9..=11);
+    assert_eq!(of(&lines(&host, Some(&first[1].0))), [9, 10, 11], "lines are kept by one start");
     host.stop();
 }
 

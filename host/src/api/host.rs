@@ -122,7 +122,7 @@ pub struct Cursor {
     /// one that says its epoch and is beyond the end: [`HostError::Invalid`] with field `cursor`. Of a memory
     /// bus, any other begins anew.
     pub epoch: u32,
-    /// Go on after this position.
+    /// Go on after this position; of log lines, after the one with this number.
     pub after: Position,
 }
 
@@ -144,6 +144,14 @@ pub struct EventStream {
     /// Ascending by position. Pull based: what is not asked for is not buffered beyond a fixed
     /// number of events. Ends where the bus does, or the reader cannot go on.
     pub events: BoxStream<'static, Arc<Event>>,
+}
+
+/// Log lines of a plugin.
+pub struct LogStream {
+    /// What tells the numbers of this start of the host from those of others; never 0.
+    pub epoch: u32,
+    /// Ascending by number. Pull based as [`EventStream::events`]: who lags loses lines, never slows a guest.
+    pub lines: BoxStream<'static, (u64, LogLineView)>,
 }
 
 /// Which dead letters are asked for, oldest first.
@@ -343,14 +351,15 @@ pub trait HostApi: Send + Sync + 'static {
     /// Removes a plugin whose file is gone, with its state.
     fn forget<'a>(&'a self, name: &'a str, actor: &'a str) -> Answer<'a, ()>;
 
-    /// The last `recent` log lines of a plugin, then, with [`Follow::New`], those that come. Pull
-    /// based as [`EventStream::events`]: who lags loses lines, never slows a guest.
+    /// The last `recent` log lines of a plugin, or all that are kept after `last`, of any start; then, with
+    /// [`Follow::New`], those that come.
     fn logs<'a>(
         &'a self,
         name: &'a str,
         recent: usize,
+        last: Option<Cursor>,
         follow: Follow,
-    ) -> Answer<'a, BoxStream<'static, LogLineView>>;
+    ) -> Answer<'a, LogStream>;
 
     /// One durable state value. `at`: as it was after the plugin's deliveries of that key up to a
     /// position, or at a log time; [`HostError::Invalid`] where that lies ahead, or the bus keeps no

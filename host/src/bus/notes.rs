@@ -31,11 +31,24 @@ pub struct Line {
     pub attempt: Option<u32>,
 }
 
+/// A line with its number in the log, from 1.
+pub type Numbered = (u64, Arc<Line>);
+
+/// Where somebody begins to read a log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Beginning {
+    /// With the last so many of the lines that are kept.
+    Last(usize),
+    /// After the line with this number; one that is not there yet is of another log, and nothing is passed
+    /// over.
+    After(u64),
+}
+
 /// The log of one plugin: the last lines, and a way to follow.
 #[derive(Debug)]
 pub struct PluginLog {
-    kept: Mutex<VecDeque<Arc<Line>>>,
-    new: broadcast::Sender<Arc<Line>>,
+    kept: Mutex<VecDeque<Numbered>>,
+    new: broadcast::Sender<Numbered>,
 }
 
 impl Default for PluginLog {
@@ -49,22 +62,31 @@ impl PluginLog {
     pub fn push(&self, line: Line) {
         let line = Arc::new(line);
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let number = last_of(&kept) + 1;
         if kept.len() == LINES_KEPT {
             kept.pop_front();
         }
-        kept.push_back(Arc::clone(&line));
+        kept.push_back((number, Arc::clone(&line)));
         // Under the lock, so that who follows neither misses a line nor sees one twice. An error
         // means that nobody follows.
-        let _ = self.new.send(line);
+        let _ = self.new.send((number, line));
     }
 
-    /// The last `recent` lines, oldest first, and a receiver of those to come.
+    /// The lines that are kept, oldest first, and a receiver of those to come.
     #[must_use]
-    pub fn follow(&self, recent: usize) -> (Vec<Arc<Line>>, broadcast::Receiver<Arc<Line>>) {
+    pub fn follow(&self, from: Beginning) -> (Vec<Numbered>, broadcast::Receiver<Numbered>) {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let skip = kept.len().saturating_sub(recent);
+        let skip = match from {
+            Beginning::Last(recent) => kept.len().saturating_sub(recent),
+            Beginning::After(number) if number > last_of(&kept) => 0,
+            Beginning::After(number) => kept.partition_point(|(kept, _)| *kept <= number),
+        };
         (kept.iter().skip(skip).cloned().collect(), self.new.subscribe())
     }
+}
+
+fn last_of(kept: &VecDeque<Numbered>) -> u64 {
+    kept.back().map_or(0, |(number, _)| *number)
 }
 
 /// One delivery, for people to watch.
@@ -128,5 +150,39 @@ impl Notes {
     #[must_use]
     pub fn listen(&self) -> broadcast::Receiver<Arc<Note>> {
         self.0.subscribe()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn follow(log: &PluginLog, from: Beginning) -> Vec<u64> {
+        let (kept, _) = log.follow(from);
+        assert!(kept.iter().all(|(number, line)| line.message == number.to_string()));
+        kept.iter().map(|(number, _)| *number).collect()
+    }
+
+    #[test]
+    fn who_says_the_last_line_seen_gets_all_that_is_kept_behind_it() {
+        let log = PluginLog::default();
+        assert!(follow(&log, Beginning::After(3)).is_empty());
+        let lines = LINES_KEPT as u64 + 5;
+        for number in 1..=lines {
+            log.push(Line {
+                at_ms: 0,
+                level: "info".to_owned(),
+                message: number.to_string(),
+                position: None,
+                key: None,
+                attempt: None,
+            });
+        }
+        assert_eq!(follow(&log, Beginning::Last(2)), [lines - 1, lines]);
+        assert_eq!(follow(&log, Beginning::After(lines - 2)), [lines - 1, lines]);
+        assert!(follow(&log, Beginning::After(lines)).is_empty());
+        for all in [Beginning::Last(5000), Beginning::After(2), Beginning::After(lines + 1)] {
+            assert_eq!(follow(&log, all), (6..=lines).collect::<Vec<_>>(), "{all:?}");
+        }
     }
 }

@@ -1,13 +1,13 @@
 //! `tidegate events`: list, get, tail, tree.
 
 use std::collections::HashMap;
-use std::time::Duration;
+use std::ops::ControlFlow;
 
 use serde_json::value::RawValue;
 
-use super::client::{Client, ClientError};
+use super::client::Client;
 use super::out::{Out, UsageError, note, plain};
-use super::sse::Items;
+use super::resumed::{self, AtEnd};
 use super::table::{Table, shortened};
 use super::{Output, from_one, valid};
 use crate::api::filter::Point;
@@ -17,9 +17,6 @@ use crate::plugin::{SourcePattern, TypePattern};
 
 /// Characters of data that a listing shows.
 const DATA_SHOWN_CHARS_MAX: usize = 60;
-/// How long `tail` waits in all for a host that went away.
-const TAIL_PATIENCE: Duration = Duration::from_secs(60);
-const TAIL_PAUSE: Duration = Duration::from_secs(1);
 
 /// What to do with events.
 #[derive(Debug, clap::Subcommand)]
@@ -263,7 +260,6 @@ fn get(
     Ok(())
 }
 
-/// Goes on where it was when the host comes back.
 fn tail(
     client: &Client,
     filter: &FilterArgs,
@@ -273,65 +269,34 @@ fn tail(
 ) -> anyhow::Result<()> {
     filter.check()?;
     let mut left = limit.unwrap_or(usize::MAX);
-    let mut last: Option<String> = None;
-    let mut waited = Duration::ZERO;
-    while left > 0 {
-        let opened = client.stream(&["v1", "events", "stream"], &filter.query(), last.as_deref());
-        let broken = match opened {
-            Ok(items) => {
-                waited = Duration::ZERO;
-                follow(items, &mut left, &mut last, output, out)?
-            }
-            Err(error) => Some(error),
-        };
-        match broken {
-            // Nothing after `to` will ever match.
-            None if left == 0 || filter.to.is_some() => break,
-            Some(error) if !error.may_pass() || waited >= TAIL_PATIENCE => {
-                return Err(error.into());
-            }
-            Some(error) if waited.is_zero() => note(format_args!("{error}; trying again")),
-            Some(_) | None => {}
-        }
-        std::thread::sleep(TAIL_PAUSE);
-        waited += TAIL_PAUSE;
-    }
-    Ok(())
+    // Nothing after `to` will ever match.
+    let at_end = if filter.to.is_some() { AtEnd::Stop } else { AtEnd::GoOn };
+    let path = ["v1", "events", "stream"];
+    resumed::follow(client, &path, &filter.query(), at_end, &mut |json| {
+        print_event(json, output, out)?;
+        left -= 1;
+        Ok(if left > 0 { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
+    })
 }
 
-/// Prints what comes until the stream ends; returns how it broke.
-fn follow(
-    mut items: Items,
-    left: &mut usize,
-    last: &mut Option<String>,
-    output: Output,
-    out: &mut Out,
-) -> anyhow::Result<Option<ClientError>> {
-    while *left > 0 {
-        let item = match items.next_item() {
-            Ok(Some(item)) => item,
-            Ok(None) => return Ok(None),
-            Err(error) => return Ok(Some(error)),
-        };
-        match output {
-            // Data may have line breaks, as white space between its tokens only.
-            Output::Json => out.line(item.data.replace('\n', " "))?,
-            Output::Text => {
-                let event = Shown::parse(&item.data)?;
-                let line = format!(
-                    "#{} {} {}  {}",
-                    event.position(),
-                    event.text("type").unwrap_or_default(),
-                    event.key(),
-                    shortened(&event.data(), DATA_SHOWN_CHARS_MAX),
-                );
-                out.line(plain(line.trim_end()))?;
-            }
+/// Prints an event on one line.
+fn print_event(json: &str, output: Output, out: &mut Out) -> anyhow::Result<()> {
+    match output {
+        // Data may have line breaks, as white space between its tokens only.
+        Output::Json => out.line(json.replace('\n', " "))?,
+        Output::Text => {
+            let event = Shown::parse(json)?;
+            let line = format!(
+                "#{} {} {}  {}",
+                event.position(),
+                event.text("type").unwrap_or_default(),
+                event.key(),
+                shortened(&event.data(), DATA_SHOWN_CHARS_MAX),
+            );
+            out.line(plain(line.trim_end()))?;
         }
-        *last = item.id.or_else(|| last.take());
-        *left -= 1;
     }
-    Ok(None)
+    Ok(())
 }
 
 fn print_tree(tree: &TreeView, out: &mut Out) -> anyhow::Result<()> {

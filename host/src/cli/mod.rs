@@ -19,6 +19,7 @@ pub mod out;
 pub mod plugins;
 pub mod publish;
 pub mod requests;
+mod resumed;
 pub mod run;
 mod signals;
 mod sse;

@@ -1,5 +1,6 @@
 //! `tidegate plugins`: see and operate them.
 
+use std::ops::ControlFlow;
 use std::process::ExitCode;
 
 use serde::de::IgnoredAny;
@@ -8,6 +9,7 @@ use super::Output;
 use super::client::Client;
 use super::diff::{self, DiffArgs};
 use super::out::{Out, note, plain};
+use super::resumed::{self, AtEnd};
 use super::table::{Table, bytes};
 use crate::api::view::{
     LogLineView, PluginView, PluginsView, ReloadResult, ReloadView, RewindView, SkippedView,
@@ -222,32 +224,44 @@ fn logs(
 ) -> anyhow::Result<()> {
     let most = recent.to_string();
     let query = [("recent", most.as_str()), ("follow", if follow { "true" } else { "false" })];
-    let mut items = client.stream(&["v1", "plugins", name, "logs"], &query, None)?;
+    let path = ["v1", "plugins", name, "logs"];
+    if follow {
+        return resumed::follow(client, &path, &query, AtEnd::GoOn, &mut |json| {
+            print_line(json, output, out)?;
+            Ok(ControlFlow::Continue(()))
+        });
+    }
+    let mut items = client.stream(&path, &query, None)?;
     let mut any = false;
     while let Some(item) = items.next_item()? {
         any = true;
-        if output == Output::Json {
-            // Checked, so that what is printed is one document a line.
-            serde_json::from_str::<IgnoredAny>(&item.data)?;
-            out.line(item.data)?;
-            continue;
-        }
-        let line: LogLineView = serde_json::from_str(&item.data)?;
-        let event = line.position.map(|position| format!(" #{position}"));
-        let key = line.key.as_deref().map(|key| format!(" {key}"));
-        let text = format!(
-            "{} {:<5}{}{}  {}",
-            line.at,
-            line.level,
-            event.unwrap_or_default(),
-            key.unwrap_or_default(),
-            line.message.replace('\n', "\n    "),
-        );
-        out.line(plain(&text))?;
+        print_line(&item.data, output, out)?;
     }
     if !any && recent > 0 && output == Output::Text {
         note("no log lines are kept");
     }
+    Ok(())
+}
+
+fn print_line(json: &str, output: Output, out: &mut Out) -> anyhow::Result<()> {
+    if output == Output::Json {
+        // Checked, so that what is printed is one document a line.
+        serde_json::from_str::<IgnoredAny>(json)?;
+        out.line(json)?;
+        return Ok(());
+    }
+    let line: LogLineView = serde_json::from_str(json)?;
+    let event = line.position.map(|position| format!(" #{position}"));
+    let key = line.key.as_deref().map(|key| format!(" {key}"));
+    let text = format!(
+        "{} {:<5}{}{}  {}",
+        line.at,
+        line.level,
+        event.unwrap_or_default(),
+        key.unwrap_or_default(),
+        line.message.replace('\n', "\n    "),
+    );
+    out.line(plain(&text))?;
     Ok(())
 }
 

@@ -3,20 +3,21 @@
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
-use futures_util::stream::{self, BoxStream};
+use futures_util::stream;
 use futures_util::{FutureExt, StreamExt};
 use tokio::sync::broadcast::error::RecvError;
 
 use crate::api::filter::{EventFilter, Point};
 use crate::api::host::{
     Answer, Answered, Appended, CommandRequest, Cursor, DeadLetter, DeadLetterFilter,
-    DeadLetterSelection, DiffRequest, EventPage, EventStream, Follow, HostApi, Publish,
+    DeadLetterSelection, DiffRequest, EventPage, EventStream, Follow, HostApi, LogStream, Publish,
     PublishError, QueryRequest, Readiness, RequestError, StateEntry,
 };
 use crate::api::view::{
     ActedView, BusKind, BusView, ClockView, DeadLetterView, DeliveryView, DiffView, KeyView,
-    LogLineView, PluginView, PluginsView, StatusView, TimersView, TreeView, TypeView,
+    PluginView, PluginsView, StatusView, TimersView, TreeView, TypeView,
 };
+use crate::bus::notes::Beginning;
 use crate::bus::operate::Act;
 use crate::event::{Digest, Event, Key, Position};
 use crate::plugin::Start;
@@ -176,24 +177,33 @@ impl HostApi for Host {
         &'a self,
         name: &'a str,
         recent: usize,
+        last: Option<Cursor>,
         follow: Follow,
-    ) -> Answer<'a, BoxStream<'static, LogLineView>> {
+    ) -> Answer<'a, LogStream> {
         async move {
-            let (kept, new) = self.plugins.log_of(name)?.follow(recent);
-            let kept = stream::iter(kept).map(|line| views::log_line(&line));
-            if follow == Follow::Kept {
-                return Ok(kept.boxed());
-            }
+            let epoch = self.epoch_of_start();
+            let from = match last {
+                None => Beginning::Last(recent),
+                Some(last) if last.epoch == epoch => Beginning::After(last.after.0),
+                Some(_) => Beginning::After(0),
+            };
+            let (kept, new) = self.plugins.log_of(name).await?.follow(from);
+            let kept = stream::iter(kept);
             let new = stream::unfold(new, |mut new| async {
                 loop {
                     match new.recv().await {
-                        Ok(line) => return Some((views::log_line(&line), new)),
+                        Ok(line) => return Some((line, new)),
                         Err(RecvError::Lagged(_)) => {}
                         Err(RecvError::Closed) => return None,
                     }
                 }
             });
-            Ok(kept.chain(new).boxed())
+            let lines = match follow {
+                Follow::Kept => kept.boxed(),
+                Follow::New => kept.chain(new).boxed(),
+            };
+            let lines = lines.map(|(number, line)| (number, views::log_line(&line))).boxed();
+            Ok(LogStream { epoch, lines })
         }
         .boxed()
     }

@@ -88,11 +88,13 @@ impl Host {
     }
 
     /// What tells positions of one bus from those it gave before. A memory bus gives the same ones again in
-    /// each start, and counts no starts: it has the time of this one, which never is 0.
+    /// each start, and counts no starts.
     fn epoch_of(&self, bus: &Bus) -> u32 {
-        if bus.log().is_some() {
-            return self.about.epoch;
-        }
+        if bus.log().is_some() { self.about.epoch } else { self.epoch_of_start() }
+    }
+
+    /// What tells this start of the host from others: its time. Never 0.
+    fn epoch_of_start(&self) -> u32 {
         let low_bits = self.about.started_ms % u64::from(u32::MAX);
         u32::try_from(low_bits).unwrap_or_default().saturating_add(1)
     }

@@ -375,11 +375,14 @@ impl Plugins {
         Readiness { waiting_for }
     }
 
-    /// The log of a plugin.
+    /// The log of a plugin. One that a start has not come to yet is waited for.
     ///
     /// # Errors
-    /// There is no such plugin.
-    pub fn log_of(&self, name: &str) -> Result<Arc<PluginLog>, HostError> {
+    /// There is no such plugin, or the host stops.
+    pub async fn log_of(&self, name: &str) -> Result<Arc<PluginLog>, HostError> {
+        if self.is_unheard_of(name) {
+            self.after_scan().await?;
+        }
         lock(&self.entries)
             .get(name)
             .map(|entry| Arc::clone(&entry.log))

@@ -21,6 +21,7 @@ use crate::api::cloudevents;
 use crate::api::errors::ApiError;
 use crate::api::host::{Cursor, Follow};
 use crate::api::params::{Params, cursor_text, parse_cursor};
+use crate::event::Position;
 use crate::limits;
 
 /// Log lines shown first where nothing else is asked for.
@@ -66,11 +67,7 @@ pub(super) async fn events(
     let limit = params.limit()?.unwrap_or(usize::MAX);
     let mut cursor = params.cursor()?;
     params.finish()?;
-    // A browser that reconnects repeats the address, and adds this.
-    let last = headers.get("last-event-id").and_then(|value| value.to_str().ok());
-    if let Some(last) = last.filter(|last| !last.is_empty()) {
-        cursor = Some(parse_cursor("Last-Event-ID", last)?);
-    }
+    cursor = last_seen(&headers)?.or(cursor);
     let permit = app.stream_permit()?;
     let stream = app.host.stream(bus.as_deref(), filter, cursor).await?;
     let epoch = stream.epoch;
@@ -83,6 +80,9 @@ pub(super) async fn events(
 }
 
 /// Streams the log lines of a plugin
+///
+/// `id` of an item, sent back as `Last-Event-ID`, has the stream go on after it, also where the host was started
+/// again: `recent` does not count then. Lines are kept in memory, and at most 1000.
 #[utoipa::path(
     get,
     path = "/v1/plugins/{plugin}/logs",
@@ -92,6 +92,7 @@ pub(super) async fn events(
         ("plugin" = String, Path, description = "Name of the plugin"),
         ("recent" = Option<usize>, Query, maximum = 1000, description = "Kept lines first; 100 if absent"),
         ("follow" = Option<bool>, Query, description = "`false`: end after the kept lines"),
+        ("Last-Event-ID" = Option<String>, Header, description = "`id` of the last item seen"),
     ),
     responses(
         (status = 200, description = "Each `data` is a line as JSON: `at`, `level`, `message`, \
@@ -105,6 +106,7 @@ pub(super) async fn logs(
     Path(plugin): Path<String>,
     RawQuery(query): RawQuery,
     Extension(principal): Extension<Principal>,
+    headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let mut params = Params::new(query.as_deref())?;
     let recent = match params.text("recent") {
@@ -119,10 +121,20 @@ pub(super) async fn logs(
     };
     params.finish()?;
     let permit = app.stream_permit()?;
-    let lines = app.host.logs(&plugin, recent, follow).await?;
-    let items = lines
-        .map(|line| SseEvent::default().data(serde_json::to_string(&line).unwrap_or_default()));
+    let stream = app.host.logs(&plugin, recent, last_seen(&headers)?, follow).await?;
+    let epoch = stream.epoch;
+    let items = stream.lines.map(move |(number, line)| {
+        let id = cursor_text(Cursor { epoch, after: Position(number) });
+        SseEvent::default().id(id).data(serde_json::to_string(&line).unwrap_or_default())
+    });
     Ok(respond(&app, principal, items, permit))
+}
+
+/// What a browser that reconnects adds: it repeats the address.
+fn last_seen(headers: &HeaderMap) -> Result<Option<Cursor>, ApiError> {
+    let last = headers.get("last-event-id").and_then(|value| value.to_str().ok());
+    let last = last.filter(|last| !last.is_empty());
+    last.map(|last| parse_cursor("Last-Event-ID", last)).transpose()
 }
 
 /// Ends with the host, or once whoever asked may not read any more, and gives its place back then.

@@ -125,6 +125,11 @@ async fn log_lines_are_json() {
     let line: serde_json::Value =
         serde_json::from_str(&stream.next("data: ").await.unwrap()).unwrap();
     assert_eq!(line["message"], "line 0");
+    let last = "\r\nlast-event-id: 7-2";
+    let mut again = Stream::open(&server, path, last).await;
+    assert_eq!(again.next("id: ").await.as_deref(), Some("7-3"));
+    assert!(again.next("data: ").await.unwrap().contains("line 2"));
+    assert_eq!(again.next("data: ").await, None);
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use futures_util::stream::{self, BoxStream, StreamExt};
+use futures_util::stream::{self, StreamExt};
 
 use super::views::{
     answered, bus_view, dead_letter_view, key_view, log_line_view, plugin_view, said_back,
@@ -15,13 +15,13 @@ use super::{EPOCH, FakeHost, check_bus, start};
 use crate::api::filter::{EventFilter, Point};
 use crate::api::host::{
     Answer, Answered, Appended, CommandRequest, Cursor, DeadLetter, DeadLetterFilter,
-    DeadLetterSelection, DiffRequest, EventPage, EventStream, Follow, HostApi, HostError, Publish,
-    PublishError, QueryRequest, Readiness, RequestError, StateEntry,
+    DeadLetterSelection, DiffRequest, EventPage, EventStream, Follow, HostApi, HostError,
+    LogStream, Publish, PublishError, QueryRequest, Readiness, RequestError, StateEntry,
 };
 use crate::api::view::{
     ActedView, BusKind, BusView, ClockView, DeadLetterView, DeliveryView, DiffView, InputView,
-    KeyState, KeyView, LogLineView, PluginState, PluginView, PluginsView, RewindView, StatusView,
-    TimerView, TimersView, Timestamp, TreeView, TypeView,
+    KeyState, KeyView, PluginState, PluginView, PluginsView, RewindView, StatusView, TimerView,
+    TimersView, Timestamp, TreeView, TypeView,
 };
 use crate::effects::OutcomeKind;
 use crate::event::{Digest, Event, Key, Position};
@@ -251,11 +251,17 @@ impl HostApi for FakeHost {
         &'a self,
         name: &'a str,
         recent: usize,
+        last: Option<Cursor>,
         _follow: Follow,
-    ) -> Answer<'a, BoxStream<'static, LogLineView>> {
+    ) -> Answer<'a, LogStream> {
         Box::pin(async move {
             plugin_view(name, PluginState::Live)?;
-            Ok(stream::iter((0..recent.min(3)).map(log_line_view)).boxed())
+            let lines = match last {
+                None => 0..recent.min(3),
+                Some(last) => usize::try_from(last.after.0).unwrap()..3,
+            };
+            let lines = lines.map(|n| (n as u64 + 1, log_line_view(n)));
+            Ok(LogStream { epoch: 7, lines: stream::iter(lines).boxed() })
         })
     }
 
