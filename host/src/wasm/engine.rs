@@ -21,8 +21,10 @@ pub const GUEST_STACK_BYTES_MAX: usize = 512 * 1024;
 /// Frames kept of a guest's backtrace.
 pub const BACKTRACE_FRAMES_MAX: usize = 32;
 /// Live instances the pool has room for, however many workers and plugins there are. Each reserves
-/// 4 GiB of address space (never of memory), of the 128 TiB a process has.
+/// 4 GiB of address space (never of memory) for each of its linear memories, of the 128 TiB a process has.
 pub const INSTANCES_MAX: usize = 4096;
+/// Linear memories that the pool has for each, on average.
+pub const MEMORIES_PER_INSTANCE: u32 = 2;
 /// Core instances inside one component. Rust takes 3, QuickJS more than 8, Python more than 20.
 pub const CORE_INSTANCES_PER_COMPONENT_MAX: u32 = 64;
 /// Linear memories inside one component: its own, and those of adapters. QuickJS takes 3. They share
@@ -59,6 +61,13 @@ impl HostEngineOptions {
     pub fn instances_max(&self) -> usize {
         let warm = self.workers.saturating_mul(self.plugins_max);
         warm.saturating_add(self.workers.saturating_mul(2)).clamp(64, INSTANCES_MAX)
+    }
+
+    /// Bytes of address space for their linear memories.
+    #[must_use]
+    pub fn reserved_bytes(&self) -> usize {
+        let memories = self.instances_max().saturating_mul(MEMORIES_PER_INSTANCE as usize);
+        memories.saturating_mul(MEMORY_BYTES_MAX)
     }
 }
 
@@ -108,7 +117,7 @@ fn pool(options: HostEngineOptions) -> PoolingAllocationConfig {
     pool.total_component_instances(instances)
         .total_core_instances(instances.saturating_mul(CORE_INSTANCES_PER_COMPONENT_MAX))
         .max_core_instances_per_component(CORE_INSTANCES_PER_COMPONENT_MAX)
-        .total_memories(instances.saturating_mul(2))
+        .total_memories(instances.saturating_mul(MEMORIES_PER_INSTANCE))
         .max_memories_per_component(MEMORIES_PER_COMPONENT_MAX)
         .max_memories_per_module(1)
         .max_memory_size(options.memory_bytes_max)

@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use rustix::io::Errno;
+use rustix::process::Resource;
 use wasmtime::{Engine, EngineWeak};
 
 use super::cache::CacheError;
@@ -35,6 +37,17 @@ pub enum SandboxError {
         /// What wasmtime says.
         why: String,
     },
+    /// The process may not have the address space that the pool reserves.
+    #[error(
+        "cannot reserve {reserved_gib} GiB of address space, which guests have their memory in and which \
+         takes none before they use it: `ulimit -v` is {limit_kib}; set it to `unlimited`"
+    )]
+    AddressSpace {
+        /// What is reserved, in GiB.
+        reserved_gib: usize,
+        /// What the process may have, in KiB, as `ulimit` counts.
+        limit_kib: u64,
+    },
     /// The cache folder failed.
     #[error(transparent)]
     Cache(#[from] CacheError),
@@ -64,7 +77,10 @@ impl Sandbox {
         // Each trap would take a backtrace of the host where one is asked for by the environment.
         // It says nothing of the guest, whose own backtrace is another, and costs more than all else.
         wasmtime::error::disable_backtrace();
-        let engine = Engine::new(&host_config(options.engine)).map_err(|error| unfit(&error))?;
+        let engine = Engine::new(&host_config(options.engine)).map_err(|error| {
+            let limit = rustix::process::getrlimit(Resource::As).current;
+            unreserved(&error, options.engine, limit).unwrap_or_else(|| unfit(&error))
+        })?;
         let loader = Loader::new(engine.clone(), options.loader)?;
         let linkers = Linkers::new(&engine).map_err(|error| unfit(&error))?;
         start_epoch(engine.weak()).map_err(SandboxError::Ticker)?;
@@ -122,6 +138,34 @@ fn start_epoch(engine: EngineWeak) -> std::io::Result<()> {
     std::thread::Builder::new().name("epoch".to_owned()).spawn(tick).map(drop)
 }
 
+/// Says what to do where it is for want of address space that there is no engine.
+fn unreserved(
+    error: &wasmtime::Error,
+    options: HostEngineOptions,
+    limit_bytes: Option<u64>,
+) -> Option<SandboxError> {
+    let is_short = error.root_cause().downcast_ref() == Some(&Errno::NOMEM);
+    let limit_kib = limit_bytes.filter(|_| is_short)? / 1024;
+    Some(SandboxError::AddressSpace { reserved_gib: options.reserved_bytes() >> 30, limit_kib })
+}
+
 fn unfit(error: &wasmtime::Error) -> SandboxError {
     SandboxError::Engine { why: format!("{error:#}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use wasmtime::error::Context;
+
+    use super::*;
+
+    #[test]
+    fn what_to_do_is_said_where_there_is_too_little_address_space() {
+        let options = HostEngineOptions { workers: 2, plugins_max: 256, ..Default::default() };
+        let error = |errno: Errno| Err::<(), _>(errno).context("mmap failed").unwrap_err();
+        let said = unreserved(&error(Errno::NOMEM), options, Some(4 << 30)).unwrap().to_string();
+        assert!(said.contains("4128 GiB") && said.contains("`ulimit -v` is 4194304;"), "{said}");
+        assert!(unreserved(&error(Errno::NOMEM), options, None).is_none());
+        assert!(unreserved(&error(Errno::INVAL), options, Some(4 << 30)).is_none());
+    }
 }
