@@ -10,16 +10,12 @@ use serde_json::json;
 
 use super::super::Output;
 use super::case::{Case, Given, read_case};
-use super::deliver::{Bench, Delivered, Now};
+use super::deliver::{BEGIN_MS, Bench, Delivered};
 use super::expect::{Came, Difference};
 use super::print::{clean, delivery_document, said};
 use super::project::Project;
 use crate::plugin::Manifest;
 use crate::wasm::Module;
-
-/// Log time at the first step, milliseconds since the Unix epoch: 2024-01-01T00:00:00Z. The same in
-/// every run, so that whatever comes of it is, too.
-const BEGIN_MS: u64 = 1_704_067_200_000;
 
 /// How many tests there were, and how many failed.
 #[derive(Debug, Clone, Copy, Default)]
@@ -78,7 +74,7 @@ pub(super) async fn run_cases(
 }
 
 async fn run_case(case: &Case, module: &Arc<Module>, manifest: &Manifest) -> Option<Failure> {
-    let mut bench = Bench::new(Arc::clone(module), manifest, &case.config, Now::StandsAt(BEGIN_MS));
+    let mut bench = Bench::new(Arc::clone(module), manifest, &case.config, BEGIN_MS);
     for (key, values) in &case.state {
         for (name, value) in values {
             bench.memory().put(key, name, value.clone());

@@ -12,7 +12,6 @@ use crate::bus::deliver::Deliverer;
 use crate::bus::private::{self, Content};
 use crate::bus::timers::{DUE_ATTRIBUTE, FireId, NAME_ATTRIBUTE};
 use crate::bus::upcast::{Kinds, Upcaster, Upcasters, version_of};
-use crate::clock::{Clock, SystemClock};
 use crate::command::Command;
 use crate::effects::Outcome;
 use crate::event::{
@@ -34,18 +33,14 @@ pub(super) struct Bench {
     upcasters: Upcasters,
     kinds: Kinds,
     memory: Memory,
-    now: Now,
     position: u64,
+    /// Log time, milliseconds since the Unix epoch; 0: nothing has said what time it is.
     recorded_ms: u64,
 }
 
-/// What time it is where an event does not say.
-pub(super) enum Now {
-    /// The clock's time.
-    Clock(SystemClock),
-    /// Always that of the event before; this at first. Milliseconds since the Unix epoch.
-    StandsAt(u64),
-}
+/// Log time where nothing says what time it is: 2024-01-01T00:00:00Z. Never the clock's, so that a run can be
+/// repeated.
+pub(super) const BEGIN_MS: u64 = 1_704_067_200_000;
 
 /// A command or a question.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -107,19 +102,15 @@ impl Delivered {
 
 impl Bench {
     /// Every grant the manifest asks for is given: nothing is sent anyway. `config` replaces values
-    /// of the manifest's.
+    /// of the manifest's. Log time begins at `recorded_ms`; 0: with the first event.
     pub(super) fn new(
         module: Arc<Module>,
         manifest: &Manifest,
         config: &BTreeMap<String, String>,
-        now: Now,
+        recorded_ms: u64,
     ) -> Self {
         let mut values = manifest.config.clone();
         values.extend(config.iter().map(|(name, value)| (name.clone(), value.clone())));
-        let recorded_ms = match now {
-            Now::Clock(_) => 0,
-            Now::StandsAt(ms) => ms,
-        };
         Self {
             module,
             slot: Slot::default(),
@@ -128,7 +119,6 @@ impl Bench {
             upcasters: Upcasters::default(),
             kinds: manifest.upcast.clone(),
             memory: Memory::default(),
-            now,
             position: 0,
             recorded_ms,
         }
@@ -148,15 +138,14 @@ impl Bench {
         values.at(self.recorded_ms).map(|(name, value)| (name.to_string(), value.clone())).collect()
     }
 
-    /// Log time of an event, milliseconds since the Unix epoch: never backwards.
+    /// Log time of an event, milliseconds since the Unix epoch: its own, or that of the event before, and
+    /// never backwards.
     pub(super) fn time_of(&self, body: &NewEvent) -> u64 {
-        // The time of the event where it has one, so that a run can be repeated.
-        let now_ms = match (&body.time, &self.now) {
-            (Some(time), _) => time.ms,
-            (None, Now::Clock(clock)) => clock.wall_ms(),
-            (None, Now::StandsAt(_)) => 0,
-        };
-        self.recorded_ms.max(now_ms)
+        match &body.time {
+            Some(time) => self.recorded_ms.max(time.ms),
+            None if self.recorded_ms == 0 => BEGIN_MS,
+            None => self.recorded_ms,
+        }
     }
 
     /// Delivers one event; what it writes is seen by the next one of its key.

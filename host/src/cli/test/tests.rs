@@ -11,6 +11,16 @@ const EMITS: &str = r#"(module
     (i32.store (i32.const 4) (i32.const 78))
     (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))))"#;
 
+/// A stdio module that sets a timer, a minute from now.
+const REMINDS: &str = r#"(module
+  (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+  (memory (export "memory") 1)
+  (data (i32.const 16) "{\"timer\":{\"set\":\"t\",\"after_ms\":60000}}\n")
+  (func (export "_start")
+    (i32.store (i32.const 0) (i32.const 16))
+    (i32.store (i32.const 4) (i32.const 39))
+    (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))))"#;
+
 /// A stdio module that never ends.
 const SPINS: &str =
     r#"(module (memory (export "memory") 1) (func (export "_start") (loop (br 0))))"#;
@@ -101,6 +111,26 @@ async fn limits_of_the_manifest_hold() {
     std::fs::write(case.dir.path().join("m.toml"), "[limits]\nfuel = 3000\n").unwrap();
     let (text, ok) = run_case(&case, Output::Text).await.unwrap();
     assert!(!ok && text.starts_with("#1 order.created o-1 fuel  "), "{text}");
+}
+
+/// The clock once said what time it was: no run was like the one before.
+#[tokio::test]
+async fn an_event_without_a_time_comes_with_the_one_before() {
+    let event = |key: &str, time: &str| {
+        let event = one_line(EVENT).replace("o-1", key);
+        let time = if time.is_empty() { String::new() } else { format!("\"time\":\"{time}\",") };
+        event.replace("\"time\":\"2024-05-01T00:00:00Z\",", &time)
+    };
+    let dues = async |events: &[String]| {
+        let (text, ok) = run_case(&case(REMINDS, &events.join("\n")), Output::Text).await.unwrap();
+        assert!(ok, "{text}");
+        let due = |line: &str| line.split_once(", due ").map(|(_, due)| due.to_owned());
+        text.lines().filter_map(due).collect::<Vec<_>>()
+    };
+    let at_first = "2024-01-01T00:01:00.000Z";
+    assert_eq!(dues(&[event("a", ""), event("b", "")]).await, [at_first, at_first]);
+    let old = [event("a", "2020-01-01T00:00:00Z"), event("b", "")];
+    assert_eq!(dues(&old).await, ["2020-01-01T00:01:00.000Z"; 2]);
 }
 
 #[tokio::test]
