@@ -52,6 +52,10 @@ fn deliveries_of_others_go_on_while_a_module_compiles_and_the_log_says_how_far_i
     let host = place.start_with(&HostOptions { config, ..Default::default() });
     std::fs::write(place.plugins().join("slow.wasm"), hard(100_000)).unwrap();
     host.wait_plugin("slow", "compiling", |view| view["state"] == "compiling");
+    for words in [&["plugins", "diff", "slow"][..], &["command", "slow", "add", "--key", "k"]] {
+        let said = host.cli(words).run().expect_failed();
+        assert!(said.contains("it is being compiled"), "{said}");
+    }
     let mut during = 0;
     while host.plugin("slow")["state"] == "compiling" {
         deliver(&host, during);

@@ -406,6 +406,12 @@ impl Plugins {
 }
 
 impl Entry {
+    /// Why it does not run, where it does not.
+    fn why(&self) -> Option<&str> {
+        let compiles = self.state == PluginState::Compiling;
+        self.reason.as_deref().or_else(|| compiles.then_some("it is being compiled"))
+    }
+
     fn remember(&mut self, reload: ReloadView) {
         self.history.push_front(reload);
         self.history.truncate(HISTORY_KEPT);

@@ -32,7 +32,7 @@ impl Plugins {
     fn unidentified(&self, name: &str) -> HostError {
         let entries = lock(&self.entries);
         let Some(entry) = entries.get(name) else { return unknown(name) };
-        let why = entry.reason.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
+        let why = entry.why().map(|why| format!(": {why}")).unwrap_or_default();
         HostError::Conflict(format!("no bus knows plugin `{name}` yet{why}"))
     }
 

@@ -69,7 +69,7 @@ impl Plugins {
             return Err(RequestError::NotFound(missing.to_string()));
         };
         let (Some(runner), Some(module)) = (&entry.runner, &entry.module) else {
-            let reason = entry.reason.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
+            let reason = entry.why().map(|why| format!(": {why}")).unwrap_or_default();
             let why = format!("plugin `{name}` does not run{reason}");
             return Err(RequestError::KeyUnavailable(why));
         };
