@@ -5,7 +5,7 @@ use std::fs::write;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Host, Place, bare_guest, event, generated, seed, wait_until};
+use crate::harness::{Answer, Host, Place, bare_guest, event, generated, keeper, seed, wait_until};
 
 /// A module without an SDK that sets `module` to `name` and emits `NAME.ran`.
 fn writer(name: &str) -> String {
@@ -24,6 +24,30 @@ fn writer(name: &str) -> String {
     (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))))"#,
         lines.len()
     )
+}
+
+/// Puts a manifest in force with a module that knows only its own state.
+fn put_keeper(place: &Place, state_version: u32, word: &str) {
+    let manifest = format!("[run]\nstate-version = {state_version}\n");
+    write(place.plugins().join("keeper.toml"), manifest).unwrap();
+    write(place.plugins().join("keeper.wasm"), keeper(word)).unwrap();
+}
+
+fn ask(host: &Host, more: &str) -> Answer {
+    host.http.get(&format!("/v1/plugins/keeper/query/word?key=k{more}"))
+}
+
+fn text(answer: &Answer) -> String {
+    String::from_utf8_lossy(&answer.body).into_owned()
+}
+
+/// The file as it stands is refused without a rewind, and taken with one.
+fn rewind_keeper(host: &Host, module: &str) {
+    wait_until("the module is seen", std::time::Duration::from_secs(30), || {
+        host.cli(&["plugins", "rewind", "keeper"]).run().expect_done();
+        let seen = host.plugin("keeper")["module"]["digest"].as_str().unwrap().to_owned();
+        if seen == module { Ok(()) } else { Err(seen) }
+    });
 }
 
 fn rebuilt(host: &Host, name: &str, generation: u64) -> Value {
@@ -81,6 +105,81 @@ fn state_of_another_version_is_rebuilt_on_the_new_module_and_emits_nothing_twice
 
     let host = place.start();
     assert_eq!(host.state("writer", "k4", "module").unwrap(), "\"two\"");
+    host.stop();
+}
+
+#[test]
+fn queries_are_answered_by_what_served_before_a_rewind_until_that_is_over() {
+    let place = Place::new();
+    let digest = |word: &str| tidegate::event::Digest::of(&keeper(word)).to_string();
+    put_keeper(&place, 1, "one");
+    let host = place.start();
+    let published = host.http.publish(&[event("a.b", "1", Some("k"), json!(1))]);
+    let first = published[0]["position"].as_u64().unwrap();
+    let word = |host: &Host, more: &str| {
+        let answer = ask(host, more);
+        assert_eq!(answer.status, 200, "{answer:?}");
+        text(&answer)
+    };
+    assert_eq!(word(&host, &format!("&wait={first}")), "one");
+
+    // Paused, the rewind comes to no end; the new module would trap on the state of the old one.
+    host.cli(&["plugins", "pause", "keeper"]).run().expect_done();
+    put_keeper(&place, 2, "two");
+    rewind_keeper(&host, &digest("two"));
+    assert!(host.plugin("keeper")["rewind"].is_object());
+    assert_eq!(word(&host, ""), "one");
+    assert_eq!(word(&host, &format!("&wait={first}")), "one");
+    host.kill();
+
+    let host = place.start();
+    host.wait_plugin("keeper", "is back", |view| view["state"] == "paused");
+    assert_eq!(host.plugin("keeper")["module"]["digest"], digest("two"));
+    assert_eq!(word(&host, ""), "one");
+    // Another module on the way, and another rewind: neither has been seen by anyone.
+    put_keeper(&place, 2, "three");
+    host.wait_plugin("keeper", "has the third", |v| v["module"]["digest"] == digest("three"));
+    assert_eq!(word(&host, ""), "one");
+    put_keeper(&place, 3, "four");
+    rewind_keeper(&host, &digest("four"));
+    assert_eq!(word(&host, ""), "one");
+
+    // Who waits for what comes behind the rewind is answered by what serves then.
+    let published = host.http.publish(&[event("a.b", "2", Some("k"), json!(2))]);
+    let later = published[0]["position"].as_u64().unwrap();
+    std::thread::scope(|scope| {
+        let waits = scope.spawn(|| word(&host, &format!("&wait={later}")));
+        host.cli(&["plugins", "resume", "keeper"]).run().expect_done();
+        assert_eq!(waits.join().unwrap(), "four");
+    });
+    assert_eq!(word(&host, ""), "four");
+    host.stop();
+}
+
+#[test]
+fn where_what_served_before_a_rewind_is_gone_queries_say_what_they_wait_for() {
+    let place = Place::new();
+    put_keeper(&place, 1, "one");
+    let host = place.start();
+    host.http.publish(&[event("a.b", "1", Some("k"), json!(1))]);
+    host.wait_rest("keeper", 0);
+    host.cli(&["plugins", "pause", "keeper"]).run().expect_done();
+    put_keeper(&place, 2, "two");
+    let digest = |word: &str| tidegate::event::Digest::of(&keeper(word)).to_string();
+    rewind_keeper(&host, &digest("two"));
+    let kept = place.data().join("modules").join(format!("{}.wasm", digest("one")));
+    std::fs::remove_file(kept).unwrap();
+    for _ in 0..3 {
+        let refused = ask(&host, "");
+        assert_eq!((refused.status, &*refused.code()), (409, "key_unavailable"), "{refused:?}");
+        let words = refused.json()["error"]["message"].to_string();
+        assert!(words.contains("is being rebuilt"), "{words}");
+    }
+    assert_eq!(host.said().matches("queries are refused until the rewind is over").count(), 1);
+    host.cli(&["plugins", "resume", "keeper"]).run().expect_done();
+    rebuilt(&host, "keeper", host.plugin("keeper")["generation"].as_u64().unwrap());
+    let answer = ask(&host, "");
+    assert_eq!((answer.status, &*text(&answer)), (200, "two"), "{answer:?}");
     host.stop();
 }
 

@@ -156,6 +156,46 @@ fn handler_text(kind: &str, body: &str, more: &str) -> String {
     )
 }
 
+/// A handler that sets `word` to a word, and a query that answers with it. On the state of another word
+/// the query traps, as on a layout that it does not know.
+pub(crate) fn keeper(word: &str) -> Vec<u8> {
+    let len = word.len();
+    let text = format!(
+        r#"(module $guest
+        (import "tidegate:plugin/state@0.1.0" "set" (func $set (param i32 i32 i32 i32 i32 i64 i32)))
+        (import "tidegate:plugin/state@0.1.0" "get" (func $get (param i32 i32 i32)))
+        (memory (export "memory") 2)
+        (data (i32.const 2900) "text/plain") (data (i32.const 3000) "word") (data (i32.const 3100) "{word}")
+        (global $top (mut i32) (i32.const 65536))
+        (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32) (local $at i32)
+          (local.set $at (i32.and (i32.add (global.get $top) (i32.const 7)) (i32.const -8)))
+          (global.set $top (i32.add (local.get $at) (local.get 3)))
+          (local.get $at))
+        (func (export "tidegate:plugin/handler@0.1.0#handle") (param $event i32) (result i32)
+          (call $set (i32.const 3000) (i32.const 4) (i32.const 3100) (i32.const {len})
+            (i32.const 0) (i64.const 0) (i32.const 1024))
+          (memory.fill (i32.const 2048) (i32.const 0) (i32.const 40))
+          (i32.const 2048))
+        (func (export "cabi_post_tidegate:plugin/handler@0.1.0#handle") (param i32)
+          (global.set $top (i32.const 65536)))
+        (func (export "tidegate:plugin/query@0.1.0#read")
+          (param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32) (result i32)
+          (call $get (i32.const 3000) (i32.const 4) (i32.const 1024))
+          (if (i32.or (i32.eqz (i32.load8_u (i32.const 1024)))
+                      (i32.ne (i32.load8_u (i32.load (i32.const 1028))) (i32.load8_u (i32.const 3100))))
+            (then unreachable))
+          (memory.fill (i32.const 2048) (i32.const 0) (i32.const 64))
+          (i32.store (i32.const 2056) (i32.const 2900)) (i32.store (i32.const 2060) (i32.const 10))
+          (i32.store (i32.const 2064) (i32.load (i32.const 1028)))
+          (i32.store (i32.const 2068) (i32.load (i32.const 1032)))
+          (i32.const 2048))
+        (func (export "cabi_post_tidegate:plugin/query@0.1.0#read") (param i32)
+          (global.set $top (i32.const 65536))))"#
+    );
+    let world = "world keeper { include plugin-imports; export handler; export query; }";
+    encode_with(&text, world, "keeper")
+}
+
 /// An upcaster that lifts everything to version `to`, by adding `mark` to the data; data with a `!`
 /// as its second byte it refuses to lift with the words "no amount", unless `lenient`.
 pub(crate) fn upcaster(to: u32, mark: &str, lenient: bool) -> Vec<u8> {

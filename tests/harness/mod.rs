@@ -19,7 +19,7 @@ pub(crate) use events::{batch_file, event, generated, read_ndjson};
 pub(crate) use flaky::{Flaky, Reply};
 pub(crate) use guests::{
     Guest, Sources, bare_guest, caller, copy_folder, echo, emitter, encode_with, fixture,
-    guest_target, handler, put, root, upcaster,
+    guest_target, handler, keeper, put, root, upcaster,
 };
 pub(crate) use host::{Host, HostOptions, OpenFiles, Place};
 pub(crate) use http::{Answer, Http};

@@ -2,6 +2,8 @@
 //!
 //! A query owns no key and takes no room in the log, so it waits for no delivery and none waits for
 //! it. It has a share of the guest pool of its own, and a bound on how many run and wait.
+//!
+//! What must not break: the state of a generation is read by what served with it, or not at all.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,11 +12,12 @@ use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
+use super::plugins::Plugins;
 use crate::api::requests::{Answered, QueryRequest, RequestError};
 use crate::bus::Bus;
-use crate::bus::runner::{Runner, Snapshot};
+use crate::bus::runner::{Runner, Snapshot, Version};
 use crate::effects::OutcomeKind;
-use crate::event::{Generation, InstanceId, Key};
+use crate::event::{Digest, Generation, InstanceId, Key};
 use crate::limits::{
     LIST_MAX, QUERIES_RUNNING_MAX, QUERIES_WAITING_MAX, QUERY_KEYS_KEPT_MAX, QUERY_WAIT_MS_MAX,
 };
@@ -34,6 +37,31 @@ pub(crate) struct Queries {
     running: Semaphore,
     waiting: Semaphore,
     idle: Mutex<Vec<Slot>>,
+    /// What served before the rewind that is under way, where a query has asked for that.
+    pub(super) earlier: tokio::sync::Mutex<Option<Earlier>>,
+}
+
+/// What a query runs on.
+pub(crate) struct Answering {
+    /// Where the state is.
+    pub(crate) runner: Arc<Runner>,
+    /// The generation whose state that is.
+    pub(crate) generation: Generation,
+    /// What served with it.
+    pub(crate) served: Served,
+}
+
+/// A module, and the version that it served as.
+#[derive(Clone)]
+pub(crate) struct Served {
+    pub(crate) module: Arc<Module>,
+    pub(crate) version: Arc<Version>,
+}
+
+/// What served in an environment, or in words why that is not to be had.
+pub(super) struct Earlier {
+    pub(super) environment: Digest,
+    pub(super) loaded: Result<Served, String>,
 }
 
 impl Queries {
@@ -44,26 +72,28 @@ impl Queries {
             running: Semaphore::new(QUERIES_RUNNING_MAX),
             waiting: Semaphore::new(QUERIES_WAITING_MAX),
             idle: Mutex::default(),
+            earlier: tokio::sync::Mutex::default(),
         }
     }
 
-    /// Asks a plugin.
+    /// Asks a plugin: what answers for the generation that serves when the query runs.
     ///
     /// # Errors
     /// [`RequestError`].
     pub(crate) async fn ask(
         self: Arc<Self>,
-        runner: Arc<Runner>,
-        module: Arc<Module>,
+        (plugins, name): (&Plugins, &str),
         query: QueryRequest,
     ) -> Result<Answered, RequestError> {
         let _waiting = self.waiting.try_acquire().map_err(|_| {
             let most = QUERIES_WAITING_MAX;
             RequestError::Busy(format!("{most} queries to this plugin are under way already"))
         })?;
+        let mut answering = plugins.answering(name, &self).await?;
         if let Some(position) = query.wait {
             let limit = Duration::from_millis(QUERY_WAIT_MS_MAX);
-            let completed = tokio::time::timeout(limit, runner.until_completed(position)).await;
+            let completed = answering.runner.until_completed(position);
+            let completed = tokio::time::timeout(limit, completed).await;
             let completed = completed.map_err(|_| RequestError::WaitTimeout { position })?;
             completed.map_err(|error| match error {
                 ReadError::Closed => RequestError::ShuttingDown,
@@ -72,10 +102,17 @@ impl Queries {
         }
         let internal = |error: &dyn std::fmt::Display| RequestError::Internal(error.to_string());
         let _running = self.running.acquire().await.map_err(|error| internal(&error))?;
-        let snapshot = runner.snapshot(query.key.as_ref()).await;
-        let snapshot = snapshot.map_err(|error| internal(&error))?;
+        let snapshot = loop {
+            let snapshot = answering.runner.snapshot(query.key.as_ref()).await;
+            let snapshot = snapshot.map_err(|error| internal(&error))?;
+            if snapshot.generation == answering.generation {
+                break snapshot;
+            }
+            answering = plugins.answering(name, &self).await?;
+        };
+        let Answering { runner, served: Served { module, version }, .. } = answering;
         let across = Arc::new(Across::new(runner.bus(), runner.instance(), &snapshot));
-        let question = question(&runner, &snapshot, &across, query);
+        let question = question((&runner, &version), &snapshot, &across, query);
         let queries = Arc::clone(&self);
         let running = self.tenant.spawn(async move { queries.run(&module, question).await });
         let invocation = running.await.map_err(|error| internal(&error))?;
@@ -102,12 +139,11 @@ impl Queries {
 }
 
 fn question(
-    runner: &Runner,
+    (runner, version): (&Runner, &Version),
     snapshot: &Snapshot,
     across: &Arc<Across>,
     query: QueryRequest,
 ) -> Question {
-    let version = runner.version();
     Question {
         request: Request {
             operation: query.path,

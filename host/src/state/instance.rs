@@ -143,10 +143,12 @@ impl Instance {
         self.forget_activations();
     }
 
-    /// Forgets the oldest activations, but none that judges what is still to be delivered.
+    /// Forgets the oldest activations, but none that judges what is still to be delivered, nor what
+    /// queries run on while a rewind is under way.
     fn forget_activations(&mut self) {
         let mut excess = self.activations.len().saturating_sub(ACTIVATIONS_KEPT);
         let mut at = 0;
+        let serving = self.serving();
         while excess > 0
             && let Some([one, next]) = self.activations.get(at..at + 2)
         {
@@ -155,7 +157,8 @@ impl Instance {
                 && next.after > one.after;
             // The next one judges alike: it goes in its place, unless it is what serves.
             let goes_on = judges && one.manifest == next.manifest;
-            match (judges, goes_on && at + 2 < self.activations.len()) {
+            let answers = one.generation == serving && next.generation != serving;
+            match (judges || answers, goes_on && at + 2 < self.activations.len()) {
                 (false, _) => drop(self.activations.remove(at)),
                 (true, true) => drop(self.activations.remove(at + 1)),
                 (true, false) => {

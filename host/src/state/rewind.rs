@@ -7,7 +7,7 @@
 use roaring::RoaringTreemap;
 use serde::{Deserialize, Serialize};
 
-use super::instance::Instance;
+use super::instance::{Activation, Instance};
 use super::ledger::At;
 use crate::event::{Generation, Position};
 use crate::log::record::Control;
@@ -41,6 +41,13 @@ impl Instance {
     #[must_use]
     pub fn serving(&self) -> Generation {
         self.rebuilding().map_or(self.generation, |rewound| rewound.from)
+    }
+
+    /// The module and manifest that made the state which people see: the last of the generation that serves.
+    #[must_use]
+    pub fn served(&self) -> Option<&Activation> {
+        let serving = self.serving();
+        self.activations.iter().rfind(|activation| activation.generation == serving)
     }
 
     /// The rewind that is under way.

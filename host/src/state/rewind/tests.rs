@@ -1,6 +1,6 @@
 use super::*;
 use crate::effects::OutcomeKind;
-use crate::event::{CommitNumber, InstanceId, Key};
+use crate::event::{CommitNumber, Digest, InstanceId, Key};
 use crate::log::record::{AttemptRecord, Control, ControlRecord};
 use crate::state::Ledger;
 use crate::state::ledger::Completed;
@@ -177,4 +177,37 @@ fn only_what_had_ended_before_is_repeated() {
     log.rewind(2, 0, 9);
     let repeated: Vec<u64> = repeats(&log);
     assert_eq!(repeated, [9, 10, 11, 12, 13]);
+}
+
+#[test]
+fn what_serves_until_a_rewind_is_over_is_not_forgotten() {
+    let mut log = Log::new();
+    let activate = |log: &mut Log, generation: u32, module: u8| {
+        log.take(Control::Activate {
+            instance: PLUGIN,
+            generation: Generation(generation),
+            module: Digest([module; 32]),
+            environment: Digest::default(),
+            manifest: String::new(),
+            after: Position(100),
+        });
+    };
+    let served = |log: &Log| log.plugin().served().map(|served| served.module.0[0]);
+    assert_eq!(served(&log), None);
+    activate(&mut log, 0, 1);
+    activate(&mut log, 0, 2);
+    log.rewind(1, 0, 100);
+    for module in 10..110 {
+        activate(&mut log, 1, module);
+    }
+    assert_eq!(served(&log), Some(2));
+    log.rewind(2, 0, 100);
+    activate(&mut log, 2, 3);
+    assert_eq!(served(&log), Some(2), "nothing of the rewind before that was ever seen");
+    log.rebuilt(2);
+    assert_eq!(served(&log), Some(3));
+    for module in 10..110 {
+        activate(&mut log, 2, module);
+    }
+    assert!(log.plugin().activations.iter().all(|activation| activation.module.0[0] > 3));
 }
