@@ -5,7 +5,9 @@ use std::fs::write;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Answer, Host, Place, bare_guest, event, generated, keeper, seed, wait_until};
+use crate::harness::{
+    Answer, Host, Place, bare_guest, event, fixture, generated, keeper, seed, wait_until,
+};
 
 /// A module without an SDK that sets `module` to `name` and emits `NAME.ran`.
 fn writer(name: &str) -> String {
@@ -154,6 +156,33 @@ fn queries_are_answered_by_what_served_before_a_rewind_until_that_is_over() {
     });
     assert_eq!(word(&host, ""), "four");
     host.stop();
+}
+
+/// It waits for the delivery that is in progress, as long as that takes.
+#[test]
+fn queries_are_answered_while_a_rewind_begins() {
+    let place = Place::new();
+    write(place.plugins().join("tally.wasm"), fixture("tally-guest")).unwrap();
+    let limits = "[limits]\ntimeout = \"3s\"\nfuel = 1_000_000_000_000\n";
+    write(place.plugins().join("tally.toml"), limits).unwrap();
+    let host = place.start();
+    host.http.publish(&[event("tally.posted", "1", Some("k"), json!(7))]);
+    host.wait_rest("tally", 0);
+    let mut long = event("tally.posted", "2", Some("k"), json!(1));
+    long["rounds"] = json!("100000000000");
+    host.http.publish(&[long]);
+    host.wait_plugin("tally", "is at it", |view| view["in_flight"] == 1);
+    std::thread::scope(|scope| {
+        let rewinds = scope.spawn(|| host.cli(&["plugins", "rewind", "tally"]).run().expect_done());
+        let mut asked = 0;
+        while !rewinds.is_finished() {
+            let answer = host.http.get("/v1/plugins/tally/query/sum?key=k");
+            assert_eq!(answer.expect_ok()["sum"], 7);
+            asked += 1;
+        }
+        assert!(asked > 10, "{asked}");
+    });
+    host.kill();
 }
 
 #[test]

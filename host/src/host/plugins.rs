@@ -113,6 +113,8 @@ struct Entry {
     /// What stands in the folder was refused, as somebody else lifts what it would.
     is_lifted_by_other: bool,
     runner: Option<Arc<Runner>>,
+    /// The one that was stopped for a rewind: queries read its state until the next one is there.
+    left: Option<Arc<Runner>>,
     /// The version that did well beside the one that serves.
     passed: Option<shadow::Passed>,
     module: Option<Arc<Module>>,
@@ -136,6 +138,7 @@ impl Default for Entry {
             taken_as_new: false,
             is_lifted_by_other: false,
             runner: None,
+            left: None,
             passed: None,
             module: None,
             history: VecDeque::new(),

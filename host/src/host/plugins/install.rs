@@ -206,7 +206,10 @@ impl Plugins {
 
     /// Stops the runner of a plugin, if it has one.
     pub(super) async fn stop_runner(&self, name: &str) -> bool {
-        let runner = lock(&self.entries).get_mut(name).and_then(|entry| entry.runner.take());
+        let runner = lock(&self.entries).get_mut(name).and_then(|entry| {
+            entry.left = None;
+            entry.runner.take()
+        });
         let Some(runner) = runner else { return false };
         runner.stop().await;
         true
@@ -423,6 +426,7 @@ impl Entry {
         self.state = if paused.is_some() { PluginState::Paused } else { PluginState::Live };
         self.reason = paused;
         self.runner = Some(runner);
+        self.left = None;
         let digest = module.digest.to_string();
         let again = self.history.front().is_some_and(|last| {
             last.digest == digest && last.result == ReloadResult::Ok && self.module.is_none()

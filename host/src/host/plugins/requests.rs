@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::install::Candidate;
-use super::{Plugins, lock};
+use super::{Entry, Plugins, lock};
 use crate::api::host::HostError;
 use crate::api::requests::{Answered, CommandRequest, QueryRequest, RequestError};
 use crate::bus::runner::Runner;
@@ -24,7 +24,7 @@ impl Plugins {
         command: CommandRequest,
     ) -> Result<Answered, RequestError> {
         self.after_scan().await.map_err(|_closing| RequestError::ShuttingDown)?;
-        let (runner, module) = self.running(name)?;
+        let (runner, module) = self.running(name, |entry| entry.runner.clone())?;
         if !module.exports.command {
             return Err(takes_no(name, "commands"));
         }
@@ -61,7 +61,8 @@ impl Plugins {
         name: &str,
         queries: &Queries,
     ) -> Result<Answering, RequestError> {
-        let (runner, module) = self.running(name)?;
+        let reading = |entry: &Entry| entry.runner.as_ref().or(entry.left.as_ref()).cloned();
+        let (runner, module) = self.running(name, reading)?;
         let now = Served { module, version: runner.version() };
         let (generation, is_rebuilding, before) = {
             let ledger = runner.bus().ledger();
@@ -147,16 +148,20 @@ impl Plugins {
         Some(Arc::clone(entry.queries.get_or_insert_with(made)))
     }
 
-    /// The runner of a plugin, and the module that serves.
-    fn running(&self, name: &str) -> Result<(Arc<Runner>, Arc<Module>), RequestError> {
+    /// A runner of a plugin, and the module that serves.
+    fn running(
+        &self,
+        name: &str,
+        which: impl FnOnce(&Entry) -> Option<Arc<Runner>>,
+    ) -> Result<(Arc<Runner>, Arc<Module>), RequestError> {
         let entries = lock(&self.entries);
         let entry = entries.get(name).ok_or_else(|| unknown(name))?;
-        let (Some(runner), Some(module)) = (&entry.runner, &entry.module) else {
+        let (Some(runner), Some(module)) = (which(entry), &entry.module) else {
             let reason = entry.why().map(|why| format!(": {why}")).unwrap_or_default();
             let why = format!("plugin `{name}` does not run{reason}");
             return Err(RequestError::KeyUnavailable(why));
         };
-        Ok((Arc::clone(runner), Arc::clone(module)))
+        Ok((runner, Arc::clone(module)))
     }
 }
 

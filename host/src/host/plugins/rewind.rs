@@ -103,7 +103,11 @@ impl Plugins {
 
     /// Stops the runner, and says how far it has come.
     async fn stop_for_rewind(&self, name: &str) -> Option<Cursor> {
-        let runner = lock(&self.entries).get_mut(name).and_then(|entry| entry.runner.take())?;
+        let runner = lock(&self.entries).get_mut(name).and_then(|entry| {
+            let runner = entry.runner.take()?;
+            entry.left = Some(Arc::clone(&runner));
+            Some(runner)
+        })?;
         runner.stop().await;
         Some(runner.cursor())
     }
