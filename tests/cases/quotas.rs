@@ -110,6 +110,19 @@ fn state_stays_within_its_limits_and_is_counted_alike_after_a_kill() {
     assert_eq!(host.state("bare", "a", "seen").as_deref(), Some("2"));
     assert_eq!(host.metric("tidegate_plugin_state_keys", &[("plugin", "bare")]), 2);
     assert_eq!(host.metric("tidegate_plugin_state_bytes", &[("plugin", "bare")]), 10);
+    // Whether there was room for the third key is not in the record, nor what another limit had done.
+    let diff = || host.cli(&["plugins", "diff", "bare", "--output", "json"]).run().json();
+    let counts = |found: &Value| {
+        ["equal", "different", "not_replayable"].map(|name| found[name].as_u64().unwrap())
+    };
+    let found = diff();
+    assert_eq!(counts(&found), [3, 0, 1], "{found}");
+    assert!(found["obstacles"].to_string().contains("it was refused room"), "{found}");
+    std::fs::write(place.plugins().join("bare.toml"), "").unwrap();
+    host.wait_plugin("bare", "has its new manifest", |view| {
+        view["manifest"].as_str().is_some_and(|text| !text.contains("keys = 2"))
+    });
+    assert_eq!(counts(&diff()), [3, 0, 1], "{}", diff());
     host.kill();
 
     let host = place.start();

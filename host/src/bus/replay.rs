@@ -6,6 +6,7 @@
 //!
 //! Rule: what depended on an answer that is not in the record is never called equal.
 
+mod again;
 mod carried;
 mod compare;
 mod recorded;
@@ -20,21 +21,20 @@ pub use self::carried::CarryError;
 pub use self::compare::{Change, changes};
 pub use self::recorded::completion as recorded_completion;
 
+pub(super) use self::again::Again;
 use self::carried::Carried;
 pub(super) use self::carried::Seen;
 use super::Bus;
-use super::deliver::{self, Ended};
 use super::private;
 use super::runner::Version;
 use super::subscribed::{Subscriptions, may_want, wants};
-use crate::effects::{Outcome, OutcomeKind};
+use crate::effects::OutcomeKind;
 use crate::event::{Digest, Event, Generation, Heading, InstanceId, Key, LOST_EVENT, Position};
 use crate::limits::REPLAY_FRAMES_BYTES_MAX;
-use crate::log::record::{DeadLetterRecord, DeliveryCommit};
+use crate::log::record::DeliveryCommit;
 use crate::log::{Frame, ReadError};
 use crate::schedule::pool::{JoinHandle, Tenant};
 use crate::state::Owner;
-use crate::wasm::{Delivery, Seed, Slot};
 
 /// What is run again, and on what.
 pub struct Plan {
@@ -92,6 +92,11 @@ pub enum Obstacle {
     /// What the instance had served before decided.
     #[error("it ran into a limit that depends on what its instance had served before")]
     Instance,
+    /// What other deliveries had left of a bound decided.
+    #[error(
+        "it was refused room for its state or timers, and how full the plugin's `limits` were is not recorded"
+    )]
+    Room,
     /// What it was handed then is not to be had now.
     #[error("its event cannot be lifted for now: the upcaster does not run, or takes too long")]
     Upcaster,
@@ -267,7 +272,7 @@ impl Way<'_> {
         let input_ms = input.as_ref().map_or(0, |input| input.recorded_ms);
         let seen = match &owner {
             Some(owner) => self.carried.before(&plan.bus, owner, commit, input_ms).await?,
-            None => Seen::nothing(),
+            None => Seen::default(),
         };
         if let Some(owner) = owner.filter(|_| !done.state.is_empty()) {
             let writes = done.state.iter().cloned();
@@ -313,7 +318,7 @@ impl Way<'_> {
             return Err(Verdict::NotReplayable(Obstacle::Outside));
         }
         let (bus, version) = (Arc::clone(&self.plan.bus), Arc::clone(version));
-        Ok(Again { bus, version, input, done, seen })
+        Ok(Again { bus, version, input, done, seen: Arc::new(seen) })
     }
 
     async fn join(&mut self, judged: &mut (impl FnMut(Judged) + Send)) -> Result<(), ReplayError> {
@@ -324,96 +329,6 @@ impl Way<'_> {
         }
         Ok(())
     }
-}
-
-/// One delivery about to run again.
-pub(super) struct Again {
-    pub(super) bus: Arc<Bus>,
-    pub(super) version: Arc<Version>,
-    /// As it stands in the log.
-    pub(super) input: Arc<Event>,
-    /// How it ended.
-    pub(super) done: DeliveryCommit,
-    /// What it saw of its key.
-    pub(super) seen: Seen,
-}
-
-impl Again {
-    /// Runs it on an instance of its own, and compares.
-    pub(super) async fn run(self) -> Judged {
-        let Self { bus, version, input, done, seen } = self;
-        let completion = &done.completion;
-        let (position, key) = (completion.position, completion.key.clone());
-        let shape = bus.upcasters().lift(&input).await;
-        let delivery = |event| Delivery {
-            event,
-            attempt: completion.attempt,
-            redriven: completion.mode.is_redriven(),
-            seed: Seed {
-                log_id: bus.log_id(),
-                instance: completion.instance,
-                generation: completion.generation,
-                recorded_ms: input.recorded_ms,
-            },
-            config: Arc::clone(&version.config),
-            limits: Arc::clone(&version.limits),
-            state: Arc::new(seen),
-            outside: None,
-        };
-        let invocation = match shape {
-            Ok(shape) => version.invoker.invoke(&mut Slot::default(), delivery(shape)).await,
-            Err(failed) if failed.outcome.kind() == OutcomeKind::Retry => {
-                let verdict = Verdict::NotReplayable(Obstacle::Upcaster);
-                return Judged { position, key, verdict };
-            }
-            Err(failed) => *failed,
-        };
-        let outcome = invocation.outcome;
-        let kind = outcome.kind();
-        let failed = kind != OutcomeKind::Ok;
-        let ended = Ended {
-            attempt: completion.attempt,
-            outcome: kind,
-            fuel: invocation.fuel,
-            mode: completion.mode,
-            dead_letter: failed.then(|| failure(&outcome, version.digest)),
-            park: false,
-        };
-        let again = deliver::commit(&version.deliverer, &input, ended, invocation.effects);
-        let same_version = version.deliverer.environment == completion.environment;
-        let verdict = verdict(&input, &done, &again, same_version);
-        Judged { position, key, verdict }
-    }
-}
-
-fn failure(outcome: &Outcome, module: Digest) -> DeadLetterRecord {
-    DeadLetterRecord {
-        reason: outcome.reason(),
-        backtrace: String::new(),
-        logs: Vec::new(),
-        first_ms: 0,
-        module,
-    }
-}
-
-/// What to make of a delivery that ran again.
-fn verdict(
-    input: &Event,
-    recorded: &DeliveryCommit,
-    again: &DeliveryCommit,
-    same_version: bool,
-) -> Verdict {
-    let outcomes = [recorded.completion.outcome, again.completion.outcome];
-    if outcomes.contains(&OutcomeKind::Timeout) {
-        return Verdict::NotReplayable(Obstacle::Timeout);
-    }
-    let [was, is] = outcomes;
-    let by_instance = |kind| matches!(kind, OutcomeKind::Fuel | OutcomeKind::Memory);
-    if same_version && was != is && (by_instance(was) || by_instance(is)) {
-        return Verdict::NotReplayable(Obstacle::Instance);
-    }
-    let changes = changes(input, recorded, again);
-    if changes.is_empty() { Verdict::Equal } else { Verdict::Different(changes) }
 }
 
 /// The newest frames that were read, bounded in bytes: most deliveries end soon after their input.

@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 
@@ -16,6 +17,11 @@ use crate::limits::REPLAY_STATE_BYTES_MAX;
 use crate::state::cold::{Cold, ColdError, KeyValues};
 use crate::state::{Evictor, Owner, Value, Values, page};
 use crate::wasm::StateView;
+
+/// Bounds of a plugin and of its keys: how full they were is what no record says.
+const STATE_BOUNDS: [&str; 3] = ["limits.state", KEYS_BOUND, "limits.state-per-key"];
+const KEYS_BOUND: &str = "limits.keys";
+const TIMERS_BOUND: &str = "limits.timers";
 
 /// A name that no guest can write: it marks a key whose state was looked up.
 const MARK: &str = "\u{1}";
@@ -44,8 +50,14 @@ pub(super) struct Carried {
     from_start: bool,
 }
 
-/// What one delivery saw.
-pub(in crate::bus) struct Seen(KeyValues);
+/// What one delivery saw. There is room for all that it wants to keep, unless a bound is said to be full.
+#[derive(Default)]
+pub(in crate::bus) struct Seen {
+    values: KeyValues,
+    full: Option<&'static str>,
+    wants_state: AtomicBool,
+    wants_timers: AtomicBool,
+}
 
 impl Carried {
     /// Nothing yet. `folder` is made, and removed at the end.
@@ -73,7 +85,7 @@ impl Carried {
         }
         let mut values = self.values.all(owner, input_ms)?;
         values.retain(|(name, _)| &**name != MARK);
-        Ok(Seen(values))
+        Ok(Seen::of(values))
     }
 
     /// Takes what a delivery recorded that is not replayed. Of a key that was not looked up yet that is
@@ -115,23 +127,48 @@ impl Drop for Carried {
 }
 
 impl Seen {
-    pub(in crate::bus) fn nothing() -> Self {
-        Self(KeyValues::new())
+    /// These values, ascending by name.
+    pub(in crate::bus) fn of(values: KeyValues) -> Self {
+        Self { values, ..Self::default() }
     }
 
-    /// These values, ascending by name.
-    pub(in crate::bus) const fn of(values: KeyValues) -> Self {
-        Self(values)
+    /// The same, once for each bound under which room was asked for here: as if that were full.
+    pub(super) fn without_room(&self) -> impl Iterator<Item = Self> {
+        let wants = |wants: &AtomicBool| wants.load(Ordering::Relaxed);
+        let state = STATE_BOUNDS.into_iter().filter(move |_| wants(&self.wants_state));
+        let timers = [TIMERS_BOUND].into_iter().filter(move |_| wants(&self.wants_timers));
+        state.chain(timers).map(|full| Self { full: Some(full), ..Self::of(self.values.clone()) })
+    }
+
+    fn find(&self, name: &str) -> Option<&Value> {
+        let found = self.values.binary_search_by(|(known, _)| (**known).cmp(name)).ok()?;
+        self.values.get(found).map(|(_, value)| value)
     }
 }
 
 impl StateView for Seen {
     fn get(&self, name: &str) -> Option<Vec<u8>> {
-        let found = self.0.binary_search_by(|(known, _)| (**known).cmp(name)).ok()?;
-        self.0.get(found).map(|(_, value)| value.bytes.to_vec())
+        self.find(name).map(|value| value.bytes.to_vec())
     }
 
     fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Vec<String> {
-        page(self.0.iter().map(|(name, _)| &**name), prefix, after, limit)
+        page(self.values.iter().map(|(name, _)| &**name), prefix, after, limit)
+    }
+
+    fn grow(&self, name: &str, own: Option<usize>, new: usize) -> Result<(), &'static str> {
+        let stands = || self.find(name).map_or(0, |value| name.len() + value.bytes.len());
+        if new <= own.unwrap_or_else(stands) {
+            return Ok(());
+        }
+        self.wants_state.store(true, Ordering::Relaxed);
+        // A key that has state is among those that are counted.
+        let fills = |bound: &&str| *bound != KEYS_BOUND || self.values.is_empty();
+        let full = self.full.filter(|bound| STATE_BOUNDS.contains(bound)).filter(fills);
+        full.map_or(Ok(()), Err)
+    }
+
+    fn other_timers(&self, _name: &str) -> usize {
+        self.wants_timers.store(true, Ordering::Relaxed);
+        if self.full == Some(TIMERS_BOUND) { isize::MAX.unsigned_abs() } else { 0 }
     }
 }

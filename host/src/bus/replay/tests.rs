@@ -1,9 +1,12 @@
 use bytes::Bytes;
 
+use super::again::verdict;
 use super::*;
 use crate::effects::{Effects, OutgoingCall, Response, StateWrite, TimerChange};
 use crate::event::{CommitNumber, KeySequence, NewEvent};
 use crate::log::record::{Completion, Mode};
+use crate::state::Value;
+use crate::wasm::StateView;
 
 fn input(kind: &str, attributes: &[(&str, &str)]) -> Event {
     let attributes = attributes.iter().map(|(n, v)| ((*n).into(), (*v).into())).collect();
@@ -150,4 +153,26 @@ fn limits_that_the_machine_or_the_instance_decides_prove_nothing() {
     assert_eq!(judge(OutcomeKind::Memory, OutcomeKind::Ok, true), instance);
     assert_eq!(judge(OutcomeKind::Fuel, OutcomeKind::Fuel, true), Verdict::Equal);
     assert!(matches!(judge(OutcomeKind::Ok, OutcomeKind::Fuel, false), Verdict::Different(_)));
+}
+
+#[test]
+fn room_that_was_asked_for_is_refused_bound_by_bound_when_it_is_run_as_if_there_were_none() {
+    let value = Value { bytes: Bytes::from_static(b"40"), expires_ms: None };
+    let refusals = |seen: &Seen, ask: &dyn Fn(&Seen) -> Result<(), &'static str>| -> Vec<_> {
+        assert_eq!(ask(seen), Ok(()));
+        seen.without_room().filter_map(|seen| ask(&seen).err()).collect()
+    };
+    let has_state = || Seen::of([("sum".into(), value.clone())].into_iter().collect());
+    let grows = |seen: &Seen| seen.grow("sum", None, 6);
+    assert_eq!(refusals(&has_state(), &grows), ["limits.state", "limits.state-per-key"]);
+    let every = ["limits.state", "limits.keys", "limits.state-per-key"];
+    assert_eq!(refusals(&Seen::default(), &grows), every, "the key is new");
+    let stays = |seen: &Seen| seen.grow("sum", None, 5);
+    assert_eq!(has_state().without_room().count(), 0, "nothing was asked for");
+    assert_eq!(refusals(&has_state(), &stays), [""; 0]);
+    let timer = |seen: &Seen| match seen.other_timers("check") {
+        0 => Ok(()),
+        _ => Err("limits.timers"),
+    };
+    assert_eq!(refusals(&has_state(), &timer), ["limits.timers"]);
 }

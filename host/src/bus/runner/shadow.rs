@@ -195,7 +195,7 @@ impl Runner {
         let shadow = shadow.as_ref().filter(|shadow| shadow.take_place()).cloned()?;
         let seen = match view {
             Some(view) if event.key.is_some() => seen(view),
-            _ => Seen::nothing(),
+            _ => Seen::default(),
         };
         Some(Beside { shadow, seen: Some(seen), is_over: false })
     }
@@ -212,7 +212,7 @@ impl Runner {
             version: Arc::clone(&beside.shadow.trial.version),
             input: Arc::clone(event),
             done,
-            seen,
+            seen: Arc::new(seen),
         };
         let tenant = beside.shadow.trial.tenant.clone();
         drop(tenant.spawn(async move {
