@@ -210,3 +210,34 @@ fn a_call_to_nobody_stays_open_and_is_given_up_in_time() {
     assert_eq!(host.plugin("webhook-out")["open_calls"], 0);
     host.stop();
 }
+
+#[test]
+fn calls_that_were_made_on_a_bus_that_the_plugin_has_left_are_shown() {
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let place = Place::new();
+    let put = |bus: &str| {
+        let manifest = format!(
+            "[subscribe]\nbus = \"{bus}\"\nstart = \"latest\"\ntypes = [\"a.b\"]\n\
+             [grants]\nhttp = [\"127.0.0.1:*\"]\n"
+        );
+        std::fs::write(place.plugins().join("sends.toml"), manifest).unwrap();
+    };
+    let wasm = caller(&format!("http://127.0.0.1:{closed}/x"), "call.denied", "");
+    std::fs::write(place.plugins().join("sends.wasm"), wasm).unwrap();
+    put("main");
+    let config = "[buses.main]\nkind = \"durable\"\n[buses.audit]\nkind = \"durable\"\n\
+                  [plugins.sends]\nallow.http = [\"127.0.0.1:*\"]\n";
+    let config = Some(config.to_owned());
+    let host = place.start_with(&HostOptions { config, ..HostOptions::default() });
+    host.http.publish(&[event("a.b", "1", Some("k"), json!(1))]);
+    host.wait_plugin("sends", "a call is open", |view| view["open_calls"] == 1);
+    put("audit");
+    let view = host.wait_plugin("sends", "moved", |view| {
+        view["subscription"]["bus"] == "audit" && view["state"] == "live"
+    });
+    assert_eq!(view["open_calls"], 1, "{view}");
+    assert_eq!(host.metric("tidegate_calls_open", &[("plugin", "sends")]), 1);
+    let status = host.cli(&["status"]).run().expect_done();
+    assert!(status.contains("open calls: sends 1"), "{status}");
+    host.stop();
+}

@@ -206,7 +206,7 @@ pub struct PluginView {
     pub deliveries: BTreeMap<String, u64>,
     /// Dead letters that stand.
     pub dead_letters: u64,
-    /// Outgoing calls that are not answered.
+    /// Outgoing calls that are not answered, also of buses that it was on before.
     #[serde(default)]
     pub open_calls: u64,
     /// The last thing that went wrong: a refused module or a failed delivery.

@@ -92,6 +92,7 @@ impl Plugins {
             view.description.clone_from(&manifest.description);
             view.subscription = subscription(manifest);
         }
+        view.open_calls = self.open_calls(name);
         let Some((bus, id)) = registered else { return view };
         let ledger = bus.ledger();
         let Some(instance) = ledger.instance(id) else { return view };
@@ -108,11 +109,19 @@ impl Plugins {
         view.parked_keys = instance.parked_keys() as u64;
         view.held_keys = instance.held_keys() as u64;
         view.dead_letters = instance.letters.len() as u64;
-        view.open_calls = ledger.calls().count(id) as u64;
         if let Some(module) = &mut view.module {
             module.pinned = instance.pinned.is_some();
         }
         view
+    }
+
+    /// Calls that are not answered, also those that were made on a bus that the plugin has left.
+    fn open_calls(&self, name: &str) -> u64 {
+        let open = |bus: &Arc<Bus>| {
+            let ledger = bus.ledger();
+            ledger.named(name).map_or(0, |instance| ledger.calls().count(instance.id) as u64)
+        };
+        self.means.buses.iter().map(open).sum()
     }
 
     fn relative(&self, path: &Path) -> String {
