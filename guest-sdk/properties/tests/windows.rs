@@ -15,6 +15,8 @@ enum Act {
     Item { after_ms: u64, skew_ms: i64, value: i32, step: Step },
     /// Nothing but time.
     Pass { after_ms: u64 },
+    /// The timer for what is left to report.
+    Rest,
 }
 
 /// An item that is not late.
@@ -37,11 +39,17 @@ fn act() -> impl Strategy<Value = Act> {
             Act::Item { after_ms, skew_ms, value, step }
         }),
         1 => (0_u64..60).prop_map(|after_ms| Act::Pass { after_ms }),
+        1 => Just(Act::Rest),
     ]
 }
 
 fn acts() -> impl Strategy<Value = Vec<Act>> {
     prop::collection::vec(act(), 0..80)
+}
+
+/// How many are reported at a time.
+fn most() -> impl Strategy<Value = usize> {
+    prop_oneof![1_usize..4, Just(1000)]
 }
 
 /// Plays acts to a detector and, item by item, to `see`, with what came of it and everything that was
@@ -87,23 +95,36 @@ where
                     mark_ms = mark_ms.max(time_ms.saturating_sub(lateness_ms));
                 }
             }
+            Act::Rest => found.extend(detector.pass(&mut state, 0)),
         }
         // A timer at this time, and not before, finds or settles something.
-        if let Some(due_ms) = detector.due_ms(&state) {
-            let mut early = clone(&state);
+        let mut early = clone(&state);
+        rest(detector, &mut early);
+        if let Some(due_ms) = detector.due_ms(&early) {
             let nothing = detector.pass(&mut early, due_ms - 1);
             assert!(nothing.is_empty(), "found before it was due");
             assert_eq!(detector.due_ms(&early), Some(due_ms));
-            let due = detector.due_ms(&{
-                detector.pass(&mut early, due_ms);
-                early
-            });
+            detector.pass(&mut early, due_ms);
+            rest(detector, &mut early);
+            let due = detector.due_ms(&early);
             assert!(due.is_none_or(|again_ms| again_ms > due_ms), "due for ever");
         }
     }
     found.extend(detector.pass(&mut state, now_ms + END_MS));
+    found.extend(rest(detector, &mut state));
     assert_eq!(detector.due_ms(&state), None);
     (found, items)
+}
+
+/// Everything that is left to report.
+fn rest<D: Detector>(detector: &D, state: &mut D::State) -> Vec<D::Found> {
+    let mut found = Vec::new();
+    while detector.has_more(state) {
+        let some = detector.pass(state, 0);
+        assert!(!some.is_empty(), "nothing of what is left is reported");
+        found.extend(some);
+    }
+    found
 }
 
 /// A copy, through the JSON that it is stored as.
@@ -142,10 +163,14 @@ proptest! {
     #[test]
     fn every_window_with_items_is_reported_once_with_all_that_was_not_late(
         acts in acts(), step_ms in 1_u64..12, steps in 1_u64..5, lateness_ms in 0_u64..40,
+        most in most(),
     ) {
         let size_ms = step_ms * steps;
         let windows = Windows::sliding(ms(size_ms), ms(step_ms), ms(lateness_ms)).unwrap();
-        let (found, items) = play(&windows, lateness_ms, &acts, |item| item.value, |_, _| {});
+        let windows = windows.at_most(most);
+        let (found, items) = play(&windows, lateness_ms, &acts, |item| item.value, |taken, _| {
+            assert!(taken.found.len() <= most);
+        });
         let mut by_end: BTreeMap<u64, Vec<&Item>> = BTreeMap::new();
         for item in &items {
             let first_end = (item.time_ms / step_ms + 1) * step_ms;
@@ -209,10 +234,12 @@ proptest! {
 
     #[test]
     fn sessions_are_the_runs_without_a_gap(
-        acts in acts(), gap_ms in 1_u64..20, lateness_ms in 0_u64..40,
+        acts in acts(), gap_ms in 1_u64..20, lateness_ms in 0_u64..40, most in most(),
     ) {
-        let sessions = Sessions::new(ms(gap_ms), ms(lateness_ms)).unwrap();
-        let (found, items) = play(&sessions, lateness_ms, &acts, |item| item.value, |_, _| {});
+        let sessions = Sessions::new(ms(gap_ms), ms(lateness_ms)).unwrap().at_most(most);
+        let (found, items) = play(&sessions, lateness_ms, &acts, |item| item.value, |taken, _| {
+            assert!(taken.found.len() <= most);
+        });
         let items = sorted(&items);
         let runs = items.chunk_by(|a, b| b.time_ms - a.time_ms <= gap_ms);
         let expected: Vec<Flat> = runs

@@ -51,7 +51,9 @@ impl Absence {
                 Step::Then => state.since_ms = None,
             }
         }
-        found.extend(self.expire(state, state.order.mark_ms()));
+        if !state.order.has_more() {
+            found.extend(self.expire(state, state.order.mark_ms()));
+        }
         found
     }
 
@@ -97,5 +99,9 @@ impl Detector for Absence {
             state.order.reaches_ms(over_ms, self.lateness_ms)
         });
         next_ms.into_iter().chain(over_ms).min()
+    }
+
+    fn has_more(&self, state: &AbsenceState) -> bool {
+        state.order.has_more()
     }
 }

@@ -64,6 +64,14 @@
 //!
 //! An item from the future makes everything before it late: do not trust times of strangers.
 //!
+//! # Much at once
+//!
+//! One item, or one timer, can end a thousand windows, and what a delivery may emit is bounded
+//! (`limits.emits` of the manifest). Therefore a delivery reports [`FOUND_MAX`] of them, or what
+//! [`Windows::at_most`] and [`Sessions::at_most`] say, those that end first. The rest follows with the
+//! next deliveries of the key; the timer is set to fire at once for it, so that none has to come. What
+//! is late, and what a window holds, is the same as if all had been reported.
+//!
 //! # State
 //!
 //! Windows keep one small record for each pane of time that has items, not the items; their number is
@@ -97,6 +105,9 @@ use crate::{Error, Event, attribute, now_ms, state, timers};
 /// Panes that a window may have open at a time, by its size, step and lateness.
 pub const PANES_MAX: u64 = 1000;
 
+/// What a delivery reports, unless a detector says otherwise: a quarter of what it may emit by default.
+pub const FOUND_MAX: usize = 250;
+
 /// Finds something in the items of a key. Pure: it knows no host.
 ///
 /// Times are in milliseconds since the Unix epoch; `now_ms` is log time and never goes back.
@@ -117,11 +128,18 @@ pub trait Detector {
         item: Self::Item,
     ) -> Taken<Self::Found>;
 
-    /// Lets time pass until `now_ms` without an item.
+    /// Lets time pass until `now_ms` without an item; where it has passed already, as at 0, only
+    /// reports what is left.
     fn pass(&self, state: &mut Self::State, now_ms: u64) -> Vec<Self::Found>;
 
     /// When [`pass`](Self::pass) would find something, or forget something, by log time; none: never.
+    /// Asked where nothing is left.
     fn due_ms(&self, state: &Self::State) -> Option<u64>;
+
+    /// Whether something is left to report that was too much for one time.
+    fn has_more(&self, _: &Self::State) -> bool {
+        false
+    }
 }
 
 /// What came of an item.
@@ -129,7 +147,7 @@ pub trait Detector {
 pub struct Taken<F> {
     /// Whether it was late, so that nothing came of it.
     pub late: bool,
-    /// What was found, in the order of time.
+    /// What was found and not reported before, in the order of time; not all of it where it is much.
     pub found: Vec<F>,
 }
 
@@ -169,7 +187,7 @@ pub fn take<D: Detector>(
     let time_ms = event.time_ms().unwrap_or(event.recorded_ms());
     let taken = detector.take(&mut kept.state, time_ms, now_ms(), item);
     if !taken.late {
-        keep(name, detector, kept)?;
+        keep(name, detector, event, kept)?;
     }
     Ok(taken)
 }
@@ -184,20 +202,34 @@ pub fn fired<D: Detector>(name: &str, detector: &D, event: &Event) -> Result<Vec
     }
     let Some(mut kept) = state::get::<Kept<D::State>>(name)? else { return Ok(Vec::new()) };
     kept.timer_ms = None;
-    // One that was set for a window that has gone since tells nothing of the time that has passed.
-    let is_due = detector.due_ms(&kept.state).is_some_and(|due_ms| due_ms <= now_ms());
-    let found = if is_due { detector.pass(&mut kept.state, now_ms()) } else { Vec::new() };
-    keep(name, detector, kept)?;
+    // One that was set for what is left, or for a window that has gone since, tells nothing of the
+    // time that has passed.
+    let found = if detector.has_more(&kept.state) {
+        detector.pass(&mut kept.state, 0)
+    } else if detector.due_ms(&kept.state).is_some_and(|due_ms| due_ms <= now_ms()) {
+        detector.pass(&mut kept.state, now_ms())
+    } else {
+        Vec::new()
+    };
+    keep(name, detector, event, kept)?;
     Ok(found)
 }
 
 /// Stores the state. A timer that fires too early is left to fire and set again then, or every item
 /// of a busy key would move it. One that should have fired by now may have been given up: it is set
 /// again, which replaces it where it is there still.
-fn keep<D: Detector>(name: &str, detector: &D, mut kept: Kept<D::State>) -> Result<(), Error> {
-    match (detector.due_ms(&kept.state), kept.timer_ms.filter(|set_ms| *set_ms > now_ms())) {
+fn keep<D: Detector>(
+    name: &str,
+    detector: &D,
+    event: &Event,
+    mut kept: Kept<D::State>,
+) -> Result<(), Error> {
+    let has_more = detector.has_more(&kept.state);
+    let due_ms = if has_more { Some(now_ms()) } else { detector.due_ms(&kept.state) };
+    match (due_ms, kept.timer_ms.filter(|set_ms| *set_ms > now_ms())) {
         (Some(due_ms), set) if set.is_none_or(|set_ms| due_ms < set_ms) => {
-            timers::set_at(name, due_ms, &[])?;
+            // A rewind tells timers of the same time apart by what they hand back.
+            timers::set_at(name, due_ms, event.position().to_string().as_bytes())?;
             kept.timer_ms = Some(due_ms);
         }
         (None, Some(_)) => {

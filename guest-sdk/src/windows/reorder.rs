@@ -2,10 +2,14 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::FOUND_MAX;
 use super::clock::Clock;
 
 /// Items that wait at a time because others may come before them.
 pub const HELD_MAX: usize = 1000;
+
+/// Items that are given out at a time: each can end one absence, and the mark can end one more.
+const SETTLED_MAX: usize = FOUND_MAX - 1;
 
 /// What an event is for a pattern.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,7 +29,8 @@ pub(super) struct Reorder {
 }
 
 impl Reorder {
-    /// Takes an item; none: it is late. Gives the items before which no other can come any more.
+    /// Takes an item; none: it is late. Gives the items before which no other can come any more; of many
+    /// the first, see [`has_more`](Self::has_more).
     pub(super) fn take(
         &mut self,
         time_ms: u64,
@@ -52,7 +57,13 @@ impl Reorder {
         self.settled()
     }
 
-    /// Everything before this time has been given out, and nothing before it comes any more.
+    /// Whether there are more of them.
+    pub(super) fn has_more(&self) -> bool {
+        self.held.first().is_some_and(|(time_ms, _)| *time_ms <= self.clock.mark_ms())
+    }
+
+    /// Nothing before this time comes any more, and everything before it has been given out but for
+    /// what is more than goes out at a time.
     pub(super) fn mark_ms(&self) -> u64 {
         self.clock.mark_ms()
     }
@@ -71,6 +82,6 @@ impl Reorder {
     fn settled(&mut self) -> Vec<(u64, Step)> {
         let mark_ms = self.clock.mark_ms();
         let settled = self.held.partition_point(|(time_ms, _)| *time_ms <= mark_ms);
-        self.held.drain(..settled).collect()
+        self.held.drain(..settled.min(SETTLED_MAX)).collect()
     }
 }

@@ -122,4 +122,8 @@ impl Detector for Sequence {
     fn due_ms(&self, state: &SequenceState) -> Option<u64> {
         state.order.due_ms(self.lateness_ms)
     }
+
+    fn has_more(&self, state: &SequenceState) -> bool {
+        state.order.has_more()
+    }
 }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::clock::Clock;
 use super::stats::{Stats, Window};
-use super::{Detector, Taken, lateness_ms, length_ms};
+use super::{Detector, FOUND_MAX, Taken, lateness_ms, length_ms};
 use crate::Error;
 
 /// Sessions: items that are at most `gap` apart belong together. Each session is reported once, when
@@ -15,9 +15,10 @@ use crate::Error;
 pub struct Sessions {
     gap_ms: u64,
     lateness_ms: u64,
+    found_max: usize,
 }
 
-/// What [`Sessions`] remember of a key: a record for each session that is not over.
+/// What [`Sessions`] remember of a key: a record for each session that is not reported.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct SessionsState {
     clock: Clock,
@@ -33,16 +34,23 @@ impl Sessions {
     pub fn new(gap: Duration, lateness: Duration) -> Result<Self, Error> {
         let (gap_ms, lateness_ms) = (length_ms("a gap", gap)?, lateness_ms(lateness));
         super::check_panes(gap_ms, gap_ms, lateness_ms)?;
-        Ok(Self { gap_ms, lateness_ms })
+        Ok(Self { gap_ms, lateness_ms, found_max: FOUND_MAX })
+    }
+
+    /// Reports so many sessions at a time, at least 1; [`FOUND_MAX`] unless said otherwise.
+    #[must_use]
+    pub fn at_most(self, sessions: usize) -> Self {
+        Self { found_max: sessions.max(1), ..self }
+    }
+
+    fn is_over(&self, state: &SessionsState, last_ms: u64) -> bool {
+        last_ms.saturating_add(self.gap_ms) < state.clock.mark_ms()
     }
 
     fn close(&self, state: &mut SessionsState) -> Vec<Window> {
-        let mark_ms = state.clock.mark_ms();
-        let is_over =
-            |(_, last_ms, _): &(u64, u64, Stats)| last_ms.saturating_add(self.gap_ms) < mark_ms;
         // Those that end first begin first.
-        let over = state.open.partition_point(is_over);
-        let closed = state.open.drain(..over);
+        let over = state.open.partition_point(|(_, last_ms, _)| self.is_over(state, *last_ms));
+        let closed = state.open.drain(..over.min(self.found_max));
         closed.map(|(start_ms, end_ms, stats)| Window { start_ms, end_ms, stats }).collect()
     }
 }
@@ -87,5 +95,9 @@ impl Detector for Sessions {
         let (_, last_ms, _) = state.open.first()?;
         let over_ms = last_ms.saturating_add(self.gap_ms).saturating_add(1);
         Some(state.clock.reaches_ms(over_ms, self.lateness_ms))
+    }
+
+    fn has_more(&self, state: &SessionsState) -> bool {
+        state.open.first().is_some_and(|(_, last_ms, _)| self.is_over(state, *last_ms))
     }
 }

@@ -112,6 +112,11 @@ impl Panes {
         self.0.retain(|(start, _)| *start >= start_ms);
     }
 
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// Where the panes begin, ascending.
     pub(super) fn starts(&self) -> impl Iterator<Item = u64> {
         self.0.iter().map(|(start_ms, _)| *start_ms)

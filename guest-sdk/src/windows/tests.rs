@@ -6,7 +6,7 @@ use super::{
     Absence, Absent, Detector, HELD_MAX, Match, Sequence, Sessions, Step, Trailing, Window,
     Windows, fired, take,
 };
-use crate::testing::{Host, event};
+use crate::testing::{Effects, Host, event};
 use crate::{Error, Event, Outcome, emit};
 
 const fn ms(ms: u64) -> Duration {
@@ -54,12 +54,68 @@ fn sliding_windows_share_their_steps() {
     assert_eq!(flat(&found), [(0, 20, 1, 1.0), (10, 30, 2, 3.0), (20, 40, 1, 2.0)]);
 }
 
+/// What is left of what was found, by so many.
+fn rest<D: Detector>(detector: &D, state: &mut D::State) -> Vec<Vec<D::Found>> {
+    std::iter::from_fn(|| detector.has_more(state).then(|| detector.pass(state, 0))).collect()
+}
+
+fn lens<T>(parts: &[Vec<T>]) -> Vec<usize> {
+    parts.iter().map(Vec::len).collect()
+}
+
+#[test]
+fn sessions_that_end_at_once_are_reported_by_and_by() {
+    let sessions = Sessions::new(ms(1), ms(999)).unwrap().at_most(200);
+    let mut state = Default::default();
+    for at in 0..500 {
+        assert!(sessions.take(&mut state, 2 * at, 1, 1.0).found.is_empty());
+    }
+    let mut parts = vec![sessions.take(&mut state, 5000, 1, 1.0).found];
+    // Not late, so in none of them.
+    parts.push(sessions.take(&mut state, 4001, 1, 1.0).found);
+    parts.extend(rest(&sessions, &mut state));
+    assert_eq!(lens(&parts), [200, 200, 100]);
+    let all: Vec<_> = (0..500).map(|at| (2 * at, 2 * at, 1, 1.0)).collect();
+    assert_eq!(flat(&parts.concat()), all);
+    assert_eq!(sessions.due_ms(&state), Some(3));
+}
+
+#[test]
+fn absences_that_are_found_at_once_are_reported_by_and_by() {
+    let absence = Absence::new(ms(0), ms(10_000));
+    let mut state = Default::default();
+    for at in 0..600 {
+        assert!(absence.take(&mut state, at, 1, Step::First).found.is_empty());
+    }
+    let mut parts = vec![absence.take(&mut state, 50_000, 1, Step::First).found];
+    parts.extend(rest(&absence, &mut state));
+    assert_eq!(lens(&parts), [249, 249, 102]);
+    let all: Vec<_> = (0..600).map(|at| Absent { since_ms: at, until_ms: at }).collect();
+    assert_eq!(parts.concat(), all);
+}
+
+/// Each item ends a thousand windows, and one is asked for.
+#[test]
+fn windows_that_are_left_do_not_pile_up_where_items_keep_coming() {
+    let windows = Windows::sliding(ms(1000), ms(1), ms(0)).unwrap().at_most(1);
+    let (mut state, mut ends, mut most) = (Default::default(), Vec::new(), 0);
+    for at in 0..2100 {
+        let found = windows.take(&mut state, at * 2000, 1, f64::MIN).found;
+        most = most.max(found.len());
+        ends.extend(found.iter().map(|window| window.end_ms));
+        assert!(at % 100 != 0 || serde_json::to_vec(&state).unwrap().len() < 256 * 1024);
+    }
+    assert_eq!(most, 1000);
+    let all = (0..).flat_map(|at| (1..=1000).map(move |n| at * 2000 + n));
+    assert!(all.take(ends.len()).eq(ends), "in order, each once");
+}
+
 /// Half a minute is far more than it takes where an item costs what the panes do, and far less than where
 /// it costs each window of each pane.
 #[test]
 fn windows_of_as_many_steps_as_there_may_be_take_items_quickly() {
     let began = std::time::Instant::now();
-    let windows = Windows::sliding(ms(500), ms(1), ms(500)).unwrap();
+    let windows = Windows::sliding(ms(500), ms(1), ms(500)).unwrap().at_most(usize::MAX);
     let items = (0..10_000).map(|at| (at, 1.0)).chain([(1_000_000, 1.0)]);
     let found = found(&windows, items);
     assert_eq!(found.len(), 10_499);
@@ -185,6 +241,62 @@ fn means(event: &Event) -> Outcome {
         emit("t.averaged").json(&(window.start_ms, window.stats.average()))?;
     }
     Ok(())
+}
+
+fn slides(event: &Event) -> Outcome {
+    let windows = Windows::sliding(ms(1000), ms(2), ms(1001))?;
+    let found = match event.kind() {
+        "t.measured" => {
+            let taken = take("slides", &windows, event, 1.0)?;
+            if taken.late {
+                emit("t.late").empty()?;
+            }
+            taken.found
+        }
+        _ => fired("slides", &windows, event)?,
+    };
+    for window in found {
+        emit("t.slid").json(&(window.end_ms, window.stats.count()))?;
+    }
+    Ok(())
+}
+
+#[test]
+fn windows_that_end_at_once_are_reported_by_deliveries_that_follow_at_once() {
+    let mut host = Host::new();
+    let at = |time_ms| event("t.measured").key("s").time_ms(time_ms);
+    let mut slid: Vec<(u64, u64)> = Vec::new();
+    let mut see = |effects: Effects| {
+        let emitted = effects.expect_ok().emitted;
+        slid.extend(
+            emitted.iter().filter(|one| one.kind == "t.slid").map(|one| one.json::<(u64, u64)>()),
+        );
+        emitted.len()
+    };
+    for time_ms in (0..=2000).step_by(2) {
+        assert!(see(host.deliver(slides, at(time_ms))) <= 1);
+    }
+    // 1,001 are over, one more than a delivery may emit.
+    assert_eq!(see(host.deliver(slides, at(9000))), 250);
+    // What is late does not depend on what is left.
+    assert_eq!(see(host.deliver(slides, at(7998))), 1);
+    assert_eq!(see(host.deliver(slides, at(8900))), 250);
+    // The timer is given up, and the next item sets it again.
+    assert_eq!(host.fire(|_: &Event| Err(crate::reject("broken"))).len(), 1);
+    assert!(host.timers("s").is_empty());
+    assert_eq!(see(host.deliver(slides, at(8900))), 250);
+    let fired: Vec<_> = host.fire(slides).into_iter().map(&mut see).collect();
+    assert_eq!(fired, [250, 1]);
+    // The same for those that time ends.
+    host.advance(ms(2000));
+    let fired: Vec<_> = host.fire(slides).into_iter().map(&mut see).collect();
+    assert_eq!(fired, [250, 250, 50]);
+    assert!(host.timers("s").is_empty());
+    let items: Vec<u64> = (0..=2000).step_by(2).chain([8900, 8900, 9000]).collect();
+    let count =
+        |end: u64| items.iter().filter(|at| (end.saturating_sub(1000)..end).contains(at)).count();
+    let ends = (2..=3000).step_by(2).chain((8902..=10_000).step_by(2));
+    assert!(ends.map(|end| (end, count(end) as u64)).eq(slid), "in order, each once");
 }
 
 #[test]

@@ -6,8 +6,12 @@ use serde::{Deserialize, Serialize};
 
 use super::clock::Clock;
 use super::stats::{Panes, Window};
-use super::{Detector, Taken, check_panes, lateness_ms, length_ms};
+use super::{Detector, FOUND_MAX, Taken, check_panes, lateness_ms, length_ms};
 use crate::Error;
+
+/// Panes beyond which as many windows are reported as an item can end, whatever was asked for. Without
+/// any left to report there are half as many.
+const BEHIND_PANES_MAX: usize = 2000;
 
 /// Tumbling and sliding windows: each is reported once, when it is over; empty ones are not.
 ///
@@ -18,6 +22,7 @@ pub struct Windows {
     size_ms: u64,
     step_ms: u64,
     lateness_ms: u64,
+    found_max: usize,
 }
 
 /// What [`Windows`] remember of a key: a record for each step that has items.
@@ -25,6 +30,9 @@ pub struct Windows {
 pub struct WindowsState {
     clock: Clock,
     panes: Panes,
+    /// What ends after this and by the mark is left to report; none: nothing is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    reported_ms: Option<u64>,
 }
 
 impl Windows {
@@ -45,30 +53,57 @@ impl Windows {
         let (size_ms, step_ms) = (length_ms("a window", size)?, length_ms("a step", step)?);
         let lateness_ms = lateness_ms(lateness);
         check_panes(size_ms, step_ms, lateness_ms)?;
-        Ok(Self { size_ms, step_ms, lateness_ms })
+        Ok(Self { size_ms, step_ms, lateness_ms, found_max: FOUND_MAX })
+    }
+
+    /// Reports so many windows at a time, at least 1; [`FOUND_MAX`] unless said otherwise.
+    ///
+    /// Items that come without a pause and end more than that each make an exception once the windows of
+    /// a thousand of them are left: then as many are reported as an item can end, the size in steps.
+    #[must_use]
+    pub fn at_most(self, windows: usize) -> Self {
+        Self { found_max: windows.max(1), ..self }
+    }
+
+    /// In the long run no fewer than items add, or the state would grow until it is refused.
+    fn found_max(&self, state: &WindowsState) -> usize {
+        if state.panes.len() <= BEHIND_PANES_MAX {
+            return self.found_max;
+        }
+        let steps = usize::try_from(self.size_ms / self.step_ms).unwrap_or(usize::MAX);
+        self.found_max.max(steps)
     }
 
     /// Reports what ends after `before_ms` and by the mark, and forgets what no window needs any more.
     fn close(&self, state: &mut WindowsState, before_ms: u64) -> Vec<Window> {
         let mark_ms = state.clock.mark_ms();
+        let before_ms = state.reported_ms.take().unwrap_or(before_ms);
         // Windows end only at steps.
         if before_ms / self.step_ms == mark_ms / self.step_ms {
             return Vec::new();
         }
-        let found = (self.ends(state, before_ms, mark_ms).into_iter())
+        let found_max = self.found_max(state);
+        let mut ends = self.ends(state, before_ms, mark_ms, found_max.saturating_add(1));
+        if ends.len() > found_max {
+            ends.truncate(found_max);
+            state.reported_ms = ends.last().copied();
+        }
+        let found = (ends.into_iter())
             .map(|end_ms| {
                 let start_ms = end_ms.saturating_sub(self.size_ms);
                 Window { start_ms, end_ms, stats: state.panes.merged(start_ms, end_ms) }
             })
             .collect();
         // The last window of a pane that begins at `start` ends at `start + size`.
-        state.panes.drop_before((mark_ms + 1).saturating_sub(self.size_ms));
+        let reported_ms = state.reported_ms.unwrap_or(mark_ms);
+        state.panes.drop_before((reported_ms + 1).saturating_sub(self.size_ms));
         found
     }
 
-    /// Where windows with items end after `before_ms` and by the mark, ascending. Each is looked at once,
-    /// or a window of many steps would cost the product of its panes and its steps with every item.
-    fn ends(&self, state: &WindowsState, before_ms: u64, mark_ms: u64) -> Vec<u64> {
+    /// Where windows with items end after `before_ms` and by the mark, ascending, the first so many. Each
+    /// is looked at once, or a window of many steps would cost the product of its panes and its steps with
+    /// every item.
+    fn ends(&self, state: &WindowsState, before_ms: u64, mark_ms: u64, most: usize) -> Vec<u64> {
         let mut ends = Vec::new();
         let mut next_ms = (before_ms - before_ms % self.step_ms).checked_add(self.step_ms);
         for start_ms in state.panes.starts() {
@@ -77,6 +112,9 @@ impl Windows {
             let last_ms = start_ms.saturating_add(self.size_ms).min(mark_ms);
             next_ms = next_ms.map(|end_ms| end_ms.max(first_ms));
             while let Some(end_ms) = next_ms.filter(|end_ms| *end_ms <= last_ms) {
+                if ends.len() == most {
+                    return ends;
+                }
                 ends.push(end_ms);
                 next_ms = end_ms.checked_add(self.step_ms);
             }
@@ -120,5 +158,9 @@ impl Detector for Windows {
         };
         let end_ms = state.panes.starts().map(next).min()?;
         Some(state.clock.reaches_ms(end_ms, self.lateness_ms))
+    }
+
+    fn has_more(&self, state: &WindowsState) -> bool {
+        state.reported_ms.is_some()
     }
 }
