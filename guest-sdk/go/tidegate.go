@@ -19,6 +19,10 @@
 // dropped otherwise. [Retry] asks for another attempt; any other error rejects the event; a panic is a
 // trap, and its reason says what it was and where. Nothing is kept between deliveries but the state.
 //
+// What the host would refuse is an error where it is asked for, or where nothing is returned, rejects the
+// event. A bus that is not there, a call that is not granted or whose URL is malformed, and a timer on a
+// memory bus are known to the host alone, when the function has returned: those are traps.
+//
 // A [Plugin] takes timers, answers to calls, commands and questions too. It lifts no old events, and
 // sees the state of one key at a time.
 package tidegate
@@ -34,7 +38,9 @@ import (
 	"os"
 	"path"
 	"runtime"
+	"slices"
 	"sort"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -76,6 +82,8 @@ type Delivery struct {
 	lines []byte
 	out   io.Writer
 	asked *asked
+	// The first thing that was refused where no error is returned.
+	refused error
 }
 
 type emit struct {
@@ -193,8 +201,14 @@ func (d *Delivery) Set(name string, value any) error { return d.SetFor(name, val
 
 // SetFor is Set for a while: the value is gone that long after Recorded, below 0 at once. 0: for good.
 func (d *Delivery) SetFor(name string, value any, ttl time.Duration) error {
+	if err := d.mayKeep(name); err != nil {
+		return err
+	}
 	text, err := marshal(value)
 	if err != nil {
+		return err
+	}
+	if err := sized("a value", len(text), stateValueBytesMax); err != nil {
 		return err
 	}
 	set, err := marshal(map[string]json.RawMessage{name: text})
@@ -211,18 +225,30 @@ func (d *Delivery) SetFor(name string, value any, ttl time.Duration) error {
 
 // Delete removes a name, if there.
 func (d *Delivery) Delete(name string) {
-	delete(d.state, name)
-	_ = d.want("state", map[string]any{"delete": []string{name}}, "", nil)
+	if !d.refuses(d.mayKeep(name)) {
+		delete(d.state, name)
+		d.refuses(d.want("state", map[string]any{"delete": []string{name}}, "", nil))
+	}
 }
 
 // SetTimer sets or replaces a timer of the key; it comes back to Timers of a [Plugin] with the data as
 // JSON; nil: none.
 func (d *Delivery) SetTimer(name string, due time.Time, data any) error {
-	timer := map[string]any{"set": name, "due_ms": max(due.UnixMilli(), 0)}
-	if data != nil {
-		timer["data"] = data
+	if err := d.mayKeep(name); err != nil {
+		return err
 	}
-	return d.want("timer", timer, "", nil)
+	timer := map[string]any{"set": name, "due_ms": max(due.UnixMilli(), 0)}
+	if data == nil {
+		return d.want("timer", timer, "", nil)
+	}
+	text, err := marshal(data)
+	if err != nil {
+		return err
+	}
+	if err := sized("`data`", len(text), timerDataBytesMax); err != nil {
+		return err
+	}
+	return d.want("timer", timer, "data", text)
 }
 
 // SetTimerAfter is SetTimer, counted from Recorded.
@@ -232,7 +258,9 @@ func (d *Delivery) SetTimerAfter(name string, after time.Duration, data any) err
 
 // CancelTimer cancels a timer, if there.
 func (d *Delivery) CancelTimer(name string) {
-	_ = d.want("timer", map[string]any{"cancel": name}, "", nil)
+	if !d.refuses(d.mayKeep(name)) {
+		d.refuses(d.want("timer", map[string]any{"cancel": name}, "", nil))
+	}
 }
 
 // Call is a request to the outside, sent once the delivery is durable.
@@ -253,6 +281,12 @@ type Call struct {
 
 // Send makes a call; the answer comes back to Responses of a [Plugin].
 func (d *Delivery) Send(call Call) error {
+	if err := d.mayWrite(); err != nil {
+		return err
+	}
+	if err := call.check(); err != nil {
+		return err
+	}
 	line := map[string]any{"name": call.Name, "url": call.URL}
 	if call.Method != "" {
 		line["method"] = call.Method
@@ -260,7 +294,7 @@ func (d *Delivery) Send(call Call) error {
 	if len(call.Headers) > 0 {
 		line["headers"] = call.Headers
 	}
-	if call.Timeout > 0 {
+	if call.Timeout != 0 {
 		line["timeout_ms"] = call.Timeout.Milliseconds()
 	}
 	switch body := call.Body.(type) {
@@ -332,11 +366,17 @@ func (d *Delivery) Emit(kind string, data any, options ...EmitOption) error {
 	if err != nil {
 		return err
 	}
+	if err := sized("`data`", len(text), eventDataBytesMax); err != nil {
+		return err
+	}
 	return d.emit(emit{Type: kind, ContentType: "application/json"}, "data", text, options)
 }
 
 // EmitBytes emits data as it is.
 func (d *Delivery) EmitBytes(kind, contentType string, data []byte, options ...EmitOption) error {
+	if err := sized("`data`", len(data), eventDataBytesMax); err != nil {
+		return err
+	}
 	raw := make([]byte, base64.StdEncoding.EncodedLen(len(data))+2)
 	raw[0], raw[len(raw)-1] = '"', '"'
 	base64.StdEncoding.Encode(raw[1:], data)
@@ -347,8 +387,201 @@ func (d *Delivery) emit(emitted emit, name string, raw []byte, options []EmitOpt
 	for _, option := range options {
 		option(&emitted)
 	}
+	if err := d.mayWrite(); err != nil {
+		return err
+	}
+	if err := emitted.check(d.Event.Key); err != nil {
+		return err
+	}
 	return d.want("emit", emitted, name, raw)
 }
+
+// What the host allows, and says where it does not. It judges again, and what it knows besides.
+const (
+	keyBytesMax           = 1024
+	nameBytesMax          = 255
+	eventDataBytesMax     = 1 << 20
+	stateValueBytesMax    = 1 << 20
+	timerDataBytesMax     = 64 << 10
+	attributesMax         = 64
+	attributesBytesMax    = 8 << 10
+	attributeNameBytesMax = 20
+	methodBytesMax        = 16
+	urlBytesMax           = 8 << 10
+	timeoutMax            = time.Minute
+)
+
+// What the names of attributes and of headers are made of.
+const (
+	lowerDigits = "abcdefghijklmnopqrstuvwxyz0123456789"
+	upper       = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+	tokenBytes  = lowerDigits + upper + "!#$%&'*+-.^_`|~"
+)
+
+// Attributes that have a field of their own, or a meaning where events come in.
+var attributesReserved = []string{"data", "datacontenttype", "expectedsequence", "id", "partitionkey",
+	"source", "specversion", "time", "type"}
+
+// Headers that say how a call is sent.
+var headersOfHost = []string{"connection", "content-length", "expect", "host", "idempotency-key",
+	"keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"}
+
+func (d *Delivery) mayWrite() error {
+	if d.asked != nil && d.asked.Kind == "query" {
+		return errors.New("nothing can be written here")
+	}
+	return nil
+}
+
+// mayKeep says whether the key can have something of this name: a value, a timer.
+func (d *Delivery) mayKeep(name string) error {
+	if err := d.mayWrite(); err != nil {
+		return err
+	}
+	if d.Event.Key == "" {
+		return errors.New("the event has no key, so no state")
+	}
+	return bounded("a name", name, nameBytesMax)
+}
+
+// refuses keeps an error for the end, if it is one.
+func (d *Delivery) refuses(err error) bool {
+	if d.refused == nil {
+		d.refused = err
+	}
+	return err != nil
+}
+
+func (e *emit) check(inputKey string) error {
+	if err := bounded("`type`", e.Type, nameBytesMax); err != nil {
+		return err
+	}
+	if strings.HasPrefix(e.Type, "tidegate.") {
+		return fmt.Errorf("`type` is `%s`: types starting `tidegate.` are the host's own", e.Type)
+	}
+	if e.ContentType != "" {
+		if err := bounded("`content-type`", e.ContentType, nameBytesMax); err != nil {
+			return err
+		}
+	}
+	if err := checkAttributes(e.Attributes); err != nil {
+		return err
+	}
+	key := e.Key
+	if subject, ok := e.Attributes["subject"]; key == nil && ok && inputKey == "" {
+		key = &subject
+	}
+	switch {
+	case key == nil:
+		return nil
+	case *key == "":
+		return errKey("none")
+	case len(*key) > keyBytesMax:
+		return errKey(fmt.Sprintf("%d bytes", len(*key)))
+	case hasControl(*key):
+		return errKey("a control character")
+	}
+	return nil
+}
+
+func errKey(why string) error {
+	return fmt.Errorf("key must have 1 to %d bytes and no control characters, found %s", keyBytesMax, why)
+}
+
+func checkAttributes(attributes map[string]string) error {
+	if err := checkPairs("attribute", attributes); err != nil {
+		return err
+	}
+	for name := range attributes {
+		if len(name) > attributeNameBytesMax || !madeOf(lowerDigits, name) {
+			return fmt.Errorf("attribute name `%s` must have 1 to %d characters of a-z and 0-9",
+				shown(name), attributeNameBytesMax)
+		}
+		if slices.Contains(attributesReserved, name) {
+			return fmt.Errorf("attribute `%s` is not an extension", name)
+		}
+	}
+	if version, ok := attributes["schemaversion"]; ok {
+		number, err := strconv.ParseUint(version, 10, 31)
+		if err != nil || strconv.FormatUint(number, 10) != version || number == 0 {
+			return fmt.Errorf("attribute `schemaversion` is `%s`, not a whole number from 1", shown(version))
+		}
+	}
+	return nil
+}
+
+// checkPairs checks what attributes and headers have in common.
+func checkPairs(what string, pairs map[string]string) error {
+	if len(pairs) > attributesMax {
+		return fmt.Errorf("there are %d attributes, at most %d are allowed", len(pairs), attributesMax)
+	}
+	size := 0
+	for name, value := range pairs {
+		size += len(name) + len(value)
+		if hasControl(value) {
+			return fmt.Errorf("%s `%s` has a control character", what, shown(name))
+		}
+	}
+	return sized("all "+what+"s together", size, attributesBytesMax)
+}
+
+func (c *Call) check() error {
+	if err := bounded("`name`", c.Name, nameBytesMax); err != nil {
+		return err
+	}
+	if c.Method != "" && (len(c.Method) > methodBytesMax || !madeOf(upper, c.Method)) {
+		return fmt.Errorf("`method` is `%s`, not like `GET` or `POST`", shown(c.Method))
+	}
+	if err := checkPairs("header", c.Headers); err != nil {
+		return err
+	}
+	for name := range c.Headers {
+		if !madeOf(tokenBytes, name) {
+			return fmt.Errorf("`%s` is not the name of a header", shown(name))
+		}
+		if slices.Contains(headersOfHost, strings.ToLower(name)) {
+			return fmt.Errorf("header `%s` is the host's to set", name)
+		}
+	}
+	if err := sized("`url`", len(c.URL), urlBytesMax); err != nil {
+		return err
+	}
+	scheme, _, _ := strings.Cut(c.URL, "://")
+	if scheme = strings.ToLower(scheme); scheme != "https" && scheme != "http" {
+		return errors.New("`url` must start `https://` or `http://`")
+	}
+	if c.Timeout != 0 && (c.Timeout < time.Millisecond || c.Timeout > timeoutMax) {
+		return fmt.Errorf("`timeout-ms` must be 1 to %d", timeoutMax.Milliseconds())
+	}
+	return nil
+}
+
+func bounded(what, text string, most int) error {
+	if text == "" || len(text) > most {
+		return fmt.Errorf("%s must have 1 to %d bytes, not %d", what, most, len(text))
+	}
+	if hasControl(text) {
+		return fmt.Errorf("%s has a control character", what)
+	}
+	return nil
+}
+
+func sized(what string, bytes, most int) error {
+	if bytes > most {
+		return fmt.Errorf("%s has %d bytes, at most %d are allowed", what, bytes, most)
+	}
+	return nil
+}
+
+// madeOf says whether a text has letters, and all of them are among some.
+func madeOf(letters, text string) bool { return text != "" && strings.Trim(text, letters) == "" }
+
+func hasControl(text string) bool {
+	return strings.ContainsFunc(text, func(r rune) bool { return r < ' ' || r >= 0x7f && r < 0xa0 })
+}
+
+// shown is the start of a text of unknown length.
+func shown(text string) string { return strings.ToValidUTF8(text[:min(len(text), 64)], "") }
 
 // Log writes a line to the plugin's log, also where the delivery fails.
 func (d *Delivery) Log(format string, values ...any) { d.say("info", format, values) }
@@ -690,6 +923,9 @@ func valueEnd(text []byte, i int) int {
 
 // end writes what the delivery wants, and how it went.
 func (d *Delivery) end(failed error) error {
+	if failed == nil {
+		failed = d.refused
+	}
 	var again retry
 	switch {
 	case errors.As(failed, &again):

@@ -106,6 +106,9 @@ pub(super) fn cases(language: &Language, url: &str) -> Vec<Case> {
         all.push(half_a_member());
         all.push(Case::new("past", "conf.past", json!({}), then).about(Feature::Timers));
     }
+    if language.name == "go" {
+        all.extend(refused());
+    }
     if ["js", "ts", "python"].contains(&language.name) {
         let then = Then::Dead("trap", "");
         let asynchronous = Case::new("async", "conf.async", json!({}), then);
@@ -245,10 +248,21 @@ fn odd_numbers() -> Case {
 
 /// A key that is empty is a mistake of the handler, and not the key of the input.
 fn nowhere(language: &Language) -> Case {
-    // Lines of stdio modules are judged when the run is over.
-    let outcome = if language.made == "stdio module" { "trap" } else { "reject" };
+    // Without an SDK nobody says so before the run is over.
+    let outcome = if language.name == "stdio" { "trap" } else { "reject" };
     let then = Then::Dead(outcome, "key must have 1 to 1024 bytes");
     Case::new("nowhere", "conf.nowhere", json!({}), then)
+}
+
+/// What the host refuses when a run is over, and an SDK of lines has to refuse before.
+fn refused() -> [Case; 2] {
+    let first = "`type` is `tidegate.own`: types starting `tidegate.` are the host's own";
+    let told = one("refused.done", "k-refused", data(json!({ "told": 22, "first": first })));
+    let forget = Then::Dead("reject", "a name must have 1 to 255 bytes, not 0");
+    [
+        Case::new("refused", "conf.refused", json!({}), told),
+        Case::new("forget", "conf.forget", json!({}), forget),
+    ]
 }
 
 /// The same as the name of a member, and beside a text that only looks like it.

@@ -3,7 +3,9 @@ package main
 
 import (
 	"fmt"
+	"math"
 	"strconv"
+	"strings"
 	"time"
 
 	"conformance/tidegate"
@@ -27,6 +29,8 @@ func main() {
 			"conf.timer":      setTimers,
 			"conf.past":       liveInThePast,
 			"conf.nowhere":    emitNowhere,
+			"conf.refused":    askTooMuch,
+			"conf.forget":     forgetNothing,
 			"conf.call":       call,
 			"conf.config":     configured,
 			"conf.log":        logLines,
@@ -191,6 +195,42 @@ func past(d *tidegate.Delivery) error {
 
 func emitNowhere(d *tidegate.Delivery) error {
 	return d.Emit("nowhere.done", map[string]int{}, tidegate.WithKey(""))
+}
+
+func askTooMuch(d *tidegate.Delivery) error {
+	long := strings.Repeat("x", 1025)
+	timer := strings.Repeat("t", 1<<16)
+	now, url := d.Recorded, "https://localhost/"
+	attribute := func(name, value string) error {
+		return d.Emit("refused", nil, tidegate.WithAttribute(name, value))
+	}
+	told := []string{}
+	for _, err := range []error{
+		d.Emit("tidegate.own", nil), d.Emit(long, nil), d.Emit("refused", func() {}),
+		d.Emit("refused", nil, tidegate.WithKey(long)),
+		d.EmitBytes("refused", "a\nb", nil), d.EmitBytes("refused", "", make([]byte, 1<<20+1)),
+		attribute("A", ""), attribute("time", ""), attribute("a", "\n"), attribute("a", timer),
+		attribute("schemaversion", "01"),
+		d.Set("", 1), d.Set("a\u0085", 1), d.Set("a", math.NaN()),
+		d.SetTimer(long, now, nil), d.SetTimer("a", now, timer),
+		d.Send(tidegate.Call{Name: "a", URL: "localhost"}),
+		d.Send(tidegate.Call{Name: "a", URL: "ftp://localhost"}),
+		d.Send(tidegate.Call{Name: "a", URL: url, Timeout: time.Hour}),
+		d.Send(tidegate.Call{Name: "a", URL: url, Method: "get"}),
+		d.Send(tidegate.Call{Name: "a", URL: url, Headers: map[string]string{"Host": "b"}}),
+		d.Send(tidegate.Call{Name: "", URL: url}),
+	} {
+		if err == nil {
+			return tidegate.Reject(fmt.Sprintf("%d was taken", len(told)))
+		}
+		told = append(told, err.Error())
+	}
+	return d.Emit("refused.done", map[string]any{"told": len(told), "first": told[0]})
+}
+
+func forgetNothing(d *tidegate.Delivery) error {
+	d.Delete("")
+	return d.Emit("refused.done", nil)
 }
 
 func call(d *tidegate.Delivery) error {
