@@ -3,7 +3,7 @@
 mod http2;
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -319,6 +319,22 @@ fn a_flood_of_connections_that_never_ask_does_not_keep_others_out() {
         let open = process.descriptors().len();
         if open <= before.1 + 8 { Ok(()) } else { Err(open) }
     });
+    host.stop();
+}
+
+/// A header has 10 s; nobody waits that long for a place of somebody who has not begun one.
+#[test]
+fn a_flood_of_silent_connections_holds_others_up_for_a_moment() {
+    const CONNECTIONS: usize = 1100;
+    let place = Place::new();
+    let host = place.start();
+    let begun = Instant::now();
+    let flood: Vec<_> = (0..CONNECTIONS).map(|_| Raw::connect(&host)).collect();
+    for _ in 0..20 {
+        assert_eq!(host.http.get("/healthz").status, 200);
+    }
+    assert!(begun.elapsed() < Duration::from_secs(9), "{:?}", begun.elapsed());
+    drop(flood);
     host.stop();
 }
 

@@ -3,6 +3,8 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -13,10 +15,21 @@ use tokio::time::{Instant, Sleep, sleep};
 /// Bytes a second at which a client that is waited for makes up for it.
 const RATE_BYTES_MIN: u64 = 16 * 1024;
 
+/// Whether a client has sent anything.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Heard(Arc<AtomicBool>);
+
+impl Heard {
+    pub(super) fn any(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 /// A TCP connection with a limit on how long a write may stall.
 #[derive(Debug)]
 pub(super) struct Guarded {
     stream: TcpStream,
+    heard: Heard,
     patience: Patience,
     /// Since when a write waits, and until when.
     stalled: Option<(Instant, Pin<Box<Sleep>>)>,
@@ -43,9 +56,9 @@ impl Patience {
 }
 
 impl Guarded {
-    pub(super) fn new(stream: TcpStream, stall_max: Duration) -> Self {
+    pub(super) fn new(stream: TcpStream, stall_max: Duration, heard: Heard) -> Self {
         let patience = Patience { most: stall_max, used: Duration::ZERO };
-        Self { stream, patience, stalled: None }
+        Self { stream, heard, patience, stalled: None }
     }
 
     fn watch(
@@ -73,7 +86,12 @@ impl AsyncRead for Guarded {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        let before = buf.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+        if buf.filled().len() > before {
+            self.heard.0.store(true, Ordering::Relaxed);
+        }
+        read
     }
 }
 

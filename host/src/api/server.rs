@@ -2,7 +2,7 @@
 //!
 //! HTTP/1.1 and HTTP/2 on one port: over TLS by negotiation, plain with prior knowledge. Every wait
 //! for a client has a limit: for its handshake, for its first request, for headers, for a body, and
-//! for it to read what it asked for.
+//! for it to read what it asked for. Who says nothing at all makes room for who waits.
 
 use std::io;
 use std::net::SocketAddr;
@@ -19,14 +19,14 @@ use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 
 use super::answers::Answers;
 use super::app::App;
 use super::auth::Tokens;
 use super::host::HostApi;
-use super::io::Guarded;
+use super::io::{Guarded, Heard};
 use super::routes;
 use super::tls::{self, Greeted, Identity};
 
@@ -58,6 +58,8 @@ pub struct ServerOptions {
     pub handshake_timeout: Duration,
     /// Time for the headers of a request, and for an idle connection to send one.
     pub header_timeout: Duration,
+    /// Time a connection may say nothing at all while another waits for its place.
+    pub silent_max: Duration,
     /// Time for a body.
     pub body_timeout: Duration,
     /// Time a client may leave the connection unread while there is something for it, or take nothing
@@ -66,7 +68,7 @@ pub struct ServerOptions {
     /// How often an answer that goes on says that it does while it has nothing else to say. A client
     /// that is gone refuses the first of these, and is known by the second.
     pub alive_every: Duration,
-    /// Connections; more wait to be accepted.
+    /// Connections; one more waits for a place, and others to be accepted.
     pub connections_max: usize,
     /// Requests being handled beside publishing, which `bodies_bytes_max` bounds; more wait.
     pub requests_max: usize,
@@ -90,6 +92,7 @@ impl Default for ServerOptions {
             headers_count_max: 128,
             handshake_timeout: Duration::from_secs(10),
             header_timeout: Duration::from_secs(10),
+            silent_max: Duration::from_secs(1),
             body_timeout: Duration::from_secs(60),
             write_stall_max: Duration::from_secs(30),
             alive_every: Duration::from_secs(5),
@@ -214,20 +217,38 @@ impl Server {
         let Self { listener, root, .. } = self;
         let app = Arc::clone(&root.app);
         let places = Arc::new(Semaphore::new(app.options.connections_max));
+        let silent_max = app.options.silent_max;
+        let (waits, told) = (AtomicBool::new(false), Notify::new());
+        let crowd = Arc::new(Crowd { waits, told, silent_max });
         let graceful = GracefulShutdown::new();
         let mut connections = JoinSet::new();
+        let mut waiting = None;
         tokio::pin!(shutdown);
         loop {
-            let accepted = tokio::select! {
+            let place = tokio::select! {
                 biased;
                 () = &mut shutdown => break,
-                accepted = accept(&listener, &places) => accepted,
+                Ok(place) = Arc::clone(&places).acquire_owned(), if waiting.is_some() => place,
+                accepted = accept(&listener), if waiting.is_none() => {
+                    waiting = accepted;
+                    if waiting.is_some() && places.available_permits() == 0 {
+                        crowd.wait();
+                    }
+                    continue;
+                }
                 Some(_) = connections.join_next() => continue,
             };
-            let Some((stream, place)) = accepted else { continue };
-            let connection = accepted_connection(stream, root.clone(), graceful.watcher());
+            crowd.wait_no_more();
+            let Some(stream) = waiting.take() else { continue };
+            let (heard, crowd) = (Heard::default(), Arc::clone(&crowd));
+            let connection =
+                accepted_connection(stream, heard.clone(), root.clone(), graceful.watcher());
             connections.spawn(async move {
-                connection.await;
+                tokio::select! {
+                    biased;
+                    () = connection => {}
+                    () = crowd.left(&heard) => {}
+                }
                 drop(place);
             });
         }
@@ -244,17 +265,46 @@ impl Server {
     }
 }
 
+/// How a connection that waits for a place gets that of one that says nothing.
+struct Crowd {
+    waits: AtomicBool,
+    /// Wakes the oldest of those that say nothing.
+    told: Notify,
+    silent_max: Duration,
+}
+
+impl Crowd {
+    /// Resolves where a connection has to make room: of those that say nothing it is the oldest.
+    async fn left(&self, heard: &Heard) {
+        tokio::time::sleep(self.silent_max).await;
+        while !heard.any() {
+            self.told.notified().await;
+            if heard.any() {
+                self.told.notify_one();
+            } else if self.waits.load(Ordering::Relaxed) {
+                return;
+            }
+        }
+        std::future::pending().await
+    }
+
+    fn wait(&self) {
+        self.waits.store(true, Ordering::Relaxed);
+        self.told.notify_one();
+    }
+
+    fn wait_no_more(&self) {
+        self.waits.store(false, Ordering::Relaxed);
+    }
+}
+
 /// Cancel safe: a connection is either returned or still waits to be accepted.
-async fn accept(
-    listener: &TcpListener,
-    places: &Arc<Semaphore>,
-) -> Option<(TcpStream, OwnedSemaphorePermit)> {
-    let place = Arc::clone(places).acquire_owned().await.ok()?;
+async fn accept(listener: &TcpListener) -> Option<TcpStream> {
     match listener.accept().await {
         Ok((stream, _)) => {
             // Answers are small and waited for; a delay to gather more gains nothing.
             let _ = stream.set_nodelay(true);
-            Some((stream, place))
+            Some(stream)
         }
         Err(error) => {
             tracing::warn!("cannot accept a connection: {error}");
@@ -279,14 +329,14 @@ enum Door {
     Plain,
 }
 
-async fn accepted_connection(stream: TcpStream, root: Root, watcher: Watcher) {
+async fn accepted_connection(stream: TcpStream, heard: Heard, root: Root, watcher: Watcher) {
     let app = Arc::clone(&root.app);
     let Some(identity) = &app.options.tls else {
-        let stream = Guarded::new(stream, app.options.write_stall_max);
+        let stream = Guarded::new(stream, app.options.write_stall_max, heard);
         return connection(stream, Door::Open, root, watcher).await;
     };
     let greeted = tokio::select! {
-        greeted = tls::greet(stream, identity, &app.options) => greeted,
+        greeted = tls::greet(stream, heard, identity, &app.options) => greeted,
         // Nothing has been asked yet.
         () = app.stop.cancelled() => None,
     };

@@ -17,7 +17,7 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::{self, RootCertStore, ServerConfig};
 use tokio_rustls::server::TlsStream;
 
-use super::io::Guarded;
+use super::io::{Guarded, Heard};
 use super::server::ServerOptions;
 
 /// What is offered, the preferred one first.
@@ -203,13 +203,14 @@ pub(super) enum Greeted {
 /// at all. Cancel safe in that the connection is closed.
 pub(super) async fn greet(
     stream: TcpStream,
+    heard: Heard,
     identity: &Identity,
     options: &ServerOptions,
 ) -> Option<Greeted> {
     let greeting = async {
         let mut first = [0];
         let seen = stream.peek(&mut first).await?;
-        let guarded = Guarded::new(stream, options.write_stall_max);
+        let guarded = Guarded::new(stream, options.write_stall_max, heard);
         // The method of a request; a handshake begins with 22.
         if seen > 0 && first.iter().all(u8::is_ascii_uppercase) {
             return Ok(Greeted::Plain(guarded));

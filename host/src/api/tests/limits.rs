@@ -1,6 +1,6 @@
 //! Every bound of the server, from outside.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -18,6 +18,40 @@ fn small() -> ServerOptions {
         body_timeout: PATIENCE,
         write_stall_max: PATIENCE,
         ..ServerOptions::default()
+    }
+}
+
+/// One that says nothing had its place for as long as a header may take, and so had a thousand of them.
+#[tokio::test]
+async fn who_waits_for_a_place_gets_that_of_the_oldest_connection_that_says_nothing() {
+    let silent_max = Duration::from_millis(20);
+    let options = ServerOptions { connections_max: 4, silent_max, ..small() };
+    let server = Fixture::start(options).await;
+    let mut open = Vec::new();
+    for said in ["GET", "", "", "P"] {
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        stream.write_all(said.as_bytes()).await.unwrap();
+        open.push(stream);
+        // Those of one millisecond are of one age.
+        let begun = Instant::now();
+        while open.len() == 2 && begun.elapsed() < Duration::from_millis(5) {
+            assert_eq!(server.get("/healthz").await.status, 200);
+        }
+    }
+    let [mut first, mut oldest, mut silent, mut last] =
+        <[TcpStream; 4]>::try_from(open).expect("as many as there are places");
+    assert_eq!(server.get("/healthz").await.status, 200);
+    assert_eq!(closes(&mut oldest).await, b"");
+    let rest = |method: &str| format!("{method} /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n");
+    for (stream, text) in [
+        (&mut first, rest("").trim_start_matches("GET").to_owned()),
+        (&mut silent, rest("GET")),
+        (&mut last, rest("UT")),
+    ] {
+        stream.write_all(text.as_bytes()).await.unwrap();
+        let mut answer = [0; 9];
+        stream.read_exact(&mut answer).await.expect("it is still there");
+        assert_eq!(&answer, b"HTTP/1.1 ");
     }
 }
 
