@@ -73,9 +73,13 @@ impl Progress {
     }
 
     /// Offers how far a scheduler was when its runner stopped, in place of any mark before.
-    pub fn conclude(&self, settled: Settled) {
+    pub fn conclude(&self, mut settled: Settled) {
         let submitted = self.submitted.load(Ordering::SeqCst);
-        *self.candidate.lock().unwrap_or_else(PoisonError::into_inner) = Some((settled, submitted));
+        let mut candidate = self.candidate.lock().unwrap_or_else(PoisonError::into_inner);
+        // What a scheduler says once is not lost with the mark before.
+        let before = candidate.take().map(|(before, _)| before.deferred).unwrap_or_default();
+        settled.deferred.splice(0..0, before);
+        *candidate = Some((settled, submitted));
     }
 
     /// Forgets what was offered: it is a mark of a generation that is over.
@@ -88,7 +92,7 @@ impl Progress {
         let mut candidate = self.candidate.lock().unwrap_or_else(PoisonError::into_inner);
         let applied = self.applied.load(Ordering::SeqCst);
         let is_safe = |(settled, submitted): &mut (Settled, u64)| {
-            *submitted <= applied && settled.low.max(settled.seen) <= folded
+            *submitted <= applied && settled.low.max(settled.seen).max(settled.read) <= folded
         };
         candidate.take_if(is_safe).map(|(settled, _)| settled)
     }
@@ -101,7 +105,7 @@ mod tests {
     #[test]
     fn a_mark_is_safe_once_its_commits_and_what_was_read_are_folded() {
         let progress = Progress::default();
-        let settled = Settled { low: Position(3), seen: Position(5), back: Vec::new() };
+        let settled = Settled { low: Position(3), seen: Position(5), ..Settled::default() };
         progress.submit();
         progress.offer(|| Some(settled.clone()));
         assert_eq!(progress.take_safe(Position(5)), None, "a completion is not folded");

@@ -69,6 +69,8 @@ pub struct KeyScheduler<T> {
     aside: Marks,
     /// Keys that stood aside and do not any more; see [`settled`](Self::settled).
     back: HashSet<Key>,
+    /// Lanes that stand aside and of which something else is deferred than was told.
+    recounted: HashSet<usize>,
     /// The furthest `seen` given out with keys that are back.
     settled: Position,
     /// Dead letters that are to run again though their key went on, by lane.
@@ -112,6 +114,7 @@ impl<T> KeyScheduler<T> {
             here: Marks::default(),
             aside: Marks::default(),
             back: HashSet::new(),
+            recounted: HashSet::new(),
             settled: Position(0),
             again: HashMap::new(),
             in_flight: 0,

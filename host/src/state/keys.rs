@@ -13,6 +13,7 @@ use super::ledger::At;
 use super::letters::Tried;
 use crate::event::{Key, Position};
 use crate::log::record::{AttemptRecord, Control};
+use crate::schedule::core::Deferred;
 
 /// Completed positions are put in their shortest form every 2 to this many positions.
 const OPTIMISED_BITS: u32 = 16;
@@ -31,6 +32,18 @@ pub struct KeyState {
     /// Whether it catches up with what stood behind a dead letter.
     #[serde(default)]
     pub redriven: bool,
+    /// What stands behind it while it waits; none: nothing, or nobody knows.
+    #[serde(default)]
+    pub backlog: Option<Backlog>,
+}
+
+/// Events that a key which waits holds back, for people: what is delivered does not rest on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Backlog {
+    /// The last that is counted.
+    pub last: Position,
+    /// How many, about.
+    pub count: u64,
 }
 
 /// A key waits behind a dead letter.
@@ -89,6 +102,7 @@ impl Instance {
                 let (actor, reason) = (Arc::clone(actor), reason.clone());
                 let from = after(self.low);
                 let key = self.keys.entry(key.clone()).or_insert_with(|| KeyState::new(from));
+                key.stand_aside();
                 key.held = Some(Held { actor, reason, since_ms: at.time_ms });
                 true
             }
@@ -104,6 +118,7 @@ impl Instance {
         }
         self.completed.remove(position.0);
         let key = self.keys.entry(key.clone()).or_insert_with(|| KeyState::new(position));
+        key.stand_aside();
         key.from = position;
         key.parked = Some(Parked { position, since_ms: at.time_ms });
         true
@@ -196,6 +211,13 @@ impl Instance {
         }
     }
 
+    /// Notes what stands behind a key that waits.
+    pub(super) fn count_behind(&mut self, key: &Key, Deferred { last, count, .. }: Deferred) {
+        if let Some(state) = self.keys.get_mut(key) {
+            state.backlog = Some(Backlog { last, count });
+        }
+    }
+
     /// Notes how far the plugin has read, and which keys have caught up with that.
     pub(super) fn seen_up_to(&mut self, seen: Position, back: &[Key]) {
         if seen < self.seen {
@@ -217,7 +239,14 @@ impl Instance {
 
 impl KeyState {
     const fn new(from: Position) -> Self {
-        Self { from, parked: None, held: None, redriven: false }
+        Self { from, parked: None, held: None, redriven: false, backlog: None }
+    }
+
+    /// It is about to wait: what was counted before it went on the last time is not behind it now.
+    fn stand_aside(&mut self) {
+        if !self.waits() {
+            self.backlog = None;
+        }
     }
 }
 

@@ -432,6 +432,9 @@ impl Ledger {
             plugin.completed.remove_range(..=settled.low.0);
             plugin.low = settled.low;
         }
+        for (key, deferred) in &settled.deferred {
+            plugin.count_behind(key, *deferred);
+        }
         plugin.seen_up_to(settled.seen.max(plugin.low), &settled.back);
     }
 }

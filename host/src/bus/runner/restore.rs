@@ -133,7 +133,9 @@ impl Past {
                 core.hold(key);
             }
             let redriven = state.redriven && state.parked.is_none();
-            core.restore_backlog(key, state.from, redriven);
+            let counted = state.backlog.filter(|_| state.waits());
+            let counted = counted.map(|backlog| (backlog.last, backlog.count));
+            core.restore_backlog(key, state.from, redriven, counted);
             if redriven {
                 self.before.redriven.insert(key.clone());
             }

@@ -1,6 +1,7 @@
 //! What operators do to keys, and what a restart brings back.
 
 use super::lane::{Again, Deferred, Lane, Phase, Reopened, Until, Waiting};
+use super::place::after;
 use super::{KeyScheduler, Throttle};
 use crate::event::{Key, Position};
 
@@ -175,6 +176,7 @@ impl<T> KeyScheduler<T> {
         // Events of a key end in order: none before this one is incomplete.
         self.advance(id, position, 0);
         if let Some(lane) = self.lanes.get_mut(id) {
+            lane.uncounted = lane.restored && position < self.scanned;
             let attempt = attempt.max(1);
             lane.waiting = Some(Waiting { position, attempt, first_ms, until, again: false });
         }
@@ -188,18 +190,33 @@ impl<T> KeyScheduler<T> {
 
     /// Brings back a key that was parked or held once, before anything is offered and after its
     /// waiting event: what it has from `from` on, up to what is scanned, is to be searched.
-    /// `redriven`: it stood behind a dead letter.
-    pub fn restore_backlog(&mut self, key: &Key, from: Position, redriven: bool) {
+    /// `redriven`: it stood behind a dead letter. `counted`: up to where it was counted what it has, and
+    /// how much that is.
+    pub fn restore_backlog(
+        &mut self,
+        key: &Key,
+        from: Position,
+        redriven: bool,
+        counted: Option<(Position, u64)>,
+    ) {
         let id = self.find_or_open(key);
         let Some(lane) = self.lanes.get_mut(id) else { return };
         if redriven {
             lane.redriven_to = Position(u64::MAX);
         }
         let aside = lane.stands_aside();
+        let waiting = lane.waiting.map(|waiting| waiting.position);
         // A waiting event is followed by a search anyway, and its lane has its place.
-        if self.lanes.get(id).is_some_and(|lane| lane.waiting.is_none()) && from <= self.scanned {
+        if waiting.is_none() && from <= self.scanned {
             self.defer_range(id, from, self.scanned, 0);
-            self.uncounted(id);
+        }
+        let first = waiting.map_or(from, after);
+        if let Some((last, count)) = counted.filter(|(last, _)| first <= *last) {
+            self.defer_range(id, first, last, count);
+        }
+        if let Some(lane) = self.lanes.get_mut(id) {
+            // What comes after is counted as it is offered.
+            lane.uncounted = counted.is_none() && first <= self.scanned;
         }
         if !aside {
             self.back.insert(key.clone());
@@ -216,12 +233,6 @@ impl<T> KeyScheduler<T> {
     /// Every key and unkeyed event that waits or has deferred events, in no order.
     pub fn waiting(&self) -> impl Iterator<Item = KeyView> {
         self.lanes.iter().filter(|(_, lane)| lane.defers()).map(|(_, lane)| self.view(lane))
-    }
-
-    pub(super) fn uncounted(&mut self, id: usize) {
-        if let Some(lane) = self.lanes.get_mut(id) {
-            lane.uncounted = true;
-        }
     }
 
     fn lane_of(&mut self, key: &Key) -> Option<(usize, &mut Lane)> {
@@ -244,7 +255,7 @@ impl<T> KeyScheduler<T> {
             waiting: lane.waiting.map(|waiting| (waiting.position, waiting.attempt)),
             until: lane.waiting.map(|waiting| waiting.until),
             deferred: lane.deferred,
-            unknown: lane.restored || lane.uncounted,
+            unknown: lane.uncounted,
             running: lane.is_running(),
             throttle: self.throttle(lane),
         }

@@ -124,7 +124,7 @@ pub(super) struct Lane {
     pub(super) drain: DrainState,
     /// An operator holds it.
     pub(super) held: bool,
-    /// Its backlog is unknown since a restart: everything up to `scanned` is to be searched.
+    /// It waited when the host stopped: everything up to `scanned` is to be searched.
     pub(super) restored: bool,
     /// Its queue was dropped because a delivery took long: keep little of it in memory.
     pub(super) slow: bool,

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{KeyScheduler, Lane, Reopened};
+use super::{Deferred, KeyScheduler, Lane, Reopened};
 use crate::event::{Key, Position};
 
 /// Incomplete events of some lanes.
@@ -43,19 +43,36 @@ pub struct Settled {
     pub seen: Position,
     /// Keys that were parked or held, and of which nothing at or below `seen` is incomplete now.
     pub back: Vec<Key>,
+    /// What stands behind keys that are parked or held, where that is another than was told.
+    pub deferred: Vec<(Key, Deferred)>,
+    /// No event of those stands after it.
+    pub read: Position,
 }
 
 impl<T> KeyScheduler<T> {
-    /// How far the plugin is. Each key that is back is told once: whoever asks has to note it.
+    /// How far the plugin is. Each key that is back is told once, as is what stands behind one that
+    /// is not: whoever asks has to note it.
     pub fn settled(&mut self) -> Settled {
         let cursor = self.cursor();
-        let mut settled = Settled { low: cursor.low, seen: cursor.seen, back: Vec::new() };
+        let deferred = std::mem::take(&mut self.recounted);
+        let mut settled = Settled {
+            low: cursor.low,
+            seen: cursor.seen,
+            back: Vec::new(),
+            deferred: deferred.into_iter().filter_map(|id| self.deferred_aside(id)).collect(),
+            read: self.offered,
+        };
         // Before that, keys that are back may have incomplete events below the last one told.
         if cursor.seen >= self.settled {
             self.settled = cursor.seen;
             settled.back = self.back.drain().collect();
         }
         settled
+    }
+
+    fn deferred_aside(&self, id: usize) -> Option<(Key, Deferred)> {
+        let lane = self.lanes.get(id).filter(|lane| lane.aside && !lane.uncounted)?;
+        Some((lane.key.clone()?, lane.deferred?))
     }
 
     /// Starts to read after a position, as nothing at or below it is incomplete but what is
@@ -117,6 +134,9 @@ impl<T> KeyScheduler<T> {
         if let Some(deferred) = deferred {
             from.behind.remove(&(deferred.first, id));
             to.behind.insert((deferred.first, id));
+        }
+        if aside {
+            self.recounted.insert(id);
         }
         match key {
             Some(key) if aside => drop(self.back.take(&key)),

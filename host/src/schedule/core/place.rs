@@ -58,12 +58,12 @@ impl<T> KeyScheduler<T> {
     pub(super) fn complete(&mut self, id: usize) {
         let Some(lane) = self.lanes.get_mut(id) else { return };
         if let Some(waiting) = lane.waiting.take() {
-            let unknown = !waiting.again && std::mem::take(&mut lane.restored);
+            let searched = !waiting.again && std::mem::take(&mut lane.restored);
+            lane.uncounted &= waiting.again || waiting.position < self.scanned;
             self.unmark_open(id, waiting.position);
             self.step_back(id);
-            if unknown && waiting.position < self.scanned {
+            if searched && waiting.position < self.scanned {
                 self.defer_range(id, after(waiting.position), self.scanned, 0);
-                self.uncounted(id);
             }
         } else if let Some(head) = self.nodes.pop(&mut lane.queue) {
             self.unmark_open(id, head.position);
@@ -92,6 +92,9 @@ impl<T> KeyScheduler<T> {
             },
         };
         lane.deferred = Some(new);
+        if lane.aside {
+            self.recounted.insert(id);
+        }
         self.deferred_events += count;
         if old.map(|old| old.first) != Some(new.first) {
             if let Some(old) = old {

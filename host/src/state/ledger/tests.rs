@@ -86,7 +86,8 @@ impl Log {
 
     fn settle(&mut self, low: u64, seen: u64, back: &[&str]) {
         let back = back.iter().map(|name| key(name)).collect();
-        let settled = Settled { low: Position(low), seen: Position(seen), back };
+        let settled =
+            Settled { low: Position(low), seen: Position(seen), back, ..Settled::default() };
         self.ledger.settle(PLUGIN, &settled);
     }
 }
@@ -303,7 +304,7 @@ fn an_activation_that_still_judges_is_kept_however_many_follow() {
         log.control(activation(n, if n % 2 == 0 { "b" } else { "c" }));
     }
     assert!(judges(&log, 5, "a") && judges(&log, 150, "c") && judges(&log, 250, "b"));
-    let settled = Settled { low: Position(18_000), seen: Position(18_000), back: Vec::new() };
+    let settled = Settled { low: Position(18_000), seen: Position(18_000), ..Settled::default() };
     log.ledger.settle(PLUGIN, &settled);
     log.control(activation(201, "c"));
     assert!(judges(&log, 18_001, "b") && judges(&log, 20_101, "c"));

@@ -66,7 +66,7 @@ fn what_runs_again_after_a_start_keeps_its_turn() {
     }
     // In no order.
     for (from, name) in [(2, "b"), (1, "a"), (3, "c")] {
-        sched.restore_backlog(&key(name).unwrap(), Position(from), true);
+        sched.restore_backlog(&key(name).unwrap(), Position(from), true, None);
     }
     let taken = std::iter::from_fn(|| sched.take());
     let taken: Vec<_> = taken.map(|taken| (taken.position.0, taken.redriven)).collect();
@@ -78,7 +78,7 @@ fn a_backlog_that_is_still_to_be_searched_after_a_start_counts() {
     let mut sched = KeyScheduler::<u64>::new(bounds(8));
     sched.start_after(Position(9));
     for name in ["a", "b", "c"] {
-        sched.restore_backlog(&key(name).unwrap(), Position(1), true);
+        sched.restore_backlog(&key(name).unwrap(), Position(1), true, None);
     }
     for left in (0..3).rev() {
         let drain = sched.next_drain().unwrap();
