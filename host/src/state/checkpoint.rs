@@ -25,7 +25,7 @@ pub use format::ChainStart;
 use format::Header;
 #[cfg(test)]
 pub(crate) use fuzz::fuzz;
-pub use ledger::{newest_header, newest_ledger};
+pub use ledger::{newest_header, newest_ledger, origin};
 use prove::{Proven, prove};
 use read::{Expected, Refused};
 use write::Writer;

@@ -193,7 +193,8 @@ async fn filled() -> (SimDisk, u64) {
         }
         let reached = fold_all(log, &mut ledger, &values, at).await;
         at = reached.commit;
-        checkpoints(&disk, log).write(&ledger, &values, reached, &[7; 32]).unwrap();
+        let chain = log.chain_behind(at).unwrap();
+        checkpoints(&disk, log).write(&ledger, &values, reached, &chain).unwrap();
         last = log.durable().0;
         log.close().await.unwrap();
     }

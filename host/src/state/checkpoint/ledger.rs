@@ -6,18 +6,24 @@ use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
 
-use super::format::{HEADER_BYTES, Header, Kind};
+use super::format::{ChainStart, HEADER_BYTES, Header, Kind};
 use super::read::{Expected, Reader, Refused, decode_ledger};
 use super::{commits_in, path_in};
 use crate::event::CommitNumber;
 use crate::log::disk::{Disk, DiskFile, read_up_to};
 use crate::state::ledger::{At, Ledger};
 
-/// The ledger of the newest checkpoint of a log that is whole, and where it stands. Values are read
-/// for their checksums only.
+/// The ledger of the newest checkpoint of a log that is whole and not of these commits, and where it
+/// stands. Values are read for their checksums only.
 #[must_use]
-pub fn newest_ledger(disk: &dyn Disk, dir: &Path, log_id: Uuid) -> Option<(Ledger, At)> {
-    let commits = commits_in(disk, dir).ok()?;
+pub fn newest_ledger(
+    disk: &dyn Disk,
+    dir: &Path,
+    log_id: Uuid,
+    but: &[CommitNumber],
+) -> Option<(Ledger, At)> {
+    let mut commits = commits_in(disk, dir).ok()?;
+    commits.retain(|commit| !but.contains(commit));
     commits.into_iter().rev().find_map(|commit| {
         let file = disk.open_read(&path_in(dir, commit)).ok()?;
         ledger(&*file, Expected { log_id, commit }).ok()
@@ -29,11 +35,22 @@ pub fn newest_ledger(disk: &dyn Disk, dir: &Path, log_id: Uuid) -> Option<(Ledge
 pub fn newest_header(disk: &dyn Disk, dir: &Path) -> Option<(PathBuf, Uuid, CommitNumber)> {
     let commits = commits_in(disk, dir).ok()?;
     commits.into_iter().rev().find_map(|commit| {
-        let path = path_in(dir, commit);
-        let bytes = read_up_to(&*disk.open_read(&path).ok()?, 0, HEADER_BYTES).ok()?;
-        let header = Header::decode(&bytes).ok().filter(|header| header.at.commit == commit)?;
-        Some((path, header.log_id, commit))
+        let header = header(disk, dir, commit)?;
+        Some((path_in(dir, commit), header.log_id, commit))
     })
+}
+
+/// The log that a checkpoint is of, and what that is to have behind its commit; none: its header is not
+/// whole.
+#[must_use]
+pub fn origin(disk: &dyn Disk, dir: &Path, commit: CommitNumber) -> Option<(Uuid, ChainStart)> {
+    header(disk, dir, commit).map(|header| (header.log_id, header.chain))
+}
+
+fn header(disk: &dyn Disk, dir: &Path, commit: CommitNumber) -> Option<Header> {
+    let file = disk.open_read(&path_in(dir, commit)).ok()?;
+    let bytes = read_up_to(&*file, 0, HEADER_BYTES).ok()?;
+    Header::decode(&bytes).ok().filter(|header| header.at.commit == commit)
 }
 
 fn ledger(file: &dyn DiskFile, expected: Expected) -> Result<(Ledger, At), Refused> {

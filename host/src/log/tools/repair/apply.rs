@@ -74,7 +74,8 @@ pub(super) fn repair_bus(files: &BusFiles<'_>, mode: RepairMode) -> Result<BusRe
     let mut deliveries = decide(log_id, &planned, &mut holes)?;
     if let Some(hole) = holes.first_mut() {
         let from = hole.commits.start;
-        let restored = deliveries.identities.restore(files.disk, files.dir(), log_id, from);
+        let restored =
+            deliveries.identities.restore(files.disk, files.dir(), log_id, (from, known.foreign()));
         hole.controls = restored.controls;
         (report.restored, report.unknown) = (restored.plugins, restored.unknown);
     }

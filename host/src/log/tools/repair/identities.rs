@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::Path;
 
-use crate::event::{Digest, Generation, InstanceId, Position};
+use crate::event::{CommitNumber, Digest, Generation, InstanceId, Position};
 use crate::log::codec::{CompletionRef, EventRef};
 use crate::log::disk::Disk;
 use crate::log::record::Control;
@@ -94,17 +94,19 @@ impl Identities {
         }
     }
 
-    /// The records that bring back what is lost, where commits from `from` on are.
+    /// The records that bring back what is lost, where commits from `from` on are. No checkpoint of the
+    /// commits `foreign` is asked.
     pub(super) fn restore(
         &mut self,
         disk: &dyn Disk,
         dir: &Path,
         log_id: [u8; 16],
-        from: u64,
+        (from, foreign): (u64, &[CommitNumber]),
     ) -> Restored {
         let mut restored = Restored::default();
         let log_id = uuid::Uuid::from_bytes(log_id);
-        let newest = checkpoint::newest_ledger(disk, &dir.join(checkpoint::DIR), log_id);
+        let dir = dir.join(checkpoint::DIR);
+        let newest = checkpoint::newest_ledger(disk, &dir, log_id, foreign);
         if let Some((ledger, At { commit, .. })) = newest
             && commit.0 >= from
         {

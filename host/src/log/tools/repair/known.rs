@@ -7,7 +7,7 @@ use std::ops::Range;
 use super::super::ToolError;
 use super::super::files::{BusFiles, io_error};
 use super::survey::Survey;
-use crate::event::Position;
+use crate::event::{CommitNumber, Position};
 use crate::log::index::{HeadsFile, IndexFile, IndexedCompletion, IndexedEvent, SegmentSpan};
 use crate::state::checkpoint;
 
@@ -19,6 +19,8 @@ pub(super) struct Known {
     ends: BTreeSet<u32>,
     /// The log had commits and positions up to these.
     end: (u64, u64),
+    /// Checkpoints of other logs, and of other histories of this one.
+    foreign: Vec<CommitNumber>,
 }
 
 /// What an index knows of a stretch.
@@ -55,10 +57,24 @@ impl Known {
         let checkpoints = files.dir().join(checkpoint::DIR);
         if files.disk.list(&checkpoints).is_ok() {
             let commits = checkpoint::commits_in(files.disk, &checkpoints);
-            let commits = commits.map_err(|source| io_error(&checkpoints, source))?;
-            known.reaches(commits.last().map_or(0, |commit| commit.0), 0);
+            for commit in commits.map_err(|source| io_error(&checkpoints, source))? {
+                let origin = checkpoint::origin(files.disk, &checkpoints, commit);
+                let is_foreign = origin.is_some_and(|(of, start)| {
+                    let chain = survey.chain_behind(*log_id, commit);
+                    of.as_bytes() != log_id || chain.is_some_and(|chain| !start.fits(&chain))
+                });
+                match is_foreign {
+                    true => known.foreign.push(commit),
+                    false => known.reaches(commit.0, 0),
+                }
+            }
         }
         Ok(known)
+    }
+
+    /// Commits of checkpoints that are not of this log, or of a copy of it that went on.
+    pub(super) fn foreign(&self) -> &[CommitNumber] {
+        &self.foreign
     }
 
     fn reaches(&mut self, commit: u64, position: u64) {

@@ -7,6 +7,7 @@ use super::super::damage::{Damage, DamageKind, LogEnd};
 use super::super::files::{BusFiles, SegmentFile, SegmentReader};
 use super::super::walk::{Met, walk};
 use super::restore::{restored, with_header};
+use crate::event::CommitNumber;
 use crate::log::codec::{FRAME_ALIGN, FRAME_BYTES_MAX, HEADER_BYTES, Header, Salt, Seal};
 use crate::log::frame::Frame;
 use crate::log::index::IndexFile;
@@ -126,6 +127,10 @@ impl Run {
         self.to = offset + frame.bytes().len() as u64;
     }
 
+    fn holds(&self, commit: u64) -> bool {
+        (self.first.first_commit..self.after.next_commit).contains(&commit)
+    }
+
     /// Gives up its last frame; false: it has no other, and is to go as a whole.
     pub(super) fn give_up_last(&mut self) -> bool {
         if self.last_at == self.from {
@@ -151,6 +156,37 @@ impl Segment {
             (None, None) => 1,
         };
         next.saturating_sub(1)
+    }
+
+    /// The chain behind the frame of a commit; none: what is left does not tell.
+    fn chain_behind(&self, log_id: [u8; 16], commit: u64) -> Option<[u8; 32]> {
+        let sealed = self.seal.filter(|seal| seal.header.first_commit == commit + 1);
+        let of_seal = sealed.map(|seal| seal.header.chain);
+        let of_item = |item: &Item| match item {
+            item if item.first().first_commit == commit + 1 => Some(item.first().chain),
+            Item::Run(run) if run.holds(commit) => {
+                self.chain_within(run, Salt::new(log_id, self.number), commit)
+            }
+            Item::Restored { header, after, .. } => {
+                (header.first_commit..after.next_commit).contains(&commit).then_some(after.chain)
+            }
+            Item::Run(_) | Item::Partial { .. } => None,
+        };
+        of_seal.or_else(|| self.items.iter().find_map(of_item))
+    }
+
+    /// The same, where the frame is in a run: what the next one is chained to.
+    fn chain_within(&self, run: &Run, salt: Salt, commit: u64) -> Option<[u8; 32]> {
+        let mut reader = SegmentReader::new(self.file.as_ref()?);
+        let mut at = run.from;
+        while at < run.to {
+            let header = Header::decode(&reader.read(at, HEADER_BYTES as u64).ok()?, salt).ok()?;
+            if header.first_commit > commit {
+                return Some(header.chain);
+            }
+            at += header.frame_bytes();
+        }
+        Some(run.after.chain)
     }
 
     fn read(&self, offset: u64, len: u64) -> Option<Bytes> {
@@ -233,6 +269,11 @@ impl Survey {
             });
             (segment.is_damaged, segment.is_blank) = (true, false);
         }
+    }
+
+    /// The chain behind the frame of a commit; none: what is left does not tell.
+    pub(super) fn chain_behind(&self, log_id: [u8; 16], commit: CommitNumber) -> Option<[u8; 32]> {
+        self.segments.iter().find_map(|segment| segment.chain_behind(log_id, commit.0))
     }
 
     pub(super) fn add_missing(&mut self, until: u32) {

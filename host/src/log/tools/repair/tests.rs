@@ -9,13 +9,16 @@ use serde_json::Value;
 
 use super::*;
 use crate::clock::SystemClock;
-use crate::event::{InstanceId, KeySequence, Position};
+use crate::event::{CommitNumber, InstanceId, KeySequence, Position};
 use crate::log::disk::sim::{Crash, Fault, SimDisk};
+use crate::log::record::{Control, ControlRecord};
 use crate::log::tools::sample::{
-    BUS, Writer, closed_log, control, data, delivery, event, index_path, ingest, put, segment_path,
+    BUS, LOG_ID, Writer, closed_log, control, data, delivery, event, index_path, ingest, put,
+    segment_path,
 };
 use crate::log::tools::{DumpRange, dump, reindex, verify};
 use crate::log::{Log, LogOptions};
+use crate::state::{At, Checkpoints, Ledger, Values};
 
 /// What a log says, record by record, without where it stands.
 fn records(disk: &SimDisk) -> BTreeMap<u64, Vec<Value>> {
@@ -335,6 +338,41 @@ fn positions_and_key_sequences_of_lost_events_are_not_given_again() {
     assert_eq!(opened.last_position, Position(15));
     let key = crate::event::Key::new("a").unwrap();
     assert_eq!(opened.log.head(&key).unwrap().0, KeySequence(6));
+}
+
+#[test]
+fn a_checkpoint_of_another_history_is_not_asked_who_the_plugins_were() {
+    let (disk, mut writer) = (SimDisk::new(), Writer::new());
+    let mut chains = BTreeMap::new();
+    writer.frame(&[control()], &[&[]]);
+    for n in 1..=4 {
+        writer.frame(&[ingest(&[event(n, Some("a"))])], &[&["a"]]);
+        chains.insert(n + 1, writer.next.chain);
+    }
+    let (bytes, frames) = writer.seal(true);
+    put(&disk, &segment_path(1), &bytes);
+    disk.damage(&segment_path(1), |bytes| bytes[frames[2]..frames[2] + 200].fill(0xff));
+    // Behind a frame that is kept, that is lost but followed by one, and the last one.
+    for (commit, chain) in chains {
+        for (is_own, chain) in [(true, chain), (false, [9; 32])] {
+            let disk = disk.crash(Crash::KeepsAll);
+            let dir = Path::new("/data/buses/main/checkpoints");
+            let log_id = uuid::Uuid::from_bytes(LOG_ID);
+            let checkpoints = Checkpoints::open(Arc::new(disk.clone()), dir, log_id).unwrap();
+            let (name, after) = ("other".to_owned(), Position(0));
+            let register = Control::Register { instance: InstanceId(7), name, after };
+            let record = ControlRecord { actor: "ops".into(), control: register };
+            let at = At { commit: CommitNumber(commit), time_ms: 0 };
+            let mut ledger = Ledger::default();
+            ledger.apply_control(at, &record);
+            checkpoints.write(&ledger, &Values::default(), at, &chain).unwrap();
+            let report = repaired(&disk);
+            assert_eq!(report.lost_commits, 1);
+            let restored: Vec<_> = report.restored.iter().map(|(id, _)| id.0).collect();
+            let is_asked = is_own && commit >= 3;
+            assert_eq!(restored, if is_asked { vec![7] } else { vec![] }, "{commit} {is_own}");
+        }
+    }
 }
 
 #[test]
