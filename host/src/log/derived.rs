@@ -10,11 +10,12 @@ use super::disk::{Disk, names_in, publish_file};
 use super::error::OpenError;
 use super::heads::Heads;
 use super::index::{
-    FillError, HeadsFile, HeadsMark, IndexFile, LogIndex, SegmentBase, SegmentIndexBuilder,
-    SegmentSeal,
+    FillError, HeadsFile, HeadsMark, IndexFile, LogIndex, SealedIndex, SegmentBase,
+    SegmentIndexBuilder, SegmentSeal,
 };
 use super::recovery::{Folders, SealedSegment, damage};
 use super::segment::{Scan, ScanEnd, SegmentScan, Tip};
+use super::writer::is_full;
 use crate::event::CommitNumber;
 
 const INDEX_SUFFIX: &str = ".idx";
@@ -80,7 +81,8 @@ pub(super) enum Depth {
     Header,
 }
 
-/// The index file of a sealed segment; made anew where it is not there or does not fit.
+/// The index of a sealed segment: its file, made anew where it is not there or does not fit; in memory, where
+/// the disk has no room for that.
 ///
 /// # Errors
 /// The segment is damaged, or the disk's.
@@ -90,14 +92,14 @@ pub(super) fn sealed_index(
     log_id: &[u8; 16],
     segment: &SealedSegment,
     depth: Depth,
-) -> Result<IndexFile, OpenError> {
+) -> Result<SealedIndex, OpenError> {
     let path = folders.index_file(segment.number);
     match IndexFile::open(disk, &path, log_id, segment.number) {
         Ok(Some(file)) if file.span().seal != segment.index_seal() => {
             tracing::warn!(path = %path.display(), "it does not fit its segment, and is made anew");
         }
         Ok(Some(file)) => match if depth == Depth::Whole { file.verify() } else { Ok(()) } {
-            Ok(()) => return Ok(file),
+            Ok(()) => return Ok(file.into()),
             Err(error) => tracing::warn!("{error}; it is made anew"),
         },
         Ok(None) => {}
@@ -105,7 +107,13 @@ pub(super) fn sealed_index(
     }
     let builder = build_index(disk, folders, log_id, segment)?;
     let bytes = builder.encode(segment.index_seal())?;
-    publish_index(disk, folders, log_id, segment.number, &bytes)
+    match publish_index(disk, folders, log_id, segment.number, &bytes) {
+        Err(OpenError::Io { path, source }) if is_full(&source) => {
+            tracing::warn!(path = %path.display(), error = %source, "index not written");
+            Ok(SealedIndex::Memory(builder))
+        }
+        published => published.map(SealedIndex::File),
+    }
 }
 
 fn build_index(

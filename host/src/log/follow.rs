@@ -14,8 +14,8 @@ use super::index::{IndexError, SegmentSeal};
 use super::shared::Shared;
 use crate::event::CommitNumber;
 
-/// Sealed segments that have no index file yet.
-type Unwritten = Mutex<Vec<(u32, SegmentSeal)>>;
+/// A sealed segment that has no index file yet.
+pub(super) type Unwritten = (u32, SegmentSeal);
 
 /// The threads of one log.
 #[derive(Debug)]
@@ -25,15 +25,16 @@ pub(super) struct Followers {
     /// Threads that write index files of sealed segments.
     sealing: Vec<JoinHandle<()>>,
     /// Segments whose index file is to be written.
-    unwritten: Arc<Unwritten>,
+    unwritten: Arc<Mutex<Vec<Unwritten>>>,
 }
 
 impl Followers {
-    /// Starts the thread that enters frames into the index and trims the tail.
+    /// Starts the thread that enters frames into the index and trims the tail. The index files of segments that
+    /// are `unwritten` are written once one more is.
     ///
     /// # Errors
     /// The system gives no thread.
-    pub(super) fn start(shared: &Arc<Shared>) -> io::Result<Self> {
+    pub(super) fn start(shared: &Arc<Shared>, unwritten: Vec<Unwritten>) -> io::Result<Self> {
         let stops = Arc::new(AtomicBool::new(false));
         let (shared, until) = (Arc::clone(shared), Arc::clone(&stops));
         let thread = std::thread::Builder::new().name("log-index".to_owned());
@@ -46,7 +47,8 @@ impl Followers {
                 shared.tail.trim();
             }
         })?;
-        Ok(Self { indexer: Some(indexer), stops, sealing: Vec::new(), unwritten: Arc::default() })
+        let unwritten = Arc::new(Mutex::new(unwritten));
+        Ok(Self { indexer: Some(indexer), stops, sealing: Vec::new(), unwritten })
     }
 
     /// Says that there is something to do.
@@ -100,13 +102,13 @@ pub(super) fn failure(error: &IndexError) -> LogFailure {
     }
 }
 
-fn lock(unwritten: &Unwritten) -> MutexGuard<'_, Vec<(u32, SegmentSeal)>> {
+fn lock(unwritten: &Mutex<Vec<Unwritten>>) -> MutexGuard<'_, Vec<Unwritten>> {
     unwritten.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Writes index files of sealed segments. Derived: one that fails costs memory until the next segment is
 /// sealed, and is tried again then, or at the next start.
-fn write_indexes(shared: &Shared, unwritten: &Unwritten) {
+fn write_indexes(shared: &Shared, unwritten: &Mutex<Vec<Unwritten>>) {
     let mut due = std::mem::take(&mut *lock(unwritten));
     due.retain(|(segment, seal)| !write_index(shared, *segment, *seal));
     lock(unwritten).append(&mut due);

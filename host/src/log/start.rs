@@ -1,5 +1,6 @@
 //! Opening a log: lock, recover, record the start, fill the tables, start the writer.
 
+use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -16,7 +17,7 @@ use super::derived::{Depth, fill_dedup, fill_heads, sealed_index};
 use super::disk::Disk;
 use super::error::{AppendError, LogFailure, OpenError};
 use super::frame::{Frame, FrameBuilder};
-use super::index::{LogIndex, SegmentBase, SegmentIndexBuilder};
+use super::index::{LogIndex, SealedIndex, SegmentBase, SegmentIndexBuilder};
 use super::lanes::Lanes;
 use super::options::{CheckRest, ClockGap, LogOptions};
 use super::record::{Control, ControlRecord};
@@ -32,6 +33,8 @@ use crate::limits::CLOCK_GAP_MS_MAX;
 
 /// The smallest segment that a nearly full disk is opened with.
 const SEGMENT_BYTES_MIN: u64 = 64 * 1024;
+/// Segments whose index a start keeps in memory, as the disk has no room for their files.
+const UNWRITTEN_MAX: usize = 4;
 
 /// A log that was opened.
 #[derive(Debug)]
@@ -122,7 +125,10 @@ pub(super) fn open<T: Send>(
     if options.check_rest == CheckRest::AtOnce {
         behind::check_rest(&shared).map_err(thread)?;
     }
-    Writer::start(shared.clone(), begun.segment, lock).map_err(thread)?;
+    let unwritten = shared.index.unwritten();
+    let unwritten = begun.sealed.iter().filter(|segment| unwritten.contains(&segment.number));
+    let unwritten = unwritten.map(|segment| (segment.number, segment.index_seal())).collect();
+    Writer::start(shared.clone(), begun.segment, unwritten, lock).map_err(thread)?;
     let opened = Opened {
         log: Log::new(shared),
         log_id: id,
@@ -270,9 +276,16 @@ fn open_index(
     open: SegmentIndexBuilder,
 ) -> Result<LogIndex, OpenError> {
     let log_id = begun.frame.header().log_id;
+    let mut unwritten = 0;
     let files = begun.sealed.iter().enumerate().map(|(at, segment)| {
         let depth = if at < begun.unchecked { Depth::Header } else { Depth::Whole };
-        sealed_index(&**disk, folders, &log_id, segment, depth)
+        let index = sealed_index(&**disk, folders, &log_id, segment, depth)?;
+        unwritten += usize::from(matches!(index, SealedIndex::Memory(_)));
+        if unwritten > UNWRITTEN_MAX {
+            let path = folders.index_file(segment.number);
+            return Err(Folders::io(&path)(io::ErrorKind::StorageFull.into()));
+        }
+        Ok(index)
     });
     LogIndex::new(Arc::clone(disk), options.index_files_max, files, open)
 }

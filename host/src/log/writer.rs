@@ -16,7 +16,7 @@ use super::codec::FRAME_ALIGN;
 use super::derived::publish_heads;
 use super::disk::LockGuard;
 use super::error::{AppendError, LogFailure};
-use super::follow::{self, Followers};
+use super::follow::{self, Followers, Unwritten};
 use super::frame::{Frame, FrameBuilder};
 use super::index::{SegmentBase, SegmentIndexBuilder, SegmentSeal};
 use super::lanes::{EffectsEntry, IngestEntry, Taken};
@@ -83,17 +83,18 @@ impl Drop for EndGuard {
 }
 
 impl Writer {
-    /// Starts the thread, and those that follow it.
+    /// Starts the thread, and those that follow it. `unwritten`: sealed segments without an index file.
     ///
     /// # Errors
     /// The system gives no thread.
     pub(super) fn start(
         shared: Arc<Shared>,
         segment: OpenSegment,
+        unwritten: Vec<Unwritten>,
         lock: LockGuard,
     ) -> io::Result<()> {
         let writer = Self {
-            followers: Followers::start(&shared)?,
+            followers: Followers::start(&shared, unwritten)?,
             lingering: Lingering::new(shared.options.linger),
             shared,
             segment,

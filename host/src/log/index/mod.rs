@@ -29,7 +29,7 @@ use std::sync::Arc;
 pub use builder::SegmentIndexBuilder;
 pub use file::IndexFile;
 pub use fill::FillError;
-pub use set::{FramePlace, LogIndex};
+pub use set::{FramePlace, LogIndex, SealedIndex};
 pub use snapshot::{HeadsFile, HeadsMark};
 pub use whole::{IndexedCompletion, IndexedEvent};
 

@@ -40,6 +40,16 @@ enum Part {
     Memory(Arc<OpenIndex>),
 }
 
+/// The index of a sealed segment, as a start finds or makes it.
+#[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "there are few in memory, and none for long")]
+pub enum SealedIndex {
+    /// Its file.
+    File(IndexFile),
+    /// The disk has no room for its file.
+    Memory(SegmentIndexBuilder),
+}
+
 /// A frame to start reading at, and the segment it is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FramePlace {
@@ -58,11 +68,11 @@ impl LogIndex {
     pub fn new<E>(
         disk: Arc<dyn Disk>,
         files_max: usize,
-        sealed: impl Iterator<Item = Result<IndexFile, E>>,
+        sealed: impl Iterator<Item = Result<impl Into<SealedIndex>, E>>,
         open: SegmentIndexBuilder,
     ) -> Result<Self, E> {
         let few = FewOpen::new(disk, files_max);
-        let sealed = sealed.map(|file| Ok(Part::File(Arc::new(file?.among(&few)))));
+        let sealed = sealed.map(|sealed| Ok(Part::of(sealed?.into(), &few)));
         let mut parts = sealed.collect::<Result<Vec<_>, E>>()?;
         parts.push(Part::Memory(Arc::new(OpenIndex::new(open))));
         Ok(Self { parts: ArcSwap::from_pointee(parts), few, changing: Mutex::new(()) })
@@ -118,15 +128,24 @@ impl LogIndex {
         Some(memory.ask(encode))
     }
 
-    /// Puts the file of a sealed segment in the place of its part in memory.
-    pub fn sealed(&self, file: IndexFile) {
-        let segment = file.span().base.segment;
-        let file = Part::File(Arc::new(file.among(&self.few)));
+    /// Puts the file of a sealed segment in the place of its part in memory, or what was made anew in the
+    /// place of what it is made for.
+    pub fn sealed(&self, sealed: impl Into<SealedIndex>) {
+        let new = Part::of(sealed.into(), &self.few);
         self.change(|parts| {
-            if let Some(part) = parts.iter_mut().find(|part| part.segment() == segment) {
-                *part = file.clone();
+            if let Some(part) = parts.iter_mut().find(|part| part.segment() == new.segment()) {
+                *part = new.clone();
             }
         });
+    }
+
+    /// Sealed segments whose part is in memory.
+    #[must_use]
+    pub fn unwritten(&self) -> Vec<u32> {
+        let parts = self.parts.load();
+        let sealed = parts.split_last().map(|(_open, sealed)| sealed).unwrap_or_default();
+        let in_memory = sealed.iter().filter(|part| matches!(part, Part::Memory(_)));
+        in_memory.map(Part::segment).collect()
     }
 
     fn change(&self, change: impl FnOnce(&mut Vec<Part>)) {
@@ -382,7 +401,20 @@ fn recent(parts: &[Part], dedup: &Dedup, now_ms: u64) -> Result<(usize, u64), In
     Ok((first, ids))
 }
 
+impl From<IndexFile> for SealedIndex {
+    fn from(file: IndexFile) -> Self {
+        Self::File(file)
+    }
+}
+
 impl Part {
+    fn of(sealed: SealedIndex, few: &Arc<FewOpen>) -> Self {
+        match sealed {
+            SealedIndex::File(file) => Self::File(Arc::new(file.among(few))),
+            SealedIndex::Memory(index) => Self::Memory(Arc::new(OpenIndex::new(index))),
+        }
+    }
+
     fn segment(&self) -> u32 {
         match self {
             Self::File(file) => file.span().base.segment,

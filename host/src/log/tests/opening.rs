@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::support::*;
 use crate::event::{Key, KeySequence, Position};
 use crate::log::disk::OsDisk;
-use crate::log::disk::sim::{Crash, SimDisk};
+use crate::log::disk::sim::{Crash, Fault, SimDisk};
 use crate::log::{AppendError, CheckRest, Log, LogOptions, OpenError, Publish};
 
 const EVENTS: usize = 200;
@@ -63,6 +63,31 @@ async fn identities_that_are_read_behind_the_start_are_known_to_who_publishes() 
         is_as_it_was(&opened.log, EVENTS).await;
         assert_eq!(opened.log.stats().dedup.count, EVENTS);
         opened.log.close().await.unwrap();
+    }
+}
+
+/// A start writes index files that are missing, and was refused where it could not.
+#[tokio::test]
+async fn an_index_file_that_has_no_room_is_kept_in_memory_and_written_once_it_has() {
+    use crate::log::disk::Disk;
+    let disk = long_log().await;
+    let log = open(&disk).log;
+    publish_some(&log, EVENTS..EVENTS + 2).await;
+    let disk = disk.crash(Crash::ProcessDies);
+    let missing = [2, 3].map(|number| bus().join(format!("index/{number:010}.idx")));
+    missing.iter().for_each(|path| disk.remove(path).unwrap());
+    for options in [options(), lazy()] {
+        let full = disk.crash(Crash::ProcessDies);
+        full.inject(Fault::FullFrom(0));
+        let log = try_open(&full, options).unwrap().log;
+        let key = Key::new("k0").unwrap();
+        let found = log.key_positions(&key, Position(1), EVENTS).await.unwrap();
+        assert_eq!(found.len(), (EVENTS + 2).div_ceil(KEYS));
+        assert!(missing.iter().all(|path| full.bytes(path).is_none()));
+        full.heal();
+        log.close().await.unwrap();
+        assert!(missing.iter().all(|path| full.bytes(path).is_some()));
+        is_as_it_was(&open(&full).log, EVENTS + 2).await;
     }
 }
 
