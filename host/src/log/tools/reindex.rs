@@ -94,7 +94,7 @@ fn reindex_bus(files: &BusFiles<'_>) -> Result<BusReindexed, ToolError> {
                     files.publish_index(number, &index)?;
                     report.written += 1;
                     report.bytes += index.len() as u64;
-                } else {
+                } else if !end.is_blank {
                     report.open += 1;
                 }
             }
