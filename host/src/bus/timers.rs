@@ -6,6 +6,7 @@
 //! Rule: never before its time on the log clock, whatever the wall clock does.
 
 use std::fmt;
+use std::ops::ControlFlow;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +16,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::deliver::{self, Deliverer};
 use super::{Bus, private};
-use crate::event::{CommitNumber, Digest, Event, Generation, Key, NewEvent, Position};
+use crate::effects::OutcomeKind;
+use crate::event::{CommitNumber, Digest, Event, Generation, InstanceId, Key, NewEvent, Position};
 use crate::limits::{FIRES_AHEAD_MAX, FIRES_BATCH_BYTES_MAX, FIRES_BATCH_MAX};
 use crate::log::codec::TimerRef;
 use crate::log::{AppendError, Log, ReadError, RecordRef};
@@ -104,24 +106,52 @@ pub fn serves(
     }
 }
 
-/// Whether a timer of a later generation, set at `pending`, is the one that `fire` was of, handed back
-/// `data`: set by the same event, or with the same data. A key can set a timer for the same millisecond
-/// more than once, and only one of them is there at a time.
+/// Whether a timer of a later generation, set at `pending`, is the one that `fire` of an earlier one was of:
+/// set by the same event, or with the same data, unless that fire did nothing in its own time. A key can set
+/// a timer for the same millisecond more than once, and only one of them is there at a time.
 ///
 /// # Errors
 /// The log cannot be read.
 pub async fn is_again(
     log: &Log,
-    (fire, data): (SetAt, &Bytes),
+    instance: InstanceId,
+    (fire, event): (FireId, &Event),
     pending: SetAt,
 ) -> Result<bool, ReadError> {
-    let Some(pending) = settings(log, [pending]).await?.pop().flatten() else { return Ok(false) };
-    // Mostly so, and what is pending was set a moment ago: where the other was, is far back in the log.
-    if pending.data == *data {
+    let pending = settings(log, [pending]).await?.pop().flatten();
+    let (Some(pending), Some(key)) = (pending, &event.key) else { return Ok(false) };
+    if log.ended_in((instance, key), fire.set.commit).await? == Some(pending.input) {
         return Ok(true);
     }
-    let fire = settings(log, [fire]).await?.pop().flatten();
-    Ok(fire.is_some_and(|fire| fire.input == pending.input))
+    let position = event.position;
+    Ok(pending.data == event.data && !was_passed_over(log, (instance, key), fire, position).await?)
+}
+
+/// Whether no guest was handed a fire when it was first delivered: its timer had been replaced or cancelled.
+async fn was_passed_over(
+    log: &Log,
+    (instance, key): (InstanceId, &Key),
+    fire: FireId,
+    position: Position,
+) -> Result<bool, ReadError> {
+    log.fold_completions(
+        (instance, key),
+        fire.set.commit,
+        move |entry| entry.position == position,
+        false,
+        move |passed, commit| {
+            for record in commit.records() {
+                if let RecordRef::Completion(done) = record?
+                    && (done.instance, done.position) == (instance, position)
+                {
+                    *passed = done.outcome == OutcomeKind::Ok && done.fuel == 0;
+                    return Ok(ControlFlow::Break(()));
+                }
+            }
+            Ok(ControlFlow::Continue(()))
+        },
+    )
+    .await
 }
 
 /// The name and due time that a fire carries.

@@ -13,7 +13,7 @@ use super::frame::Frame;
 use super::index::CompletionEntry;
 use super::segment::SegmentScan;
 use super::shared::{Shared, blocking};
-use crate::event::{CommitNumber, InstanceId, Key};
+use crate::event::{CommitNumber, InstanceId, Key, Position};
 
 /// Completions looked up at once.
 const PAGE: usize = 4096;
@@ -85,6 +85,25 @@ impl Log {
     ) -> Result<Option<T>, ReadError> {
         let Some(frame) = self.frame_of(number).await? else { return Ok(None) };
         frame.commit(number)?.map_or(Ok(None), |commit| read(&commit))
+    }
+
+    /// The event whose delivery by `instance`, for `key`, ended in a durable commit, as the index has it; none:
+    /// that commit ends no such delivery.
+    ///
+    /// # Errors
+    /// An index cannot be read.
+    pub async fn ended_in(
+        &self,
+        (instance, key): (InstanceId, &Key),
+        commit: CommitNumber,
+    ) -> Result<Option<Position>, ReadError> {
+        let (shared, hash) = (Arc::clone(self.shared()), key.hash128());
+        blocking(move || {
+            let before = CommitNumber(commit.0.saturating_sub(1));
+            let entries = shared.index.completions(instance, hash, before, commit, 1)?;
+            Ok(entries.first().map(|entry| entry.position))
+        })
+        .await
     }
 
     /// Folds the durable commits after `after` in which deliveries of `instance` for `key` ended, in

@@ -35,7 +35,7 @@ impl Runner {
         let pending = self.bus.values().timers().pending(holder, key.as_str(), name);
         let serves = timers::serves(fire, due_ms, self.generation, pending);
         if let (Serves::Successor, Some(timer), Some(log)) = (serves, pending, self.bus.log())
-            && !timers::is_again(log, (fire.set, &event.data), timer.due.set).await?
+            && !timers::is_again(log, self.instance, (fire, event), timer.due.set).await?
         {
             return Ok(Serves::Nothing);
         }
