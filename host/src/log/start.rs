@@ -22,7 +22,7 @@ use super::lanes::Lanes;
 use super::options::{CheckRest, ClockGap, LogOptions};
 use super::record::{Control, ControlRecord};
 use super::recovery::{CutReport, Folders, Found, Recovered, SealedSegment, note_begun, recover};
-use super::segment::{CLAIM_BYTES_MIN, OpenSegment, ReadBuffers, SegmentError, Tip, claim_some};
+use super::segment::{OpenSegment, ReadBuffers, SegmentError, Tip, claim};
 use super::shared::{Counters, OpenSegments, Shared};
 use super::tail::Tail;
 use super::ticket::Buffers;
@@ -31,6 +31,8 @@ use crate::clock::Clock;
 use crate::event::{CommitNumber, Position};
 use crate::limits::CLOCK_GAP_MS_MAX;
 
+/// The smallest segment that a nearly full disk is opened with.
+const SEGMENT_BYTES_MIN: u64 = 64 * 1024;
 /// Segments whose index a start keeps in memory, as the disk has no room for their files.
 const UNWRITTEN_MAX: usize = 4;
 
@@ -251,12 +253,18 @@ fn first_claim(
     options: &LogOptions,
     number: u32,
 ) -> Result<Arc<dyn super::disk::DiskFile>, OpenError> {
-    let dir = &folders.segments;
-    let bytes = options.segment_bytes_on(disk.free_bytes(dir).unwrap_or(u64::MAX));
-    claim_some(disk, dir, number, bytes).map_err(|error| match is_full(&error) {
-        true => OpenError::StorageFull { dir: dir.clone(), bytes: CLAIM_BYTES_MIN },
-        false => Folders::io(&folders.segment(number))(error),
-    })
+    let free_bytes = disk.free_bytes(&folders.segments).unwrap_or(u64::MAX);
+    let mut bytes = options.segment_bytes_on(free_bytes);
+    loop {
+        match claim(disk, &folders.segments, number, bytes) {
+            Ok(file) => return Ok(file),
+            Err(error) if is_full(&error) && bytes / 2 >= SEGMENT_BYTES_MIN => bytes /= 2,
+            Err(error) if is_full(&error) => {
+                return Err(OpenError::StorageFull { dir: folders.segments.clone(), bytes });
+            }
+            Err(error) => return Err(Folders::io(&folders.segment(number))(error)),
+        }
+    }
 }
 
 /// Opens the indexes. Of segments that were not checked only the headers are read.

@@ -21,7 +21,7 @@ use super::frame::{Frame, FrameBuilder};
 use super::index::{SegmentBase, SegmentIndexBuilder, SegmentSeal};
 use super::lanes::{EffectsEntry, IngestEntry, Taken};
 use super::linger::{JOINING_BYTES_MAX, Lingering};
-use super::segment::{OpenSegment, SegmentError, claim, claim_some};
+use super::segment::{OpenSegment, SegmentError, claim};
 use super::shared::Shared;
 use super::ticket::IngestReply;
 use super::waiting::{self, Proof, Waiting};
@@ -30,8 +30,6 @@ use crate::limits::GROUP_BYTES_MAX;
 
 /// How often the free space of the disk is looked at, milliseconds of log time.
 const SPACE_EVERY_MS: u64 = 1000;
-/// Bytes claimed at a stop for the start that follows on it.
-const START_CLAIM_BYTES: u64 = 64 * 1024;
 /// How long effects that the disk had no room for wait until they are tried again.
 const HELD_AGAIN: Duration = Duration::from_millis(100);
 
@@ -409,16 +407,6 @@ impl Writer {
         Ok(())
     }
 
-    /// Claims a small segment for the next start, which may find a disk that is full by then. Sealing the
-    /// last one has made room for it.
-    fn claim_for_start(&self) {
-        let shared = &self.shared;
-        let (dir, number) = (&shared.folders.segments, self.segment.number() + 1);
-        if let Err(error) = claim_some(&*shared.disk, dir, number, START_CLAIM_BYTES) {
-            tracing::warn!(%error, "the next start needs room for a segment");
-        }
-    }
-
     /// The end of an orderly stop.
     fn stop(&mut self) {
         let time_ms = self.shared.clock.now_ms();
@@ -426,7 +414,6 @@ impl Writer {
             self.shared.fail(&failure);
             return;
         }
-        self.claim_for_start();
         self.followers.until_sealed();
         let shared = &self.shared;
         let tip = self.segment.tip();

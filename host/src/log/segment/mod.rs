@@ -9,7 +9,7 @@ mod windows;
 use std::path::{Path, PathBuf};
 
 pub use open::Durable;
-pub(super) use open::{CLAIM_BYTES_MIN, OpenSegment, SegmentError, claim, claim_some, count_frame};
+pub(super) use open::{OpenSegment, SegmentError, claim, count_frame};
 pub use scan::{Scan, ScanEnd, SegmentScan};
 pub(super) use scan::{first_nonzero, nonzero_end};
 pub(super) use windows::ReadBuffers;

@@ -11,10 +11,6 @@ use crate::log::codec::{
 };
 use crate::log::disk::{BLOCK_BYTES, Disk, DiskFile};
 use crate::log::frame::{Frame, FrameBuilder, Unwritten};
-use crate::log::writer::is_full;
-
-/// The smallest segment that is claimed: the record of a start fits it.
-pub(in crate::log) const CLAIM_BYTES_MIN: u64 = CLAIM_ALIGN;
 
 /// At an address that can be written from as it is.
 #[repr(align(4096))]
@@ -55,10 +51,10 @@ pub(in crate::log) struct OpenSegment {
     seal: Seal,
 }
 
-/// Creates the file of a segment and claims its space, durably.
+/// Creates the file of a segment and claims its space, durably. Gives its size.
 ///
 /// # Errors
-/// `StorageFull` where there is no room; then there is no file either, or the one that was there before.
+/// `StorageFull` where there is no room; then there is no file either.
 pub(in crate::log) fn claim(
     disk: &dyn Disk,
     dir: &Path,
@@ -66,43 +62,24 @@ pub(in crate::log) fn claim(
     bytes: u64,
 ) -> io::Result<Arc<dyn DiskFile>> {
     let path = segment_path(dir, segment);
-    let (file, before) = match disk.create_new(&path) {
-        // A claim that did not come to use as yet: recovery has seen that it is blank. What it has is kept, as
-        // the disk may have no more.
+    let file = match disk.create_new(&path) {
+        // A claim that an earlier start did not come to use: recovery has seen that it is blank.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             let file = disk.open_write(&path)?;
-            let len = file.len()?;
-            (file, len)
+            file.set_len(0)?;
+            file
         }
-        created => (created?, 0),
+        created => created?,
     };
     let bytes = bytes.next_multiple_of(CLAIM_ALIGN);
     let claimed = file.allocate(bytes).and_then(|()| file.sync_data());
     let named = |()| if planted!(SkipsDirectorySync) { Ok(()) } else { disk.sync_dir(dir) };
     if let Err(error) = claimed.and_then(named) {
         // Best effort: a blank file at the end of the log is harmless.
-        let _ = if before == 0 { disk.remove(&path) } else { file.set_len(before) };
+        let _ = disk.remove(&path);
         return Err(error);
     }
     disk.open_append(&path)
-}
-
-/// As [`claim`], and less where there is no room for all of it: down to [`CLAIM_BYTES_MIN`].
-///
-/// # Errors
-/// As [`claim`].
-pub(in crate::log) fn claim_some(
-    disk: &dyn Disk,
-    dir: &Path,
-    segment: u32,
-    mut bytes: u64,
-) -> io::Result<Arc<dyn DiskFile>> {
-    loop {
-        match claim(disk, dir, segment, bytes) {
-            Err(error) if is_full(&error) && bytes / 2 >= CLAIM_BYTES_MIN => bytes /= 2,
-            claimed => return claimed,
-        }
-    }
 }
 
 impl OpenSegment {

@@ -1,6 +1,5 @@
 //! What a start reads before it serves, what it leaves for later, and that nobody can tell.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +7,6 @@ use super::support::*;
 use crate::event::{Key, KeySequence, Position};
 use crate::log::disk::OsDisk;
 use crate::log::disk::sim::{Crash, Fault, SimDisk};
-use crate::log::tools::{LogEnd, reindex, stat};
 use crate::log::{AppendError, CheckRest, Log, LogOptions, OpenError, Publish};
 
 const EVENTS: usize = 200;
@@ -66,36 +64,6 @@ async fn identities_that_are_read_behind_the_start_are_known_to_who_publishes() 
         assert_eq!(opened.log.stats().dedup.count, EVENTS);
         opened.log.close().await.unwrap();
     }
-}
-
-/// The log was sealed, and a start found no room for the segment after it.
-#[tokio::test]
-async fn a_log_that_was_stopped_in_order_opens_on_a_disk_that_was_filled_since() {
-    use crate::log::disk::Disk;
-    const ALL: u64 = 1 << 40;
-    let disk = long_log().await;
-    // What the sealing of a segment lets go of is room for the next one.
-    for _ in 0..4 {
-        disk.set_capacity(Some(ALL));
-        disk.set_capacity(Some(ALL - disk.free_bytes(&bus()).unwrap()));
-        let opened = open(&disk);
-        assert!(opened.clean);
-        for n in [0, 1, EVENTS - 1] {
-            let event = opened.log.event(Position(n as u64 + 1)).await.unwrap();
-            assert_eq!(*event.unwrap().id, *format!("e{n}"));
-        }
-        let refused = opened.log.ingest(vec![publish("new", "k0")]).await.unwrap_err();
-        assert!(matches!(refused, AppendError::StorageFull { .. }), "{refused}");
-        opened.log.close().await.unwrap();
-        // What is claimed is not how the log ends.
-        let ends = stat(&disk, Path::new("data"), Some("main")).unwrap();
-        assert_eq!(ends.buses[0].end, LogEnd::Sealed);
-    }
-    disk.set_capacity(None);
-    assert_eq!(reindex(&disk, Path::new("data"), Some("main")).unwrap().buses[0].open, 0);
-    let log = open(&disk).log;
-    publish_some(&log, EVENTS..EVENTS + 100).await;
-    is_as_it_was(&log, EVENTS + 100).await;
 }
 
 /// A start writes index files that are missing, and was refused where it could not.

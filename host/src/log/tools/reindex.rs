@@ -94,7 +94,7 @@ fn reindex_bus(files: &BusFiles<'_>) -> Result<BusReindexed, ToolError> {
                     files.publish_index(number, &index)?;
                     report.written += 1;
                     report.bytes += index.len() as u64;
-                } else if !end.is_blank {
+                } else {
                     report.open += 1;
                 }
             }

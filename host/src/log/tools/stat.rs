@@ -130,8 +130,6 @@ fn stat_bus(files: &BusFiles<'_>) -> Result<BusStat, ToolError> {
             Met::Segment(_) | Met::Broken { .. } => {}
             Met::Frame { frame, .. } => stat.frame(frame, &mut keys),
             Met::Damage(_) => stat.damages += 1,
-            // One that is claimed says nothing of how the log ends.
-            Met::End(end) if end.is_blank => {}
             Met::End(end) => stat.end = end.end,
         }
         Ok(())

@@ -87,9 +87,7 @@ pub(super) fn has_open_end(
     damages: &[Damage],
     known: &Known,
 ) -> bool {
-    // One that is claimed tells nothing of the one before it.
-    let mut segments = planned.iter().rev().map(|planned| &planned.segment);
-    let Some(last) = segments.find(|segment| !segment.is_blank) else { return false };
+    let Some(last) = planned.last().map(|planned| &planned.segment) else { return false };
     let path = segment_path(files.segments_dir(), last.number);
     let is_cut = |damage: &Damage| {
         let is_open = damage.commits.is_some_and(|commits| commits.last.is_none());
