@@ -99,6 +99,8 @@ def _call(run: Callable[..., Any], *given: Any) -> Any:
 
 def _deliver(run: Callable[..., Any], *args: Any) -> Any:
     """Runs a function; turns what it raises into what the host understands."""
+    # Not before: while the module is built there is no host to log to.
+    _sys.excepthook = _uncaught
     try:
         return run(*args)
     except (Reject, EffectError) as error:
@@ -129,11 +131,8 @@ def _told(kind: type[BaseException], error: BaseException, trace: _Traceback | N
 
 
 def _uncaught(kind: type[BaseException], error: BaseException, trace: _Traceback | None) -> None:
+    """What the runtime calls for an exception that nobody caught, before it traps."""
     _context.log(_context.Level.ERROR, _told(kind, error, trace))
-
-
-# What the runtime calls for an exception that nobody caught, before it traps.
-_sys.excepthook = _uncaught
 
 
 # ---- Events, requests -------------------------------------------------------------------------
