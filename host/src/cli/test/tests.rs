@@ -1,44 +1,42 @@
 use super::*;
 use crate::wasm::fixtures::typed_core;
 
-/// A stdio module that sets a state value and emits an event.
-const EMITS: &str = r#"(module
-  (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
-  (memory (export "memory") 1)
-  (data (i32.const 16) "{\"state\":{\"set\":{\"seen\":true}}}\n{\"emit\":{\"type\":\"order.done\",\"data\":{\"n\":1}}}\n")
-  (func (export "_start")
-    (i32.store (i32.const 0) (i32.const 16))
-    (i32.store (i32.const 4) (i32.const 78))
-    (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))))"#;
+/// A line that sets a state value, and one that emits an event.
+const EMITS: &str = r#"{"state":{"set":{"seen":true}}}
+{"emit":{"type":"order.done","data":{"n":1}}}
+"#;
 
-/// A stdio module that sets a timer, a minute from now.
-const REMINDS: &str = r#"(module
-  (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
-  (memory (export "memory") 1)
-  (data (i32.const 16) "{\"timer\":{\"set\":\"t\",\"after_ms\":60000}}\n")
-  (func (export "_start")
-    (i32.store (i32.const 0) (i32.const 16))
-    (i32.store (i32.const 4) (i32.const 39))
-    (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))))"#;
+/// A line that sets a timer, a minute from now.
+const REMINDS: &str = "{\"timer\":{\"set\":\"t\",\"after_ms\":60000}}\n";
+
+/// A line that says what is wrong, in two lines.
+const FAILS: &str = "{\"log\":{\"level\":\"error\",\"message\":\"boom\\n  at work\"}}\n";
 
 /// A stdio module that never ends.
 const SPINS: &str =
     r#"(module (memory (export "memory") 1) (func (export "_start") (loop (br 0))))"#;
 
-/// A stdio module that says what is wrong, in two lines, and ends with an error.
-const FAILS: &str = r#"(module
+const EVENT: &str = r#"{"specversion":"1.0","id":"1","source":"/shop","type":"order.created",
+  "subject":"o-1","time":"2024-05-01T00:00:00Z","data":{"amount":40}}"#;
+
+/// A stdio module that prints this and ends with an exit code.
+fn prints(text: &str, code: i32) -> String {
+    let bytes: String = text.bytes().map(|byte| format!("\\{byte:02x}")).collect();
+    let length = text.len();
+    let end = if code == 0 { String::new() } else { format!("(call $exit (i32.const {code}))") };
+    format!(
+        r#"(module
   (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
   (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
   (memory (export "memory") 1)
-  (data (i32.const 16) "{\"log\":{\"level\":\"error\",\"message\":\"boom\\n  at work\"}}\n")
+  (data (i32.const 16) "{bytes}")
   (func (export "_start")
     (i32.store (i32.const 0) (i32.const 16))
-    (i32.store (i32.const 4) (i32.const 54))
+    (i32.store (i32.const 4) (i32.const {length}))
     (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))
-    (call $exit (i32.const 3))))"#;
-
-const EVENT: &str = r#"{"specversion":"1.0","id":"1","source":"/shop","type":"order.created",
-  "subject":"o-1","time":"2024-05-01T00:00:00Z","data":{"amount":40}}"#;
+    {end}))"#
+    )
+}
 
 struct Case {
     dir: tempfile::TempDir,
@@ -71,7 +69,7 @@ fn one_line(event: &str) -> String {
 
 #[tokio::test]
 async fn effects_are_printed_for_people() {
-    let case = case(EMITS, &one_line(EVENT));
+    let case = case(&prints(EMITS, 0), &one_line(EVENT));
     let (text, ok) = run_case(&case, Output::Text).await.unwrap();
     assert!(ok, "{text}");
     assert!(text.starts_with("#1 order.created o-1 ok  "), "{text}");
@@ -82,7 +80,7 @@ async fn effects_are_printed_for_people() {
 #[tokio::test]
 async fn json_is_one_object_a_delivery() {
     let events = format!("{}\n\n{}\n", one_line(EVENT), one_line(EVENT).replace("o-1", "o-2"));
-    let case = case(EMITS, &events);
+    let case = case(&prints(EMITS, 0), &events);
     let (text, ok) = run_case(&case, Output::Json).await.unwrap();
     assert!(ok, "{text}");
     let documents: Vec<serde_json::Value> =
@@ -98,7 +96,8 @@ async fn json_is_one_object_a_delivery() {
 
 #[tokio::test]
 async fn a_failed_delivery_is_a_failure() {
-    let (text, ok) = run_case(&case(FAILS, &one_line(EVENT)), Output::Text).await.unwrap();
+    let (text, ok) =
+        run_case(&case(&prints(FAILS, 3), &one_line(EVENT)), Output::Text).await.unwrap();
     assert!(!ok);
     assert!(text.starts_with("#1 order.created o-1 trap  "), "{text}");
     assert!(text.contains("   exited with code 3: boom at work\n"), "{text}");
@@ -122,7 +121,8 @@ async fn an_event_without_a_time_comes_with_the_one_before() {
         event.replace("\"time\":\"2024-05-01T00:00:00Z\",", &time)
     };
     let dues = async |events: &[String]| {
-        let (text, ok) = run_case(&case(REMINDS, &events.join("\n")), Output::Text).await.unwrap();
+        let (text, ok) =
+            run_case(&case(&prints(REMINDS, 0), &events.join("\n")), Output::Text).await.unwrap();
         assert!(ok, "{text}");
         let due = |line: &str| line.split_once(", due ").map(|(_, due)| due.to_owned());
         text.lines().filter_map(due).collect::<Vec<_>>()
@@ -135,7 +135,7 @@ async fn an_event_without_a_time_comes_with_the_one_before() {
 
 #[tokio::test]
 async fn one_event_may_span_lines() {
-    let mut case = case(EMITS, EVENT);
+    let mut case = case(&prints(EMITS, 0), EVENT);
     case.args.event = case.args.events.take();
     assert!(run_case(&case, Output::Text).await.unwrap().1);
 }
@@ -143,15 +143,17 @@ async fn one_event_may_span_lines() {
 #[tokio::test]
 async fn what_is_wrong_is_named_with_its_place() {
     let bad_line = format!("{}\n{{\"id\":1\n", one_line(EVENT));
-    let error = run_case(&case(EMITS, &bad_line), Output::Text).await.unwrap_err();
+    let error = run_case(&case(&prints(EMITS, 0), &bad_line), Output::Text).await.unwrap_err();
     assert!(
         format!("{error:#}").contains("events.ndjson`: line 2, column 7: not valid JSON"),
         "{error:#}"
     );
-    let broken = run_case(&case(EMITS, &format!("{}\n{{no", one_line(EVENT))), Output::Text).await;
+    let broken =
+        run_case(&case(&prints(EMITS, 0), &format!("{}\n{{no", one_line(EVENT))), Output::Text)
+            .await;
     let error = format!("{:#}", broken.unwrap_err());
     assert!(error.ends_with("line 2, column 2: not valid JSON: key must be a string"), "{error}");
-    let error = run_case(&case(EMITS, "\n \n"), Output::Text).await.unwrap_err();
+    let error = run_case(&case(&prints(EMITS, 0), "\n \n"), Output::Text).await.unwrap_err();
     assert!(
         error.to_string().ends_with("has no events: it takes one CloudEvent a line"),
         "{error}"
@@ -159,7 +161,7 @@ async fn what_is_wrong_is_named_with_its_place() {
     let error = run_case(&case("(module)", &one_line(EVENT)), Output::Text).await.unwrap_err();
     let error = format!("{error:#}");
     assert!(error.contains("m.wat` is refused: a core module without"), "{error}");
-    let bad_manifest = case(EMITS, &one_line(EVENT));
+    let bad_manifest = case(&prints(EMITS, 0), &one_line(EVENT));
     std::fs::write(bad_manifest.dir.path().join("m.toml"), "[limits]\nfule = 3\n").unwrap();
     let error = format!("{:#}", run_case(&bad_manifest, Output::Text).await.unwrap_err());
     assert!(error.contains("limits.fule"), "{error}");
