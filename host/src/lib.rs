@@ -23,7 +23,6 @@ pub mod fuzz;
 pub mod host;
 pub mod limits;
 pub mod log;
-pub mod memory;
 pub mod metrics;
 pub mod plugin;
 pub mod schedule;
