@@ -5,6 +5,7 @@
 
 mod answers;
 mod app;
+mod aside;
 pub mod auth;
 mod body;
 pub mod cloudevents;

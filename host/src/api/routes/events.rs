@@ -8,10 +8,12 @@ use axum::extract::{Path, RawQuery, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
+use bytes::Bytes;
 use url::form_urlencoded;
 
 use super::openapi::{CloudEvent, Errors, PublishErrors};
 use crate::api::app::App;
+use crate::api::aside::aside;
 use crate::api::auth::Principal;
 use crate::api::cloudevents::{self, BATCH, STRUCTURED};
 use crate::api::errors::{ApiError, Code};
@@ -66,7 +68,18 @@ pub(super) async fn publish(
         return Err(ApiError::new(Code::ShuttingDown, "the host is shutting down"));
     }
     let (body, _share) = app.body(&headers, body).await?;
-    let mut batch = cloudevents::read(&headers, &body)?;
+    let bytes = body.len();
+    aside(bytes, take(&app, bus.as_deref(), (&headers, &body), &principal)).await
+}
+
+/// Publishes what a body says.
+async fn take(
+    app: &App,
+    bus: Option<&str>,
+    (headers, body): (&HeaderMap, &Bytes),
+    principal: &Principal,
+) -> Result<Response, ApiError> {
+    let mut batch = cloudevents::read(headers, body)?;
     let principal = principal.name();
     for publish in &mut batch {
         publish.event.principal = Arc::clone(&principal);
@@ -79,10 +92,10 @@ pub(super) async fn publish(
         .map(|publish| (Arc::clone(&publish.event.source), Arc::clone(&publish.event.id)))
         .collect();
     let start = Instant::now();
-    let appended = app.host.publish(bus.as_deref(), batch).await.map_err(|error| {
+    let appended = app.host.publish(bus, batch).await.map_err(|error| {
         let mut error = ApiError::from(error);
         let index = error.detail.index;
-        if cloudevents::is_batch(&headers) {
+        if cloudevents::is_batch(headers) {
             if let Some(index) = index {
                 let message = std::mem::take(&mut error.detail.message);
                 error.detail.message = format!("event {index} of the batch: {message}");
@@ -104,7 +117,7 @@ pub(super) async fn publish(
             duplicate: appended.duplicate,
         })
         .collect();
-    let timing = app.host.bus_kind(bus.as_deref()).map(|kind| timing(kind, took));
+    let timing = app.host.bus_kind(bus).map(|kind| timing(kind, took));
     Ok((timing.map(|text| [(SERVER_TIMING, text)]), Json(views)).into_response())
 }
 
@@ -151,7 +164,9 @@ pub(super) async fn list(
     let cursor = params.cursor()?;
     params.finish()?;
     let page = app.host.events(bus.as_deref(), &filter, cursor, limit).await?;
-    let body = cloudevents::write_batch(page.events.iter().map(AsRef::as_ref));
+    let bytes = page.events.iter().map(|event| event.weight()).sum();
+    let write = async { cloudevents::write_batch(page.events.iter().map(AsRef::as_ref)) };
+    let body = aside(bytes, write).await;
     let mut response = ([(header::CONTENT_TYPE, BATCH)], body).into_response();
     if let Some(after) = page.next {
         let cursor = cursor_text(Cursor { epoch: page.epoch, after });
