@@ -5,7 +5,6 @@
 
 use std::future::poll_fn;
 use std::pin::pin;
-use std::task::Poll;
 
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::Semaphore;
@@ -25,12 +24,12 @@ pub(super) async fn aside<F: Future>(bytes: usize, work: F) -> F::Output {
 }
 
 async fn aside_among<F: Future>(further: &Semaphore, bytes: usize, work: F) -> F::Output {
-    let in_turn = Handle::current().runtime_flavor() == RuntimeFlavor::CurrentThread;
-    if bytes < LARGE_BYTES || in_turn {
+    // A runtime of one thread has no further ones.
+    if bytes < LARGE_BYTES || Handle::current().runtime_flavor() == RuntimeFlavor::CurrentThread {
         return work.await;
     }
     let mut work = pin!(work);
-    poll_fn(|context| -> Poll<F::Output> {
+    poll_fn(|context| {
         let mut poll = || work.as_mut().poll(context);
         match further.try_acquire() {
             Ok(_place) => tokio::task::block_in_place(poll),
