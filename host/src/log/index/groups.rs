@@ -8,9 +8,13 @@ use std::borrow::Cow;
 
 use hashbrown::HashTable;
 
+use super::encode::prefix_of;
+
 /// Entries that wait before a question has them entered: looking through them takes less than
 /// finding one in the table.
 const WAITING_MAX: usize = 256;
+/// Entries that have the same top bits of their hashes, on average at least.
+const PAIRS_PER_RANGE: usize = 16;
 
 /// Entry numbers by hash.
 #[derive(Debug, Default)]
@@ -81,10 +85,7 @@ impl Groups {
 
     /// All groups, ascending by hash.
     pub(super) fn sorted(&self) -> Sorted {
-        let entered = self.table.iter();
-        let entered = entered.flat_map(|group| group.members().iter().map(|m| (group.hash, *m)));
-        let mut pairs: Vec<(u128, u32)> = entered.chain(self.waiting()).collect();
-        pairs.sort_unstable();
+        let pairs = self.pairs();
         let mut sorted = Sorted { groups: Vec::new(), members: Vec::with_capacity(pairs.len()) };
         for (hash, member) in pairs {
             if sorted.groups.last().is_none_or(|(last, _)| *last != hash) {
@@ -93,6 +94,37 @@ impl Groups {
             sorted.members.push(member);
         }
         sorted
+    }
+
+    /// Every entry, ascending. Each goes to those with the same top bits of the hash first: hashes are
+    /// uniform, so few come together, most of them of one hash and in order already.
+    fn pairs(&self) -> Vec<(u128, u32)> {
+        let about = self.table.len() + self.hashes.len();
+        let bits = (about / PAIRS_PER_RANGE).checked_ilog2().unwrap_or(0);
+        let range = |hash| usize::try_from(prefix_of(hash, bits)).unwrap_or_default();
+        // How many come before a range; then, where its next pair goes.
+        let mut places = vec![0_usize; (1 << bits) + 1];
+        self.for_each(|hash, of| {
+            places.get_mut(range(hash) + 1).into_iter().for_each(|count| *count += of.len());
+        });
+        let mut before = 0;
+        for place in &mut places {
+            before += *place;
+            *place = before;
+        }
+        let mut pairs = vec![(0, 0); before];
+        self.for_each(|hash, of| {
+            let Some(place) = places.get_mut(range(hash)) else { return };
+            let free = pairs.get_mut(*place..).unwrap_or_default();
+            free.iter_mut().zip(of).for_each(|(pair, member)| *pair = (hash, *member));
+            *place += of.len();
+        });
+        let mut first = 0;
+        for end in places {
+            pairs.get_mut(first..end).unwrap_or_default().sort_unstable();
+            first = end;
+        }
+        pairs
     }
 
     /// Visits every entry: hashes in no order, the entries of one ascending.
@@ -164,15 +196,17 @@ mod tests {
             entered in proptest::collection::vec(0..900_usize, 0..3),
         ) {
             let (mut groups, mut model) = (Groups::default(), BTreeMap::<u128, Vec<u32>>::new());
-            for (member, hash) in (0..).zip(&hashes) {
-                groups.push((*hash).into(), member);
-                model.entry((*hash).into()).or_default().push(member);
+            // Some differ in their top bits, some at the other end alone.
+            let spread = |hash: u8| u128::from(hash / 2) << 124 | u128::from(hash);
+            for (member, hash) in (0..).zip(hashes.iter().map(|hash| spread(*hash))) {
+                groups.push(hash, member);
+                model.entry(hash).or_default().push(member);
                 if entered.contains(&(member as usize)) {
                     groups.enter();
                     prop_assert!(!groups.waits_long());
                 }
             }
-            for hash in 0..20 {
+            for hash in (0..20).map(spread) {
                 let expected = model.get(&hash).map_or(&[][..], Vec::as_slice);
                 prop_assert_eq!(&*groups.get(hash), expected);
             }
