@@ -1,6 +1,7 @@
 //! One key with its state, and how it is found.
 
 use std::hash::{Hash, Hasher};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::account::{Measure, Usage};
@@ -19,6 +20,8 @@ const VALUE_OVERHEAD_BYTES: usize = 165;
 pub(super) struct Entry {
     owner: Owner,
     layers: Mutex<Layers>,
+    /// Whether it was used since the last sweep. Changed by who holds its shard.
+    touched: AtomicBool,
 }
 
 /// An [`Entry`] in a table, where it is found by its owner.
@@ -27,7 +30,7 @@ pub(super) struct ByOwner(pub(super) Arc<Entry>);
 
 impl Entry {
     pub(super) const fn new(owner: Owner, layers: Layers) -> Self {
-        Self { owner, layers: Mutex::new(layers) }
+        Self { owner, layers: Mutex::new(layers), touched: AtomicBool::new(true) }
     }
 
     pub(super) const fn owner(&self) -> &Owner {
@@ -36,6 +39,20 @@ impl Entry {
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Layers> {
         lock(&self.layers)
+    }
+
+    /// Notes that it is used.
+    pub(super) fn touch(&self) {
+        self.touched.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_touched(&self) -> bool {
+        self.touched.load(Ordering::Relaxed)
+    }
+
+    /// Takes the mark away; says whether there was one.
+    pub(super) fn untouch(&self) -> bool {
+        self.touched.swap(false, Ordering::Relaxed)
     }
 }
 
@@ -59,8 +76,6 @@ pub(super) struct Layers {
     /// Ascending by name.
     pub(super) durable: KeyValues,
     pub(super) pending: PendingWrites,
-    /// Whether it was used since the last sweep.
-    pub(super) touched: bool,
     /// Whether the cold store has the durable layer too: it was asked for during a walk.
     pub(super) copied: bool,
 }

@@ -176,7 +176,7 @@ impl Values {
                 let ByOwner(entry) = shard.entries.get(&owner.as_ref())?;
                 let in_hand = Arc::strong_count(entry) > 1;
                 let layers = entry.lock();
-                let idle = !in_hand && !layers.touched && layers.is_movable();
+                let idle = !in_hand && !entry.is_touched() && layers.is_movable();
                 idle.then(|| (owner.clone(), layers.durable.clone()))
             })
             .collect();
@@ -201,9 +201,7 @@ fn idle(shard: &mut Shard) -> Vec<Owner> {
         if Arc::strong_count(entry) > 1 {
             continue;
         }
-        let mut layers = entry.lock();
-        let touched = std::mem::take(&mut layers.touched);
-        if !touched && layers.is_movable() && idle.len() < IDLE_MAX {
+        if !entry.untouch() && entry.lock().is_movable() && idle.len() < IDLE_MAX {
             idle.push(entry.owner().clone());
         }
     }

@@ -149,7 +149,7 @@ impl Values {
         owner: OwnerRef<'_>,
     ) -> Result<Option<Arc<Entry>>, ColdError> {
         if let Some(ByOwner(entry)) = shard.entries.get(&owner) {
-            entry.lock().touched = true;
+            entry.touch();
             return Ok(Some(Arc::clone(entry)));
         }
         let Some(cold) = &self.cold else { return Ok(None) };
@@ -200,7 +200,7 @@ impl Values {
 
     /// Puts a key into its shard.
     pub(super) fn put_in(&self, shard: &mut Shard, owner: Owner, durable: KeyValues) -> Arc<Entry> {
-        let layers = Layers { durable, touched: true, ..Layers::default() };
+        let layers = Layers { durable, ..Layers::default() };
         self.budget.grow(layers.weight() + KEY_OVERHEAD_BYTES);
         let entry = Arc::new(Entry::new(owner, layers));
         if let Some(ByOwner(old)) = shard.entries.replace(ByOwner(Arc::clone(&entry))) {

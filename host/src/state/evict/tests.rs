@@ -92,7 +92,7 @@ fn a_key_taken_up_since_it_was_looked_out_stays() {
     };
     let untouch = || {
         let shard = values.shards.of(owner("k").as_ref()).unwrap();
-        shard.entries.get(&owner("k").as_ref()).unwrap().0.lock().touched = false;
+        shard.entries.get(&owner("k").as_ref()).unwrap().0.untouch();
     };
     apply(&values, "k", b"1");
     assert_eq!(move_out(), 0, "touched");
