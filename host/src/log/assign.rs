@@ -30,6 +30,8 @@ pub(super) struct Item {
     /// Which event of the batch as it was published.
     pub(super) index: usize,
     pub(super) id: IdHash,
+    /// Whether the table may hold it, as far as one sees at a glance.
+    pub(super) is_suspect: bool,
     /// Events with the same hash that are known to have another identity.
     pub(super) others: Vec<Position>,
     /// The publisher's condition.
@@ -115,8 +117,16 @@ impl Group {
         first
     }
 
-    /// Decides a batch, duplicates first, and numbers it if it is taken. Without the table nothing can
-    /// be decided.
+    /// Looks all events of batches up at once, before any batch is decided.
+    pub(super) fn glance<'a>(dedup: Option<&Dedup>, batches: impl Iterator<Item = &'a mut Batch>) {
+        let Some(table) = dedup.map(Dedup::glance) else { return };
+        for item in batches.flat_map(|batch| &mut batch.items) {
+            item.is_suspect = table.may_hold(item.id);
+        }
+    }
+
+    /// Decides a batch that was glanced at, duplicates first, and numbers it if it is taken. Without the
+    /// table nothing can be decided.
     pub(super) fn ingest(
         &mut self,
         dedup: Option<&Dedup>,
@@ -125,8 +135,9 @@ impl Group {
     ) -> Verdict {
         let Some(dedup) = dedup else { return Verdict::Recheck };
         let is_known = |item: &Item| {
+            let other = |position: &Position| item.others.contains(position);
             self.ids.contains(&item.id)
-                || dedup.lookup(item.id).iter().any(|position| !item.others.contains(position))
+                || item.is_suspect && !dedup.lookup(item.id).iter().all(other)
         };
         if batch.items.iter().any(is_known) && !planted!(ForgetsIdentities) {
             return Verdict::Recheck;

@@ -102,6 +102,9 @@ struct Mark {
     ms: u64,
 }
 
+/// See [`Dedup::glance`].
+pub(in crate::log) struct Glance<'a>(RwLockReadGuard<'a, Inner>);
+
 #[derive(Debug)]
 struct Inner {
     ring: Ring,
@@ -155,6 +158,12 @@ impl Dedup {
     #[must_use]
     pub fn lookup(&self, hash: IdHash) -> Vec<Position> {
         self.read().lookup(hash)
+    }
+
+    /// A look at the table for whoever asks about many hashes, one right after the other. The writer waits
+    /// while it is held.
+    pub(in crate::log) fn glance(&self) -> Glance<'_> {
+        Glance(self.read())
     }
 
     /// Takes one entry. Positions must ascend; a time before that of the entry before counts as
@@ -274,6 +283,16 @@ impl Dedup {
 
     fn write(&self) -> RwLockWriteGuard<'_, Inner> {
         self.inner.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Glance<'_> {
+    /// Whether [`Dedup::lookup`] may find anything: of what it would not find, one in twelve. It reads one
+    /// place of memory that depends on the hash alone, so a processor reads those of several hashes at
+    /// once.
+    pub(in crate::log) fn may_hold(&self, hash: IdHash) -> bool {
+        let table = self.0.tables.get(shard(hash));
+        table.is_some_and(|table| table.iter_hash(hash.0).next().is_some())
     }
 }
 

@@ -1,7 +1,8 @@
 //! The publisher's side of ingest: what is new, what was there, and asking the writer until both agree.
 //!
-//! Rule: the writer compares hashes, here content is compared. A hash that the writer knows and this
-//! side did not comes back, and goes around again once what it hit is durable.
+//! Rule: the writer compares hashes, here content is compared. All is taken for new at first, as nearly
+//! all of it is. A hash that the writer knows and this side did not comes back, and goes around again
+//! once what it hit is durable.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -49,32 +50,54 @@ pub(super) async fn ingest(
         return Err(error);
     }
     let Some(recent) = shared.recent.filled().await else {
-        let gone = AppendError::ReadOnly(LogFailure::WriterGone);
-        return Err(shared.lanes.refusal().unwrap_or(gone));
+        return Err(shared.lanes.refusal().unwrap_or_else(gone));
     };
+    if batch.is_empty() {
+        return Ok(Vec::new());
+    }
     let ids: Each<IdHash> =
         batch.iter().map(|one| shared.hasher.of(&one.event.source, &one.event.id)).collect();
     let mut known = within(batch, &ids)?;
     loop {
-        look_up((shared, recent), batch, &ids, &mut known).await?;
-        if !known.iter().any(|known| matches!(known, Known::New { .. })) {
+        let refused = match ask(shared, (batch, &ids, &known), begun).await {
+            Ok(answers) => return Ok(answers),
+            Err(refused) => refused,
+        };
+        // Boxed, because it is rare: without it every publish would carry the room for it.
+        Box::pin(look_up((shared, recent), batch, &ids, (&mut known, refused))).await?;
+        if !has_new(&known) {
             shared.note_ingested(begun, Instant::now());
             return Ok(appended(&known, Position(0), &[]));
         }
-        let mut encoded = shared.buffers.take();
-        encode(&mut encoded, batch, &known)?;
-        let batch = Batch { commit: encoded, items: items(batch, &ids, &known) };
+    }
+}
+
+/// Asks the writer for what is new of a batch. The error is why it refuses; none: it knows a hash.
+async fn ask(
+    shared: &Shared,
+    (batch, ids, known): (&[Publish], &[IdHash], &[Known]),
+    begun: Instant,
+) -> Result<Vec<Appended>, Option<AppendError>> {
+    let answer = {
+        let mut commit = shared.buffers.take();
+        encode(&mut commit, batch, known)?;
+        let batch = Batch { commit, items: items(batch, ids, known) };
         let (reply, answer) = oneshot::channel();
         shared.lanes.push_ingest(IngestEntry { batch, begun, reply })?;
-        match answer.await {
-            Ok(IngestReply::Committed { committed, items }) => {
-                return Ok(appended(&known, committed.first_position.unwrap_or_default(), &items));
-            }
-            Ok(IngestReply::Recheck) => {}
-            Ok(IngestReply::Refused(error)) => return Err(error),
-            Err(_) => return Err(AppendError::ReadOnly(LogFailure::WriterGone)),
+        answer
+    };
+    match answer.await {
+        Ok(IngestReply::Committed { committed, items }) => {
+            Ok(appended(known, committed.first_position.unwrap_or_default(), &items))
         }
+        Ok(IngestReply::Recheck) => Err(None),
+        Ok(IngestReply::Refused(error)) => Err(Some(error)),
+        Err(_) => Err(Some(gone())),
     }
+}
+
+const fn gone() -> AppendError {
+    AppendError::ReadOnly(LogFailure::WriterGone)
 }
 
 /// Compares the events of a batch with each other.
@@ -99,22 +122,22 @@ fn within(batch: &[Publish], ids: &[IdHash]) -> Result<Each<Known>, AppendError>
     Ok(known)
 }
 
-/// Compares what seems new with what the log has under the same hash.
+/// Compares what seems new with what the log has under the same hash. Where the batch was refused, that
+/// is the error if any of it is new: what is in the log takes no room and meets no condition.
 async fn look_up(
     (shared, recent): (&Arc<Shared>, &Dedup),
     batch: &[Publish],
     ids: &[IdHash],
-    known: &mut [Known],
+    (known, refused): (&mut [Known], Option<AppendError>),
 ) -> Result<(), AppendError> {
-    for (index, ((one, id), known)) in batch.iter().zip(ids).zip(known).enumerate() {
+    for (index, ((one, id), known)) in batch.iter().zip(ids).zip(&mut *known).enumerate() {
         let Known::New { others } = known else { continue };
         let mut found = None;
         for position in recent.lookup(*id) {
             if others.contains(&position) || planted!(ForgetsIdentities) {
                 continue;
             }
-            // Boxed, because it is rare: without it every publish would carry the room for it.
-            let stored = Box::pin(shared.event(position)).await;
+            let stored = shared.event(position).await;
             let stored = stored.map_err(|error| AppendError::Read(error.to_string()))?;
             // The table knows durable events only, so it is there.
             let Some(stored) = stored else { continue };
@@ -132,7 +155,11 @@ async fn look_up(
             *known = Known::Stored(stored);
         }
     }
-    Ok(())
+    refused.filter(|_| has_new(known)).map_or(Ok(()), Err)
+}
+
+fn has_new(known: &[Known]) -> bool {
+    known.iter().any(|known| matches!(known, Known::New { .. }))
 }
 
 fn new_ones<'a>(
@@ -165,6 +192,7 @@ fn items(batch: &[Publish], ids: &[IdHash], known: &[Known]) -> Each<Item> {
             Some(Item {
                 index,
                 id: *ids.get(index)?,
+                is_suspect: true,
                 others: others.to_vec(),
                 expected: one.expected,
                 sequence: KeySequence(0),

@@ -6,6 +6,8 @@
 //!
 //! Rule: the one lock here is held for pushing, taking and counting, and never across I/O.
 
+mod group;
+
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -450,42 +452,6 @@ impl Lanes {
                 // Whoever was next has gone. Dropping a permit takes the lock, unless it is empty.
                 Some(mut permit) => permit.bytes = 0,
             }
-        }
-    }
-}
-
-impl State {
-    fn take_group(&mut self) -> Taken {
-        let mut taken = Taken::default();
-        if self.ingest_skipped {
-            self.take_ingest_while(&mut taken, |taken, _| taken.ingest.is_empty());
-        }
-        let kept_for_ingest = self.ingest_bytes.min(GROUP_BYTES_MAX / 4);
-        while let Some(bytes) = self.effects.front().map(|entry| entry.commit.bytes()) {
-            let fits = taken.bytes + bytes + kept_for_ingest <= GROUP_BYTES_MAX;
-            if !fits && taken.bytes > 0 {
-                break;
-            }
-            let Some(entry) = self.effects.pop_front() else { break };
-            self.effects_bytes -= bytes;
-            taken.bytes += bytes;
-            taken.effects.push(entry);
-        }
-        self.take_ingest_while(&mut taken, |taken, bytes| {
-            taken.bytes == 0 || taken.bytes + bytes <= GROUP_BYTES_MAX
-        });
-        self.ingest_skipped = !self.ingest.is_empty() && taken.ingest.is_empty();
-        taken
-    }
-
-    fn take_ingest_while(&mut self, taken: &mut Taken, goes_on: impl Fn(&Taken, usize) -> bool) {
-        while let Some(bytes) = self.ingest.front().map(|entry| entry.batch.commit.bytes())
-            && goes_on(taken, bytes)
-        {
-            let Some(entry) = self.ingest.pop_front() else { break };
-            self.ingest_bytes -= bytes;
-            taken.bytes += bytes;
-            taken.ingest.push(entry);
         }
     }
 }

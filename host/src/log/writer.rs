@@ -221,7 +221,7 @@ impl Writer {
     }
 
     /// Numbers what was taken and puts it into the frame.
-    fn gather(&mut self, taken: Taken) -> Vec<Waiting> {
+    fn gather(&mut self, mut taken: Taken) -> Vec<Waiting> {
         let shared = self.shared.clone();
         let mut waiting = Vec::with_capacity(taken.effects.len() + taken.ingest.len());
         let tip = self.segment.tip();
@@ -229,6 +229,8 @@ impl Writer {
         self.group.begin(tip.next_position);
         let (metadata_bytes, payload_bytes) = taken.section_bytes();
         self.builder.begin(self.segment.end(), metadata_bytes, payload_bytes);
+        let batches = taken.ingest.iter_mut().map(|entry| &mut entry.batch);
+        Group::glance(shared.recent.get(), batches);
         for entry in taken.effects {
             waiting.push(self.gather_effects(entry));
         }

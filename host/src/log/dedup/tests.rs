@@ -38,6 +38,22 @@ fn identities_with_one_hash_are_all_candidates() {
 }
 
 #[test]
+fn few_are_suspected_at_a_glance_that_are_not_there() {
+    let hasher = IdHasher::new(&[7; 16]);
+    let dedup = Dedup::new(DAY_MS, 100_000);
+    for number in 0..10_000 {
+        dedup.insert(hasher.of("shop", &number.to_string()), Position(number + 1), 1000);
+    }
+    let glance = dedup.glance();
+    let suspected = |source: &str| {
+        let hash = |number: u64| hasher.of(source, &number.to_string());
+        (0..10_000).filter(|number| glance.may_hold(hash(*number))).count()
+    };
+    assert_eq!(suspected("shop"), 10_000);
+    assert!(suspected("mill") < 2000, "{}", suspected("mill"));
+}
+
+#[test]
 fn time_drops_an_entry_within_a_second_after_its_window_and_never_early() {
     let dedup = Dedup::new(DAY_MS, 100);
     dedup.insert(IdHash(1), Position(1), 5_000);
@@ -180,6 +196,7 @@ proptest! {
             for hash in 0..12 {
                 let expected: Vec<Position> = model.entries.iter()
                     .filter(|(entry, _)| entry.hash.0 == hash).map(|(entry, _)| entry.position).collect();
+                prop_assert!(expected.is_empty() || dedup.glance().may_hold(IdHash(hash)));
                 prop_assert_eq!(dedup.lookup(IdHash(hash)), expected);
             }
         }

@@ -10,7 +10,7 @@ use crate::limits::GROUP_BYTES_MAX;
 use crate::log::disk::sim::{Crash, Fault, SimDisk};
 use crate::log::record::DeliveryCommit;
 use crate::log::{
-    AppendError, CommitTicket, Linger, Log, LogOptions, Publish, ReadError, RecordRef,
+    AppendError, Appended, CommitTicket, Linger, Log, LogOptions, Publish, ReadError, RecordRef,
 };
 
 async fn commit(log: &Log, position: u64) -> CommitTicket {
@@ -192,10 +192,14 @@ async fn ingest_stops_at_a_higher_watermark_than_effects() {
         let used = (1 << 20) - disk.free_bytes(&bus()).unwrap();
         disk.set_capacity(Some(used + bytes));
     };
+    let stored = log.ingest(vec![publish("0", "a")]).await.unwrap();
     free(1500);
     clock.pass(1000);
-    let error = log.ingest(vec![publish("1", "a")]).await.unwrap_err();
+    let error = log.ingest(vec![publish("0", "a"), publish("1", "a")]).await.unwrap_err();
     assert_eq!(error, AppendError::StorageFull { free: 1500, needed: 2000 });
+    // What is there already takes no room.
+    let again = log.ingest(vec![publish("0", "a")]).await.unwrap();
+    assert_eq!(again, [Appended { duplicate: true, ..stored[0] }]);
     commit(&log, 1).await.await.unwrap();
     free(500);
     clock.pass(1000);
