@@ -17,9 +17,15 @@ pub(super) const SOURCE: &str = "/bench";
 /// The media type of their payload.
 pub(super) const CONTENT_TYPE: &str = "application/json";
 
+/// Events after which few keys come up in the same order again.
+const TURNS: usize = 1 << 16;
+
 /// Makes events by their number.
 pub(super) struct Events {
+    /// Few keys: those of one event after the other, as they come from clients. To fetch one from wherever
+    /// it is kept would take as long as to encode the event. Many keys: each once.
     keys: Vec<Key>,
+    is_in_turn: bool,
     source: Arc<str>,
     kind: Arc<str>,
     content_type: Arc<str>,
@@ -30,10 +36,18 @@ pub(super) struct Events {
 
 impl Events {
     pub(super) fn new(settings: &Settings) -> Self {
-        let keys = (0..settings.keys).filter_map(|n| Key::new(&format!("key-{n:08}")).ok());
+        let is_in_turn = settings.keys < TURNS;
+        let key = |n: usize| Key::new(&format!("key-{n:08}")).ok();
+        let in_turn = |number: usize| key(spread(number as u64)?.checked_rem(settings.keys)?);
+        let keys = if is_in_turn {
+            (0..TURNS).filter_map(in_turn).collect()
+        } else {
+            (0..settings.keys).filter_map(key).collect()
+        };
         let data = settings.data.clone().unwrap_or_else(|| text(settings.size));
         Self {
-            keys: keys.collect(),
+            keys,
+            is_in_turn,
             source: SOURCE.into(),
             kind: settings.kind.as_str().into(),
             content_type: CONTENT_TYPE.into(),
@@ -48,6 +62,7 @@ impl Events {
         let text = |text: &Arc<str>| Arc::from(&**text);
         Self {
             keys: self.keys.iter().filter_map(|key| Key::new(key.as_str()).ok()).collect(),
+            is_in_turn: self.is_in_turn,
             source: text(&self.source),
             kind: text(&self.kind),
             content_type: text(&self.content_type),
@@ -78,10 +93,8 @@ impl Events {
 
     /// The key of an event; unkeyed where there are no keys.
     pub(super) fn key(&self, number: u64) -> Option<&Key> {
-        // Spread, so that neighbours have different keys and all keys come up equally often.
-        let spread = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 16;
-        let index = usize::try_from(spread).ok()?.checked_rem(self.keys.len())?;
-        self.keys.get(index)
+        let turn = if self.is_in_turn { number.try_into().ok() } else { spread(number) };
+        self.keys.get(turn?.checked_rem(self.keys.len())?)
     }
 
     /// An event. Field by field: what is taken of a default one would be counted as referred to and not
@@ -112,6 +125,11 @@ impl Events {
     pub(super) fn publish(&self, number: u64) -> Publish {
         Publish { event: self.event(number), expected: None }
     }
+}
+
+/// Neighbours far apart, so that they have different keys and all keys come up equally often.
+fn spread(number: u64) -> Option<usize> {
+    (number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 16).try_into().ok()
 }
 
 /// A JSON string of so many bytes.
