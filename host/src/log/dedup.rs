@@ -287,9 +287,9 @@ impl Dedup {
 }
 
 impl Glance<'_> {
-    /// Whether [`Dedup::lookup`] may find anything: of what it would not find, one in twelve. It reads one
-    /// place of memory that depends on the hash alone, so a processor reads those of several hashes at
-    /// once.
+    /// Whether [`Dedup::lookup`] may find anything. Up to one in eight of the hashes that it does not find
+    /// may be. Reads one place of memory that depends on the hash alone, so that a processor reads those of
+    /// several hashes at once.
     pub(in crate::log) fn may_hold(&self, hash: IdHash) -> bool {
         let table = self.0.tables.get(shard(hash));
         table.is_some_and(|table| table.iter_hash(hash.0).next().is_some())

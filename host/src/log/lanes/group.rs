@@ -6,6 +6,7 @@ use super::{State, Taken};
 use crate::limits::GROUP_BYTES_MAX;
 
 impl State {
+    /// What makes one group.
     pub(super) fn take_group(&mut self) -> Taken {
         let bytes = self.effects_bytes + self.ingest_bytes;
         if bytes <= GROUP_BYTES_MAX {
@@ -41,6 +42,8 @@ impl State {
         Taken { effects: emptied(&mut self.effects), ingest: emptied(&mut self.ingest), bytes }
     }
 
+    /// Moves what is first in the ingest lane to what was taken, while `goes_on` says so of that and of the
+    /// bytes that come next.
     pub(super) fn take_ingest_while(
         &mut self,
         taken: &mut Taken,
