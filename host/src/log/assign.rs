@@ -58,10 +58,12 @@ pub(super) struct Group {
     ids: HashSet<IdHash>,
     /// The same, in the order of their positions.
     published: Vec<(IdHash, Position)>,
+    /// Keys as the tables have them, to be entered in `heads`.
+    found: Vec<(KeyHash, Moved)>,
     next_position: u64,
 }
 
-/// A key that the group moves on.
+/// A key that the group moves on, or may.
 #[derive(Debug, Clone, Copy)]
 struct Moved {
     head: Head,
@@ -88,6 +90,15 @@ impl Group {
         head.map_or(KeySequence(0), |head| head.sequence)
     }
 
+    /// Looks all keys of commits up at once, before any event is numbered.
+    pub(super) fn meet<'a>(&mut self, heads: &Heads, commits: impl Iterator<Item = &'a Encoded>) {
+        let table = heads.glance();
+        let keys = commits.flat_map(|commit| &commit.events).filter_map(|slot| slot.sequenced);
+        self.found.extend(keys.map(|key| (key, Moved::of(table.find(key)))));
+        drop(table);
+        self.heads.extend(self.found.drain(..));
+    }
+
     /// Numbers the events of a commit whose conditions are decided.
     fn assign(&mut self, heads: &Heads, commit: &Encoded, mut give: impl FnMut(KeySequence)) {
         for slot in &commit.events {
@@ -97,7 +108,7 @@ impl Group {
                 give(KeySequence(0));
                 continue;
             };
-            let moved = self.heads.entry(key).or_insert_with(|| Moved::of(heads, key));
+            let moved = self.heads.entry(key).or_insert_with(|| Moved::of(heads.find(key)));
             let sequence = KeySequence(moved.head.sequence.0 + 1);
             moved.head = Head { sequence, position };
             give(sequence);
@@ -185,6 +196,8 @@ impl Group {
         for (key, Moved { head, place }) in self.heads.drain() {
             match place {
                 Some(place) => heads.advance_at(key, place, head),
+                // Of a batch that was refused.
+                None if head.sequence.0 == 0 => {}
                 None => heads.advance(key, head),
             }
         }
@@ -199,14 +212,53 @@ impl Group {
 }
 
 impl Moved {
-    /// A key as the tables have it.
-    fn of(heads: &Heads, key: KeyHash) -> Self {
-        match heads.find(key) {
+    /// A key as the tables have it; none: they do not know it.
+    fn of(found: Option<(Head, Place)>) -> Self {
+        match found {
             Some((head, place)) => Self { head, place: Some(place) },
             None => {
                 let head = Head { sequence: KeySequence(0), position: Position(0) };
                 Self { head, place: None }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{Key, NewEvent};
+
+    fn batch(id: u64, key: &str, expected: Option<u64>) -> Batch {
+        let key = Some(Key::new(key).unwrap());
+        let mut commit = Encoded::default();
+        commit.event(&NewEvent { kind: "thing.seen".into(), key, ..NewEvent::default() }).unwrap();
+        commit.finish().unwrap();
+        let item = Item {
+            index: 0,
+            id: IdHash(id),
+            is_suspect: false,
+            others: Vec::new(),
+            expected: expected.map(KeySequence),
+            sequence: KeySequence(0),
+        };
+        Batch { commit, items: Each::from_elem(item, 1) }
+    }
+
+    #[test]
+    fn a_key_that_was_only_looked_up_stays_unknown() {
+        let (dedup, heads, mut group) = (Dedup::new(10, 10), Heads::new(), Group::default());
+        let mut batches = [batch(1, "a", Some(3)), batch(2, "b", None), batch(3, "b", Some(1))];
+        group.begin(1);
+        group.meet(&heads, batches.iter().map(|batch| &batch.commit));
+        let [refused, first, second] =
+            batches.each_mut().map(|batch| group.ingest(Some(&dedup), &heads, batch));
+        assert!(matches!(refused, Verdict::Refused(_)), "{refused:?}");
+        assert_eq!([first, second], [1, 2].map(|at| Verdict::Taken(Position(at))));
+        assert_eq!(batches[2].items[0].sequence, KeySequence(2), "the group moved the key on");
+        group.settle(Some(&dedup), &heads, 0);
+        assert_eq!(heads.get(KeyHash::of("a")), None);
+        let head = Head { sequence: KeySequence(2), position: Position(2) };
+        assert_eq!((heads.get(KeyHash::of("b")), heads.len()), (Some(head), 1));
     }
 }

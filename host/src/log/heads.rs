@@ -35,6 +35,9 @@ pub struct Heads {
     shards: Vec<RwLock<Shard>>,
 }
 
+/// See [`Heads::glance`].
+pub(in crate::log) struct Glance<'a>(Vec<RwLockReadGuard<'a, Shard>>);
+
 /// 32 bytes: as halves, since a `u128` would be aligned to 16.
 #[derive(Debug, Clone, Copy)]
 struct Slot {
@@ -79,9 +82,14 @@ impl Heads {
     /// The head of a key, and where it stands.
     #[must_use]
     pub fn find(&self, key: KeyHash) -> Option<(Head, Place)> {
-        let shard = read(self.shards.get(shard(key))?);
-        let index = shard.index(key)?;
-        Some((shard.slots.get(index as usize)?.head(), Place(index)))
+        read(self.shards.get(shard(key))?).find(key)
+    }
+
+    /// A look at all keys for whoever asks about many, one right after the other: no lock is between
+    /// two of them, so that a processor reads the places of several keys at once. Heads stand still while
+    /// it is held.
+    pub(in crate::log) fn glance(&self) -> Glance<'_> {
+        Glance(self.shards.iter().map(read).collect())
     }
 
     /// As [`Heads::advance`], of a key that stands at `place`.
@@ -151,7 +159,19 @@ impl Heads {
     }
 }
 
+impl Glance<'_> {
+    /// As [`Heads::find`].
+    pub(in crate::log) fn find(&self, key: KeyHash) -> Option<(Head, Place)> {
+        self.0.get(shard(key))?.find(key)
+    }
+}
+
 impl Shard {
+    fn find(&self, key: KeyHash) -> Option<(Head, Place)> {
+        let index = self.index(key)?;
+        Some((self.slots.get(index as usize)?.head(), Place(index)))
+    }
+
     fn index(&self, key: KeyHash) -> Option<u32> {
         let is_it = |index: &u32| self.slots.get(*index as usize).is_some_and(|s| s.key() == key);
         self.table.find(hash(key), is_it).copied()

@@ -229,6 +229,9 @@ impl Writer {
         self.group.begin(tip.next_position);
         let (metadata_bytes, payload_bytes) = taken.section_bytes();
         self.builder.begin(self.segment.end(), metadata_bytes, payload_bytes);
+        let effects = taken.effects.iter().map(|entry| &entry.commit);
+        let published = taken.ingest.iter().map(|entry| &entry.batch.commit);
+        self.group.meet(&shared.heads, effects.chain(published));
         let batches = taken.ingest.iter_mut().map(|entry| &mut entry.batch);
         Group::glance(shared.recent.get(), batches);
         for entry in taken.effects {
