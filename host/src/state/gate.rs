@@ -130,13 +130,12 @@ pub(super) type Part = CachePadded<Mutex<Shard>>;
 #[derive(Debug)]
 pub(super) struct Shards {
     gate: Gate,
-    shards: Vec<Part>,
+    shards: Box<[Part; SHARDS]>,
 }
 
 impl Shards {
     pub(super) fn new() -> Self {
-        let shards = (0..SHARDS).map(|_| Part::default()).collect();
-        Self { gate: Gate::new(), shards }
+        Self { gate: Gate::new(), shards: Box::new(std::array::from_fn(|_| Part::default())) }
     }
 
     pub(super) const fn gate(&self) -> &Gate {
@@ -146,7 +145,7 @@ impl Shards {
     /// All of them, once all keys are there. Blocks.
     pub(super) fn all(&self) -> Result<&[Part], ColdError> {
         self.gate.wait()?;
-        Ok(&self.shards)
+        Ok(&*self.shards)
     }
 
     /// The one that a key belongs to, once all keys are there. Blocks.
@@ -157,15 +156,17 @@ impl Shards {
 
     /// For who fills them.
     pub(super) fn all_unfilled(&self) -> &[Part] {
-        &self.shards
+        &*self.shards
     }
 
     /// For who fills them, and for who came by the gate before.
     pub(super) fn of_unfilled(&self, owner: OwnerRef<'_>) -> MutexGuard<'_, Shard> {
         // By what is the same in every run: a checkpoint, which is written shard by shard, fills one
         // after the other again, and each fits a cache.
-        let hash = (owner.hash.0 >> 64).wrapping_add(u128::from(owner.instance.0));
-        let index = usize::try_from(hash % self.shards.len() as u128).unwrap_or(0);
+        #[allow(clippy::cast_possible_truncation, reason = "the upper half fits")]
+        let hash = ((owner.hash.0 >> 64) as u64).wrapping_add(owner.instance.0.into());
+        #[allow(clippy::cast_possible_truncation, reason = "it is reduced to the length")]
+        let index = (hash % SHARDS as u64) as usize;
         #[allow(clippy::indexing_slicing, reason = "the index was reduced to the length")]
         lock(&self.shards[index])
     }
