@@ -20,7 +20,7 @@ pub(crate) struct Witness {
     pub(crate) fixed: AtomicBool,
 }
 
-fn value(delivery: &Delivery, name: &str) -> u64 {
+fn value(delivery: &Delivery<'_>, name: &str) -> u64 {
     let bytes = delivery.state.get(name).unwrap_or_default();
     std::str::from_utf8(&bytes).ok().and_then(|text| text.parse().ok()).unwrap_or(0)
 }
@@ -30,7 +30,7 @@ fn write(name: &str, value: u64) -> StateWrite {
     StateWrite { name: name.into(), value, expires_ms: None }
 }
 
-fn emit(delivery: &Delivery, kind: &str, data: &Value) -> Draft {
+fn emit(delivery: &Delivery<'_>, kind: &str, data: &Value) -> Draft {
     Draft {
         id: delivery.seed.event_id(delivery.event.position, 0),
         kind: kind.into(),
@@ -55,7 +55,7 @@ fn timers(event: &Event, data: &Value) -> Vec<TimerChange> {
 }
 
 impl Witness {
-    fn handle(&self, delivery: &Delivery) -> (Outcome, Effects) {
+    fn handle(&self, delivery: &Delivery<'_>) -> (Outcome, Effects) {
         let event = &delivery.event;
         if let Some(name) = event.attribute("timername") {
             let fired = value(delivery, "fired") + 1;
@@ -90,10 +90,14 @@ impl Witness {
 }
 
 impl Invoker for Witness {
-    fn invoke<'a>(&'a self, _: &'a mut Slot, delivery: Delivery) -> BoxFuture<'a, Invocation> {
+    fn invoke<'a>(
+        &'a self,
+        _: &'a mut Slot,
+        delivery: Delivery<'a>,
+    ) -> BoxFuture<'a, Box<Invocation>> {
         async move {
             let (outcome, effects) = self.handle(&delivery);
-            Invocation { effects, fuel: 1, ..Invocation::unrun(outcome) }
+            Box::new(Invocation { effects, fuel: 1, ..Invocation::unrun(outcome) })
         }
         .boxed()
     }

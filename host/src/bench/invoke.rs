@@ -1,5 +1,6 @@
 //! `bench invoke`: one call of a guest, by the host and by wasmtime alone.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -9,7 +10,8 @@ use crate::event::{CommitNumber, Event, KeySequence, Position};
 use crate::wasm::engine::HostEngineOptions;
 use crate::wasm::load::{Compiler, LoaderOptions};
 use crate::wasm::{
-    Delivery, Exports, GuestLimits, Module, Sandbox, SandboxOptions, Seed, Slot, StateView,
+    Delivery, Exports, GuestLimits, Invocation, Invoker, Module, Sandbox, SandboxOptions, Seed,
+    Slot, StateView,
 };
 
 use super::alone::Asked;
@@ -37,8 +39,11 @@ pub struct InvokeOptions {
 /// A guest as the host runs it.
 pub(super) struct Hosted {
     module: Arc<Module>,
-    delivery: Delivery,
+    event: Arc<Event>,
+    config: Arc<BTreeMap<String, String>>,
+    limits: Arc<GuestLimits>,
     state: Kept,
+    view: Arc<dyn StateView>,
 }
 
 /// A call of a guest that finds state of its own making.
@@ -75,17 +80,35 @@ impl Hosted {
             return Err(no_handler(&exported(&module)));
         }
         let state = Kept::default();
-        let delivery = Delivery {
+        Ok(Self {
+            module,
             event: Arc::new(event(events)),
+            config: Arc::new(plugin.manifest.config.clone()),
+            limits: Arc::new(plugin.limits()),
+            view: Arc::new(state.clone()),
+            state,
+        })
+    }
+
+    fn delivery(&self) -> Delivery<'_> {
+        Delivery {
+            event: &self.event,
             attempt: 1,
             redriven: false,
             seed: Seed::default(),
-            config: Arc::new(plugin.manifest.config.clone()),
-            limits: Arc::new(plugin.limits()),
-            state: Arc::new(state.clone()),
+            config: &self.config,
+            limits: &self.limits,
+            state: Arc::clone(&self.view),
             outside: None,
-        };
-        Ok(Self { module, delivery, state })
+        }
+    }
+
+    /// Calls the guest as a worker of a plugin does.
+    async fn call(&self, slot: &mut Slot) -> Box<Invocation> {
+        match self.module.invoke_through(slot, self.delivery()) {
+            Ok(invocation) => invocation,
+            Err(delivery) => self.module.invoke(slot, delivery).await,
+        }
     }
 
     /// Delivers as often as it takes for the guest to find state of its own making. Gives the last of
@@ -98,9 +121,9 @@ impl Hosted {
         let mut settled = Settled::default();
         for _ in 0..DELIVERIES_TO_SETTLE {
             let noting = Arc::new(Noting::new(self.state.clone()));
-            self.delivery.state = Arc::clone(&noting) as Arc<dyn StateView>;
+            self.view = Arc::clone(&noting) as Arc<dyn StateView>;
             let begun = cpu::thread();
-            let invocation = self.module.handle(&mut slot, self.delivery.clone()).await;
+            let invocation = self.call(&mut slot).await;
             let us = cpu::thread().saturating_sub(begun).as_secs_f64() * 1e6;
             if invocation.outcome != Outcome::Ok {
                 return Err(invocation.outcome);
@@ -109,7 +132,7 @@ impl Hosted {
             let asked = Asked { read: noting.read(), effects: invocation.effects };
             settled = Settled { us, asked };
         }
-        self.delivery.state = Arc::new(self.state.clone());
+        self.view = Arc::new(self.state.clone());
         Ok(settled)
     }
 
@@ -120,9 +143,14 @@ impl Hosted {
 
     /// The same with an instance for each call.
     fn fresh(&self) -> Self {
-        let limits = GuestLimits { reuse: false, ..GuestLimits::clone(&self.delivery.limits) };
-        let delivery = Delivery { limits: Arc::new(limits), ..self.delivery.clone() };
-        Self { module: Arc::clone(&self.module), delivery, state: self.state.clone() }
+        Self {
+            module: Arc::clone(&self.module),
+            event: Arc::clone(&self.event),
+            config: Arc::clone(&self.config),
+            limits: Arc::new(GuestLimits { reuse: false, ..GuestLimits::clone(&self.limits) }),
+            state: self.state.clone(),
+            view: Arc::clone(&self.view),
+        }
     }
 
     /// Processor time of one call, microseconds. Gives the outcome of the last one where it failed.
@@ -132,7 +160,7 @@ impl Hosted {
         let mut failed = None;
         let begun = cpu::thread();
         for _ in 0..calls {
-            let invocation = self.module.handle(&mut slot, self.delivery.clone()).await;
+            let invocation = self.call(&mut slot).await;
             if invocation.outcome != Outcome::Ok {
                 failed = Some(invocation.outcome);
             }
@@ -171,7 +199,7 @@ pub async fn run(settings: &Settings, options: &InvokeOptions) -> Result<Report,
     let events = Events::new(settings);
     let mut reuse = Hosted::load(&place, &events, &plugin).await?;
     reuse.settle().await.map_err(|outcome| unfit(&outcome))?;
-    let reuses = reuse.delivery.limits.reuse;
+    let reuses = reuse.limits.reuse;
     let fresh = reuse.fresh();
     let mut bare = Bare::load(&plugin, Fuel::Off, reuse.state())?;
     let mut metered = Bare::load(&plugin, Fuel::On, reuse.state())?;

@@ -279,13 +279,13 @@ impl Upcaster {
     async fn lift(&self, event: &Arc<Event>) -> Result<Arc<Event>, Box<Invocation>> {
         let version = version_of(event);
         let delivery = Delivery {
-            event: Arc::clone(event),
+            event,
             attempt: 1,
             redriven: false,
             // Without generation and attempt: the same event is always lifted to the same.
             seed: Seed { log_id: self.log_id, instance: self.instance, ..Seed::default() },
-            config: Arc::clone(&self.config),
-            limits: Arc::clone(&self.limits),
+            config: &self.config,
+            limits: &self.limits,
             state: Arc::new(()),
             outside: None,
         };
@@ -297,7 +297,7 @@ impl Upcaster {
             Some(lifted) if upcast.invocation.outcome == Outcome::Ok => {
                 Ok(Arc::new(reshaped(event, lifted)))
             }
-            _ => Err(Box::new(self.failed(event, upcast.invocation))),
+            _ => Err(self.failed(event, upcast.invocation)),
         }
     }
 
@@ -323,7 +323,7 @@ impl Upcaster {
 
     /// How a delivery fails whose event could not be lifted. Not as a `reject`: that is the verdict
     /// of the handler itself, and its key would go on.
-    fn failed(&self, event: &Event, invocation: Invocation) -> Invocation {
+    fn failed(&self, event: &Event, mut invocation: Box<Invocation>) -> Box<Invocation> {
         let outcome = &invocation.outcome;
         let why = match outcome.reason() {
             why if why.is_empty() => outcome.kind().name().to_owned(),
@@ -331,11 +331,11 @@ impl Upcaster {
         };
         let (name, kind, version) = (&self.name, &event.kind, version_of(event));
         let reason = format!("upcaster `{name}` cannot lift `{kind}` version {version}: {why}");
-        let outcome = match outcome {
+        invocation.outcome = match outcome {
             Outcome::Timeout | Outcome::Retry { .. } => Outcome::Retry { reason, after_ms: None },
             _ => Outcome::Trap { reason },
         };
-        Invocation { outcome, ..invocation }
+        invocation
     }
 }
 

@@ -123,7 +123,7 @@ impl Queries {
         answered(invocation, &snapshot)
     }
 
-    async fn run(&self, module: &Module, question: Question) -> Invocation {
+    async fn run(&self, module: &Module, question: Question) -> Box<Invocation> {
         let mut slot = self.idle().pop().unwrap_or_default();
         let invocation = module.read(&mut slot, question).await;
         let mut idle = self.idle();
@@ -167,7 +167,7 @@ fn question(
     }
 }
 
-fn answered(invocation: Invocation, snapshot: &Snapshot) -> Result<Answered, RequestError> {
+fn answered(invocation: Box<Invocation>, snapshot: &Snapshot) -> Result<Answered, RequestError> {
     let outcome = invocation.outcome.kind();
     let Some(response) = invocation.effects.response.filter(|_| outcome == OutcomeKind::Ok) else {
         return Err(RequestError::Failed { outcome, reason: invocation.outcome.reason() });

@@ -33,37 +33,55 @@ pub(super) struct Context {
     pub(super) seed: Seed,
     pub(super) config: Arc<BTreeMap<String, String>>,
     pub(super) limits: Arc<GuestLimits>,
-    pub(super) state: Arc<dyn StateView>,
+    state: Option<Arc<dyn StateView>>,
     pub(super) keys: Option<Arc<dyn KeysView>>,
     pub(super) outside: Option<Arc<dyn Outside>>,
 }
 
 impl Context {
-    pub(super) fn of_delivery(delivery: Delivery, access: Access) -> Self {
+    pub(super) fn of_delivery(delivery: Delivery<'_>, access: Access) -> Self {
         let Delivery { event, attempt, redriven, seed, config, limits, state, outside } = delivery;
-        let now_ms = event.recorded_ms;
         Self {
-            event: Some(event),
+            event: Some(Arc::clone(event)),
             asked: None,
-            now_ms,
+            now_ms: event.recorded_ms,
             attempt,
             redriven,
             access,
             seed,
-            config,
-            limits,
-            state,
+            config: Arc::clone(config),
+            limits: Arc::clone(limits),
+            state: Some(state),
             keys: None,
             // What answers differently each time makes no state and lifts no event.
-            outside: outside.filter(|_| access == Access::Write),
+            outside: outside.filter(|_| access == Access::Write).cloned(),
         }
     }
 
-    /// The delivery it was made of; none: it was made of a question.
-    pub(super) fn into_delivery(self) -> Option<Delivery> {
-        let Self { event, attempt, redriven, seed, config, limits, state, outside, .. } = self;
-        let event = event?;
-        Some(Delivery { event, attempt, redriven, seed, config, limits, state, outside })
+    /// What the next delivery of the same plugin may know, who may write. The parts that it has in common
+    /// with the one before are not counted again.
+    pub(super) fn turn_to(&mut self, delivery: Delivery<'_>) {
+        let Delivery { event, attempt, redriven, seed, config, limits, state, outside } = delivery;
+        if !Arc::ptr_eq(&self.config, config) {
+            self.config = Arc::clone(config);
+        }
+        if !Arc::ptr_eq(&self.limits, limits) {
+            self.limits = Arc::clone(limits);
+        }
+        self.event = Some(Arc::clone(event));
+        self.asked = None;
+        self.now_ms = event.recorded_ms;
+        (self.attempt, self.redriven, self.access) = (attempt, redriven, Access::Write);
+        self.seed = seed;
+        self.state = Some(state);
+        self.keys = None;
+        self.outside = outside.cloned();
+    }
+
+    /// Lets go of everything that is not its plugin's. Gives the view of the state.
+    pub(super) fn let_go(&mut self) -> Option<Arc<dyn StateView>> {
+        (self.event, self.asked, self.keys, self.outside) = (None, None, None, None);
+        self.state.take()
     }
 
     /// The request is handed to the guest separately.
@@ -79,7 +97,7 @@ impl Context {
             seed,
             config,
             limits,
-            state,
+            state: Some(state),
             keys: Some(keys),
             outside: None,
         }
@@ -88,6 +106,11 @@ impl Context {
     /// The key whose state is at hand.
     pub(super) fn key(&self) -> Option<&Key> {
         self.event.as_ref().map_or(self.asked.as_ref(), |event| event.key.as_ref())
+    }
+
+    /// The state of that key.
+    pub(super) fn state(&self) -> &dyn StateView {
+        self.state.as_deref().unwrap_or(&())
     }
 
     pub(super) fn position(&self) -> Position {

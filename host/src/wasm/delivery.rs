@@ -30,13 +30,21 @@ pub trait Invoker: Send + Sync + 'static {
     ///
     /// Needs a tokio runtime with time in context. Cancel safe: a dropped future leaves nothing
     /// behind, and the slot empty.
-    fn invoke<'a>(&'a self, slot: &'a mut Slot, delivery: Delivery) -> BoxFuture<'a, Invocation>;
+    fn invoke<'a>(
+        &'a self,
+        slot: &'a mut Slot,
+        delivery: Delivery<'a>,
+    ) -> BoxFuture<'a, Box<Invocation>>;
 
     /// As [`Invoker::invoke`], where that needs no waiting: without the cost of a future.
     ///
     /// # Errors
     /// The delivery, where it may have to wait. Nothing of it has happened: [`Invoker::invoke`] it.
-    fn invoke_through(&self, slot: &mut Slot, delivery: Delivery) -> Result<Invocation, Delivery> {
+    fn invoke_through<'a>(
+        &self,
+        slot: &mut Slot,
+        delivery: Delivery<'a>,
+    ) -> Result<Box<Invocation>, Delivery<'a>> {
         let _ = slot;
         Err(delivery)
     }
@@ -51,12 +59,12 @@ pub trait Invoker: Send + Sync + 'static {
     fn upcast<'a>(
         &'a self,
         slot: &'a mut Slot,
-        delivery: Delivery,
+        delivery: Delivery<'a>,
         version: u32,
     ) -> BoxFuture<'a, Upcast> {
         let _ = (slot, delivery, version);
         let reason = "the module does not export `upcaster`".to_owned();
-        let invocation = Invocation::unrun(Outcome::Trap { reason });
+        let invocation = Box::new(Invocation::unrun(Outcome::Trap { reason }));
         Box::pin(std::future::ready(Upcast { invocation, lifted: None }))
     }
 }
@@ -65,16 +73,17 @@ pub trait Invoker: Send + Sync + 'static {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Upcast {
     /// How it went; an event that the guest refuses to lift is a `reject`.
-    pub invocation: Invocation,
+    pub invocation: Box<Invocation>,
     /// The next shape, where the outcome is ok.
     pub lifted: Option<Lifted>,
 }
 
-/// One event being handed to one plugin.
+/// One event being handed to one plugin. What belongs to others is borrowed: all of it is counted by
+/// every thread that runs guests, and most deliveries need no share of their own.
 #[derive(Clone)]
-pub struct Delivery {
+pub struct Delivery<'a> {
     /// The input.
-    pub event: Arc<Event>,
+    pub event: &'a Arc<Event>,
     /// Number of this attempt, from 1.
     pub attempt: u32,
     /// Whether the input comes from a redriven dead letter.
@@ -82,20 +91,20 @@ pub struct Delivery {
     /// What deterministic ids and randomness are made from.
     pub seed: Seed,
     /// `[config]` of the manifest. A reused instance is given up where this changes.
-    pub config: Arc<BTreeMap<String, String>>,
+    pub config: &'a Arc<BTreeMap<String, String>>,
     /// Budgets and grants.
-    pub limits: Arc<GuestLimits>,
+    pub limits: &'a Arc<GuestLimits>,
     /// State of the input's key; never asked where the event is unkeyed.
     pub state: Arc<dyn StateView>,
     /// Who sends what the guest asks outside and waits for; none: nobody does.
-    pub outside: Option<Arc<dyn Outside>>,
+    pub outside: Option<&'a Arc<dyn Outside>>,
 }
 
-impl Delivery {
+impl Delivery<'_> {
     /// What `command.execute` is asked, where the input carries a command.
     #[must_use]
     pub fn command(&self) -> Option<Request> {
-        let event = &self.event;
+        let event = self.event;
         Some(Request {
             operation: command::name(event)?.to_owned(),
             key: event.key.clone(),
@@ -291,6 +300,12 @@ impl Invocation {
             logs: Vec::new(),
             backtrace: String::new(),
         }
+    }
+}
+
+impl Default for Invocation {
+    fn default() -> Self {
+        Self::unrun(Outcome::Ok)
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use wit_component::{StringEncoding, embed_component_metadata};
 use wit_parser::{Resolve, UnresolvedPackageGroup};
 
+use super::context::{Access, Context};
 use super::delivery::{Delivery, GuestLimits, Seed, StateView};
 use crate::event::{CommitNumber, Event, Key, KeySequence, NewEvent, Position};
 
@@ -61,27 +62,33 @@ pub(crate) fn typed_core(more: &str) -> Vec<u8> {
     module
 }
 
-/// An empty event at position 7, on its first delivery.
-pub(crate) fn delivery(
-    key: Option<&str>,
-    limits: GuestLimits,
-    state: Arc<dyn StateView>,
-) -> Delivery {
-    let event = Event {
+/// An empty event at position 7.
+pub(super) fn event(key: Option<&str>) -> Arc<Event> {
+    Arc::new(Event {
         position: Position(7),
         sequence: KeySequence(1),
         recorded_ms: 1000,
         commit: CommitNumber(1),
         body: NewEvent { key: key.map(|key| Key::new(key).unwrap()), ..NewEvent::default() },
-    };
-    Delivery {
-        event: Arc::new(event),
+    })
+}
+
+/// What a guest may know of an empty event at position 7, on its first delivery.
+pub(super) fn context(
+    key: Option<&str>,
+    limits: GuestLimits,
+    state: Arc<dyn StateView>,
+    access: Access,
+) -> Context {
+    let delivery = Delivery {
+        event: &event(key),
         attempt: 1,
         redriven: false,
         seed: Seed::default(),
-        config: Arc::default(),
-        limits: Arc::new(limits),
+        config: &Arc::default(),
+        limits: &Arc::new(limits),
         state,
         outside: None,
-    }
+    };
+    Context::of_delivery(delivery, access)
 }

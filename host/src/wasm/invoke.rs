@@ -17,12 +17,13 @@ use wasmtime::component::{Instance, InstancePre};
 use super::bindings::direct::exports::tidegate::plugin::handler as direct_handler;
 use super::bindings::exports::tidegate::plugin::{command, handler, query, upcaster};
 use super::bindings::tidegate::plugin::types::{self, Failure};
-use super::context::{Access, Context};
+use super::context::Context;
 use super::delivery::{Delivery, GuestLimits, Invocation, Lifted, Request};
 use super::drafts::messaging::exports::wasi::messaging::incoming_handler;
 use super::limits::Breach;
 use super::module::{Linked, Module, Probed};
-use super::store::{self, Pace, StoreData};
+use super::session::Record;
+use super::store::{self, Input, Pace, StoreData};
 use super::{messaging, stdio, verdict};
 use crate::effects::{Effects, Outcome, Response};
 use crate::event::Event;
@@ -70,10 +71,7 @@ pub(super) enum Returned {
 }
 
 /// An invocation, with what only an upcaster gives.
-pub(super) struct Finished {
-    pub(super) invocation: Invocation,
-    pub(super) lifted: Option<Lifted>,
-}
+pub(super) type Finished = (Box<Invocation>, Option<Lifted>);
 
 /// What of a delivery's limits counts at its end, and when it began.
 #[derive(Clone, Copy)]
@@ -109,7 +107,7 @@ impl Slot {
         self.yielding == 0
             && self.live.as_ref().is_some_and(|live| {
                 live.exports.as_ref().is_some_and(|exports| exports.direct.is_some())
-                    && live.fits(module, &delivery.config, &delivery.limits)
+                    && live.fits(module, delivery.config, delivery.limits)
             })
     }
 }
@@ -156,25 +154,26 @@ struct GuestExports {
 /// Hands an event to the handler on the stack of the caller, where that can be: most deliveries are done
 /// with in less time than it takes to set up another stack. Gives the delivery back where it cannot, or
 /// where it turned out to take long; of what was run then nothing is left but the time it took.
-pub(super) fn invoke_through(
+pub(super) fn invoke_through<'a>(
     module: &Module,
     slot: &mut Slot,
-    delivery: Delivery,
-) -> Result<Invocation, Delivery> {
+    delivery: Delivery<'a>,
+) -> Result<Box<Invocation>, Delivery<'a>> {
     if !slot.runs_through(module, &delivery) {
         return Err(delivery);
     }
     let Some(mut live) = slot.live.take() else { return Err(delivery) };
-    let terms = Terms::new(&delivery.limits, store::now());
-    let ended = live.run_through(Context::of_delivery(delivery, Access::Write), terms.started);
-    if ended.as_ref().is_err_and(is_long) {
-        let context = live.store.data_mut().take_back();
-        if let Some(delivery) = context.and_then(Context::into_delivery) {
-            (slot.yielding, slot.began) = (YIELDING_AFTER_LONG, Some(terms.started));
-            return Err(delivery);
-        }
+    let terms = Terms::new(delivery.limits, store::now());
+    let Delivery { event, attempt, redriven, seed, config, limits, outside, .. } = delivery;
+    let ended = live.run_through(delivery, terms.started);
+    if ended.as_ref().is_err_and(is_long)
+        && let Some(state) = live.store.data_mut().take_back()
+    {
+        (slot.yielding, slot.began) = (YIELDING_AFTER_LONG, Some(terms.started));
+        return Err(Delivery { event, attempt, redriven, seed, config, limits, state, outside });
     }
-    Ok(live.finish(module, slot, ended, terms).invocation)
+    let (invocation, _) = live.finish(module, slot, ended, terms);
+    Ok(invocation)
 }
 
 /// Runs one entry of a module under every limit of the delivery, where it can yield to others.
@@ -260,7 +259,8 @@ impl Live {
         context: Context,
         (started, entry): (Instant, &Entry),
     ) -> wasmtime::Result<Returned> {
-        let deadline = store::arm(&mut self.store, context, (started, Pace::Yielding))?;
+        let input = Input::Context(context);
+        let deadline = store::begin(&mut self.store, input, (started, Pace::Yielding))?;
         let run = async {
             match module.linked() {
                 Linked::Stdio(pre) => stdio::run(&mut self.store, pre, entry).await,
@@ -272,12 +272,16 @@ impl Live {
 
     /// Runs a delivery of the handler on the stack of the caller. Ends with [`Breach::Long`] where it
     /// should yield.
-    fn run_through(&mut self, context: Context, started: Instant) -> wasmtime::Result<Returned> {
-        store::arm(&mut self.store, context, (started, Pace::Through))?;
+    fn run_through(
+        &mut self,
+        delivery: Delivery<'_>,
+        started: Instant,
+    ) -> wasmtime::Result<Returned> {
+        let event = delivery.event;
+        store::begin(&mut self.store, Input::Delivery(delivery), (started, Pace::Through))?;
         let direct = self.exports.as_ref().and_then(|exports| exports.direct.as_ref());
         let guest = direct.ok_or(Breach::Idle)?;
-        let event = event(&self.store)?;
-        let returned = guest.call_handle(&mut self.store, lower(&event))?;
+        let returned = guest.call_handle(&mut self.store, lower(event))?;
         Ok(returned.map_or_else(Returned::Failed, |()| Returned::Done))
     }
 
@@ -295,29 +299,22 @@ impl Live {
         let is_spent = self.store.data().has_asked();
         let counted = terms.fuel.saturating_sub(self.store.get_fuel().unwrap_or(0));
         let stopped_after = self.store.data().stopped_after();
-        let record = self.store.data_mut().finish();
-        let memory_bytes = self.store.data().memory_bytes();
-        let verdict = verdict::of(ended, record.exceeded, &record.logs);
+        let Record { mut invocation, exceeded } = self.store.data_mut().finish();
+        invocation.memory_bytes = self.store.data().memory_bytes();
+        let verdict = verdict::of(ended, exceeded, &invocation.logs);
+        (invocation.outcome, invocation.backtrace) = (verdict.outcome, verdict.backtrace);
+        if invocation.outcome != Outcome::Ok {
+            invocation.effects = Effects::default();
+        }
         // Where the clock stopped the guest, what it burnt since its last call is not in the count.
         let burnt = stopped_after.map_or(0, fuel_in);
-        let fuel = counted.max(burnt).min(terms.fuel);
-        let is_ok = matches!(verdict.outcome, Outcome::Ok);
+        invocation.fuel = counted.max(burnt).min(terms.fuel);
         let is_fresh = !is_spent && self.served < terms.recycle_after;
         if in_order && module.keeps_instances() && terms.reuse && is_fresh {
             slot.live = Some(self);
         }
-        Finished {
-            invocation: Invocation {
-                outcome: verdict.outcome,
-                effects: if is_ok { record.effects } else { Effects::default() },
-                fuel,
-                wall: store::now().saturating_duration_since(terms.started),
-                memory_bytes,
-                logs: record.logs,
-                backtrace: verdict.backtrace,
-            },
-            lifted: verdict.lifted,
-        }
+        invocation.wall = store::now().saturating_duration_since(terms.started);
+        (invocation, verdict.lifted)
     }
 
     async fn enter(

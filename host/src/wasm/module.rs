@@ -153,13 +153,13 @@ impl Module {
     }
 
     /// Hands one event to the handler. See [`Invoker::invoke`].
-    pub async fn handle(&self, slot: &mut Slot, delivery: Delivery) -> Invocation {
+    pub async fn handle(&self, slot: &mut Slot, delivery: Delivery<'_>) -> Box<Invocation> {
         let delivery = match invoke_through(self, slot, delivery) {
             Ok(invocation) => return invocation,
             Err(delivery) => delivery,
         };
         let context = Context::of_delivery(delivery, Access::Write);
-        invoke(self, slot, context, Entry::Handle).await.invocation
+        invoke(self, slot, context, Entry::Handle).await.0
     }
 
     /// Runs a command; `delivery` holds the private event that carries it. The answer is in the
@@ -167,25 +167,25 @@ impl Module {
     pub async fn execute(
         &self,
         slot: &mut Slot,
-        delivery: Delivery,
+        delivery: Delivery<'_>,
         request: Request,
-    ) -> Invocation {
+    ) -> Box<Invocation> {
         let context = Context::of_delivery(delivery, Access::Write);
-        invoke(self, slot, context, Entry::Execute(request)).await.invocation
+        invoke(self, slot, context, Entry::Execute(request)).await.0
     }
 
     /// Asks a question: every effect is refused, the answer is in the effects. Cancel safe as
     /// [`Invoker::invoke`] is.
-    pub async fn read(&self, slot: &mut Slot, question: Question) -> Invocation {
+    pub async fn read(&self, slot: &mut Slot, question: Question) -> Box<Invocation> {
         let request = question.request.clone();
         let context = Context::of_question(question);
-        invoke(self, slot, context, Entry::Read(request)).await.invocation
+        invoke(self, slot, context, Entry::Read(request)).await.0
     }
 
-    async fn lift(&self, slot: &mut Slot, delivery: Delivery, version: u32) -> Upcast {
+    async fn lift(&self, slot: &mut Slot, delivery: Delivery<'_>, version: u32) -> Upcast {
         let context = Context::of_delivery(delivery, Access::Read);
-        let finished = invoke(self, slot, context, Entry::Upcast(version)).await;
-        Upcast { invocation: finished.invocation, lifted: finished.lifted }
+        let (invocation, lifted) = invoke(self, slot, context, Entry::Upcast(version)).await;
+        Upcast { invocation, lifted }
     }
 
     pub(super) const fn engine(&self) -> &Engine {
@@ -208,15 +208,23 @@ impl Module {
 }
 
 impl Invoker for Module {
-    fn invoke<'a>(&'a self, slot: &'a mut Slot, delivery: Delivery) -> BoxFuture<'a, Invocation> {
+    fn invoke<'a>(
+        &'a self,
+        slot: &'a mut Slot,
+        delivery: Delivery<'a>,
+    ) -> BoxFuture<'a, Box<Invocation>> {
         match delivery.command() {
             Some(request) => Box::pin(self.execute(slot, delivery, request)),
             None => Box::pin(self.handle(slot, delivery)),
         }
     }
 
-    fn invoke_through(&self, slot: &mut Slot, delivery: Delivery) -> Result<Invocation, Delivery> {
-        match is_command(&delivery.event) {
+    fn invoke_through<'a>(
+        &self,
+        slot: &mut Slot,
+        delivery: Delivery<'a>,
+    ) -> Result<Box<Invocation>, Delivery<'a>> {
+        match is_command(delivery.event) {
             true => Err(delivery),
             false => invoke_through(self, slot, delivery),
         }
@@ -229,7 +237,7 @@ impl Invoker for Module {
     fn upcast<'a>(
         &'a self,
         slot: &'a mut Slot,
-        delivery: Delivery,
+        delivery: Delivery<'a>,
         version: u32,
     ) -> BoxFuture<'a, Upcast> {
         Box::pin(self.lift(slot, delivery, version))

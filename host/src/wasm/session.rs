@@ -16,8 +16,9 @@ use hashbrown::HashMap;
 
 use super::check::{self, Text};
 use super::context::{Access, Context, Denial, DraftIn, Exceeded};
+use super::delivery::Invocation;
 use super::limits::{Breach, HOST_CALLS_MAX};
-use crate::effects::{Draft, Effects, Response, StateWrite};
+use crate::effects::{Draft, Response, StateWrite};
 use crate::event::Key;
 use crate::limits;
 use crate::log::record::LogLine;
@@ -35,8 +36,8 @@ const WRITES_SEARCHED_MAX: usize = 16;
 /// See the top of the file.
 pub(super) struct Session {
     pub(super) context: Context,
-    effects: Effects,
-    logs: Vec<LogLine>,
+    /// What it comes to. On the heap, so that it is not copied from hand to hand.
+    invocation: Box<Invocation>,
     /// Place of each name in `effects.state`, once there are many.
     places: HashMap<Text, usize>,
     output_bytes: usize,
@@ -48,8 +49,8 @@ pub(super) struct Session {
 /// What is left of a session when the guest is done.
 #[derive(Default)]
 pub(super) struct Record {
-    pub(super) effects: Effects,
-    pub(super) logs: Vec<LogLine>,
+    /// With effects and logs; the rest is not known here.
+    pub(super) invocation: Box<Invocation>,
     pub(super) exceeded: Option<Exceeded>,
 }
 
@@ -57,8 +58,7 @@ impl Session {
     pub(super) fn new(context: Context) -> Self {
         Self {
             context,
-            effects: Effects::default(),
-            logs: Vec::new(),
+            invocation: Box::default(),
             places: HashMap::new(),
             output_bytes: 0,
             exceeded: None,
@@ -67,10 +67,22 @@ impl Session {
         }
     }
 
-    /// What it came to; nothing is left of that.
+    /// What it came to. Nothing is left of that: once its context is another one, it is as new.
     pub(super) fn finish(&mut self) -> Record {
-        let (effects, logs) = (std::mem::take(&mut self.effects), std::mem::take(&mut self.logs));
-        Record { effects, logs, exceeded: self.exceeded }
+        // By name, so that a field that is added is not forgotten here.
+        let Self {
+            context: _,
+            invocation,
+            places,
+            output_bytes,
+            exceeded,
+            host_calls,
+            random_calls,
+        } = self;
+        *places = HashMap::new();
+        *output_bytes = 0;
+        (*host_calls, *random_calls) = (0, 0);
+        Record { invocation: std::mem::take(invocation), exceeded: exceeded.take() }
     }
 
     /// Counts one call into the host.
@@ -92,7 +104,9 @@ impl Session {
         if depth >= limits::DEPTH_MAX {
             return Err(Denial::Exceeded(Exceeded::Depth));
         }
-        if self.effects.emits.len() >= usize::try_from(limits.emits_max).unwrap_or(usize::MAX) {
+        if self.invocation.effects.emits.len()
+            >= usize::try_from(limits.emits_max).unwrap_or(usize::MAX)
+        {
             return Err(Denial::Exceeded(Exceeded::EMITS));
         }
         self.has_room(draft.data.len())?;
@@ -122,11 +136,11 @@ impl Session {
     /// Takes a checked event and answers with its id.
     pub(super) fn emit(&mut self, draft: Result<Draft, Denial>) -> Result<Text, Denial> {
         let mut draft = self.noted(draft)?;
-        let index = u32::try_from(self.effects.emits.len()).unwrap_or(u32::MAX);
+        let index = u32::try_from(self.invocation.effects.emits.len()).unwrap_or(u32::MAX);
         draft.id = self.context.seed.event_id(self.context.position(), index);
         let id = draft.id.clone();
         self.output_bytes += emit_bytes(&draft);
-        self.effects.emits.push(draft);
+        self.invocation.effects.emits.push(draft);
         Ok(id)
     }
 
@@ -149,10 +163,10 @@ impl Session {
     /// What a name stands for, own writes included.
     pub(super) fn state(&self, name: &str) -> Option<Vec<u8>> {
         self.context.key()?;
-        match self.place(name).and_then(|place| self.effects.state.get(place)) {
+        match self.place(name).and_then(|place| self.invocation.effects.state.get(place)) {
             Some(write) => self.visible(write).map(|value| value.to_vec()),
             None if check::name("", name).is_err() => None,
-            None => self.context.state.get(name),
+            None => self.context.state().get(name),
         }
     }
 
@@ -163,13 +177,13 @@ impl Session {
             return Vec::new();
         }
         let own = |name: &str| name.starts_with(prefix) && after.is_none_or(|after| name > after);
-        let written: BTreeMap<&str, bool> = (self.effects.state.iter())
+        let written: BTreeMap<&str, bool> = (self.invocation.effects.state.iter())
             .filter(|write| own(&write.name))
             .map(|write| (&*write.name, self.visible(write).is_some()))
             .collect();
         // Each removed name can take one place in what is stored.
         let gone = written.values().filter(|there| !**there).count();
-        let stored = self.context.state.list(prefix, after, limit + gone);
+        let stored = self.context.state().list(prefix, after, limit + gone);
         let mut names: Vec<String> =
             stored.into_iter().filter(|name| !written.contains_key(name.as_str())).collect();
         names.extend(
@@ -193,8 +207,8 @@ impl Session {
         }
         check::name("a name", name)?;
         let place = self.place(name);
-        let old = place.and_then(|place| self.effects.state.get(place));
-        if place.is_none() && self.effects.state.len() >= limits::EFFECTS_MAX {
+        let old = place.and_then(|place| self.invocation.effects.state.get(place));
+        if place.is_none() && self.invocation.effects.state.len() >= limits::EFFECTS_MAX {
             return Err(Denial::Exceeded(Exceeded::STATE_WRITES));
         }
         let len = value.map_or(0, <[u8]>::len);
@@ -203,7 +217,7 @@ impl Session {
         let kept = |value: &Bytes| name.len() + value.len();
         let own = old.map(|old| old.value.as_ref().map_or(0, kept));
         let new = value.map_or(0, |value| name.len() + value.len());
-        let room = self.context.state.grow(name, own, new);
+        let room = self.context.state().grow(name, own, new);
         room.map_err(|limit| Denial::Exceeded(Exceeded::Output(limit)))?;
         Ok(StateWrite {
             name: shared(name),
@@ -217,16 +231,16 @@ impl Session {
         let write = self.noted(write)?;
         self.output_bytes += write_bytes(&write);
         if let Some(old) =
-            self.place(&write.name).and_then(|place| self.effects.state.get_mut(place))
+            self.place(&write.name).and_then(|place| self.invocation.effects.state.get_mut(place))
         {
             self.output_bytes -= write_bytes(old);
             *old = write;
             return Ok(());
         }
-        self.effects.state.push(write);
-        if self.effects.state.len() > WRITES_SEARCHED_MAX {
-            for place in self.places.len()..self.effects.state.len() {
-                if let Some(write) = self.effects.state.get(place) {
+        self.invocation.effects.state.push(write);
+        if self.invocation.effects.state.len() > WRITES_SEARCHED_MAX {
+            for place in self.places.len()..self.invocation.effects.state.len() {
+                if let Some(write) = self.invocation.effects.state.get(place) {
                     self.places.insert(write.name.clone(), place);
                 }
             }
@@ -235,10 +249,10 @@ impl Session {
     }
 
     fn place(&self, name: &str) -> Option<usize> {
-        if self.effects.state.len() > WRITES_SEARCHED_MAX {
+        if self.invocation.effects.state.len() > WRITES_SEARCHED_MAX {
             return self.places.get(name).copied();
         }
-        self.effects.state.iter().position(|write| &*write.name == name)
+        self.invocation.effects.state.iter().position(|write| &*write.name == name)
     }
 
     fn visible<'a>(&self, write: &'a StateWrite) -> Option<&'a Bytes> {
@@ -269,7 +283,7 @@ impl Session {
         let room = self.has_room(bytes);
         self.noted(room)?;
         self.output_bytes += bytes;
-        self.effects.response = Some(Response { attributes, ..response });
+        self.invocation.effects.response = Some(Response { attributes, ..response });
         Ok(())
     }
 
@@ -284,9 +298,9 @@ impl Session {
 
     /// Keeps a line for the plugin's log.
     pub(super) fn log(&mut self, level: &'static str, message: &str) {
-        if self.logs.len() < limits::LOG_LINES_MAX {
+        if self.invocation.logs.len() < limits::LOG_LINES_MAX {
             let message = check::cut(message, limits::LOG_LINE_BYTES_MAX).to_owned();
-            self.logs.push(LogLine { level: level.to_owned(), message });
+            self.invocation.logs.push(LogLine { level: level.to_owned(), message });
         }
     }
 

@@ -1,5 +1,6 @@
 //! What stands behind a running guest: its session, its limiter, its part of WASI.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use wasmtime::{Engine, Store, UpdateDeadline};
@@ -8,7 +9,8 @@ use wasmtime_wasi::{WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtxView, WasiHttpView};
 
 use super::EPOCH_TICK;
-use super::context::Context;
+use super::context::{Access, Context};
+use super::delivery::{Delivery, GuestLimits, StateView};
 use super::http::Http;
 use super::limits::{Breach, HANDLES_MAX, Limiter};
 use super::session::{Record, Session};
@@ -33,9 +35,20 @@ pub(super) enum Pace {
     Through,
 }
 
+/// What a delivery begins with.
+pub(super) enum Input<'a> {
+    /// An event for the handler.
+    Delivery(Delivery<'a>),
+    /// Whatever else a guest is called for.
+    Context(Context),
+}
+
 /// What every host function can reach.
 pub(super) struct StoreData {
+    /// The running delivery, or the last one: a session stays where it is, for the next one.
     session: Option<Session>,
+    /// No delivery is running.
+    is_idle: bool,
     pub(super) limiter: Limiter,
     /// What the guest has handles to, beside WASI.
     pub(super) shelf: Shelf,
@@ -57,6 +70,7 @@ impl StoreData {
     fn new() -> Self {
         Self {
             session: None,
+            is_idle: true,
             limiter: Limiter::default(),
             shelf: Shelf::default(),
             deadline: now(),
@@ -74,18 +88,18 @@ impl StoreData {
     pub(super) fn within(context: Context) -> Self {
         let mut data = Self::new();
         data.limiter.arm(context.limits.memory_bytes);
-        data.session = Some(Session::new(context));
+        data.begin(Input::Context(context));
         data
     }
 
     /// The running delivery.
     pub(super) fn session(&self) -> Result<&Session, Breach> {
-        self.session.as_ref().ok_or(Breach::Idle)
+        self.session.as_ref().filter(|_| !self.is_idle).ok_or(Breach::Idle)
     }
 
     /// The running delivery, to be changed.
     pub(super) fn session_mut(&mut self) -> Result<&mut Session, Breach> {
-        self.session.as_mut().ok_or(Breach::Idle)
+        self.session.as_mut().filter(|_| !self.is_idle).ok_or(Breach::Idle)
     }
 
     /// Counts a call into the host. The first thing that every function here does.
@@ -120,7 +134,9 @@ impl StoreData {
 
     /// Ends the delivery: what it asked for, with what it printed among its logs.
     pub(super) fn finish(&mut self) -> Record {
-        let Some(session) = &mut self.session else { return Record::default() };
+        let Some(session) = self.session.as_mut().filter(|_| !self.is_idle) else {
+            return Record::default();
+        };
         if let Some(wasi) = &self.wasi {
             wasi.printed(session);
         }
@@ -130,20 +146,37 @@ impl StoreData {
         if let Some(stdio) = &self.stdio {
             stdio.printed(session);
         }
-        let record = session.finish();
-        self.session = None;
-        record
+        session.context.let_go();
+        self.is_idle = true;
+        session.finish()
     }
 
-    /// Ends the delivery as if it had not begun; what is left is what it began with.
-    pub(super) fn take_back(&mut self) -> Option<Context> {
-        self.session.take().map(|session| session.context)
+    /// Ends the delivery as if it had not begun. Gives the view of the state that it began with.
+    pub(super) fn take_back(&mut self) -> Option<Arc<dyn StateView>> {
+        self.is_idle = true;
+        let session = self.session.as_mut()?;
+        session.finish();
+        session.context.let_go()
+    }
+
+    fn begin(&mut self, input: Input<'_>) {
+        match (input, &mut self.session) {
+            (Input::Delivery(delivery), Some(session)) => session.context.turn_to(delivery),
+            (Input::Delivery(delivery), session) => {
+                *session = Some(Session::new(Context::of_delivery(delivery, Access::Write)));
+            }
+            (Input::Context(context), session) => *session = Some(Session::new(context)),
+        }
+        self.is_idle = false;
+        if let (Some(wasi), Some(session)) = (&self.wasi, &self.session) {
+            wasi.begin(&session.context);
+        }
     }
 }
 
 impl WasiView for StoreData {
     fn ctx(&mut self) -> WasiCtxView<'_> {
-        let session = self.session.as_ref();
+        let session = self.session.as_ref().filter(|_| !self.is_idle);
         let wasi = self
             .wasi
             .get_or_insert_with(|| Box::new(Wasi::new(session.map(|session| &session.context))));
@@ -153,7 +186,8 @@ impl WasiView for StoreData {
 
 impl WasiHttpView for StoreData {
     fn http(&mut self) -> WasiHttpCtxView<'_> {
-        let context = self.session.as_ref().map(|session| &session.context);
+        let session = self.session.as_ref().filter(|_| !self.is_idle);
+        let context = session.map(|session| &session.context);
         let deadline = self.deadline;
         let wasi = self.wasi.get_or_insert_with(|| Box::new(Wasi::new(context)));
         let http = self.http.get_or_insert_with(|| Box::new(Http::new(context, deadline)));
@@ -180,13 +214,16 @@ pub(super) fn new_store(engine: &Engine) -> Store<StoreData> {
     store
 }
 
-/// Arms every limit of a delivery. Called by `invoke` alone, each time.
-pub(super) fn arm(
+/// Begins a delivery with every limit armed. Called by `invoke` alone, each time. Gives its deadline.
+pub(super) fn begin(
     store: &mut Store<StoreData>,
-    context: Context,
+    input: Input<'_>,
     (started, pace): (Instant, Pace),
 ) -> wasmtime::Result<Instant> {
-    let limits = &*context.limits;
+    let limits: &GuestLimits = match &input {
+        Input::Delivery(delivery) => delivery.limits,
+        Input::Context(context) => &context.limits,
+    };
     // A timeout beyond what the clock can express never comes: a year is as good.
     let deadline = started.checked_add(limits.timeout).unwrap_or(started + YEAR);
     store.set_fuel(limits.fuel)?;
@@ -200,11 +237,8 @@ pub(super) fn arm(
     data.limiter.arm(limits.memory_bytes);
     (data.deadline, data.pace) = (deadline, pace);
     (data.ticks, data.is_stopped) = (0, false);
-    if let Some(wasi) = &data.wasi {
-        wasi.begin(&context);
-    }
     data.http = None;
-    data.session = Some(Session::new(context));
+    data.begin(input);
     Ok(deadline)
 }
 

@@ -44,6 +44,30 @@ struct Plugin {
     state: Arc<Values>,
 }
 
+/// What is delivered to a plugin.
+struct Given {
+    event: Arc<Event>,
+    attempt: u32,
+    config: Arc<BTreeMap<String, String>>,
+    limits: Arc<GuestLimits>,
+    state: Arc<Values>,
+}
+
+impl Given {
+    fn delivery(&self) -> Delivery<'_> {
+        Delivery {
+            event: &self.event,
+            attempt: self.attempt,
+            redriven: false,
+            seed: seed(),
+            config: &self.config,
+            limits: &self.limits,
+            state: self.state.clone(),
+            outside: None,
+        }
+    }
+}
+
 /// State in memory.
 #[derive(Default)]
 struct Values(Mutex<BTreeMap<String, Bytes>>);
@@ -96,7 +120,7 @@ impl Plugin {
         }
     }
 
-    fn delivery(&self, data: &str) -> Delivery {
+    fn given(&self, data: &str) -> Given {
         let body = NewEvent {
             id: "1".into(),
             source: "/test".into(),
@@ -108,7 +132,7 @@ impl Plugin {
             ..NewEvent::default()
         };
         let position = Position(7);
-        Delivery {
+        Given {
             event: Arc::new(Event {
                 position,
                 sequence: crate::event::KeySequence(1),
@@ -117,18 +141,15 @@ impl Plugin {
                 body,
             }),
             attempt: self.attempt,
-            redriven: false,
-            seed: seed(),
             config: self.config.clone(),
             limits: Arc::new(self.limits.clone()),
             state: self.state.clone(),
-            outside: None,
         }
     }
 
     async fn deliver(&mut self, data: &str) -> Invocation {
-        let delivery = self.delivery(data);
-        self.module.invoke(&mut self.slot, delivery).await
+        let given = self.given(data);
+        *self.module.invoke(&mut self.slot, given.delivery()).await
     }
 
     fn has_instance(&self) -> bool {
@@ -174,7 +195,8 @@ async fn effects_of_a_delivery_come_back_whole() {
 async fn the_future_of_a_delivery_is_small() {
     let plugin = Plugin::load(guests::counter()).await;
     let mut slot = Slot::default();
-    let handled = plugin.module.handle(&mut slot, plugin.delivery("."));
+    let given = plugin.given(".");
+    let handled = plugin.module.handle(&mut slot, given.delivery());
     // A larger one takes allocators longer than all else that a delivery asks of them.
     assert!(size_of_val(&handled) < 1024, "{} bytes", size_of_val(&handled));
 }
@@ -252,8 +274,8 @@ async fn a_dropped_invocation_leaves_an_empty_slot() {
     let mut plugin = Plugin::load(guests::handler("(loop $forever (br $forever))", "")).await;
     plugin.limits.fuel = u64::MAX;
     assert_ok(&plugin.deliver(".").await);
-    let delivery = plugin.delivery("!");
-    let running = plugin.module.invoke(&mut plugin.slot, delivery);
+    let given = plugin.given("!");
+    let running = plugin.module.invoke(&mut plugin.slot, given.delivery());
     assert!(tokio::time::timeout(Duration::from_millis(30), running).await.is_err());
     assert!(!plugin.has_instance());
     assert_ok(&plugin.deliver(".").await);

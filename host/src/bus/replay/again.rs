@@ -35,7 +35,7 @@ impl Again {
             Err(failed) if failed.outcome.kind() == OutcomeKind::Retry => {
                 Verdict::NotReplayable(Obstacle::Upcaster)
             }
-            Err(failed) => self.verdict(&self.ended(*failed)),
+            Err(failed) => self.verdict(&self.ended(failed)),
         };
         Judged { position, key, verdict }
     }
@@ -57,7 +57,7 @@ impl Again {
     async fn invoke(&self, event: Arc<Event>, seen: Arc<Seen>) -> DeliveryCommit {
         let (completion, version) = (&self.done.completion, &self.version);
         let delivery = Delivery {
-            event,
+            event: &event,
             attempt: completion.attempt,
             redriven: completion.mode.is_redriven(),
             seed: Seed {
@@ -66,8 +66,8 @@ impl Again {
                 generation: completion.generation,
                 recorded_ms: self.input.recorded_ms,
             },
-            config: Arc::clone(&version.config),
-            limits: Arc::clone(&version.limits),
+            config: &version.config,
+            limits: &version.limits,
             state: seen,
             outside: None,
         };
@@ -75,7 +75,7 @@ impl Again {
     }
 
     /// What would be recorded of it.
-    fn ended(&self, invocation: Invocation) -> DeliveryCommit {
+    fn ended(&self, invocation: Box<Invocation>) -> DeliveryCommit {
         let (completion, version) = (&self.done.completion, &self.version);
         let outcome = invocation.outcome;
         let kind = outcome.kind();

@@ -47,7 +47,7 @@ impl Runner {
     pub(super) async fn refused_command(
         &self,
         event: &Event,
-    ) -> Result<Option<Invocation>, Stopped> {
+    ) -> Result<Option<Box<Invocation>>, Stopped> {
         let Some(expected) = command::expected(event).filter(|_| command::is_command(event)) else {
             return Ok(None);
         };
@@ -55,7 +55,8 @@ impl Runner {
         let response = Some(command::sequence_conflict(expected, actual));
         let reason = format!("the key is at sequence {actual}, not {expected}");
         let effects = Effects { response, ..Effects::default() };
-        Ok(Some(Invocation { effects, ..Invocation::unrun(Outcome::Reject { reason }) }))
+        let refused = Invocation { effects, ..Invocation::unrun(Outcome::Reject { reason }) };
+        Ok(Some(Box::new(refused)))
     }
 
     /// The sequence of the key, where that is not what a command expects. One that runs once more is

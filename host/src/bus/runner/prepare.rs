@@ -130,19 +130,19 @@ impl Runner {
         Ok(Some(Arc::new(view.within(version.state))))
     }
 
-    pub(super) fn delivery(
+    pub(super) fn delivery<'a>(
         &self,
-        version: &Version,
-        event: &Arc<Event>,
+        version: &'a Version,
+        event: &'a Arc<Event>,
         (attempt, redriven): (u32, bool),
         view: Option<&Arc<KeyView>>,
-    ) -> Delivery {
+    ) -> Delivery<'a> {
         let state: Arc<dyn StateView> = match view {
             Some(view) => Arc::<KeyView>::clone(view),
             None => Arc::new(()),
         };
         Delivery {
-            event: Arc::clone(event),
+            event,
             attempt,
             redriven,
             seed: Seed {
@@ -151,11 +151,11 @@ impl Runner {
                 generation: self.generation,
                 recorded_ms: event.recorded_ms,
             },
-            config: Arc::clone(&version.config),
-            limits: Arc::clone(&version.limits),
+            config: &version.config,
+            limits: &version.limits,
             state,
             // What is rebuilt reaches nothing outside.
-            outside: version.outside.clone().filter(|_| !self.repeats(event.position)),
+            outside: version.outside.as_ref().filter(|_| !self.repeats(event.position)),
         }
     }
 

@@ -34,7 +34,7 @@ pub(super) struct Attempt {
     again: bool,
     /// When this one ended, log time. The clock is asked once a delivery: it is everybody's.
     pub(super) ended_ms: u64,
-    pub(super) invocation: Invocation,
+    pub(super) invocation: Box<Invocation>,
     /// A place for the version that runs beside.
     beside: Option<Beside>,
 }
@@ -68,7 +68,12 @@ struct Told {
 
 /// Runs a guest. One that may take long runs where it can yield, and what else is in hand does not wait
 /// for it.
-async fn invoke(version: &Version, slot: &mut Slot, delivery: Delivery, hand: &Hand) -> Invocation {
+async fn invoke(
+    version: &Version,
+    slot: &mut Slot,
+    delivery: Delivery<'_>,
+    hand: &Hand,
+) -> Box<Invocation> {
     match version.invoker.invoke_through(slot, delivery) {
         Ok(invocation) => invocation,
         Err(delivery) => {
@@ -127,7 +132,7 @@ impl Runner {
                 let delivery = self.delivery(version, &shape, (number, redriven), view.as_ref());
                 invoke(version, slot, delivery, hand).await
             }
-            (None, Err(failed)) => *failed,
+            (None, Err(failed)) => failed,
         };
         // It did not kill the host. A note that stayed until the next one would say so after a crash.
         if let Some(notes) = notes {
@@ -150,7 +155,7 @@ impl Runner {
         if let Some(told) = ending.told {
             self.tell(&event, &attempt, told);
         }
-        let Invocation { outcome, wall, .. } = attempt.invocation;
+        let Invocation { outcome, wall, .. } = *attempt.invocation;
         Ok(Delivered { finish: ending.finish, went_well: outcome == Outcome::Ok, wall })
     }
 

@@ -53,7 +53,7 @@ async fn nothing_in_hand_follows_a_delivery_that_pauses_the_plugin() {
 struct Long;
 
 impl Long {
-    fn run(delivery: &Delivery) -> Invocation {
+    fn run(delivery: &Delivery<'_>) -> Box<Invocation> {
         let room = delivery.state.grow("n", None, 601);
         let outcome = room
             .map_or_else(|limit| Outcome::Output { budget: limit.to_owned() }, |()| Outcome::Ok);
@@ -64,11 +64,19 @@ impl Long {
 }
 
 impl Invoker for Long {
-    fn invoke<'a>(&'a self, _: &'a mut Slot, delivery: Delivery) -> BoxFuture<'a, Invocation> {
+    fn invoke<'a>(
+        &'a self,
+        _: &'a mut Slot,
+        delivery: Delivery<'a>,
+    ) -> BoxFuture<'a, Box<Invocation>> {
         Box::pin(async move { Self::run(&delivery) })
     }
 
-    fn invoke_through(&self, _: &mut Slot, delivery: Delivery) -> Result<Invocation, Delivery> {
+    fn invoke_through<'a>(
+        &self,
+        _: &mut Slot,
+        delivery: Delivery<'a>,
+    ) -> Result<Box<Invocation>, Delivery<'a>> {
         Self::run(&delivery);
         Err(delivery)
     }

@@ -14,15 +14,15 @@ use crate::wasm::{Delivery, Invocation, Invoker, Slot};
 pub(super) struct Handler<F>(pub(super) F);
 
 /// What a guest came to that ended so and asked for this.
-pub(super) fn invocation(outcome: Outcome, effects: Effects) -> Invocation {
-    Invocation { effects, fuel: 1, ..Invocation::unrun(outcome) }
+pub(super) fn invocation(outcome: Outcome, effects: Effects) -> Box<Invocation> {
+    Box::new(Invocation { effects, fuel: 1, ..Invocation::unrun(outcome) })
 }
 
 impl<F> Handler<F>
 where
-    F: Fn(&Delivery) -> (Outcome, Effects) + Send + Sync + 'static,
+    F: Fn(&Delivery<'_>) -> (Outcome, Effects) + Send + Sync + 'static,
 {
-    fn run(&self, delivery: &Delivery) -> Invocation {
+    fn run(&self, delivery: &Delivery<'_>) -> Box<Invocation> {
         let (outcome, effects) = self.0(delivery);
         invocation(outcome, effects)
     }
@@ -30,13 +30,21 @@ where
 
 impl<F> Invoker for Handler<F>
 where
-    F: Fn(&Delivery) -> (Outcome, Effects) + Send + Sync + 'static,
+    F: Fn(&Delivery<'_>) -> (Outcome, Effects) + Send + Sync + 'static,
 {
-    fn invoke<'a>(&'a self, _: &'a mut Slot, delivery: Delivery) -> BoxFuture<'a, Invocation> {
+    fn invoke<'a>(
+        &'a self,
+        _: &'a mut Slot,
+        delivery: Delivery<'a>,
+    ) -> BoxFuture<'a, Box<Invocation>> {
         async move { self.run(&delivery) }.boxed()
     }
 
-    fn invoke_through(&self, _: &mut Slot, delivery: Delivery) -> Result<Invocation, Delivery> {
+    fn invoke_through<'a>(
+        &self,
+        _: &mut Slot,
+        delivery: Delivery<'a>,
+    ) -> Result<Box<Invocation>, Delivery<'a>> {
         Ok(self.run(&delivery))
     }
 }
@@ -52,7 +60,7 @@ pub(super) async fn swap(world: &World, change: impl FnOnce(&mut Version)) {
 /// Puts a handler in place.
 pub(super) async fn handle_with<F>(world: &World, handler: F)
 where
-    F: Fn(&Delivery) -> (Outcome, Effects) + Send + Sync + 'static,
+    F: Fn(&Delivery<'_>) -> (Outcome, Effects) + Send + Sync + 'static,
 {
     swap(world, |version| version.invoker = Arc::new(Handler(handler))).await;
 }

@@ -253,7 +253,7 @@ async fn a_held_key_that_parks_while_it_is_released_is_what_the_log_says() {
     let (open, gate) = std::sync::mpsc::sync_channel::<()>(1);
     let (gate, is_well) = (Mutex::new(gate), Arc::new(AtomicBool::new(false)));
     let well = Arc::clone(&is_well);
-    let handler = Handler(move |delivery: &Delivery| {
+    let handler = Handler(move |delivery: &Delivery<'_>| {
         if &*delivery.event.id != "a1" || well.load(Ordering::SeqCst) {
             return (Outcome::Ok, Effects::default());
         }

@@ -59,7 +59,7 @@ impl Live {
     }
 
     /// With another handler.
-    async fn with(self, handler: fn(&Delivery) -> (Outcome, Effects)) -> Self {
+    async fn with(self, handler: fn(&Delivery<'_>) -> (Outcome, Effects)) -> Self {
         let (invoker, serves) = (Arc::new(Handler(handler)), self.runner.version());
         let version = Version { invoker, ..Version::clone(&serves) };
         let subscription = Arc::new(version.manifest.subscribe.clone());
@@ -218,7 +218,7 @@ async fn a_dead_letter_whose_event_is_gone_can_be_given_up_after_a_redrive() {
 #[tokio::test(flavor = "multi_thread")]
 async fn attempts_at_events_that_are_gone_are_forgotten() {
     let live = Live::new(4, Overflow::DropOldest).await;
-    let again = |_: &Delivery| {
+    let again = |_: &Delivery<'_>| {
         let reason = "not yet".to_owned();
         (Outcome::Retry { reason, after_ms: Some(10) }, Effects::default())
     };
@@ -249,7 +249,7 @@ async fn a_batch_that_never_fits_is_refused_for_that() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_delivery_with_more_events_than_the_bus_holds_is_a_dead_letter_that_says_so() {
-    let emit = |delivery: &Delivery| {
+    let emit = |delivery: &Delivery<'_>| {
         let draft = |n| Draft {
             id: delivery.seed.event_id(delivery.event.position, n),
             kind: "thing.handled".into(),

@@ -97,11 +97,11 @@ fn listed(event: &Event) -> String {
 
 /// Adds the event to the list of its key, and emits one event. Commands are answered with the list.
 /// What `ttl` adds ends at once.
-fn handle(delivery: &Delivery, mark: &str, timers: Vec<TimerChange>) -> Effects {
-    let id = listed(&delivery.event);
+fn handle(delivery: &Delivery<'_>, mark: &str, timers: Vec<TimerChange>) -> Effects {
+    let id = listed(delivery.event);
     let list = delivery.state.get("ids").map(|ids| String::from_utf8(ids.to_vec()).unwrap());
     let list = list.map_or_else(|| format!("{id}{mark}"), |list| format!("{list} {id}{mark}"));
-    let response = command::name(&delivery.event)
+    let response = command::name(delivery.event)
         .map(|_| Response { data: list.clone().into(), ..Response::default() });
     let expires_ms = id.contains("ttl").then_some(delivery.event.recorded_ms + 1);
     let write = StateWrite { name: "ids".into(), value: Some(list.into()), expires_ms };
@@ -119,8 +119,8 @@ fn handle(delivery: &Delivery, mark: &str, timers: Vec<TimerChange>) -> Effects 
 }
 
 impl Script {
-    fn run(&self, delivery: &Delivery) -> Invocation {
-        let id = listed(&delivery.event);
+    fn run(&self, delivery: &Delivery<'_>) -> Box<Invocation> {
+        let id = listed(delivery.event);
         let timers = self.timers.lock().unwrap().get(&id).cloned().unwrap_or_default();
         let outcome = if self.broken.lock().unwrap().contains(&id) {
             Outcome::Trap { reason: "unreachable".to_owned() }
@@ -141,21 +141,25 @@ impl Script {
         invocation(outcome, effects)
     }
 
-    fn hand(&self, id: &str, delivery: &Delivery) {
+    fn hand(&self, id: &str, delivery: &Delivery<'_>) {
         let handed = (id.to_owned(), delivery.attempt, delivery.redriven);
         self.handed.send_modify(|all| all.push(handed));
     }
 
-    fn is_endless(&self, delivery: &Delivery) -> bool {
-        self.endless.lock().unwrap().contains(&listed(&delivery.event))
+    fn is_endless(&self, delivery: &Delivery<'_>) -> bool {
+        self.endless.lock().unwrap().contains(&listed(delivery.event))
     }
 }
 
 impl Invoker for Script {
-    fn invoke<'a>(&'a self, _: &'a mut Slot, delivery: Delivery) -> BoxFuture<'a, Invocation> {
+    fn invoke<'a>(
+        &'a self,
+        _: &'a mut Slot,
+        delivery: Delivery<'a>,
+    ) -> BoxFuture<'a, Box<Invocation>> {
         async move {
             if self.is_endless(&delivery) {
-                self.hand(&listed(&delivery.event), &delivery);
+                self.hand(&listed(delivery.event), &delivery);
                 std::future::pending::<()>().await;
             }
             self.run(&delivery)
@@ -163,7 +167,11 @@ impl Invoker for Script {
         .boxed()
     }
 
-    fn invoke_through(&self, _: &mut Slot, delivery: Delivery) -> Result<Invocation, Delivery> {
+    fn invoke_through<'a>(
+        &self,
+        _: &mut Slot,
+        delivery: Delivery<'a>,
+    ) -> Result<Box<Invocation>, Delivery<'a>> {
         if self.is_endless(&delivery) { Err(delivery) } else { Ok(self.run(&delivery)) }
     }
 }

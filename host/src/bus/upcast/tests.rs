@@ -27,11 +27,16 @@ impl Lifter {
 }
 
 impl Invoker for Lifter {
-    fn invoke<'a>(&'a self, _: &'a mut Slot, _: Delivery) -> BoxFuture<'a, Invocation> {
+    fn invoke<'a>(&'a self, _: &'a mut Slot, _: Delivery<'a>) -> BoxFuture<'a, Box<Invocation>> {
         unreachable!("an upcaster is handed no events")
     }
 
-    fn upcast<'a>(&'a self, _: &'a mut Slot, delivery: Delivery, _: u32) -> BoxFuture<'a, Upcast> {
+    fn upcast<'a>(
+        &'a self,
+        _: &'a mut Slot,
+        delivery: Delivery<'a>,
+        _: u32,
+    ) -> BoxFuture<'a, Upcast> {
         self.asked.fetch_add(1, Ordering::SeqCst);
         let mut data = delivery.event.data.to_vec();
         data.extend_from_slice(format!(">{}", self.to).as_bytes());
@@ -39,9 +44,9 @@ impl Invoker for Lifter {
             Lifted { version: self.to, content_type: "text/new".into(), data: data.into() };
         let upcast = match &self.fails {
             Some(outcome) => {
-                Upcast { invocation: Invocation::unrun(outcome.clone()), lifted: None }
+                Upcast { invocation: Box::new(Invocation::unrun(outcome.clone())), lifted: None }
             }
-            None => Upcast { invocation: Invocation::unrun(Outcome::Ok), lifted: Some(lifted) },
+            None => Upcast { invocation: Box::default(), lifted: Some(lifted) },
         };
         Box::pin(std::future::ready(upcast))
     }

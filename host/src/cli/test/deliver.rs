@@ -71,7 +71,7 @@ pub(super) struct Delivered {
     pub(super) event: Arc<Event>,
     /// What the module itself made of it first.
     pub(super) lifted: Option<Arc<Event>>,
-    pub(super) invocation: Invocation,
+    pub(super) invocation: Box<Invocation>,
 }
 
 /// `type` of what stands for a question, which is no event.
@@ -322,8 +322,8 @@ impl Bench {
         let lifted = shape.as_ref().ok().filter(|shape| !Arc::ptr_eq(shape, &event)).cloned();
         let invocation = match shape {
             Ok(shape) if self.module.exports.handler => self.invoke(&shape, values, attempt).await,
-            Ok(_) => Invocation::unrun(Outcome::Ok),
-            Err(failed) => *failed,
+            Ok(_) => Box::default(),
+            Err(failed) => failed,
         };
         Delivered { event, lifted, invocation }
     }
@@ -358,14 +358,14 @@ impl Bench {
         event: &Arc<Event>,
         values: Arc<Values>,
         (attempt, redriven): (u32, bool),
-    ) -> Invocation {
+    ) -> Box<Invocation> {
         let delivery = Delivery {
-            event: Arc::clone(event),
+            event,
             attempt,
             redriven,
             seed: seed(),
-            config: Arc::clone(&self.config),
-            limits: Arc::clone(&self.limits),
+            config: &self.config,
+            limits: &self.limits,
             state: Arc::new(View { values, now_ms: event.recorded_ms }),
             outside: None,
         };

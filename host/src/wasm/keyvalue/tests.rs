@@ -2,14 +2,13 @@ use std::sync::Arc;
 
 use super::*;
 use crate::effects::Outcome;
-use crate::wasm::context::{Access, Context};
+use crate::wasm::context::Access;
 use crate::wasm::delivery::GuestLimits;
-use crate::wasm::fixtures::delivery;
+use crate::wasm::fixtures::context;
 use crate::wasm::limits::{Breach, HOST_CALLS_MAX};
 
 fn data(limits: GuestLimits, key: Option<&str>, access: Access) -> StoreData {
-    let delivery = delivery(key, limits, Arc::new(()));
-    StoreData::within(Context::of_delivery(delivery, access))
+    StoreData::within(context(key, limits, Arc::new(()), access))
 }
 
 fn keyed() -> StoreData {
@@ -36,7 +35,7 @@ fn buckets_stand_apart_in_the_state_of_the_key() {
     data.put_in(&one, "a/x", Some(b"1")).unwrap().ok().unwrap();
     data.put_in(&other, "x", Some(b"2")).unwrap().ok().unwrap();
     assert_eq!(data.value(&other, "a/x").unwrap(), None);
-    let effects = data.finish().effects;
+    let effects = data.finish().invocation.effects;
     let names: Vec<&str> = effects.state.iter().map(|write| &*write.name).collect();
     assert_eq!(names, ["/a/x", "a/x"]);
 }

@@ -20,7 +20,7 @@ impl Session {
         self.may_change_timer(name)?;
         self.has_room(name.len() + data.len())?;
         check::bytes("`data`", data.len(), limits::TIMER_DATA_BYTES_MAX)?;
-        let others = self.context.state.other_timers(name) + self.effects.timers.len();
+        let others = self.context.state().other_timers(name) + self.invocation.effects.timers.len();
         if others >= self.context.limits.timers_max {
             return Err(Denial::Exceeded(Exceeded::TIMERS));
         }
@@ -44,7 +44,7 @@ impl Session {
             TimerChange::Set { name, data, .. } => name.len() + data.len(),
             TimerChange::Cancel { name } => name.len(),
         };
-        self.effects.timers.push(change);
+        self.invocation.effects.timers.push(change);
         Ok(())
     }
 
@@ -57,7 +57,7 @@ impl Session {
             let why = "a memory bus has no timers: subscribe to a durable one".to_owned();
             return Err(Denial::Invalid(why));
         }
-        if self.effects.timers.len() >= limits::EFFECTS_MAX {
+        if self.invocation.effects.timers.len() >= limits::EFFECTS_MAX {
             return Err(Denial::Exceeded(Exceeded::TIMER_CHANGES));
         }
         Ok(check::name("a name", name)?)
@@ -66,7 +66,7 @@ impl Session {
     /// Checks a request to the outside; its idempotency key is still empty.
     pub(in crate::wasm) fn draft_call(&self, call: CallIn<'_>) -> Result<OutgoingCall, Denial> {
         self.may_write()?;
-        if self.effects.calls.len() >= limits::EFFECTS_MAX {
+        if self.invocation.effects.calls.len() >= limits::EFFECTS_MAX {
             return Err(Denial::Exceeded(Exceeded::CALLS));
         }
         self.has_room(call.body.len())?;
@@ -110,11 +110,11 @@ impl Session {
         call: Result<OutgoingCall, Denial>,
     ) -> Result<Text, Denial> {
         let mut call = self.noted(call)?;
-        let index = u32::try_from(self.effects.calls.len()).unwrap_or(u32::MAX);
+        let index = u32::try_from(self.invocation.effects.calls.len()).unwrap_or(u32::MAX);
         call.idempotency_key = self.context.seed.call_id(self.context.position(), index);
         let key = call.idempotency_key.clone();
         self.output_bytes += call_bytes(&call);
-        self.effects.calls.push(call);
+        self.invocation.effects.calls.push(call);
         Ok(key)
     }
 }

@@ -1,8 +1,8 @@
 use std::sync::Arc;
 
 use super::super::context::CallIn;
-use super::super::delivery::{GuestLimits, Seed, StateView};
-use super::super::fixtures::delivery;
+use super::super::delivery::{Delivery, GuestLimits, Seed, StateView};
+use super::super::fixtures::{context, event};
 use super::*;
 use crate::effects::{OutcomeKind, TimerChange};
 use crate::event::Position;
@@ -22,8 +22,8 @@ impl StateView for Stored {
 }
 
 fn session_with(limits: GuestLimits, key: Option<&str>, access: Access) -> Session {
-    let delivery = delivery(key, limits, Arc::new(Stored(vec!["a", "b", "c", "d"])));
-    Session::new(Context::of_delivery(delivery, access))
+    let stored = Arc::new(Stored(vec!["a", "b", "c", "d"]));
+    Session::new(context(key, limits, stored, access))
 }
 
 fn session() -> Session {
@@ -55,6 +55,48 @@ fn call<'a>(url: &'a str) -> CallIn<'a> {
 }
 
 #[test]
+fn a_session_that_is_finished_serves_another_delivery_as_a_new_one() {
+    let limits = GuestLimits { emits_max: 1, ..GuestLimits::default() };
+    let mut session = session_with(limits, Some("k"), Access::Write);
+    for n in 0..=WRITES_SEARCHED_MAX {
+        set(&mut session, &format!("n{n}"), "v").unwrap();
+    }
+    let first = emit(&mut session, draft("a.b")).unwrap();
+    emit(&mut session, draft("a.b")).unwrap_err();
+    session.log("info", "heard");
+    let random = session.random();
+    (0..HOST_CALLS_MAX).for_each(|_| session.host_call().unwrap());
+    let record = session.finish();
+    assert_eq!(record.exceeded, Some(Exceeded::EMITS));
+    assert_eq!((record.invocation.effects.emits.len(), record.invocation.logs.len()), (1, 1));
+    assert!(session.context.let_go().is_some());
+    assert_eq!(session.state("a"), None, "the state was let go of");
+
+    let (limits, config) = (Arc::clone(&session.context.limits), Arc::default());
+    session.context.turn_to(Delivery {
+        event: &event(Some("l")),
+        attempt: 1,
+        redriven: true,
+        seed: Seed::default(),
+        config: &config,
+        limits: &limits,
+        state: Arc::new(Stored(vec!["n0"])),
+        outside: None,
+    });
+    assert_eq!(session.context.key(), Some(&Key::new("l").unwrap()));
+    assert!(session.context.redriven && Arc::ptr_eq(&session.context.config, &config));
+    assert_eq!(session.state("n0").as_deref(), Some(&b"n0"[..]), "not what the other one wrote");
+    set(&mut session, "n1", "w").unwrap();
+    assert_eq!(emit(&mut session, draft("a.b")).unwrap(), first, "its first event");
+    assert_eq!(session.random(), random);
+    session.host_call().unwrap();
+    let record = session.finish();
+    assert_eq!(record.exceeded, None);
+    let Invocation { effects, logs, .. } = *record.invocation;
+    assert_eq!((effects.emits.len(), effects.state.len(), logs.len()), (1, 1, 0));
+}
+
+#[test]
 fn own_writes_are_read_back_and_listed() {
     let mut session = session();
     assert_eq!(session.state("a").as_deref(), Some(&b"a"[..]));
@@ -82,7 +124,7 @@ fn the_last_write_of_each_name_is_kept_in_the_order_of_the_first() {
         }
     }
     assert_eq!(session.state("n99").as_deref(), Some(&b"y"[..]));
-    let writes = session.finish().effects.state;
+    let writes = session.finish().invocation.effects.state;
     assert!(writes.iter().all(|write| write.value.as_deref() == Some(b"y")));
     assert!(writes.iter().map(|write| &*write.name).eq(names.iter().map(String::as_str)));
 }
@@ -96,7 +138,7 @@ fn a_value_that_lives_no_time_is_gone_at_once() {
         assert_eq!(session.state("a").is_some(), there);
         assert_eq!(session.state_names("a", None, 9).is_empty(), !there);
     }
-    assert_eq!(session.finish().effects.state.first().unwrap().expires_ms, Some(1001));
+    assert_eq!(session.finish().invocation.effects.state.first().unwrap().expires_ms, Some(1001));
 }
 
 #[test]
@@ -149,7 +191,10 @@ fn emits_go_to_known_buses_alone() {
     emit(&mut session, DraftIn { bus: Some("live"), ..draft("a") }).unwrap();
     let unknown = emit(&mut session, DraftIn { bus: Some("moon"), ..draft("a") });
     assert!(matches!(unknown, Err(Denial::Invalid(why)) if why.contains("`moon`")));
-    assert_eq!(session.finish().effects.emits.first().unwrap().bus.as_deref(), Some("live"));
+    assert_eq!(
+        session.finish().invocation.effects.emits.first().unwrap().bus.as_deref(),
+        Some("live")
+    );
 }
 
 #[test]
@@ -166,7 +211,7 @@ fn a_subject_is_the_key_of_an_event_that_has_no_other() {
     let mut keyed = session();
     emit(&mut keyed, about("o-1")).unwrap();
     let keys = |session: &mut Session| {
-        let emits = session.finish().effects.emits;
+        let emits = session.finish().invocation.effects.emits;
         emits.iter().map(|draft| draft.key.as_ref().map(ToString::to_string)).collect::<Vec<_>>()
     };
     assert_eq!(keys(&mut unkeyed), [Some("o-1".to_owned()), Some("k".to_owned()), None]);
@@ -182,7 +227,7 @@ fn an_unkeyed_input_has_no_state_and_no_timers() {
     assert_eq!(delete(&mut session, "a"), Err(Denial::Unkeyed));
     assert_eq!(session.draft_timer("a", 1, b""), Err(Denial::Unkeyed));
     emit(&mut session, draft("a")).unwrap();
-    assert_eq!(session.finish().effects.emits.first().unwrap().key, None);
+    assert_eq!(session.finish().invocation.effects.emits.first().unwrap().key, None);
 }
 
 #[test]
@@ -201,7 +246,7 @@ fn where_nothing_may_be_written_nothing_is() {
     assert_eq!(emit(&mut session, draft("a")), Err(Denial::ReadOnly));
     assert_eq!(session.draft_cancel("a"), Err(Denial::ReadOnly));
     assert_eq!(session.draft_call(call("https://a.example/")), Err(Denial::ReadOnly));
-    assert!(session.finish().effects.is_empty());
+    assert!(session.finish().invocation.effects.is_empty());
 }
 
 #[test]
@@ -213,7 +258,7 @@ fn timers_are_buffered_in_order() {
     session.change_timer(change).unwrap();
     let large = vec![0; limits::TIMER_DATA_BYTES_MAX + 1];
     assert!(matches!(session.draft_timer("t", 5, &large), Err(Denial::Invalid(_))));
-    let timers = session.finish().effects.timers;
+    let timers = session.finish().invocation.effects.timers;
     assert!(matches!(timers.as_slice(), [TimerChange::Set { .. }, TimerChange::Cancel { .. }]));
 }
 
@@ -225,7 +270,7 @@ fn a_timer_over_the_limit_is_refused() {
     session.change_timer(change).unwrap();
     let change = session.draft_timer("b", 1, b"");
     assert_eq!(session.change_timer(change), Err(Denial::Exceeded(Exceeded::TIMERS)));
-    assert_eq!(session.finish().effects.timers.len(), 1);
+    assert_eq!(session.finish().invocation.effects.timers.len(), 1);
 }
 
 #[test]

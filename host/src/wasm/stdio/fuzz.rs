@@ -4,15 +4,15 @@ use std::sync::Arc;
 
 use super::output;
 use crate::wasm::GuestLimits;
-use crate::wasm::context::{Access, Context};
-use crate::wasm::fixtures::delivery;
+use crate::wasm::context::Access;
+use crate::wasm::fixtures::context;
 use crate::wasm::session::Session;
 
 /// Takes lines of standard output: of an event's delivery, and as the answer to a command.
 pub(crate) fn fuzz_printed(bytes: &[u8]) {
     for asked in [false, true] {
-        let delivery = delivery(Some("k"), GuestLimits::default(), Arc::new(()));
-        let mut session = Session::new(Context::of_delivery(delivery, Access::Write));
+        let context = context(Some("k"), GuestLimits::default(), Arc::new(()), Access::Write);
+        let mut session = Session::new(context);
         let _ = output::take(&mut session, bytes, asked);
         output::take_logs(&mut session, bytes);
     }

@@ -82,7 +82,7 @@ fn state(session: &Session, text: &mut String) -> Result<(), String> {
     if session.context.key().is_none() {
         return Ok(());
     }
-    let view = &session.context.state;
+    let view = session.context.state();
     let (mut bytes, mut count) = (0, 0);
     let mut after: Option<String> = None;
     loop {

@@ -18,8 +18,8 @@ async fn a_command_answers_and_writes() {
     let mut plugin = Plugin::load(guests::service()).await;
     let exports = Exports { handler: true, command: true, query: true, upcaster: false };
     assert_eq!(plugin.module.exports, exports);
-    let delivery = plugin.delivery(".");
-    let done = plugin.module.execute(&mut plugin.slot, delivery, request("seven")).await;
+    let given = plugin.given(".");
+    let done = plugin.module.execute(&mut plugin.slot, given.delivery(), request("seven")).await;
     assert_ok(&done);
     assert_eq!(&*done.effects.response.unwrap().data, b"seven");
     assert_eq!(done.effects.state.first().unwrap().value.as_deref(), Some(&b"seven"[..]));
@@ -32,8 +32,8 @@ async fn an_answer_counts_as_output() {
     plugin.limits.output_bytes_max = 15;
     // `count` and `seven` are 10 bytes of state, `seven` another 5 of answer.
     for (data, expected) in [("seven", OutcomeKind::Ok), ("eleven", OutcomeKind::Output)] {
-        let delivery = plugin.delivery(".");
-        let done = plugin.module.execute(&mut plugin.slot, delivery, request(data)).await;
+        let given = plugin.given(".");
+        let done = plugin.module.execute(&mut plugin.slot, given.delivery(), request(data)).await;
         assert_eq!(done.outcome.kind(), expected);
     }
 }
@@ -60,12 +60,12 @@ async fn a_question_sees_other_keys_and_writes_nothing() {
 #[tokio::test]
 async fn an_upcaster_lifts_and_only_upwards() {
     let mut plugin = Plugin::load(guests::upcaster(2)).await;
-    let delivery = plugin.delivery("old");
-    let lifted = plugin.module.upcast(&mut plugin.slot, delivery.clone(), 1).await;
+    let given = plugin.given("old");
+    let lifted = plugin.module.upcast(&mut plugin.slot, given.delivery(), 1).await;
     assert_ok(&lifted.invocation);
     let lifted = lifted.lifted.unwrap();
     assert_eq!((lifted.version, &*lifted.data), (2, &b"old"[..]));
-    let same = plugin.module.upcast(&mut plugin.slot, delivery, 2).await;
+    let same = plugin.module.upcast(&mut plugin.slot, given.delivery(), 2).await;
     assert_eq!(same.invocation.outcome.kind(), OutcomeKind::Trap);
     assert_eq!(same.lifted, None);
 }

@@ -47,8 +47,8 @@ fn request(operation: &str) -> Request {
 }
 
 async fn execute(plugin: &mut Plugin) -> Invocation {
-    let delivery = plugin.delivery(".");
-    plugin.module.execute(&mut plugin.slot, delivery, request("reserve")).await
+    let given = plugin.given(".");
+    *plugin.module.execute(&mut plugin.slot, given.delivery(), request("reserve")).await
 }
 
 async fn ask(plugin: &mut Plugin) -> Invocation {
@@ -62,7 +62,7 @@ async fn ask(plugin: &mut Plugin) -> Invocation {
         state: values.clone(),
         keys: values,
     };
-    plugin.module.read(&mut plugin.slot, question).await
+    *plugin.module.read(&mut plugin.slot, question).await
 }
 
 /// The two lines a run is handed, which [`ECHO`] repeats in the log.
