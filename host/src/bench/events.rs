@@ -19,13 +19,14 @@ pub(super) const CONTENT_TYPE: &str = "application/json";
 
 /// Events after which few keys come up in the same order again.
 const TURNS: usize = 1 << 16;
+/// A prime, so that by such steps all of any number of keys come up before one comes again.
+const STRIDE: usize = 2_654_435_761;
 
 /// Makes events by their number.
 pub(super) struct Events {
-    /// Few keys: those of one event after the other, as they come from clients. To fetch one from wherever
-    /// it is kept would take as long as to encode the event. Many keys: each once.
+    /// Those of one event after the other, as they come from clients. To fetch one from wherever it is kept
+    /// would take as long as to encode the event.
     keys: Vec<Key>,
-    is_in_turn: bool,
     source: Arc<str>,
     kind: Arc<str>,
     content_type: Arc<str>,
@@ -36,18 +37,15 @@ pub(super) struct Events {
 
 impl Events {
     pub(super) fn new(settings: &Settings) -> Self {
-        let is_in_turn = settings.keys < TURNS;
-        let key = |n: usize| Key::new(&format!("key-{n:08}")).ok();
-        let in_turn = |number: usize| key(spread(number as u64)?.checked_rem(settings.keys)?);
-        let keys = if is_in_turn {
-            (0..TURNS).filter_map(in_turn).collect()
+        let key = |n: usize| Key::new(&format!("key-{:08}", n.checked_rem(settings.keys)?)).ok();
+        let keys = if settings.keys < TURNS {
+            (0..TURNS).filter_map(|turn| key(spread(turn as u64)?)).collect()
         } else {
-            (0..settings.keys).filter_map(key).collect()
+            (0..settings.keys).filter_map(|turn| key(turn.wrapping_mul(STRIDE))).collect()
         };
         let data = settings.data.clone().unwrap_or_else(|| text(settings.size));
         Self {
             keys,
-            is_in_turn,
             source: SOURCE.into(),
             kind: settings.kind.as_str().into(),
             content_type: CONTENT_TYPE.into(),
@@ -62,7 +60,6 @@ impl Events {
         let text = |text: &Arc<str>| Arc::from(&**text);
         Self {
             keys: self.keys.iter().filter_map(|key| Key::new(key.as_str()).ok()).collect(),
-            is_in_turn: self.is_in_turn,
             source: text(&self.source),
             kind: text(&self.kind),
             content_type: text(&self.content_type),
@@ -93,8 +90,8 @@ impl Events {
 
     /// The key of an event; unkeyed where there are no keys.
     pub(super) fn key(&self, number: u64) -> Option<&Key> {
-        let turn = if self.is_in_turn { number.try_into().ok() } else { spread(number) };
-        self.keys.get(turn?.checked_rem(self.keys.len())?)
+        let turn = usize::try_from(number).ok()?;
+        self.keys.get(turn.checked_rem(self.keys.len())?)
     }
 
     /// An event. Field by field: what is taken of a default one would be counted as referred to and not
@@ -127,7 +124,7 @@ impl Events {
     }
 }
 
-/// Neighbours far apart, so that they have different keys and all keys come up equally often.
+/// Neighbours far apart, so that they have different keys and all of a few come up about equally often.
 fn spread(number: u64) -> Option<usize> {
     (number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 16).try_into().ok()
 }
@@ -145,6 +142,8 @@ fn text(size: usize) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
 
     #[test]
@@ -169,6 +168,15 @@ mod tests {
                 NewEvent { id, source, kind, key, key_variant, content_type, data, ..default };
             assert_eq!(made, expected);
         }
+    }
+
+    #[test]
+    fn each_of_many_keys_comes_up_before_one_comes_again() {
+        let keys = TURNS + 10;
+        let events = Events::new(&Settings { keys, ..Settings::default() });
+        let round = |from: usize| (from..from + keys).filter_map(|n| events.key(n as u64));
+        assert_eq!(round(7).collect::<HashSet<_>>().len(), keys);
+        assert!(round(0).eq(round(keys)));
     }
 
     #[test]
