@@ -273,6 +273,10 @@ fn a_plugin_whose_bus_is_not_configured_any_more_does_not_go_on_where_it_was_bef
         assert!(failed.contains("no bus knows plugin `there` yet"), "{word}: {failed}");
         assert!(failed.contains("Add `[buses.audit]`"), "{word}: {failed}");
     }
+    for words in [&["state", "get", "there", "k", "seen"][..], &["timers", "list", "there"]] {
+        let failed = host.cli(words).run().expect_failed();
+        assert!(failed.contains("no bus knows plugin `there` yet: "), "{words:?}: {failed}");
+    }
     for words in [&["forget", "there"][..], &["forget", "moved"], &["rename", "moved", "other"]] {
         let failed = host.cli(&[&["plugins"], words].concat()).run().expect_failed();
         assert!(failed.contains(" is there: "), "{words:?}: {failed}");

@@ -419,7 +419,8 @@ impl Host {
     pub(crate) fn state(&self, plugin: &str, key: &str, name: &str) -> Option<String> {
         let path = format!("/v1/plugins/{plugin}/state?key={key}&name={name}");
         let answer = self.http.get(&path);
-        if answer.status == 404 {
+        // Conflict: no bus knows the plugin yet.
+        if [404, 409].contains(&answer.status) {
             return None;
         }
         answer.expect_ok()["value"].as_str().map(ToOwned::to_owned)

@@ -136,10 +136,8 @@ impl Host {
         name: &str,
         look: impl FnOnce(&Arc<Bus>, &Instance) -> T,
     ) -> Result<T, HostError> {
-        let found = self.plugins.registered(name).and_then(|(bus, id)| {
-            let ledger = bus.ledger();
-            ledger.instance(id).map(|instance| look(&bus, instance))
-        });
+        let (bus, id) = self.plugins.identified(name)?;
+        let found = bus.ledger().instance(id).map(|instance| look(&bus, instance));
         found.ok_or_else(|| HostError::NotFound(format!("plugin `{name}`")))
     }
 

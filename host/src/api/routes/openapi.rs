@@ -240,6 +240,15 @@ pub(super) enum QueryErrors {
     NotAnswered(ErrorBody),
 }
 
+/// What looking at what a plugin keeps may answer beside [`Errors`].
+#[derive(IntoResponses)]
+#[allow(dead_code, reason = "it describes answers, it makes none")]
+pub(super) enum KeptErrors {
+    /// `conflict`: no bus knows the plugin yet
+    #[response(status = 409)]
+    Conflict(ErrorBody),
+}
+
 /// What changing a plugin may answer beside [`Errors`].
 #[derive(IntoResponses)]
 #[allow(dead_code, reason = "it describes answers, it makes none")]

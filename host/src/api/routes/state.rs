@@ -6,7 +6,7 @@ use axum::Json;
 use axum::extract::{Path, RawQuery, State};
 use utoipa::ToSchema;
 
-use super::openapi::Errors;
+use super::openapi::{Errors, KeptErrors};
 use crate::api::app::App;
 use crate::api::errors::ApiError;
 use crate::api::params::{LIMIT_DEFAULT, Params, not_found};
@@ -38,7 +38,7 @@ pub(super) enum StateAnswer {
         ("at" = Option<String>, Query, description = "As it was after the plugin's deliveries of the \
             key up to this position, or at this log time (RFC 3339)"),
     ),
-    responses((status = 200, description = "Value or values", body = StateAnswer), Errors),
+    responses((status = 200, description = "Value or values", body = StateAnswer), Errors, KeptErrors),
 )]
 pub(super) async fn read(
     State(app): State<Arc<App>>,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::{Path, RawQuery, State};
 
-use super::openapi::Errors;
+use super::openapi::{Errors, KeptErrors};
 use crate::api::app::App;
 use crate::api::errors::ApiError;
 use crate::api::params::{LIMIT_DEFAULT, Params};
@@ -23,7 +23,7 @@ use crate::api::view::TimersView;
         ("after" = Option<String>, Query, description = "`next` of the page before"),
         ("limit" = Option<usize>, Query, minimum = 1, maximum = 1000, description = "100 if absent"),
     ),
-    responses((status = 200, description = "Timers", body = TimersView), Errors),
+    responses((status = 200, description = "Timers", body = TimersView), Errors, KeptErrors),
 )]
 pub(super) async fn list(
     State(app): State<Arc<App>>,

@@ -25,7 +25,10 @@ impl Plugins {
     ///
     /// # Errors
     /// There is no such plugin, or what stands in the folder under that name is in no log.
-    pub(super) fn identified(&self, name: &str) -> Result<(Arc<Bus>, InstanceId), HostError> {
+    pub(in crate::host) fn identified(
+        &self,
+        name: &str,
+    ) -> Result<(Arc<Bus>, InstanceId), HostError> {
         self.registered(name).ok_or_else(|| self.unidentified(name))
     }
 
