@@ -221,7 +221,7 @@ impl OpenSegment {
 
     fn sync(&self, seals: bool) -> io::Result<()> {
         let left_out = match seals {
-            true => planted!(AcknowledgesBeforeSync | NeverSyncs | SkipsSealSync),
+            true => planted!(NeverSyncs | SkipsSealSync),
             false => planted!(AcknowledgesBeforeSync | NeverSyncs),
         };
         if left_out {
