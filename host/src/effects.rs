@@ -1,9 +1,11 @@
 //! What a delivery wants to record, and how it ended: plain data between the sandbox, the log and
 //! the scheduler.
 
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use ecow::{EcoBytes, EcoString};
 use serde::{Deserialize, Serialize};
 
 use crate::event::Key;
@@ -58,11 +60,17 @@ pub struct Draft {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StateWrite {
     /// 1 to 255 bytes, no control characters.
-    pub name: Arc<str>,
+    pub name: EcoString,
     /// The new value; none: removed.
-    pub value: Option<Bytes>,
+    pub value: Option<EcoBytes>,
     /// Log time at which the value is gone, in milliseconds since the Unix epoch; none: it stays.
-    pub expires_ms: Option<u64>,
+    pub expires_ms: Option<NonZeroU64>,
+}
+
+/// The end of a value at a log time. One at time 0 ends a millisecond later: in the past as well.
+#[must_use]
+pub fn ends_at(ms: u64) -> NonZeroU64 {
+    NonZeroU64::new(ms).unwrap_or(NonZeroU64::MIN)
 }
 
 /// A timer set or cancelled.

@@ -26,7 +26,7 @@ fn value(delivery: &Delivery<'_>, name: &str) -> u64 {
 }
 
 fn write(name: &str, value: u64) -> StateWrite {
-    let value = Some(Bytes::from(value.to_string()));
+    let value = Some(value.to_string().into_bytes().into());
     StateWrite { name: name.into(), value, expires_ms: None }
 }
 

@@ -303,7 +303,7 @@ impl World {
         let generation = self.runner.generation().0 - 1;
         let key = Key::new("k0").expect("it is one");
         let permit = self.bus.reserve(PLUGIN, 1000).await?;
-        let value = Some(bytes::Bytes::from_static(b"4711"));
+        let value = Some(b"4711".into());
         let completion = Completion {
             instance: PLUGIN,
             generation: Generation(generation),

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use ecow::{EcoBytes, EcoString};
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 
@@ -195,9 +196,9 @@ pub struct DeadLetter {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StateEntry {
     /// Its name.
-    pub name: Arc<str>,
+    pub name: EcoString,
     /// The durable value.
-    pub value: Bytes,
+    pub value: EcoBytes,
     /// Log time at which it is gone, milliseconds since the Unix epoch; none: it stays.
     pub expires_ms: Option<u64>,
 }

@@ -4,6 +4,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use ecow::EcoBytes;
+
 use crate::bus::deliver::{self, Deliverer, Ended};
 use crate::effects::{Draft, Effects, OutcomeKind, StateWrite};
 use crate::event::{Digest, Event, Generation, InstanceId, KeySequence, Position};
@@ -208,7 +210,7 @@ fn states(
 }
 
 fn written(events: &Events) -> Vec<StateWrite> {
-    let value = events.data().slice(..events.data().len().min(8));
+    let value = events.data().iter().take(8).copied().collect();
     vec![StateWrite { name: "n".into(), value: Some(value), expires_ms: None }]
 }
 
@@ -272,7 +274,11 @@ impl Asked {
 
     /// In memory of its own, as a call leaves it.
     fn written(&self) -> Vec<StateWrite> {
-        let again = |write: &StateWrite| StateWrite { name: apart(&write.name), ..write.clone() };
+        let again = |write: &StateWrite| StateWrite {
+            name: write.name.as_str().into(),
+            value: write.value.as_deref().map(EcoBytes::from),
+            ..*write
+        };
         self.effects.state.iter().map(again).collect()
     }
 

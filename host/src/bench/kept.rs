@@ -1,9 +1,9 @@
 //! The state a guest is measured on.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use bytes::Bytes;
+use ecow::{EcoBytes, EcoString};
 
 use crate::effects::StateWrite;
 use crate::state::page;
@@ -12,7 +12,7 @@ use crate::wasm::StateView;
 /// State of one key as the first deliveries to it left it. What a guest writes while it is measured is
 /// forgotten, so that each call finds the same.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Kept(BTreeMap<Arc<str>, Bytes>);
+pub(super) struct Kept(BTreeMap<EcoString, EcoBytes>);
 
 impl Kept {
     /// Takes what a delivery wrote.
@@ -75,7 +75,7 @@ mod tests {
     use super::*;
 
     fn write(name: &str, value: Option<&'static str>) -> StateWrite {
-        let value = value.map(|text| Bytes::from_static(text.as_bytes()));
+        let value = value.map(|text| EcoBytes::from(text.as_bytes()));
         StateWrite { name: name.into(), value, expires_ms: None }
     }
 

@@ -9,6 +9,8 @@ use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
+use ecow::{EcoBytes, EcoString};
+
 use super::deliver::Deliverer;
 use super::timers::{FireId, NAME_ATTRIBUTE};
 use super::{Bus, Outbox, private};
@@ -77,7 +79,7 @@ pub struct Carried {
 struct KeyState {
     /// The last event of the key.
     last: Position,
-    values: BTreeMap<Arc<str>, StateWrite>,
+    values: BTreeMap<EcoString, StateWrite>,
     timers: BTreeMap<Arc<str>, (SetAt, TimerChange)>,
 }
 
@@ -169,7 +171,7 @@ impl Carried {
     fn write(&mut self, key: &Key, write: StateWrite) {
         let Some(state) = self.keys.get_mut(key) else { return };
         let new = write.value.as_ref().map_or(0, |_| write_bytes(&write));
-        let name = Arc::clone(&write.name);
+        let name = write.name.clone();
         let old = match write.value {
             Some(_) => state.values.insert(name, write),
             None => state.values.remove(&name),
@@ -242,7 +244,7 @@ impl KeyState {
 }
 
 fn write_bytes(write: &StateWrite) -> usize {
-    write.name.len() + write.value.as_ref().map_or(0, bytes::Bytes::len) + OVERHEAD_BYTES
+    write.name.len() + write.value.as_ref().map_or(0, EcoBytes::len) + OVERHEAD_BYTES
 }
 
 fn timer_bytes(timer: &TimerChange) -> usize {
@@ -378,7 +380,7 @@ mod tests {
 
         let write = |value: Option<&'static [u8]>| StateWrite {
             name: "n".into(),
-            value: value.map(bytes::Bytes::from_static),
+            value: value.map(EcoBytes::from),
             expires_ms: None,
         };
         carried.write(&key, write(Some(b"1")));

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use ecow::EcoBytes;
+
 use crate::effects::{Draft, Effects, OutcomeKind, OutgoingCall, StateWrite, TimerChange};
 use crate::event::{
     Addressee, Digest, Event, Generation, InstanceId, KeyVariant, NewEvent, Position,
@@ -112,7 +114,7 @@ pub fn fits(by: &Deliverer, input: &Event, effects: &Effects) -> bool {
         RECORD_BYTES + taken_over + texts + bus + draft.data.len() + pairs(&draft.attributes)
     };
     let state = |write: &StateWrite| {
-        RECORD_BYTES + write.name.len() + write.value.as_ref().map_or(0, bytes::Bytes::len)
+        RECORD_BYTES + write.name.len() + write.value.as_ref().map_or(0, EcoBytes::len)
     };
     let timer = |change: &TimerChange| match change {
         TimerChange::Set { name, data, .. } => RECORD_BYTES + name.len() + data.len(),

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use ecow::EcoString;
 use tokio::sync::broadcast;
 
 use crate::effects::OutcomeKind;
@@ -107,7 +108,7 @@ pub struct Note {
     /// Fuel it used.
     pub fuel: u64,
     /// State it wrote: name and value as text where it is some; at most three.
-    pub state: Vec<(Arc<str>, String)>,
+    pub state: Vec<(EcoString, String)>,
     /// Timers it set: name, and milliseconds from the end of the delivery until it is due.
     pub timers: Vec<(Arc<str>, u64)>,
     /// Types it emitted.

@@ -6,9 +6,10 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use bytes::Bytes;
+use ecow::EcoString;
 
 use super::Bus;
+use crate::effects::ends_at;
 use crate::event::{CommitNumber, Generation, InstanceId, Key, Position};
 use crate::log::{CommitRef, ReadError, RecordRef};
 use crate::state::{Owner, Value};
@@ -50,14 +51,14 @@ pub enum PastError {
 /// The state of one key at a moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PastState {
-    values: BTreeMap<Arc<str>, Value>,
+    values: BTreeMap<EcoString, Value>,
     /// Log time at which ends of values are judged.
     now_ms: u64,
 }
 
 impl PastState {
     /// Its values, ascending by name, without those whose end had come.
-    pub fn values(&self) -> impl Iterator<Item = (&Arc<str>, &Value)> {
+    pub fn values(&self) -> impl Iterator<Item = (&EcoString, &Value)> {
         self.values.iter().filter(|(_, value)| value.lives_at(self.now_ms))
     }
 
@@ -68,7 +69,7 @@ impl PastState {
     }
 
     /// Everything that was written and not deleted, also values whose end had come.
-    pub fn into_values(self) -> impl Iterator<Item = (Arc<str>, Value)> {
+    pub fn into_values(self) -> impl Iterator<Item = (EcoString, Value)> {
         self.values.into_iter()
     }
 
@@ -76,7 +77,7 @@ impl PastState {
     pub fn write(&mut self, name: &str, value: Option<&[u8]>, expires_ms: Option<u64>) {
         match value {
             Some(bytes) => {
-                let value = Value { bytes: Bytes::copy_from_slice(bytes), expires_ms };
+                let value = Value { bytes: bytes.into(), expires_ms: expires_ms.map(ends_at) };
                 self.values.insert(name.into(), value);
             }
             None => {

@@ -1,6 +1,8 @@
 //! Looking at keyed state: as it is, and as it was.
 
-use std::sync::Arc;
+use std::num::NonZeroU64;
+
+use ecow::EcoString;
 
 use super::{Host, events};
 use crate::api::filter::Point;
@@ -40,7 +42,7 @@ impl Host {
         let owner = then(&bus, owner, at);
         let past = bus.past(&owner, moment).await.map_err(past_error)?;
         let values = past.values().filter(|(name, _)| wanted(name)).take(limit);
-        Ok(values.map(|(name, value)| entry(Arc::clone(name), value.clone())).collect())
+        Ok(values.map(|(name, value)| entry(name.clone(), value.clone())).collect())
     }
 
     /// What it takes to run a delivery that was given up once more.
@@ -106,7 +108,7 @@ async fn state_before(
     let owner = Owner { instance: letter.instance, generation: done.generation, key: key.clone() };
     let moment = Moment::Before { commit: letter.at.commit, input_ms: input.recorded_ms };
     let past = bus.past(&owner, moment).await.map_err(past_error)?;
-    Ok(past.values().map(|(name, value)| entry(Arc::clone(name), value.clone())).collect())
+    Ok(past.values().map(|(name, value)| entry(name.clone(), value.clone())).collect())
 }
 
 /// The owner of the state that was seen at a point: a rewind may have come in between.
@@ -120,8 +122,8 @@ fn then(bus: &Bus, owner: Owner, at: Point) -> Owner {
     Owner { generation, ..owner }
 }
 
-fn entry(name: Arc<str>, value: Value) -> StateEntry {
-    StateEntry { name, value: value.bytes, expires_ms: value.expires_ms }
+fn entry(name: EcoString, value: Value) -> StateEntry {
+    StateEntry { name, value: value.bytes, expires_ms: value.expires_ms.map(NonZeroU64::get) }
 }
 
 fn past_error(error: PastError) -> HostError {

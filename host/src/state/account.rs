@@ -7,8 +7,10 @@
 //! that is applied.
 
 use std::collections::BTreeSet;
+use std::num::NonZeroU64;
 use std::sync::{Mutex, MutexGuard};
 
+use ecow::EcoString;
 use hashbrown::HashMap;
 
 use super::cold::{ColdError, KeyValues};
@@ -53,11 +55,11 @@ pub(super) struct Measure {
 }
 
 impl Measure {
-    pub(super) fn of(values: &[(std::sync::Arc<str>, Value)]) -> Self {
+    pub(super) fn of(values: &[(EcoString, Value)]) -> Self {
         values.iter().fold(Self::default(), |sum, (name, value)| Self {
             bytes: sum.bytes + counted(name, &value.bytes),
             values: sum.values + 1,
-            ends_ms: sum.ends_ms.into_iter().chain(value.expires_ms).min(),
+            ends_ms: sum.ends_ms.into_iter().chain(value.expires_ms.map(NonZeroU64::get)).min(),
         })
     }
 }
@@ -129,8 +131,9 @@ impl Accounts {
 
     /// Takes the ends of values of keys that came out of a checkpoint.
     pub(super) fn add_ends(&self, keys: &[(Owner, KeyValues)]) {
-        let ends =
-            |values: &KeyValues| values.iter().filter_map(|(_, value)| value.expires_ms).min();
+        let ends = |values: &KeyValues| {
+            values.iter().filter_map(|(_, value)| value.expires_ms).min().map(NonZeroU64::get)
+        };
         let mut ending = keys.iter().filter_map(|(owner, values)| Some((owner, ends(values)?)));
         let Some(first) = ending.next() else { return };
         let mut accounts = self.lock();

@@ -56,17 +56,15 @@ impl Values {
         for shard in self.shards.all()? {
             let shard = lock(shard);
             for ByOwner(entry) in &shard.entries {
-                let owner = entry.owner();
-                let same =
-                    owner.instance == wanted.instance && owner.generation == wanted.generation;
+                let same = entry.whose() == (wanted.instance, wanted.generation);
                 let small = found.len() < wanted.limit
-                    || found.last().is_some_and(|largest| owner.key < *largest);
+                    || found.last().is_some_and(|largest| entry.key() < largest);
                 if same
                     && small
-                    && wanted.fits(owner.key.as_str())
+                    && wanted.fits(entry.key().as_str())
                     && entry.lock().lives_at(wanted.now_ms)
                 {
-                    add(found, owner.key.clone(), wanted.limit);
+                    add(found, entry.key().clone(), wanted.limit);
                 }
             }
         }
@@ -94,14 +92,14 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::effects::StateWrite;
+    use crate::effects::{StateWrite, ends_at};
     use crate::event::Position;
     use crate::state::cold::Cold;
 
     fn set(values: &Values, instance: u32, key: &str, expires_ms: Option<u64>) {
         let owner = (InstanceId(instance), Generation(0), key);
-        let value = Some(bytes::Bytes::from_static(b"1"));
-        let write = StateWrite { name: "n".into(), value, expires_ms };
+        let value = Some(b"1".into());
+        let write = StateWrite { name: "n".into(), value, expires_ms: expires_ms.map(ends_at) };
         values.apply(owner, Position(1), [write]).unwrap();
     }
 

@@ -4,16 +4,19 @@
 //! each start. (sled 0.34's `flush` does not sync on Linux: what it holds after a power cut says
 //! nothing.) It is a place for what does not fit into memory while the host runs.
 
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
+use ecow::EcoString;
 use serde::{Deserialize, Serialize};
 use serde_bytes::Bytes as SerdeBytes;
 use smallvec::SmallVec;
 
 use super::across::Wanted;
 use super::values::{Owner, Value};
+use crate::effects::ends_at;
 use crate::event::{Generation, InstanceId, Key};
 
 /// Bytes that sled may cache.
@@ -48,7 +51,7 @@ pub enum ColdError {
 
 /// Values of one key, ascending by name. Most keys have one, which stands where they do: a block of its own
 /// would be as far away again.
-pub type KeyValues = SmallVec<[(Arc<str>, Value); 1]>;
+pub type KeyValues = SmallVec<[(EcoString, Value); 1]>;
 
 /// The tree of one bus.
 #[derive(Debug)]
@@ -181,7 +184,7 @@ impl Cold {
                 break;
             }
             let Owner { key, .. } = split(&key).ok_or(ColdError::Damaged)?;
-            let lives = |(_, value): &(Arc<str>, Value)| value.lives_at(wanted.now_ms);
+            let lives = |(_, value): &(EcoString, Value)| value.lives_at(wanted.now_ms);
             if wanted.fits(key.as_str()) && decode(&values)?.iter().any(lives) {
                 found += 1;
                 take(key);
@@ -255,7 +258,9 @@ fn split(bytes: &[u8]) -> Option<Owner> {
 pub(super) fn encode(values: &KeyValues) -> Vec<u8> {
     let stored: Vec<Stored<'_>> = values
         .iter()
-        .map(|(name, value)| Stored(name, SerdeBytes::new(&value.bytes), value.expires_ms))
+        .map(|(name, value)| {
+            Stored(name, SerdeBytes::new(&value.bytes), value.expires_ms.map(NonZeroU64::get))
+        })
         .collect();
     rmp_serde::to_vec(&stored).expect("texts, bytes and integers have a MessagePack form")
 }
@@ -266,8 +271,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<KeyValues, ColdError> {
     Ok(stored
         .into_iter()
         .map(|Stored(name, value, expires_ms)| {
-            let bytes = bytes::Bytes::copy_from_slice(value);
-            (name.into(), Value { bytes, expires_ms })
+            (name.into(), Value { bytes: (**value).into(), expires_ms: expires_ms.map(ends_at) })
         })
         .collect())
 }

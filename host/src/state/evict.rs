@@ -186,7 +186,7 @@ impl Values {
         cold.put(&still_idle)?;
         for (owner, _) in &still_idle {
             if let Some(ByOwner(entry)) = shard.entries.take(&owner.as_ref()) {
-                self.shrink_by_entry(&entry.lock());
+                self.leaves(&mut entry.lock());
             }
         }
         Ok(still_idle.len())
@@ -202,7 +202,7 @@ fn idle(shard: &mut Shard) -> Vec<Owner> {
             continue;
         }
         if !entry.untouch() && entry.lock().is_movable() && idle.len() < IDLE_MAX {
-            idle.push(entry.owner().clone());
+            idle.push(entry.to_owner());
         }
     }
     idle

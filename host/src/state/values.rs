@@ -10,13 +10,14 @@
 //! During a walk over all keys those asked for are in both, and memory counts.
 
 use std::hash::{Hash, Hasher};
+use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bytes::Bytes;
+use ecow::EcoBytes;
 use hashbrown::{Equivalent, HashSet};
 
-use super::account::{Accounts, Measure, Usage};
+use super::account::{Accounts, Measure, Usage, Whose};
 use super::cold::{Cold, ColdError, KeyValues};
 use super::entry::{ByOwner, Entry, Layers, weight};
 use super::evict::Budget;
@@ -56,10 +57,7 @@ impl Hash for OwnerRef<'_> {
 
 impl Equivalent<ByOwner> for OwnerRef<'_> {
     fn equivalent(&self, ByOwner(entry): &ByOwner) -> bool {
-        let owner = entry.owner();
-        self.instance == owner.instance
-            && self.generation == owner.generation
-            && self.hash == owner.key.hash128()
+        (self.instance, self.generation) == entry.whose() && self.hash == entry.key().hash128()
     }
 }
 
@@ -67,16 +65,16 @@ impl Equivalent<ByOwner> for OwnerRef<'_> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Value {
     /// The bytes.
-    pub bytes: Bytes,
+    pub bytes: EcoBytes,
     /// Log time at which it is gone; none: it stays.
-    pub expires_ms: Option<u64>,
+    pub expires_ms: Option<NonZeroU64>,
 }
 
 impl Value {
     /// Whether its end has not come at log time `now_ms`.
     #[must_use]
     pub fn lives_at(&self, now_ms: u64) -> bool {
-        self.expires_ms.is_none_or(|end| now_ms < end)
+        self.expires_ms.is_none_or(|end| now_ms < end.get())
     }
 }
 
@@ -104,8 +102,8 @@ pub(super) struct Shard {
 }
 
 pub(super) const SHARDS: usize = 64;
-/// What a key costs in memory beside its values, about: measured.
-pub(super) const KEY_OVERHEAD_BYTES: usize = 230;
+/// What a key costs in memory beside its values, about: measured, with names of 36 bytes.
+pub(super) const KEY_OVERHEAD_BYTES: usize = 235;
 
 impl Default for Values {
     fn default() -> Self {
@@ -204,7 +202,7 @@ impl Values {
         self.budget.grow(layers.weight() + KEY_OVERHEAD_BYTES);
         let entry = Arc::new(Entry::new(owner, layers));
         if let Some(ByOwner(old)) = shard.entries.replace(ByOwner(Arc::clone(&entry))) {
-            self.shrink_by_entry(&old.lock());
+            self.leaves(&mut old.lock());
         }
         entry
     }
@@ -271,12 +269,11 @@ impl Values {
             self.budget.shrink(weight(before) - weight(after));
         }
         if before != after || claimed != Usage::default() {
-            let Owner { instance, generation, key } = entry.owner();
-            self.accounts.change((*instance, *generation), key, (before, after), claimed);
+            self.accounts.change(entry.whose(), entry.key(), (before, after), claimed);
         }
         if layers.durable.is_empty() && layers.pending.is_empty() {
             shard.entries.remove(&owner);
-            self.budget.shrink(KEY_OVERHEAD_BYTES);
+            self.leaves(&mut layers);
         }
         Ok(())
     }
@@ -315,7 +312,7 @@ impl Values {
     /// The cold store cannot be read.
     pub fn forget(&self, instance: InstanceId) -> Result<(), ColdError> {
         self.timers.forget(instance);
-        self.drop_where(|owner| owner.instance == instance)?;
+        self.drop_where(|(of, _)| of == instance)?;
         self.accounts.retain(|other, _| other != instance);
         self.cold.as_ref().map_or(Ok(()), |cold| cold.forget(instance))
     }
@@ -325,17 +322,17 @@ impl Values {
     /// # Errors
     /// The cold store cannot be read.
     pub fn keep_only(&self, instance: InstanceId, generation: Generation) -> Result<(), ColdError> {
-        self.drop_where(|owner| owner.instance == instance && owner.generation != generation)?;
+        self.drop_where(|(of, other)| of == instance && other != generation)?;
         self.accounts.retain(|other, of| other != instance || of == generation);
         self.cold.as_ref().map_or(Ok(()), |cold| cold.keep_only(instance, generation))
     }
 
-    fn drop_where(&self, goes: impl Fn(&Owner) -> bool) -> Result<(), ColdError> {
+    fn drop_where(&self, goes: impl Fn(Whose) -> bool) -> Result<(), ColdError> {
         for shard in self.shards.all()? {
             lock(shard).entries.retain(|ByOwner(entry)| {
-                let keep = !goes(entry.owner());
+                let keep = !goes(entry.whose());
                 if !keep {
-                    self.shrink_by_entry(&entry.lock());
+                    self.leaves(&mut entry.lock());
                 }
                 keep
             });
@@ -343,8 +340,9 @@ impl Values {
         Ok(())
     }
 
-    /// Takes an entry that goes away off the account.
-    pub(super) fn shrink_by_entry(&self, layers: &Layers) {
+    /// Notes that an entry goes out of its table.
+    pub(super) fn leaves(&self, layers: &mut Layers) {
+        layers.gone = true;
         self.budget.shrink(layers.weight() + KEY_OVERHEAD_BYTES);
     }
 }

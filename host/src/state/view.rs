@@ -53,7 +53,7 @@ impl KeyView {
     pub fn get(&self, name: &str) -> Option<Vec<u8>> {
         let layers = self.entry.as_ref()?.lock();
         if let Some(write) = layers.pending(name) {
-            let lives = write.expires_ms.is_none_or(|end| self.now_ms < end);
+            let lives = write.expires_ms.is_none_or(|end| self.now_ms < end.get());
             return write.value.as_ref().filter(|_| lives).map(|value| value.to_vec());
         }
         layers
@@ -74,7 +74,7 @@ impl KeyView {
             .map(|(name, _)| &**name)
             .collect();
         for write in layers.pending.writes() {
-            if write.value.is_some() && write.expires_ms.is_none_or(|end| self.now_ms < end) {
+            if write.value.is_some() && write.expires_ms.is_none_or(|end| self.now_ms < end.get()) {
                 names.insert(&write.name);
             } else {
                 names.remove(&*write.name);
@@ -88,15 +88,22 @@ impl KeyView {
         if writes.is_empty() {
             return;
         }
-        // Through the shard, not through `entry`: an entry that became empty since is no longer
-        // the one that the next delivery finds. Who has a view came by the gate.
+        let claimed = self.claim.as_ref().map(|claim| claim.take()).unwrap_or_default();
+        let pending = Pending { position, writes, claimed };
+        if let Some(mut layers) = self.entry.as_ref().map(|entry| entry.lock())
+            && !layers.gone
+        {
+            layers.pending.push(pending);
+            return;
+        }
+        // There was none, or it became empty since and is no longer the one that the next delivery
+        // finds. Who has a view came by the gate.
         let owner = self.owner.as_ref();
         let mut shard = self.values.shards.of_unfilled(owner);
         let known = shard.entries.get(&owner).map(|ByOwner(entry)| Arc::clone(entry));
         let entry = known.or_else(|| self.values.insert(&mut shard, owner, KeyValues::new()));
         if let Some(entry) = entry {
-            let claimed = self.claim.as_ref().map(|claim| claim.take()).unwrap_or_default();
-            entry.lock().pending.push(Pending { position, writes, claimed });
+            entry.lock().pending.push(pending);
         }
     }
 }

@@ -12,20 +12,21 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use ecow::{EcoBytes, EcoString};
 use hashbrown::HashMap;
 
 use super::check::{self, Text};
 use super::context::{Access, Context, Denial, DraftIn, Exceeded};
 use super::delivery::Invocation;
 use super::limits::{Breach, HOST_CALLS_MAX};
-use crate::effects::{Draft, Response, StateWrite};
+use crate::effects::{Draft, Response, StateWrite, ends_at};
 use crate::event::Key;
 use crate::limits;
 use crate::log::record::LogLine;
 use crate::texts::Texts;
 
 thread_local! {
-    /// Types, media types and names that guests used last on this thread. Its own: those of the input are
+    /// Types and media types that guests used last on this thread. Its own: those of the input are
     /// counted by every thread that has one of its neighbours.
     static TEXTS: RefCell<Texts> = RefCell::default();
 }
@@ -39,7 +40,7 @@ pub(super) struct Session {
     /// What it comes to. On the heap, so that it is not copied from hand to hand.
     invocation: Box<Invocation>,
     /// Place of each name in `effects.state`, once there are many.
-    places: HashMap<Text, usize>,
+    places: HashMap<EcoString, usize>,
     output_bytes: usize,
     exceeded: Option<Exceeded>,
     host_calls: u32,
@@ -214,15 +215,15 @@ impl Session {
         let len = value.map_or(0, <[u8]>::len);
         self.has_room((name.len() + len).saturating_sub(old.map_or(0, write_bytes)))?;
         check::bytes("a value", len, limits::STATE_VALUE_BYTES_MAX)?;
-        let kept = |value: &Bytes| name.len() + value.len();
+        let kept = |value: &EcoBytes| name.len() + value.len();
         let own = old.map(|old| old.value.as_ref().map_or(0, kept));
         let new = value.map_or(0, |value| name.len() + value.len());
         let room = self.context.state().grow(name, own, new);
         room.map_err(|limit| Denial::Exceeded(Exceeded::Output(limit)))?;
         Ok(StateWrite {
-            name: shared(name),
-            value: value.map(Bytes::copy_from_slice),
-            expires_ms: ttl_ms.map(|ttl_ms| self.context.now_ms.saturating_add(ttl_ms)),
+            name: name.into(),
+            value: value.map(EcoBytes::from),
+            expires_ms: ttl_ms.map(|ttl_ms| ends_at(self.context.now_ms.saturating_add(ttl_ms))),
         })
     }
 
@@ -255,8 +256,8 @@ impl Session {
         self.invocation.effects.state.iter().position(|write| &*write.name == name)
     }
 
-    fn visible<'a>(&self, write: &'a StateWrite) -> Option<&'a Bytes> {
-        let expired = write.expires_ms.is_some_and(|at| at <= self.context.now_ms);
+    fn visible<'a>(&self, write: &'a StateWrite) -> Option<&'a EcoBytes> {
+        let expired = write.expires_ms.is_some_and(|at| at.get() <= self.context.now_ms);
         write.value.as_ref().filter(|_| !expired)
     }
 
@@ -346,7 +347,7 @@ fn emit_bytes(draft: &Draft) -> usize {
 }
 
 fn write_bytes(write: &StateWrite) -> usize {
-    write.name.len() + write.value.as_ref().map_or(0, Bytes::len)
+    write.name.len() + write.value.as_ref().map_or(0, EcoBytes::len)
 }
 
 fn listed(limit: u32) -> usize {

@@ -63,7 +63,7 @@ pub(super) async fn read(
     let after = after.as_deref();
     let entries = app.host.state_list(&plugin, &key, &prefix, after, limit, at).await?;
     let more = entries.len() >= limit;
-    let next = entries.last().filter(|_| more).map(|entry| entry.name.as_ref().to_owned());
+    let next = entries.last().filter(|_| more).map(|entry| entry.name.to_string());
     let values = entries.iter().map(StateValueView::short).collect();
     Ok(Json(StateAnswer::Some(StateView { key: key.as_str().to_owned(), values, next })))
 }

@@ -91,7 +91,7 @@ impl SeenValueView {
     #[must_use]
     pub fn of(entry: &StateEntry) -> Self {
         Self {
-            name: entry.name.as_ref().to_owned(),
+            name: entry.name.to_string(),
             value_base64: STANDARD.encode(&entry.value),
             expires: entry.expires_ms.map(Timestamp),
         }

@@ -54,7 +54,7 @@ impl StateValueView {
 
     fn without_value(entry: &StateEntry) -> Self {
         Self {
-            name: entry.name.as_ref().to_owned(),
+            name: entry.name.to_string(),
             value: None,
             value_base64: None,
             bytes: entry.value.len() as u64,

@@ -1,6 +1,9 @@
+use std::num::NonZeroU64;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+
+use ecow::EcoBytes;
 
 use super::*;
 use crate::clock::Clock;
@@ -57,7 +60,7 @@ async fn publish(bus: &Bus, id: usize, key: &Key) -> Position {
         kind: "thing.happened".into(),
         key: Some(key.clone()),
         key_variant: KeyVariant::PartitionKey,
-        data: Bytes::from(vec![b'x'; 50]),
+        data: vec![b'x'; 50].into(),
         ..NewEvent::default()
     };
     bus.publish(vec![Publish { event, expected: None }]).await.unwrap()[0].position
@@ -94,8 +97,8 @@ fn writes(rng: &mut fastrand::Rng, now_ms: u64) -> Vec<StateWrite> {
     (0..rng.usize(..3))
         .map(|_| StateWrite {
             name: ["a", "b", "c"][rng.usize(..3)].into(),
-            value: (rng.u8(..) > 50).then(|| Bytes::from(rng.u64(..).to_string())),
-            expires_ms: rng.bool().then(|| now_ms + rng.u64(..5000)),
+            value: (rng.u8(..) > 50).then(|| rng.u64(..).to_string().into_bytes().into()),
+            expires_ms: rng.bool().then(|| ends_at(now_ms + rng.u64(..5000))),
         })
         .collect()
 }
@@ -109,13 +112,14 @@ fn expected(
     let mut state = PastState { values: BTreeMap::new(), now_ms };
     for done in done.iter().filter(|done| done.owner == *owner && counts(done)) {
         for write in &done.writes {
-            state.write(&write.name, write.value.as_deref(), write.expires_ms);
+            let ends_ms = write.expires_ms.map(NonZeroU64::get);
+            state.write(&write.name, write.value.as_deref(), ends_ms);
         }
     }
     state
 }
 
-fn shown(state: &PastState) -> Vec<(String, Bytes)> {
+fn shown(state: &PastState) -> Vec<(String, EcoBytes)> {
     state.values().map(|(name, value)| (name.to_string(), value.bytes.clone())).collect()
 }
 
@@ -189,7 +193,7 @@ async fn what_was_delivered_late_is_of_a_later_moment() {
         publish(&bus, id, &owner.key).await;
     }
     let write = |text: &'static str| {
-        let value = Some(Bytes::from_static(text.as_bytes()));
+        let value = Some(EcoBytes::from(text.as_bytes()));
         vec![StateWrite { name: "a".into(), value, expires_ms: None }]
     };
     for (owner, position, text) in [(&other, 3, "other"), (&k, 2, "2"), (&k, 1, "2 and 1")] {
@@ -200,5 +204,5 @@ async fn what_was_delivered_late_is_of_a_later_moment() {
         past.get("a").map(|value| value.bytes.clone())
     };
     assert_eq!(at(1).await, None, "it was given up then");
-    assert_eq!(at(2).await, Some("2 and 1".into()));
+    assert_eq!(at(2).await, Some(EcoBytes::from(b"2 and 1")));
 }

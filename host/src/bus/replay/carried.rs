@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use bytes::Bytes;
+use ecow::{EcoBytes, EcoString};
 
 use crate::bus::Bus;
 use crate::bus::past::{Moment, PastError};
@@ -79,7 +79,7 @@ impl Carried {
         self.values.room().await;
         if !self.from_start && self.values.get(owner, MARK, 0)?.is_none() {
             let past = bus.past(owner, Moment::Before { commit, input_ms }).await?;
-            let mark = write(MARK.into(), Value { bytes: Bytes::new(), expires_ms: None });
+            let mark = write(MARK.into(), Value { bytes: EcoBytes::new(), expires_ms: None });
             let known = past.into_values().map(|(name, value)| write(name, value));
             self.apply(owner, Position(0), known.chain([mark]))?;
         }
@@ -114,7 +114,7 @@ impl Carried {
     }
 }
 
-fn write(name: Arc<str>, value: Value) -> StateWrite {
+fn write(name: EcoString, value: Value) -> StateWrite {
     StateWrite { name, value: Some(value.bytes), expires_ms: value.expires_ms }
 }
 

@@ -4,7 +4,8 @@
 //! emitted events, idempotency keys, what the host fills in) or that nobody can see (fuel, time).
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+
+use ecow::EcoString;
 
 use crate::bus::deliver::HOST_ATTRIBUTES;
 use crate::bus::private;
@@ -84,18 +85,18 @@ fn list<T>(
 }
 
 fn state(recorded: &DeliveryCommit, again: &DeliveryCommit, changes: &mut Vec<Change>) {
-    let writes = |commit: &DeliveryCommit| -> BTreeMap<Arc<str>, String> {
+    let writes = |commit: &DeliveryCommit| -> BTreeMap<EcoString, String> {
         let words = commit.state.iter().map(|write| {
             let value = write.value.as_ref().map_or("deleted".to_owned(), |value| bytes(value));
             let end = write.expires_ms.map(|ms| format!(" until {ms} ms"));
-            (Arc::clone(&write.name), format!("{value}{}", end.unwrap_or_default()))
+            (write.name.clone(), format!("{value}{}", end.unwrap_or_default()))
         });
         words.collect()
     };
     let (before, after) = (writes(recorded), writes(again));
     let names: std::collections::BTreeSet<_> = before.keys().chain(after.keys()).collect();
     for name in names {
-        let words = |writes: &BTreeMap<Arc<str>, String>| {
+        let words = |writes: &BTreeMap<EcoString, String>| {
             Some(writes.get(name).cloned().unwrap_or_else(|| "not written".to_owned()))
         };
         one(&format!("state `{name}`"), words(&before), words(&after), changes);

@@ -2,7 +2,7 @@ use bytes::Bytes;
 
 use super::again::verdict;
 use super::*;
-use crate::effects::{Effects, OutgoingCall, Response, StateWrite, TimerChange};
+use crate::effects::{Effects, OutgoingCall, Response, StateWrite, TimerChange, ends_at};
 use crate::event::{CommitNumber, KeySequence, NewEvent};
 use crate::log::record::{Completion, Mode};
 use crate::state::Value;
@@ -56,7 +56,7 @@ fn commit(outcome: OutcomeKind, effects: Effects) -> DeliveryCommit {
 }
 
 fn full() -> Effects {
-    let value = Some(Bytes::from_static(b"40"));
+    let value = Some(b"40".into());
     Effects {
         emits: vec![crate::effects::Draft {
             id: "1".into(),
@@ -67,7 +67,7 @@ fn full() -> Effects {
             data: Bytes::from_static(b"{}"),
             attributes: vec![("causationid".into(), "o-1".into()), ("tone".into(), "high".into())],
         }],
-        state: vec![StateWrite { name: "sum".into(), value, expires_ms: Some(9) }],
+        state: vec![StateWrite { name: "sum".into(), value, expires_ms: Some(ends_at(9)) }],
         timers: vec![TimerChange::Set { name: "check".into(), due_ms: 5, data: Bytes::new() }],
         calls: vec![OutgoingCall {
             idempotency_key: "a".into(),
@@ -102,7 +102,7 @@ fn what_only_follows_from_the_delivery_is_not_compared() {
 #[test]
 fn every_effect_that_differs_is_told_in_words() {
     let mut again = full();
-    again.state[0].value = Some(Bytes::from_static(b"41"));
+    again.state[0].value = Some(b"41".into());
     again.state.push(StateWrite { name: "new".into(), value: None, expires_ms: None });
     again.emits.clear();
     again.timers[0] = TimerChange::Cancel { name: "check".into() };
@@ -157,7 +157,7 @@ fn limits_that_the_machine_or_the_instance_decides_prove_nothing() {
 
 #[test]
 fn room_that_was_asked_for_is_refused_bound_by_bound_when_it_is_run_as_if_there_were_none() {
-    let value = Value { bytes: Bytes::from_static(b"40"), expires_ms: None };
+    let value = Value { bytes: b"40".into(), expires_ms: None };
     let refusals = |seen: &Seen, ask: &dyn Fn(&Seen) -> Result<(), &'static str>| -> Vec<_> {
         assert_eq!(ask(seen), Ok(()));
         seen.without_room().filter_map(|seen| ask(&seen).err()).collect()

@@ -347,7 +347,7 @@ impl Runner {
 
     /// Notes a delivery for whoever watches, once its effects have their positions.
     fn tell(&self, event: &Arc<Event>, attempt: &Attempt, told: Told) {
-        let text = |bytes: &bytes::Bytes| String::from_utf8_lossy(bytes).chars().take(40).collect();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).chars().take(40).collect();
         let state = told.effects.state.iter().take(3);
         let mut note = Note {
             plugin: Arc::clone(&self.name),
@@ -358,7 +358,7 @@ impl Runner {
             wall: attempt.invocation.wall,
             fuel: attempt.invocation.fuel,
             state: state
-                .filter_map(|write| Some((Arc::clone(&write.name), text(write.value.as_ref()?))))
+                .filter_map(|write| Some((write.name.clone(), text(write.value.as_ref()?))))
                 .collect(),
             timers: timers_set(&told.effects, attempt.ended_ms),
             emitted: told.effects.emits.iter().map(|draft| Arc::clone(&draft.kind)).collect(),

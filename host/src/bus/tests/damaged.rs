@@ -76,7 +76,7 @@ fn delivery(position: Position, key: &str, count: usize) -> DeliveryCommit {
         }],
         state: vec![StateWrite {
             name: "count".into(),
-            value: Some(count.to_string().into()),
+            value: Some(count.to_string().into_bytes().into()),
             expires_ms: None,
         }],
         timers: Vec::new(),
@@ -95,7 +95,7 @@ struct Image {
     heads: Vec<Option<(u64, u64)>>,
     key_positions: Vec<Vec<u64>>,
     found: Vec<Option<u64>>,
-    counts: Vec<Option<Bytes>>,
+    counts: Vec<Option<ecow::EcoBytes>>,
     plugins: Vec<String>,
 }
 

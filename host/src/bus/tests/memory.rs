@@ -105,7 +105,7 @@ fn owner(key: &str) -> Owner {
 }
 
 fn set(name: &str, value: &'static str) -> StateWrite {
-    StateWrite { name: name.into(), value: Some(Bytes::from(value)), expires_ms: None }
+    StateWrite { name: name.into(), value: Some(value.as_bytes().into()), expires_ms: None }
 }
 
 /// The end of a delivery that emits one event and writes this.
@@ -188,7 +188,7 @@ async fn a_delivery_on_a_full_bus_has_all_of_its_effects_or_none() {
     // The first finds no room: what makes some is its own end.
     assert_eq!(live.emitted(), ["a2", "a3", "a4"]);
     let listed = live.bus.values().get(&owner("a"), "ids", 0).unwrap().unwrap();
-    assert_eq!(listed.bytes, "a2 a3 a4");
+    assert_eq!(listed.bytes, b"a2 a3 a4");
     assert_eq!(live.bus.progress(PLUGIN).outstanding(), 0);
 }
 

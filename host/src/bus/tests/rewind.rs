@@ -263,7 +263,7 @@ async fn a_key_with_more_state_than_a_commit_holds_is_carried_over() {
     let world = World::new().await;
     handle_with(&world, |delivery| {
         let value = Some(vec![b'v'; STATE_VALUE_BYTES_MAX].into());
-        let write = StateWrite { name: delivery.event.id.clone(), value, expires_ms: None };
+        let write = StateWrite { name: (*delivery.event.id).into(), value, expires_ms: None };
         (Outcome::Ok, Effects { state: vec![write], ..Effects::default() })
     })
     .await;

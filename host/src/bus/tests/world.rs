@@ -24,7 +24,7 @@ use crate::bus::runner::{Parts, Runner, Version};
 use crate::bus::{private, timers};
 use crate::clock::Clock;
 use crate::command;
-use crate::effects::{Draft, Effects, Outcome, Response, StateWrite, TimerChange};
+use crate::effects::{Draft, Effects, Outcome, Response, StateWrite, TimerChange, ends_at};
 use crate::event::{
     CommitNumber, Digest, Event, Generation, InstanceId, Key, KeyVariant, NewEvent, Position,
 };
@@ -103,8 +103,9 @@ fn handle(delivery: &Delivery<'_>, mark: &str, timers: Vec<TimerChange>) -> Effe
     let list = list.map_or_else(|| format!("{id}{mark}"), |list| format!("{list} {id}{mark}"));
     let response = command::name(delivery.event)
         .map(|_| Response { data: list.clone().into(), ..Response::default() });
-    let expires_ms = id.contains("ttl").then_some(delivery.event.recorded_ms + 1);
-    let write = StateWrite { name: "ids".into(), value: Some(list.into()), expires_ms };
+    let expires_ms = id.contains("ttl").then(|| ends_at(delivery.event.recorded_ms + 1));
+    let write =
+        StateWrite { name: "ids".into(), value: Some(list.into_bytes().into()), expires_ms };
     let draft = Draft {
         id: delivery.seed.event_id(delivery.event.position, 0),
         kind: "thing.handled".into(),
@@ -275,7 +276,7 @@ impl World {
         for generation in BTreeSet::from([plugin.serving(), plugin.generation]) {
             for (key, ids) in self.lists(generation) {
                 let owner = (PLUGIN, generation, key.as_str());
-                let value = Some(Bytes::from(ids));
+                let value = Some(ids.into_bytes().into());
                 let write = StateWrite { name: "ids".into(), value, expires_ms: None };
                 values.apply(owner, Position(0), [write]).unwrap();
             }

@@ -77,7 +77,7 @@ async fn run_case(case: &Case, module: &Arc<Module>, manifest: &Manifest) -> Opt
     let mut bench = Bench::new(Arc::clone(module), manifest, &case.config, BEGIN_MS);
     for (key, values) in &case.state {
         for (name, value) in values {
-            bench.memory().put(key, name, value.clone());
+            bench.memory().put(key, name, value);
         }
     }
     for (index, step) in case.steps.iter().enumerate() {

@@ -1,9 +1,11 @@
 //! What a plugin remembers from one delivery to the next, in memory: keyed state and pending timers.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use ecow::{EcoBytes, EcoString};
 
 use crate::effects::{StateWrite, TimerChange};
 use crate::event::{CommitNumber, Key};
@@ -13,7 +15,7 @@ use crate::wasm::{KeysView, StateView};
 
 /// Values with the log time at which they are gone.
 #[derive(Clone, Default)]
-pub(super) struct Values(pub(super) BTreeMap<Arc<str>, (Bytes, Option<u64>)>);
+pub(super) struct Values(pub(super) BTreeMap<EcoString, (EcoBytes, Option<NonZeroU64>)>);
 
 /// State of one key as it is at one log time.
 pub(super) struct View {
@@ -54,8 +56,8 @@ struct KeyState {
 
 impl Values {
     /// What has not ended at `now_ms`, by name.
-    pub(super) fn at(&self, now_ms: u64) -> impl Iterator<Item = (&Arc<str>, &Bytes)> {
-        let there = move |end: &Option<u64>| end.is_none_or(|end| end > now_ms);
+    pub(super) fn at(&self, now_ms: u64) -> impl Iterator<Item = (&EcoString, &EcoBytes)> {
+        let there = move |end: &Option<NonZeroU64>| end.is_none_or(|end| end.get() > now_ms);
         self.0
             .iter()
             .filter(move |(_, (_, end))| there(end))
@@ -66,7 +68,7 @@ impl Values {
 impl StateView for View {
     fn get(&self, name: &str) -> Option<Vec<u8>> {
         let (value, expires_ms) = self.values.0.get(name)?;
-        expires_ms.is_none_or(|expires_ms| expires_ms > self.now_ms).then(|| value.to_vec())
+        expires_ms.is_none_or(|expires_ms| expires_ms.get() > self.now_ms).then(|| value.to_vec())
     }
 
     fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Vec<String> {
@@ -106,9 +108,9 @@ impl Memory {
     }
 
     /// Puts a value there without a delivery.
-    pub(super) fn put(&mut self, key: &Key, name: &str, value: Bytes) {
+    pub(super) fn put(&mut self, key: &Key, name: &str, value: &[u8]) {
         let state = self.keys.entry(key.clone()).or_default();
-        Arc::make_mut(&mut state.values).0.insert(name.into(), (value, None));
+        Arc::make_mut(&mut state.values).0.insert(name.into(), (value.into(), None));
     }
 
     pub(super) fn write(&mut self, key: &Key, writes: &[StateWrite]) {
@@ -120,7 +122,7 @@ impl Memory {
         for write in writes {
             match &write.value {
                 Some(value) => {
-                    values.0.insert(Arc::clone(&write.name), (value.clone(), write.expires_ms))
+                    values.0.insert(write.name.clone(), (value.clone(), write.expires_ms))
                 }
                 None => values.0.remove(&write.name),
             };

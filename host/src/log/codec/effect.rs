@@ -1,9 +1,12 @@
 //! Completions and what stands beside them, borrowed from the bytes of their frame.
 
+use std::num::NonZeroU64;
+
 use bytes::Bytes;
+use ecow::EcoBytes;
 
 use super::{Completed, DecodeError, Pairs, RawRecord, kind};
-use crate::effects::{OutcomeKind, OutgoingCall, Response, StateWrite, TimerChange};
+use crate::effects::{OutcomeKind, OutgoingCall, Response, StateWrite, TimerChange, ends_at};
 use crate::event::{CommitNumber, Digest, Generation, InstanceId, Key, KeyHash, Position};
 use crate::log::pack::{Fields, PackError, Reader};
 use crate::log::record::{Completion, Mode};
@@ -257,7 +260,7 @@ impl<'a> StateRef<'a> {
     #[must_use]
     pub fn of(write: &'a StateWrite) -> Self {
         let StateWrite { name, value, expires_ms } = write;
-        Self { name, value: value.as_deref(), expires_ms: *expires_ms }
+        Self { name, value: value.as_deref(), expires_ms: expires_ms.map(NonZeroU64::get) }
     }
 
     /// The write, owned.
@@ -265,8 +268,8 @@ impl<'a> StateRef<'a> {
     pub fn to_owned(&self) -> StateWrite {
         StateWrite {
             name: self.name.into(),
-            value: self.value.map(Bytes::copy_from_slice),
-            expires_ms: self.expires_ms,
+            value: self.value.map(EcoBytes::from),
+            expires_ms: self.expires_ms.map(ends_at),
         }
     }
 }

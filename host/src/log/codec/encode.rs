@@ -218,7 +218,7 @@ impl Encoded {
             put_str(out, &write.name);
             put_uint(out, write.value.is_some().into());
             if let Some(ms) = write.expires_ms {
-                put_uint(out, ms);
+                put_uint(out, ms.get());
             }
             Ok(())
         })?;

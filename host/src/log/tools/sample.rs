@@ -140,7 +140,7 @@ pub(crate) fn delivery(position: u64, key: &str) -> Encoded {
         fuel: 1000,
         response: None,
     };
-    let state = StateWrite { name: "n".into(), value: Some("1".into()), expires_ms: None };
+    let state = StateWrite { name: "n".into(), value: Some(b"1".into()), expires_ms: None };
     let emit =
         NewEvent { emitter: Some(InstanceId(1)), depth: 1, ..event(900 + position, Some(key)) };
     let mut encoded = Encoded::default();

@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::*;
-use crate::effects::StateWrite;
+use crate::effects::{StateWrite, ends_at};
 use crate::event::Position;
 use crate::state::values::Owner;
 use crate::state::view::KeyView;
@@ -14,8 +13,8 @@ use crate::state::view::KeyView;
 const WHOSE: Whose = (InstanceId(1), Generation(0));
 
 fn write(name: &str, len: usize, expires_ms: Option<u64>) -> StateWrite {
-    let value = (len > 0).then(|| Bytes::from(vec![b'x'; len]));
-    StateWrite { name: name.into(), value, expires_ms }
+    let value = (len > 0).then(|| vec![b'x'; len].into());
+    StateWrite { name: name.into(), value, expires_ms: expires_ms.map(ends_at) }
 }
 
 fn apply(values: &Values, key: &str, position: u64, writes: &[StateWrite]) {

@@ -8,6 +8,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ecow::EcoString;
+
 use super::format::{CHUNK_HEADER_BYTES, ChainStart, Cursor, FormatError, Kind, VALUE_BYTES_MIN};
 use super::read::{Chunk, Expected, Refused, damaged, each_chunk};
 use crate::log::disk::DiskFile;
@@ -107,7 +109,7 @@ struct Decoder<'a> {
     values: &'a Values,
     /// A key whose next row goes on with it.
     open: Option<(Owner, KeyValues)>,
-    names: HashSet<Arc<str>>,
+    names: HashSet<EcoString>,
 }
 
 impl<'a> Decoder<'a> {
@@ -160,13 +162,16 @@ impl<'a> Decoder<'a> {
         Ok(Some((owner, all)))
     }
 
-    fn name(&mut self, name: &str) -> Arc<str> {
-        if let Some(known) = self.names.get(name) {
-            return Arc::clone(known);
+    fn name(&mut self, name: &str) -> EcoString {
+        if name.len() <= EcoString::INLINE_LIMIT {
+            return name.into();
         }
-        let new: Arc<str> = name.into();
+        if let Some(known) = self.names.get(name) {
+            return known.clone();
+        }
+        let new = EcoString::from(name);
         if self.names.len() < NAMES_SHARED_MAX {
-            self.names.insert(Arc::clone(&new));
+            self.names.insert(new.clone());
         }
         new
     }

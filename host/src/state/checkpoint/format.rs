@@ -2,11 +2,10 @@
 //!
 //! Rule: reading never panics, and every length is checked against the bytes that are there.
 
-use std::sync::Arc;
-
-use bytes::Bytes;
+use ecow::EcoString;
 use uuid::Uuid;
 
+use crate::effects::ends_at;
 use crate::event::{CommitNumber, Generation, InstanceId, Key, Position};
 use crate::limits::CHECKPOINT_CHUNK_BYTES;
 use crate::log::codec::FRAME_BYTES_MAX;
@@ -211,7 +210,7 @@ impl Counts {
 }
 
 /// How many of `values` a row of at most `room` bytes takes; at least one.
-pub(super) fn fitting(values: &[(Arc<str>, Value)], mut room: usize) -> usize {
+pub(super) fn fitting(values: &[(EcoString, Value)], mut room: usize) -> usize {
     let fitting = values.iter().take_while(|(name, value)| {
         let bytes = VALUE_HEADER_BYTES_MAX + name.len() + value.bytes.len();
         let fits = bytes <= room;
@@ -236,7 +235,7 @@ pub(super) fn put_row(out: &mut Vec<u8>, row: &Row<'_>) {
         put_u32(out, name.len());
         put_u32(out, value.bytes.len());
         if let Some(expires_ms) = value.expires_ms {
-            out.extend_from_slice(&expires_ms.to_le_bytes());
+            out.extend_from_slice(&expires_ms.get().to_le_bytes());
         }
         out.extend_from_slice(name.as_bytes());
         out.extend_from_slice(&value.bytes);
@@ -266,7 +265,7 @@ fn put_u32(out: &mut Vec<u8>, value: usize) {
 #[derive(Debug)]
 pub(super) struct Row<'a> {
     pub(super) owner: &'a Owner,
-    pub(super) values: &'a [(Arc<str>, Value)],
+    pub(super) values: &'a [(EcoString, Value)],
     pub(super) goes_on: bool,
 }
 
@@ -311,7 +310,7 @@ impl RowHeader<'_> {
 impl NamedValue<'_> {
     /// A copy: a slice would keep the whole chunk in memory as long as one value of it lives.
     pub(super) fn value(&self) -> Value {
-        Value { bytes: Bytes::copy_from_slice(self.bytes), expires_ms: self.expires_ms }
+        Value { bytes: self.bytes.into(), expires_ms: self.expires_ms.map(ends_at) }
     }
 }
 

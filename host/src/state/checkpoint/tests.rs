@@ -1,9 +1,7 @@
 use std::collections::BTreeMap;
 
-use bytes::Bytes;
-
 use super::*;
-use crate::effects::{OutcomeKind, StateWrite};
+use crate::effects::{OutcomeKind, StateWrite, ends_at};
 use crate::event::{Digest, Generation, InstanceId, Key, Position};
 use crate::limits::{CHECKPOINT_CHUNK_BYTES, CHECKPOINT_FREE_BYTES_MIN};
 use crate::log::disk::sim::{Crash, Fault, SimDisk};
@@ -42,7 +40,7 @@ fn names(disk: &SimDisk) -> Vec<String> {
 }
 
 fn apply(values: &Values, key: &str, name: &str, value: &[u8]) {
-    let value = Some(Bytes::copy_from_slice(value));
+    let value = Some(value.into());
     let write = StateWrite { name: name.into(), value, expires_ms: None };
     values.apply((InstanceId(1), Generation(0), key), Position(1), [write]).unwrap();
 }

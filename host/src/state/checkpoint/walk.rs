@@ -57,7 +57,7 @@ impl Values {
                 }
                 let durable = layers.durable.clone();
                 drop(layers);
-                visit(entry.owner(), &durable)?;
+                visit(&entry.to_owner(), &durable)?;
             }
         }
         let Some(cold) = &self.cold else { return Ok(()) };
@@ -116,7 +116,7 @@ impl Values {
         for shard in self.shards.all_unfilled() {
             let mut shard = lock(shard);
             for ByOwner(entry) in shard.entries.drain() {
-                self.shrink_by_entry(&entry.lock());
+                self.leaves(&mut entry.lock());
             }
         }
         self.accounts.clear();

@@ -3,7 +3,7 @@ use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Instant;
 
-use bytes::Bytes;
+use ecow::EcoBytes;
 use futures_util::FutureExt;
 use uuid::Uuid;
 
@@ -20,7 +20,7 @@ fn owner(key: &str) -> Owner {
 }
 
 fn write(name: &str, value: Option<&[u8]>) -> StateWrite {
-    StateWrite { name: name.into(), value: value.map(Bytes::copy_from_slice), expires_ms: None }
+    StateWrite { name: name.into(), value: value.map(Into::into), expires_ms: None }
 }
 
 fn apply(values: &Values, key: &str, value: &[u8]) {
@@ -61,7 +61,7 @@ fn keys_over_the_bound_move_out_and_come_back_whole() {
     for key in 0..500_u64 {
         let name = format!("k{key}");
         let found = values.get(&owner(&name), "n", 0).unwrap().unwrap();
-        assert_eq!(found.bytes, key.to_string());
+        assert_eq!(found.bytes, key.to_string().as_bytes());
         let view = values.view(owner(&name), 0).unwrap();
         assert_eq!(view.get("n").unwrap(), key.to_string().into_bytes());
     }
@@ -147,7 +147,7 @@ fn the_thread_rests_while_all_keys_are_in_use_and_goes_on_when_they_are_not() {
     drop(view);
     wait_until("the key moved out", || values.hot_bytes() == 0);
     drop(evictor);
-    assert_eq!(values.get(&owner("k"), "n", 0).unwrap().unwrap().bytes, "1");
+    assert_eq!(values.get(&owner("k"), "n", 0).unwrap().unwrap().bytes, b"1");
 }
 
 #[test]
@@ -200,7 +200,7 @@ const KEYS: u64 = 150;
 const STEPS: u64 = 1500;
 const CHECKPOINT_EVERY: u64 = 900;
 
-type Model = BTreeMap<String, BTreeMap<String, Bytes>>;
+type Model = BTreeMap<String, BTreeMap<String, EcoBytes>>;
 type Commit = (String, Position, Arc<[StateWrite]>);
 
 fn change(model: &mut Model, key: &str, writes: &[StateWrite]) {

@@ -4,12 +4,12 @@ fn owner(key: &str) -> Owner {
     Owner { instance: InstanceId(1), generation: Generation(0), key: Key::new(key).unwrap() }
 }
 
-fn text(values: &Values, now_ms: u64) -> Option<Bytes> {
+fn text(values: &Values, now_ms: u64) -> Option<EcoBytes> {
     values.get(&owner("k"), "n", now_ms).unwrap().map(|value| value.bytes)
 }
 
 fn set(name: &str, value: &str) -> StateWrite {
-    let value = Some(Bytes::copy_from_slice(value.as_bytes()));
+    let value = Some(EcoBytes::from(value.as_bytes()));
     StateWrite { name: name.into(), value, expires_ms: None }
 }
 
@@ -74,7 +74,7 @@ fn bytes_in_memory_come_back_to_nothing() {
 fn a_value_is_gone_at_its_end() {
     let values = Arc::new(Values::default());
     let mut write = set("n", "1");
-    write.expires_ms = Some(100);
+    write.expires_ms = NonZeroU64::new(100);
     apply(&values, "k", 1, &[write]);
     assert!(text(&values, 99).is_some());
     assert!(text(&values, 100).is_none());

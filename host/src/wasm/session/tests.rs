@@ -138,7 +138,10 @@ fn a_value_that_lives_no_time_is_gone_at_once() {
         assert_eq!(session.state("a").is_some(), there);
         assert_eq!(session.state_names("a", None, 9).is_empty(), !there);
     }
-    assert_eq!(session.finish().invocation.effects.state.first().unwrap().expires_ms, Some(1001));
+    assert_eq!(
+        session.finish().invocation.effects.state.first().unwrap().expires_ms,
+        Some(ends_at(1001))
+    );
 }
 
 #[test]

@@ -282,7 +282,7 @@ impl HostApi for FakeHost {
                 "raw" => Bytes::from_static(&[0xff, 0]),
                 _ => return Ok(None),
             };
-            Ok(Some(StateEntry { name: name.into(), value, expires_ms: None }))
+            Ok(Some(StateEntry { name: name.into(), value: (*value).into(), expires_ms: None }))
         })
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use proptest::prelude::*;
 
-use crate::effects::{OutcomeKind, OutgoingCall, Response, StateWrite, TimerChange};
+use crate::effects::{OutcomeKind, OutgoingCall, Response, StateWrite, TimerChange, ends_at};
 use crate::event::*;
 use crate::log::codec::{Header, Seal};
 use crate::log::record::*;
@@ -68,11 +68,7 @@ pub(super) fn golden_delivery() -> DeliveryCommit {
         },
         emits: vec![emitted],
         state: vec![
-            StateWrite {
-                name: "count".into(),
-                value: Some(Bytes::from_static(b"25")),
-                expires_ms: None,
-            },
+            StateWrite { name: "count".into(), value: Some(b"25".into()), expires_ms: None },
             StateWrite { name: "gone".into(), value: None, expires_ms: None },
         ],
         timers: vec![
@@ -281,8 +277,13 @@ fn completion() -> impl Strategy<Value = Completion> {
 }
 
 pub(super) fn delivery() -> impl Strategy<Value = DeliveryCommit> {
-    let state = (text(), prop::option::of(data()), prop::option::of(any::<u64>()))
-        .prop_map(|(name, value, expires_ms)| StateWrite { name, value, expires_ms });
+    let state = (text(), prop::option::of(data()), prop::option::of(any::<u64>())).prop_map(
+        |(name, value, expires_ms)| StateWrite {
+            name: (*name).into(),
+            value: value.as_deref().map(Into::into),
+            expires_ms: expires_ms.map(ends_at),
+        },
+    );
     let timer = prop_oneof![
         (text(), any::<u64>(), data()).prop_map(|(name, due_ms, data)| TimerChange::Set {
             name,

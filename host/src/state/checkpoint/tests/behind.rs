@@ -49,7 +49,7 @@ fn ways() -> Vec<(&'static str, Ask)> {
             Ok(found == 2)
         }),
         ("apply", |values| {
-            let value = Some(Bytes::from_static(b"2"));
+            let value = Some(b"2".into());
             let write = StateWrite { name: "n".into(), value, expires_ms: None };
             values.apply((PLUGIN, KEEP, "b"), Position(1), [write])?;
             Ok(values.usage(PLUGIN, KEEP).keys == 2)

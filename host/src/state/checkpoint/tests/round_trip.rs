@@ -1,5 +1,6 @@
 //! What is written comes back.
 
+use ecow::EcoBytes;
 use proptest::prelude::*;
 
 use super::*;
@@ -116,7 +117,8 @@ proptest! {
         for (instance, key, name, value, expires_ms) in writes {
             let key = format!("key-{key}");
             let owner = (InstanceId(instance), Generation(instance), key.as_str());
-            let bytes = Bytes::from(value);
+            let bytes = EcoBytes::from(value);
+            let expires_ms = expires_ms.map(ends_at);
             let write =
                 StateWrite { name: name.as_str().into(), value: Some(bytes.clone()), expires_ms };
             values.apply(owner, Position(1), [write]).unwrap();

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::effects::{Draft, TimerChange};
+use crate::effects::{Draft, TimerChange, ends_at};
 use crate::plugin::grants::HostPattern;
 
 const STDIO: &str = include_str!("../../../../../wit/STDIO.md");
@@ -144,7 +144,7 @@ async fn state_is_set_then_deleted_and_can_end() {
     let found: Vec<_> = (done.effects.state.iter())
         .map(|write| (&*write.name, write.value.as_deref(), write.expires_ms))
         .collect();
-    let end = Some(1_700_000_000_060);
+    let end = Some(ends_at(1_700_000_000_060));
     assert_eq!(
         found,
         [("a", Some(&b"null"[..]), None), ("b", None, None), ("c", Some(&b"true"[..]), end)]
