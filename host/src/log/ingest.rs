@@ -103,11 +103,13 @@ const fn gone() -> AppendError {
 /// Compares the events of a batch with each other.
 fn within(batch: &[Publish], ids: &[IdHash]) -> Result<Each<Known>, AppendError> {
     let mut known = Each::with_capacity(batch.len());
+    if batch.len() == 1 {
+        known.push(Known::New { others: Vec::new() });
+        return Ok(known);
+    }
     let mut first: HashMap<IdHash, usize> = HashMap::new();
     for (index, (one, id)) in batch.iter().zip(ids).enumerate() {
-        // A batch of one has nothing to compare.
-        let earlier = (batch.len() > 1).then(|| *first.entry(*id).or_insert(index));
-        let twin = earlier
+        let twin = Some(*first.entry(*id).or_insert(index))
             .filter(|earlier| *earlier != index)
             .and_then(|earlier| Some((earlier, batch.get(earlier)?)))
             .filter(|(_, twin)| is_same(&one.event, &twin.event));

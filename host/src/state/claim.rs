@@ -102,11 +102,8 @@ impl Layers {
     /// Bytes that the key counts for, pending writes included.
     fn counted_all(&self, now_ms: u64) -> usize {
         let durable = self.durable.iter().map(|(name, _)| &**name);
-        let new = self
-            .pending
-            .writes()
-            .map(|write| &*write.name)
-            .filter(|name| self.durable(name).is_none());
+        let new =
+            self.writes().map(|write| &*write.name).filter(|name| self.durable(name).is_none());
         let mut new: Vec<&str> = new.collect();
         new.sort_unstable();
         new.dedup();

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::account::{Measure, Usage, Whose};
 use super::cold::KeyValues;
-use super::pending::{PendingWrites, Writes};
+use super::pending::{Pending, PendingWrites, Writes};
 use super::values::{Owner, OwnerRef, Value, lock};
 use crate::effects::StateWrite;
 use crate::event::{Generation, InstanceId, Key, Position};
@@ -100,13 +100,21 @@ pub(super) struct Layers {
     pub(super) copied: bool,
     /// Whether it stands in no table any more: who has it in hand from before looks for another.
     pub(super) gone: bool,
-    pub(super) pending: PendingWrites,
+    /// Whether there are pending writes. It is asked for more often than there are, and who asks has
+    /// this line of the cache at hand, while the next one is with whoever applied the last of them.
+    has_pending: bool,
+    pending: PendingWrites,
 }
 
 impl Layers {
+    /// What is durable of a key, and nothing pending.
+    pub(super) fn of(durable: KeyValues) -> Self {
+        Self { durable, ..Self::default() }
+    }
+
     /// Whether all there is of it is what the cold store can take, and does not have.
     pub(super) fn is_movable(&self) -> bool {
-        !self.copied && self.pending.is_empty()
+        !self.copied && !self.has_pending
     }
 
     pub(super) fn weight(&self) -> usize {
@@ -118,9 +126,25 @@ impl Layers {
         self.durable.get(found).map(|(_, value)| value)
     }
 
+    /// Takes what a delivery wrote.
+    pub(super) fn push(&mut self, pending: Pending) {
+        self.pending.push(pending);
+        self.has_pending = true;
+    }
+
     /// Takes the pending writes of a delivery away, with what they claimed.
     pub(super) fn settle(&mut self, position: Position) -> (Writes, Usage) {
-        self.pending.settle(position).unwrap_or_default()
+        if !self.has_pending {
+            return Default::default();
+        }
+        let settled = self.pending.settle(position).unwrap_or_default();
+        self.has_pending = !self.pending.is_empty();
+        settled
+    }
+
+    /// Whether nothing is left of the key.
+    pub(super) fn is_empty(&self) -> bool {
+        self.durable.is_empty() && !self.has_pending
     }
 
     pub(super) fn write(&mut self, write: StateWrite) {
@@ -144,7 +168,12 @@ impl Layers {
 
     /// The newest pending write of a name, if any.
     pub(super) fn pending(&self, name: &str) -> Option<&StateWrite> {
-        self.pending.newest(name)
+        if self.has_pending { self.pending.newest(name) } else { None }
+    }
+
+    /// All pending writes, oldest first.
+    pub(super) fn writes(&self) -> impl Iterator<Item = &StateWrite> {
+        self.pending.writes()
     }
 }
 

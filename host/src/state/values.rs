@@ -150,6 +150,15 @@ impl Values {
             entry.touch();
             return Ok(Some(Arc::clone(entry)));
         }
+        self.move_in(shard, owner)
+    }
+
+    /// The entry of a key that is not in memory, if the cold store has it.
+    fn move_in(
+        &self,
+        shard: &mut Shard,
+        owner: OwnerRef<'_>,
+    ) -> Result<Option<Arc<Entry>>, ColdError> {
         let Some(cold) = &self.cold else { return Ok(None) };
         // A walk sees all of memory before the cold store: a key that changed places meanwhile
         // would be missed. So it stays there, until the walk is over.
@@ -198,7 +207,7 @@ impl Values {
 
     /// Puts a key into its shard.
     pub(super) fn put_in(&self, shard: &mut Shard, owner: Owner, durable: KeyValues) -> Arc<Entry> {
-        let layers = Layers { durable, ..Layers::default() };
+        let layers = Layers::of(durable);
         self.budget.grow(layers.weight() + KEY_OVERHEAD_BYTES);
         let entry = Arc::new(Entry::new(owner, layers));
         if let Some(ByOwner(old)) = shard.entries.replace(ByOwner(Arc::clone(&entry))) {
@@ -254,10 +263,29 @@ impl Values {
         act: impl FnOnce(&mut Layers) -> Usage,
     ) -> Result<(), ColdError> {
         let mut shard = self.shards.of(owner)?;
-        let known = self.warm(&mut shard, owner)?;
-        let Some(entry) = known.or_else(|| self.insert(&mut shard, owner, KeyValues::new())) else {
-            return Ok(());
+        // Most keys are there, and need not be counted for as long as their shard is held.
+        let is_gone = if let Some(ByOwner(entry)) = shard.entries.get(&owner) {
+            entry.touch();
+            self.change_entry(owner, entry, act)?
+        } else {
+            let known = self.move_in(&mut shard, owner)?;
+            let made = known.or_else(|| self.insert(&mut shard, owner, KeyValues::new()));
+            let Some(entry) = made else { return Ok(()) };
+            self.change_entry(owner, &entry, act)?
         };
+        if is_gone {
+            shard.entries.remove(&owner);
+        }
+        Ok(())
+    }
+
+    /// Says whether nothing is left of it, so that it leaves its table.
+    fn change_entry(
+        &self,
+        owner: OwnerRef<'_>,
+        entry: &Entry,
+        act: impl FnOnce(&mut Layers) -> Usage,
+    ) -> Result<bool, ColdError> {
         let mut layers = entry.lock();
         self.own(owner, &mut layers)?;
         let before = Measure::of(&layers.durable);
@@ -271,11 +299,11 @@ impl Values {
         if before != after || claimed != Usage::default() {
             self.accounts.change(entry.whose(), entry.key(), (before, after), claimed);
         }
-        if layers.durable.is_empty() && layers.pending.is_empty() {
-            shard.entries.remove(&owner);
+        let is_gone = layers.is_empty();
+        if is_gone {
             self.leaves(&mut layers);
         }
-        Ok(())
+        Ok(is_gone)
     }
 
     /// A durable value, as people and queries see it.

@@ -73,7 +73,7 @@ impl KeyView {
             .filter(|(_, value)| value.lives_at(self.now_ms))
             .map(|(name, _)| &**name)
             .collect();
-        for write in layers.pending.writes() {
+        for write in layers.writes() {
             if write.value.is_some() && write.expires_ms.is_none_or(|end| self.now_ms < end.get()) {
                 names.insert(&write.name);
             } else {
@@ -93,7 +93,7 @@ impl KeyView {
         if let Some(mut layers) = self.entry.as_ref().map(|entry| entry.lock())
             && !layers.gone
         {
-            layers.pending.push(pending);
+            layers.push(pending);
             return;
         }
         // There was none, or it became empty since and is no longer the one that the next delivery
@@ -103,7 +103,7 @@ impl KeyView {
         let known = shard.entries.get(&owner).map(|ByOwner(entry)| Arc::clone(entry));
         let entry = known.or_else(|| self.values.insert(&mut shard, owner, KeyValues::new()));
         if let Some(entry) = entry {
-            entry.lock().pending.push(pending);
+            entry.lock().push(pending);
         }
     }
 }
