@@ -160,6 +160,8 @@ thread_local! {
     /// holds it.
     static CAUSATION: Arc<str> = "causationid".into();
     static CORRELATION: Arc<str> = "correlationid".into();
+    /// Whom it is from. That of `Arc::default()` is counted by the whole process.
+    static NOBODY: Arc<str> = Arc::from(String::new());
 }
 
 /// The attributes of an emitted event that the host, not the guest, decides.
@@ -199,7 +201,7 @@ fn emitted(by: &Deliverer, input: &Event, draft: Draft, span: &str) -> NewEvent 
         depth: input.depth.saturating_add(1),
         causation: Some(input.position),
         origin: None,
-        principal: Arc::default(),
+        principal: NOBODY.with(Arc::clone),
     }
 }
 

@@ -97,7 +97,7 @@ impl Session {
 
     // Emits.
 
-    /// Checks an event to be emitted; its id is still empty.
+    /// Checks an event to be emitted.
     pub(super) fn draft_emit(&self, draft: DraftIn<'_>) -> Result<Draft, Denial> {
         self.may_write()?;
         let limits = &self.context.limits;
@@ -105,9 +105,8 @@ impl Session {
         if depth >= limits::DEPTH_MAX {
             return Err(Denial::Exceeded(Exceeded::Depth));
         }
-        if self.invocation.effects.emits.len()
-            >= usize::try_from(limits.emits_max).unwrap_or(usize::MAX)
-        {
+        let index = u32::try_from(self.invocation.effects.emits.len()).unwrap_or(u32::MAX);
+        if index >= limits.emits_max {
             return Err(Denial::Exceeded(Exceeded::EMITS));
         }
         self.has_room(draft.data.len())?;
@@ -122,7 +121,7 @@ impl Session {
         };
         let bus = draft.bus.map(|name| self.bus(name)).transpose()?;
         let made = Draft {
-            id: Text::default(),
+            id: self.context.seed.event_id(self.context.position(), index),
             kind: shared(draft.kind),
             key,
             bus,
@@ -136,9 +135,7 @@ impl Session {
 
     /// Takes a checked event and answers with its id.
     pub(super) fn emit(&mut self, draft: Result<Draft, Denial>) -> Result<Text, Denial> {
-        let mut draft = self.noted(draft)?;
-        let index = u32::try_from(self.invocation.effects.emits.len()).unwrap_or(u32::MAX);
-        draft.id = self.context.seed.event_id(self.context.position(), index);
+        let draft = self.noted(draft)?;
         let id = draft.id.clone();
         self.output_bytes += emit_bytes(&draft);
         self.invocation.effects.emits.push(draft);
