@@ -67,6 +67,20 @@ pub struct StateWrite {
     pub expires_ms: Option<NonZeroU64>,
 }
 
+impl StateWrite {
+    /// Bytes of its name and its value.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.name.len() + self.value.as_ref().map_or(0, EcoBytes::len)
+    }
+
+    /// The value that stands after it at log time `now_ms`; none: it was removed, or its end has come.
+    #[must_use]
+    pub fn value_at(&self, now_ms: u64) -> Option<&EcoBytes> {
+        self.value.as_ref().filter(|_| self.expires_ms.is_none_or(|end| now_ms < end.get()))
+    }
+}
+
 /// The end of a value at a log time. One at time 0 ends a millisecond later: in the past as well.
 #[must_use]
 pub fn ends_at(ms: u64) -> NonZeroU64 {

@@ -9,7 +9,7 @@ use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use ecow::{EcoBytes, EcoString};
+use ecow::EcoString;
 
 use super::deliver::Deliverer;
 use super::timers::{FireId, NAME_ATTRIBUTE};
@@ -244,7 +244,7 @@ impl KeyState {
 }
 
 fn write_bytes(write: &StateWrite) -> usize {
-    write.name.len() + write.value.as_ref().map_or(0, EcoBytes::len) + OVERHEAD_BYTES
+    write.bytes() + OVERHEAD_BYTES
 }
 
 fn timer_bytes(timer: &TimerChange) -> usize {
@@ -380,7 +380,7 @@ mod tests {
 
         let write = |value: Option<&'static [u8]>| StateWrite {
             name: "n".into(),
-            value: value.map(EcoBytes::from),
+            value: value.map(Into::into),
             expires_ms: None,
         };
         carried.write(&key, write(Some(b"1")));

@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use ecow::EcoBytes;
-
 use crate::effects::{Draft, Effects, OutcomeKind, OutgoingCall, StateWrite, TimerChange};
 use crate::event::{
     Addressee, Digest, Event, Generation, InstanceId, KeyVariant, NewEvent, Position,
@@ -113,9 +111,7 @@ pub fn fits(by: &Deliverer, input: &Event, effects: &Effects) -> bool {
         let bus = draft.bus.as_ref().map_or(0, |bus| bus.len());
         RECORD_BYTES + taken_over + texts + bus + draft.data.len() + pairs(&draft.attributes)
     };
-    let state = |write: &StateWrite| {
-        RECORD_BYTES + write.name.len() + write.value.as_ref().map_or(0, EcoBytes::len)
-    };
+    let state = |write: &StateWrite| RECORD_BYTES + write.bytes();
     let timer = |change: &TimerChange| match change {
         TimerChange::Set { name, data, .. } => RECORD_BYTES + name.len() + data.len(),
         TimerChange::Cancel { name } => RECORD_BYTES + name.len(),
@@ -161,7 +157,7 @@ thread_local! {
     static CAUSATION: Arc<str> = "causationid".into();
     static CORRELATION: Arc<str> = "correlationid".into();
     /// Whom it is from. That of `Arc::default()` is counted by the whole process.
-    static NOBODY: Arc<str> = Arc::from(String::new());
+    static NOBODY: Arc<str> = "".into();
 }
 
 /// The attributes of an emitted event that the host, not the guest, decides.

@@ -91,9 +91,7 @@ impl Layers {
     /// Bytes that a name counts for, pending writes included.
     fn counted(&self, name: &str, now_ms: u64) -> usize {
         if let Some(write) = self.pending(name) {
-            let lives = write.expires_ms.is_none_or(|end| now_ms < end.get());
-            let value = write.value.as_ref().filter(|_| lives);
-            return value.map_or(0, |value| counted(name, value));
+            return write.value_at(now_ms).map_or(0, |value| counted(name, value));
         }
         let value = self.durable(name).filter(|value| value.lives_at(now_ms));
         value.map_or(0, |value| counted(name, &value.bytes))

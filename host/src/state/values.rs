@@ -102,7 +102,7 @@ pub(super) struct Shard {
 }
 
 pub(super) const SHARDS: usize = 64;
-/// What a key costs in memory beside its values, about: measured, with names of 36 bytes.
+/// What a key costs in memory beside its values, about: measured, of keys of 36 bytes.
 pub(super) const KEY_OVERHEAD_BYTES: usize = 235;
 
 impl Default for Values {

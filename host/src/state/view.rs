@@ -53,8 +53,7 @@ impl KeyView {
     pub fn get(&self, name: &str) -> Option<Vec<u8>> {
         let layers = self.entry.as_ref()?.lock();
         if let Some(write) = layers.pending(name) {
-            let lives = write.expires_ms.is_none_or(|end| self.now_ms < end.get());
-            return write.value.as_ref().filter(|_| lives).map(|value| value.to_vec());
+            return write.value_at(self.now_ms).map(|value| value.to_vec());
         }
         layers
             .durable(name)
@@ -74,7 +73,7 @@ impl KeyView {
             .map(|(name, _)| &**name)
             .collect();
         for write in layers.writes() {
-            if write.value.is_some() && write.expires_ms.is_none_or(|end| self.now_ms < end.get()) {
+            if write.value_at(self.now_ms).is_some() {
                 names.insert(&write.name);
             } else {
                 names.remove(&*write.name);

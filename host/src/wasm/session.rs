@@ -162,7 +162,7 @@ impl Session {
     pub(super) fn state(&self, name: &str) -> Option<Vec<u8>> {
         self.context.key()?;
         match self.place(name).and_then(|place| self.invocation.effects.state.get(place)) {
-            Some(write) => self.visible(write).map(|value| value.to_vec()),
+            Some(write) => write.value_at(self.context.now_ms).map(|value| value.to_vec()),
             None if check::name("", name).is_err() => None,
             None => self.context.state().get(name),
         }
@@ -177,7 +177,7 @@ impl Session {
         let own = |name: &str| name.starts_with(prefix) && after.is_none_or(|after| name > after);
         let written: BTreeMap<&str, bool> = (self.invocation.effects.state.iter())
             .filter(|write| own(&write.name))
-            .map(|write| (&*write.name, self.visible(write).is_some()))
+            .map(|write| (&*write.name, write.value_at(self.context.now_ms).is_some()))
             .collect();
         // Each removed name can take one place in what is stored.
         let gone = written.values().filter(|there| !**there).count();
@@ -210,7 +210,7 @@ impl Session {
             return Err(Denial::Exceeded(Exceeded::STATE_WRITES));
         }
         let len = value.map_or(0, <[u8]>::len);
-        self.has_room((name.len() + len).saturating_sub(old.map_or(0, write_bytes)))?;
+        self.has_room((name.len() + len).saturating_sub(old.map_or(0, StateWrite::bytes)))?;
         check::bytes("a value", len, limits::STATE_VALUE_BYTES_MAX)?;
         let kept = |value: &EcoBytes| name.len() + value.len();
         let own = old.map(|old| old.value.as_ref().map_or(0, kept));
@@ -227,11 +227,11 @@ impl Session {
     /// Takes a checked write.
     pub(super) fn write(&mut self, write: Result<StateWrite, Denial>) -> Result<(), Denial> {
         let write = self.noted(write)?;
-        self.output_bytes += write_bytes(&write);
+        self.output_bytes += write.bytes();
         if let Some(old) =
             self.place(&write.name).and_then(|place| self.invocation.effects.state.get_mut(place))
         {
-            self.output_bytes -= write_bytes(old);
+            self.output_bytes -= old.bytes();
             *old = write;
             return Ok(());
         }
@@ -251,11 +251,6 @@ impl Session {
             return self.places.get(name).copied();
         }
         self.invocation.effects.state.iter().position(|write| &*write.name == name)
-    }
-
-    fn visible<'a>(&self, write: &'a StateWrite) -> Option<&'a EcoBytes> {
-        let expired = write.expires_ms.is_some_and(|at| at.get() <= self.context.now_ms);
-        write.value.as_ref().filter(|_| !expired)
     }
 
     // State across keys.
@@ -341,10 +336,6 @@ fn emit_bytes(draft: &Draft) -> usize {
     let bus = draft.bus.as_ref().map_or(0, |bus| bus.len());
     let names = draft.kind.len() + key + bus + draft.content_type.len();
     names + draft.data.len() + check::size(&draft.attributes)
-}
-
-fn write_bytes(write: &StateWrite) -> usize {
-    write.name.len() + write.value.as_ref().map_or(0, EcoBytes::len)
 }
 
 fn listed(limit: u32) -> usize {

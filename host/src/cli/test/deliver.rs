@@ -13,13 +13,13 @@ use crate::bus::private::{self, Content};
 use crate::bus::timers::{DUE_ATTRIBUTE, FireId, NAME_ATTRIBUTE};
 use crate::bus::upcast::{Kinds, Upcaster, Upcasters, version_of};
 use crate::command::Command;
-use crate::effects::Outcome;
-use crate::effects::ends_at;
+use crate::effects::{Outcome, ends_at};
 use crate::event::{
     CommitNumber, Digest, Event, Generation, InstanceId, Key, KeySequence, KeyVariant, NewEvent,
     Position,
 };
 use crate::plugin::Manifest;
+use crate::state::Value;
 use crate::wasm::{
     Delivery, Exports, GuestLimits, Invocation, Module, Question, Request, Seed, Slot,
 };
@@ -136,8 +136,8 @@ impl Bench {
     /// State of a key as the last delivery left it.
     pub(super) fn state(&self, key: Option<&Key>) -> BTreeMap<String, Bytes> {
         let values = self.memory.values(key);
-        let copied = |value: &[u8]| Bytes::copy_from_slice(value);
-        values.at(self.recorded_ms).map(|(name, value)| (name.to_string(), copied(value))).collect()
+        let values = values.at(self.recorded_ms);
+        values.map(|(name, value)| (name.to_string(), Bytes::copy_from_slice(value))).collect()
     }
 
     /// Log time of an event, milliseconds since the Unix epoch: its own, or that of the event before, and
@@ -287,8 +287,9 @@ impl Bench {
     pub(super) async fn redeliver(&mut self, dead: &DeliveryView) -> Result<Delivered, NoInput> {
         let mut values = Values::default();
         for seen in &dead.state {
-            let end = seen.expires.map(|at| ends_at(at.0));
-            values.0.insert(seen.name.as_str().into(), ((&*seen.value()?).into(), end));
+            let expires_ms = seen.expires.map(|at| ends_at(at.0));
+            let value = Value { bytes: (&*seen.value()?).into(), expires_ms };
+            values.0.insert(seen.name.as_str().into(), value);
         }
         let event = Arc::new(dead.input.event()?);
         Ok(self.run(event, Arc::new(values), (dead.attempt, dead.redriven)).await)

@@ -1,7 +1,6 @@
 //! What a plugin remembers from one delivery to the next, in memory: keyed state and pending timers.
 
 use std::collections::BTreeMap;
-use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -9,13 +8,13 @@ use ecow::{EcoBytes, EcoString};
 
 use crate::effects::{StateWrite, TimerChange};
 use crate::event::{CommitNumber, Key};
-use crate::state::page;
 use crate::state::timers::SetAt;
+use crate::state::{Value, page};
 use crate::wasm::{KeysView, StateView};
 
-/// Values with the log time at which they are gone.
+/// Values by name.
 #[derive(Clone, Default)]
-pub(super) struct Values(pub(super) BTreeMap<EcoString, (EcoBytes, Option<NonZeroU64>)>);
+pub(super) struct Values(pub(super) BTreeMap<EcoString, Value>);
 
 /// State of one key as it is at one log time.
 pub(super) struct View {
@@ -57,18 +56,15 @@ struct KeyState {
 impl Values {
     /// What has not ended at `now_ms`, by name.
     pub(super) fn at(&self, now_ms: u64) -> impl Iterator<Item = (&EcoString, &EcoBytes)> {
-        let there = move |end: &Option<NonZeroU64>| end.is_none_or(|end| end.get() > now_ms);
-        self.0
-            .iter()
-            .filter(move |(_, (_, end))| there(end))
-            .map(|(name, (value, _))| (name, value))
+        let there = self.0.iter().filter(move |(_, value)| value.lives_at(now_ms));
+        there.map(|(name, value)| (name, &value.bytes))
     }
 }
 
 impl StateView for View {
     fn get(&self, name: &str) -> Option<Vec<u8>> {
-        let (value, expires_ms) = self.values.0.get(name)?;
-        expires_ms.is_none_or(|expires_ms| expires_ms.get() > self.now_ms).then(|| value.to_vec())
+        let value = self.values.0.get(name)?;
+        value.lives_at(self.now_ms).then(|| value.bytes.to_vec())
     }
 
     fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Vec<String> {
@@ -110,7 +106,9 @@ impl Memory {
     /// Puts a value there without a delivery.
     pub(super) fn put(&mut self, key: &Key, name: &str, value: &[u8]) {
         let state = self.keys.entry(key.clone()).or_default();
-        Arc::make_mut(&mut state.values).0.insert(name.into(), (value.into(), None));
+        Arc::make_mut(&mut state.values)
+            .0
+            .insert(name.into(), Value { bytes: value.into(), expires_ms: None });
     }
 
     pub(super) fn write(&mut self, key: &Key, writes: &[StateWrite]) {
@@ -122,7 +120,8 @@ impl Memory {
         for write in writes {
             match &write.value {
                 Some(value) => {
-                    values.0.insert(write.name.clone(), (value.clone(), write.expires_ms))
+                    let (bytes, expires_ms) = (value.clone(), write.expires_ms);
+                    values.0.insert(write.name.clone(), Value { bytes, expires_ms })
                 }
                 None => values.0.remove(&write.name),
             };

@@ -63,10 +63,11 @@ impl Session {
         Ok(check::name("a name", name)?)
     }
 
-    /// Checks a request to the outside; its idempotency key is still empty.
+    /// Checks a request to the outside.
     pub(in crate::wasm) fn draft_call(&self, call: CallIn<'_>) -> Result<OutgoingCall, Denial> {
         self.may_write()?;
-        if self.invocation.effects.calls.len() >= limits::EFFECTS_MAX {
+        let number = self.invocation.effects.calls.len();
+        if number >= limits::EFFECTS_MAX {
             return Err(Denial::Exceeded(Exceeded::CALLS));
         }
         self.has_room(call.body.len())?;
@@ -91,8 +92,9 @@ impl Session {
         if !call.headers.iter().all(|(_, value)| secret_names(value).all(granted)) {
             return Err(Denial::Denied("grants.secrets"));
         }
+        let index = u32::try_from(number).unwrap_or(u32::MAX);
         let made = OutgoingCall {
-            idempotency_key: Text::default(),
+            idempotency_key: self.context.seed.call_id(self.context.position(), index),
             name: call.name.into(),
             method: call.method.into(),
             url: call.url.into(),
@@ -109,9 +111,7 @@ impl Session {
         &mut self,
         call: Result<OutgoingCall, Denial>,
     ) -> Result<Text, Denial> {
-        let mut call = self.noted(call)?;
-        let index = u32::try_from(self.invocation.effects.calls.len()).unwrap_or(u32::MAX);
-        call.idempotency_key = self.context.seed.call_id(self.context.position(), index);
+        let call = self.noted(call)?;
         let key = call.idempotency_key.clone();
         self.output_bytes += call_bytes(&call);
         self.invocation.effects.calls.push(call);
