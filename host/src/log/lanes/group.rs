@@ -60,8 +60,9 @@ impl State {
     }
 }
 
-/// Takes all of a lane. As much is likely to come next.
+/// Takes all of a lane. Hardly ever more than twice as much comes next: who pushes that waits until there is
+/// room, and others for the lock meanwhile.
 fn emptied<T>(lane: &mut VecDeque<T>) -> Vec<T> {
-    let next = VecDeque::with_capacity(lane.len());
+    let next = VecDeque::with_capacity(2 * lane.len());
     std::mem::replace(lane, next).into()
 }
