@@ -231,7 +231,7 @@ fn made(events: &Events, turns: u64, clock: Clock, asked_for: impl Fn(u64) -> Ef
     let made: Vec<_> = (0..turns).map(asked_for).collect();
     let mut encoded = Encoded::default();
     let begun = clock();
-    for effects in made {
+    for mut effects in made {
         let ended = Ended {
             attempt: 1,
             outcome: OutcomeKind::Ok,
@@ -240,7 +240,7 @@ fn made(events: &Events, turns: u64, clock: Clock, asked_for: impl Fn(u64) -> Ef
             dead_letter: None,
             park: false,
         };
-        let commit = deliver::commit(&by, &input, ended, effects);
+        let commit = deliver::commit(&by, &input, ended, &mut effects);
         encoded.clear();
         let _ = encoded.delivery(&commit).and_then(|()| encoded.finish());
         std::hint::black_box(&encoded);

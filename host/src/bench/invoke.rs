@@ -162,8 +162,9 @@ impl Hosted {
         for _ in 0..calls {
             let invocation = self.call(&mut slot).await;
             if invocation.outcome != Outcome::Ok {
-                failed = Some(invocation.outcome);
+                failed = Some(invocation.outcome.clone());
             }
+            slot.give_back(invocation);
         }
         let spent = cpu::thread().saturating_sub(begun);
         (spent.as_secs_f64() * 1e6 / calls.max(1) as f64, failed)

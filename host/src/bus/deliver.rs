@@ -48,16 +48,23 @@ pub fn source(bus: &str, plugin: &str) -> Arc<str> {
     format!("/tidegate/{bus}/{plugin}").into()
 }
 
-/// The commit that ends a delivery.
+/// The commit that ends a delivery. Takes what is recorded out of its effects.
 #[must_use]
-pub fn commit(by: &Deliverer, input: &Event, ended: Ended, effects: Effects) -> DeliveryCommit {
-    let mut effects = if ended.dead_letter.is_some() { Effects::default() } else { effects };
-    keep(ended.mode, &mut effects);
+pub fn commit(
+    by: &Deliverer,
+    input: &Event,
+    ended: Ended,
+    effects: &mut Effects,
+) -> DeliveryCommit {
+    if ended.dead_letter.is_some() {
+        *effects = Effects::default();
+    }
+    keep(ended.mode, effects);
     // Few events are traced, and a span costs a hash.
     let traced = !effects.emits.is_empty() && input.attribute("traceparent").is_some();
     let span = if traced { span_of(by, input, ended.attempt) } else { String::new() };
     let mut emits: Vec<_> =
-        effects.emits.into_iter().map(|draft| emitted(by, input, draft, &span)).collect();
+        effects.emits.drain(..).map(|draft| emitted(by, input, draft, &span)).collect();
     if planted!(DropsAnEmit) {
         emits.pop();
     }
@@ -72,12 +79,12 @@ pub fn commit(by: &Deliverer, input: &Event, ended: Ended, effects: Effects) -> 
             mode: ended.mode,
             outcome: ended.outcome,
             fuel: ended.fuel,
-            response: effects.response,
+            response: effects.response.take(),
         },
         emits,
-        state: effects.state,
-        timers: effects.timers,
-        calls: effects.calls,
+        state: std::mem::take(&mut effects.state),
+        timers: std::mem::take(&mut effects.timers),
+        calls: std::mem::take(&mut effects.calls),
         park: ended.park && ended.dead_letter.is_some() && input.key.is_some(),
         dead_letter: ended.dead_letter,
     }
@@ -292,8 +299,8 @@ mod tests {
                 module: Digest::default(),
             }),
         };
-        let effects = Effects { emits: vec![draft(bus)], ..Effects::default() };
-        commit(&deliverer(), input, ended, effects)
+        let mut effects = Effects { emits: vec![draft(bus)], ..Effects::default() };
+        commit(&deliverer(), input, ended, &mut effects)
     }
 
     #[test]
@@ -334,7 +341,7 @@ mod tests {
     #[test]
     fn what_fits_can_be_encoded_however_long_its_input_makes_it() {
         let encodes = |input: &Event, effects: &Effects| {
-            let commit = commit(&deliverer(), input, ended_well(), effects.clone());
+            let commit = commit(&deliverer(), input, ended_well(), &mut effects.clone());
             let mut encoded = crate::log::codec::Encoded::default();
             encoded.delivery(&commit).and_then(|()| encoded.finish()).is_ok()
         };
@@ -359,7 +366,7 @@ mod tests {
             let more = long_taken_over(&by, &input, 1000);
             assert_eq!(more > 0, is_long);
             let guest_says: usize = 1000 * 50;
-            let effects = Effects { emits: vec![draft(None); 1000], ..Effects::default() };
+            let effects = &mut Effects { emits: vec![draft(None); 1000], ..Effects::default() };
             let mut encoded = crate::log::codec::Encoded::default();
             encoded.delivery(&commit(&by, &input, ended_well(), effects)).unwrap();
             let uncounted = 1000 * (RECORD_BYTES + TAKEN_OVER_BYTES);

@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use super::bindings::tidegate::plugin::types::EffectError;
 use super::check::Text;
-use super::delivery::{Delivery, GuestLimits, KeysView, Question, Seed, StateView};
+use super::delivery::{Delivery, GuestLimits, KeysView, Question, StateView};
 use super::outside::Outside;
+use super::seed::Seed;
 use crate::effects::Outcome;
 use crate::event::{Event, Key, Position};
 use crate::limits;

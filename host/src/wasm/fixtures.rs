@@ -6,7 +6,8 @@ use wit_component::{StringEncoding, embed_component_metadata};
 use wit_parser::{Resolve, UnresolvedPackageGroup};
 
 use super::context::{Access, Context};
-use super::delivery::{Delivery, GuestLimits, Seed, StateView};
+use super::delivery::{Delivery, GuestLimits, StateView};
+use super::seed::Seed;
 use crate::event::{CommitNumber, Event, Key, KeySequence, NewEvent, Position};
 
 /// A component that exports a handler and imports `context`. The type of its handler is wrong: it

@@ -20,8 +20,8 @@ use wasmtime_wasi_http::{
 };
 
 use super::context::Context;
-use super::delivery::Seed;
 use super::outside::{DirectAnswer, DirectFault, DirectRequest, Outside, Unanswered};
+use super::seed::Seed;
 use super::session::Session;
 use crate::event::Position;
 use crate::limits;

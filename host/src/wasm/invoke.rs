@@ -14,9 +14,10 @@ use std::time::{Duration, Instant};
 use wasmtime::Store;
 use wasmtime::component::{Instance, InstancePre};
 
+use super::arguments::{event, lower, lower_attributes, lower_request, respond};
 use super::bindings::direct::exports::tidegate::plugin::handler as direct_handler;
 use super::bindings::exports::tidegate::plugin::{command, handler, query, upcaster};
-use super::bindings::tidegate::plugin::types::{self, Failure};
+use super::bindings::tidegate::plugin::types::Failure;
 use super::context::Context;
 use super::delivery::{Delivery, GuestLimits, Invocation, Lifted, Request};
 use super::drafts::messaging::exports::wasi::messaging::incoming_handler;
@@ -25,8 +26,7 @@ use super::module::{Linked, Module, Probed};
 use super::session::Record;
 use super::store::{self, Input, Pace, StoreData};
 use super::{messaging, stdio, verdict};
-use crate::effects::{Effects, Outcome, Response};
-use crate::event::Event;
+use crate::effects::{Effects, Outcome};
 
 /// Deliveries of a worker that begin where they can yield, after one that had to and could not.
 const YIELDING_AFTER_LONG: u32 = 1000;
@@ -98,9 +98,16 @@ pub struct Slot {
     yielding: u32,
     /// When the delivery began that turned out to take long, and is to run once more.
     began: Option<Instant>,
+    /// Memory of an invocation that nobody needs any more.
+    spare: Option<Box<Invocation>>,
 }
 
 impl Slot {
+    /// Takes back what a delivery came to: the next one is noted in the same memory.
+    pub fn give_back(&mut self, mut invocation: Box<Invocation>) {
+        self.spare = invocation.clear().then_some(invocation);
+    }
+
     /// Whether the next delivery may run on the caller's stack: all the guest can do is compute, and
     /// none of late took long.
     fn runs_through(&self, module: &Module, delivery: &Delivery) -> bool {
@@ -299,13 +306,21 @@ impl Live {
         let is_spent = self.store.data().has_asked();
         let counted = terms.fuel.saturating_sub(self.store.get_fuel().unwrap_or(0));
         let stopped_after = self.store.data().stopped_after();
-        let Record { mut invocation, exceeded } = self.store.data_mut().finish();
+        let next = slot.spare.take().unwrap_or_default();
+        let Record { mut invocation, exceeded } = self.store.data_mut().finish(next);
         invocation.memory_bytes = self.store.data().memory_bytes();
-        let verdict = verdict::of(ended, exceeded, &invocation.logs);
-        (invocation.outcome, invocation.backtrace) = (verdict.outcome, verdict.backtrace);
-        if invocation.outcome != Outcome::Ok {
-            invocation.effects = Effects::default();
-        }
+        let lifted = match ended {
+            // As an invocation begins.
+            Ok(Returned::Done) if exceeded.is_none() => None,
+            ended => {
+                let verdict = verdict::of(ended, exceeded, &invocation.logs);
+                (invocation.outcome, invocation.backtrace) = (verdict.outcome, verdict.backtrace);
+                if invocation.outcome != Outcome::Ok {
+                    invocation.effects = Effects::default();
+                }
+                verdict.lifted
+            }
+        };
         // Where the clock stopped the guest, what it burnt since its last call is not in the count.
         let burnt = stopped_after.map_or(0, fuel_in);
         invocation.fuel = counted.max(burnt).min(terms.fuel);
@@ -314,7 +329,7 @@ impl Live {
             slot.live = Some(self);
         }
         invocation.wall = store::now().saturating_duration_since(terms.started);
-        (invocation, verdict.lifted)
+        (invocation, lifted)
     }
 
     async fn enter(
@@ -385,61 +400,6 @@ impl GuestExports {
             upcaster: upcaster.map(|found| found.load(&mut *store, instance)).transpose()?,
         })
     }
-}
-
-fn event(store: &Store<StoreData>) -> Result<Arc<Event>, Breach> {
-    store.data().session()?.context.event.clone().ok_or(Breach::Idle)
-}
-
-fn lower(event: &Event) -> types::Event<'_> {
-    types::Event {
-        id: &event.id,
-        source: &event.source,
-        type_: &event.kind,
-        key: event.key.as_ref().map(AsRef::as_ref),
-        position: event.position.0,
-        sequence: event.sequence.0,
-        time_ms: event.time.as_ref().map(|time| time.ms),
-        recorded_ms: event.recorded_ms,
-        content_type: &event.content_type,
-        data: &event.data,
-    }
-}
-
-fn lower_attributes(request: &Request) -> Vec<(&str, &str)> {
-    request.attributes.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect()
-}
-
-fn lower_request<'a>(
-    request: &'a Request,
-    attributes: &'a [(&'a str, &'a str)],
-) -> types::Request<'a> {
-    types::Request {
-        operation: &request.operation,
-        key: request.key.as_ref().map(AsRef::as_ref),
-        principal: &request.principal,
-        content_type: &request.content_type,
-        data: &request.data,
-        attributes,
-    }
-}
-
-/// Takes the answer into the session, where it counts as output.
-fn respond(
-    returned: Result<types::Response, Failure>,
-    store: &mut Store<StoreData>,
-) -> wasmtime::Result<Returned> {
-    let response = match returned {
-        Ok(response) => response,
-        Err(failure) => return Ok(Returned::Failed(failure)),
-    };
-    let attributes = response.attributes.into_iter();
-    let taken = store.data_mut().session_mut()?.respond(Response {
-        content_type: response.content_type.into(),
-        data: response.data.into(),
-        attributes: attributes.map(|(name, value)| (name.into(), value.into())).collect(),
-    });
-    Ok(verdict::responded(taken))
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ pub mod refusal;
 pub mod report;
 pub mod shape;
 
+mod arguments;
 mod bindings;
 mod check;
 mod context;
@@ -25,6 +26,7 @@ mod messaging;
 mod module;
 mod outside;
 mod sandbox;
+mod seed;
 mod session;
 mod shelf;
 mod small;
@@ -44,10 +46,11 @@ mod tests;
 
 pub use child::run_compile_child;
 pub use delivery::{
-    Delivery, GuestLimits, Invocation, Invoker, KeysView, Lifted, Question, Request, Seed,
-    StateView, Upcast,
+    Delivery, GuestLimits, Invocation, Invoker, KeysView, Lifted, Question, Request, StateView,
+    Upcast,
 };
 pub use invoke::Slot;
 pub use module::{Exports, Module, Needed};
 pub use outside::{DirectAnswer, DirectFault, DirectRequest, Outside, Unanswered};
 pub use sandbox::{EPOCH_TICK, Sandbox, SandboxError, SandboxOptions};
+pub use seed::Seed;

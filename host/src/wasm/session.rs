@@ -70,6 +70,11 @@ impl Session {
 
     /// What it came to. Nothing is left of that: once its context is another one, it is as new.
     pub(super) fn finish(&mut self) -> Record {
+        self.finish_into(Box::default())
+    }
+
+    /// As [`Self::finish`], with the memory for what comes next: an invocation as new.
+    pub(super) fn finish_into(&mut self, next: Box<Invocation>) -> Record {
         // By name, so that a field that is added is not forgotten here.
         let Self {
             context: _,
@@ -83,7 +88,7 @@ impl Session {
         *places = HashMap::new();
         *output_bytes = 0;
         (*host_calls, *random_calls) = (0, 0);
-        Record { invocation: std::mem::take(invocation), exceeded: exceeded.take() }
+        Record { invocation: std::mem::replace(invocation, next), exceeded: exceeded.take() }
     }
 
     /// Counts one call into the host.

@@ -10,7 +10,7 @@ use wasmtime_wasi_http::{WasiHttpCtxView, WasiHttpView};
 
 use super::EPOCH_TICK;
 use super::context::{Access, Context};
-use super::delivery::{Delivery, GuestLimits, StateView};
+use super::delivery::{Delivery, GuestLimits, Invocation, StateView};
 use super::http::Http;
 use super::limits::{Breach, HANDLES_MAX, Limiter};
 use super::session::{Record, Session};
@@ -132,8 +132,9 @@ impl StoreData {
         self.http.as_ref().is_some_and(|http| http.has_asked())
     }
 
-    /// Ends the delivery: what it asked for, with what it printed among its logs.
-    pub(super) fn finish(&mut self) -> Record {
+    /// Ends the delivery: what it asked for, with what it printed among its logs. `next` is the memory for
+    /// the one after it, an invocation as new.
+    pub(super) fn finish(&mut self, next: Box<Invocation>) -> Record {
         let Some(session) = self.session.as_mut().filter(|_| !self.is_idle) else {
             return Record::default();
         };
@@ -148,7 +149,7 @@ impl StoreData {
         }
         session.context.let_go();
         self.is_idle = true;
-        session.finish()
+        session.finish_into(next)
     }
 
     /// Ends the delivery as if it had not begun. Gives the view of the state that it began with.

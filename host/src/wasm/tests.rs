@@ -149,7 +149,11 @@ impl Plugin {
 
     async fn deliver(&mut self, data: &str) -> Invocation {
         let given = self.given(data);
-        *self.module.invoke(&mut self.slot, given.delivery()).await
+        let invocation = self.module.invoke(&mut self.slot, given.delivery()).await;
+        let done = Invocation::clone(&invocation);
+        // The next one begins in the same memory, and is to find nothing there.
+        self.slot.give_back(invocation);
+        done
     }
 
     fn has_instance(&self) -> bool {

@@ -75,7 +75,7 @@ impl Again {
     }
 
     /// What would be recorded of it.
-    fn ended(&self, invocation: Box<Invocation>) -> DeliveryCommit {
+    fn ended(&self, mut invocation: Box<Invocation>) -> DeliveryCommit {
         let (completion, version) = (&self.done.completion, &self.version);
         let outcome = invocation.outcome;
         let kind = outcome.kind();
@@ -87,7 +87,7 @@ impl Again {
             dead_letter: (kind != OutcomeKind::Ok).then(|| failure(&outcome, version.digest)),
             park: false,
         };
-        deliver::commit(&version.deliverer, &self.input, ended, invocation.effects)
+        deliver::commit(&version.deliverer, &self.input, ended, &mut invocation.effects)
     }
 
     fn verdict(&self, again: &DeliveryCommit) -> Verdict {

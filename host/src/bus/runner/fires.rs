@@ -71,7 +71,7 @@ impl Runner {
             dead_letter: None,
             park: false,
         };
-        let commit = deliver::commit(by, event, ended, Effects::default());
+        let commit = deliver::commit(by, event, ended, &mut Effects::default());
         self.progress.submit();
         self.bus.commit_untold(outbox, commit, drop);
     }

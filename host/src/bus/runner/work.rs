@@ -155,8 +155,10 @@ impl Runner {
         if let Some(told) = ending.told {
             self.tell(&event, &attempt, told);
         }
-        let Invocation { outcome, wall, .. } = *attempt.invocation;
-        Ok(Delivered { finish: ending.finish, went_well: outcome == Outcome::Ok, wall })
+        let went_well = attempt.invocation.outcome == Outcome::Ok;
+        let wall = attempt.invocation.wall;
+        slot.give_back(attempt.invocation);
+        Ok(Delivered { finish: ending.finish, went_well, wall })
     }
 
     /// Number of the attempt, and whether it is, or stands behind, one at a dead letter.
@@ -296,9 +298,9 @@ impl Runner {
         given_up: Option<GivenUp>,
     ) -> Ending {
         let mode = self.mode(event.position, attempt.redriven);
-        let mut effects = std::mem::take(&mut attempt.invocation.effects);
-        deliver::keep(mode, &mut effects);
-        self.consume(event, &mut effects);
+        let effects = &mut attempt.invocation.effects;
+        deliver::keep(mode, effects);
+        self.consume(event, effects);
         let shown = self.notes.wanted().then(|| effects.clone());
         let dead = given_up.is_some();
         let park = given_up.as_ref().is_some_and(|given_up| given_up.park);

@@ -35,7 +35,7 @@ fn buckets_stand_apart_in_the_state_of_the_key() {
     data.put_in(&one, "a/x", Some(b"1")).unwrap().ok().unwrap();
     data.put_in(&other, "x", Some(b"2")).unwrap().ok().unwrap();
     assert_eq!(data.value(&other, "a/x").unwrap(), None);
-    let effects = data.finish().invocation.effects;
+    let effects = data.finish(Box::default()).invocation.effects;
     let names: Vec<&str> = effects.state.iter().map(|write| &*write.name).collect();
     assert_eq!(names, ["/a/x", "a/x"]);
 }
@@ -68,7 +68,7 @@ fn what_is_written_counts_as_output() {
     let mut data = data(limits, Some("k"), Access::Write);
     let bucket = open(&mut data, "b");
     assert!(why(data.put_in(&bucket, "x", Some(&[0; 10]))).contains("`limits.output`"));
-    let exceeded = data.finish().exceeded.unwrap();
+    let exceeded = data.finish(Box::default()).exceeded.unwrap();
     assert_eq!(exceeded.outcome(), Outcome::Output { budget: "limits.output".to_owned() });
 }
 

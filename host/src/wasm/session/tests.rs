@@ -1,8 +1,9 @@
 use std::sync::Arc;
 
 use super::super::context::CallIn;
-use super::super::delivery::{Delivery, GuestLimits, Seed, StateView};
+use super::super::delivery::{Delivery, GuestLimits, StateView};
 use super::super::fixtures::{context, event};
+use super::super::seed::Seed;
 use super::*;
 use crate::effects::{OutcomeKind, TimerChange};
 use crate::event::Position;
