@@ -10,6 +10,7 @@ mod later;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::thread::LocalKey;
 
 use bytes::Bytes;
 use ecow::{EcoBytes, EcoString};
@@ -26,9 +27,11 @@ use crate::log::record::LogLine;
 use crate::texts::Texts;
 
 thread_local! {
-    /// Types and media types that guests used last on this thread. Its own: those of the input are
+    /// Types of events that guests used last on this thread, checked. Its own: those of the input are
     /// counted by every thread that has one of its neighbours.
-    static TEXTS: RefCell<Texts> = RefCell::default();
+    static TYPES: RefCell<Texts> = RefCell::default();
+    /// Media types, likewise.
+    static CONTENT_TYPES: RefCell<Texts> = RefCell::default();
 }
 
 /// Writes of state up to which they are searched one by one.
@@ -115,8 +118,8 @@ impl Session {
             return Err(Denial::Exceeded(Exceeded::EMITS));
         }
         self.has_room(draft.data.len())?;
-        check::event_type(draft.kind)?;
-        check::content_type(draft.content_type)?;
+        let kind = checked(&TYPES, draft.kind, check::event_type)?;
+        let content_type = checked(&CONTENT_TYPES, draft.content_type, check::content_type)?;
         check::bytes("`data`", draft.data.len(), limits::EVENT_DATA_BYTES_MAX)?;
         let attributes = check::event_attributes(draft.attributes)?;
         let own = self.context.key();
@@ -127,10 +130,10 @@ impl Session {
         let bus = draft.bus.map(|name| self.bus(name)).transpose()?;
         let made = Draft {
             id: self.context.seed.event_id(self.context.position(), index),
-            kind: shared(draft.kind),
+            kind,
             key,
             bus,
-            content_type: shared(draft.content_type),
+            content_type,
             data: Bytes::copy_from_slice(draft.data),
             attributes,
         };
@@ -325,9 +328,13 @@ impl Session {
     }
 }
 
-/// A text that most deliveries have in common, owned.
-fn shared(text: &str) -> Text {
-    TEXTS.with_borrow_mut(|texts| texts.share(text))
+/// A text that most deliveries have in common, owned, where the check takes it.
+fn checked(
+    known: &'static LocalKey<RefCell<Texts>>,
+    text: &str,
+    check: fn(&str) -> Result<(), String>,
+) -> Result<Text, String> {
+    known.with_borrow_mut(|texts| texts.share_checked(text, check))
 }
 
 /// What is the key of an event that has no other, as whoever reads it sees it.

@@ -226,7 +226,7 @@ pub(super) fn begin(
         Input::Context(context) => &context.limits,
     };
     // A timeout beyond what the clock can express never comes: a year is as good.
-    let deadline = started.checked_add(limits.timeout).unwrap_or(started + YEAR);
+    let deadline = started.checked_add(limits.timeout).unwrap_or_else(|| started + YEAR);
     store.set_fuel(limits.fuel)?;
     store.set_epoch_deadline(match pace {
         Pace::Yielding => YIELD_TICKS,
