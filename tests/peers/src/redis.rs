@@ -15,7 +15,7 @@ pub fn sides() -> Vec<Side> {
     ["everysec", "always"]
         .into_iter()
         .map(|fsync| Side {
-            name: format!("Redis stream, `appendfsync {fsync}`"),
+            name: format!("Redis stream, `appendfsync {fsync}`, bare protocol"),
             run: Box::new(move |plan| run(plan, fsync)),
         })
         .collect()

@@ -9,6 +9,9 @@ use serde_json::Value;
 use crate::Plan;
 use crate::side::{Run, Side};
 
+/// As the table calls it, in its first row.
+pub const NAME: &str = "tidegate";
+
 /// tidegate, and the bare engine under it.
 pub fn sides() -> Vec<Side> {
     let bare = |plan: &Plan| {
@@ -16,7 +19,7 @@ pub fn sides() -> Vec<Side> {
         Ok(Run { call_us: call(&found, "bare, fuel on"), ..Run::default() })
     };
     vec![
-        Side { name: "tidegate".to_owned(), run: Box::new(run) },
+        Side { name: NAME.to_owned(), run: Box::new(run) },
         Side { name: "wasmtime alone, the same component".to_owned(), run: Box::new(bare) },
     ]
 }

@@ -13,12 +13,15 @@ use tidegate_peers::{Plan, side};
 struct Cli {
     #[command(flatten)]
     plan: Plan,
+    /// Only the sides whose name has this in it, beside tidegate
+    #[arg(long, default_value = "")]
+    only: String,
 }
 
 fn main() -> Result<()> {
-    let Cli { plan } = Cli::parse();
+    let Cli { plan, only } = Cli::parse();
     let ticker = side::Ticker::start();
-    let table = side::measure(&plan)?;
+    let table = side::measure(&plan, &only)?;
     drop(ticker);
     print!("{table}");
     Ok(())
