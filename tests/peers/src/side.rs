@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use crate::table::Table;
 use crate::{Plan, nats, redis, tidegate};
@@ -45,11 +45,16 @@ fn sides() -> Vec<Side> {
     sides
 }
 
-/// Runs tidegate and the sides whose name has `only` in it in turns. One that cannot run is named with the
-/// reason, and the others go on.
+/// Runs tidegate and the sides whose name has `only` in it, in whatever case, in turns. One that cannot run is
+/// named with the reason, and the others go on.
 pub fn measure(plan: &Plan, only: &str) -> Result<Table> {
     let mut sides = sides();
-    sides.retain(|side| side.name == tidegate::NAME || side.name.contains(only));
+    let only = only.to_lowercase();
+    let is_wanted = |side: &Side| side.name.to_lowercase().contains(&only);
+    if !sides.iter().any(is_wanted) {
+        bail!("no side has `{only}` in its name");
+    }
+    sides.retain(|side| side.name == tidegate::NAME || is_wanted(side));
     let mut table = Table::new(sides.iter().map(|side| side.name.clone()).collect());
     for round in 0..plan.rounds {
         for (place, side) in sides.iter().enumerate() {

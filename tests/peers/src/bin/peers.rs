@@ -13,7 +13,7 @@ use tidegate_peers::{Plan, side};
 struct Cli {
     #[command(flatten)]
     plan: Plan,
-    /// Only the sides whose name has this in it, beside tidegate
+    /// Only the sides whose name has this in it, in whatever case, beside tidegate
     #[arg(long, default_value = "")]
     only: String,
 }

@@ -1,5 +1,6 @@
 //! `async-nats`, the client for Rust that NATS publishes, used as its documentation has it.
 
+use std::collections::VecDeque;
 use std::future::{IntoFuture, ready};
 use std::time::{Duration, Instant};
 
@@ -8,7 +9,8 @@ use async_nats::jetstream::consumer::PullConsumer;
 use async_nats::jetstream::context::PublishAckFuture;
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::{self, Context, Message};
-use futures_util::{StreamExt, TryStreamExt, stream};
+use bytes::Bytes;
+use futures_util::{StreamExt, TryStreamExt};
 use tokio::runtime::{Handle, Runtime};
 use tokio::task::JoinSet;
 
@@ -69,7 +71,7 @@ pub(super) fn steady(plan: &Plan, port: u16, delivery: Delivery) -> Result<Laten
         });
         let mut latencies = Latencies::default();
         for event in 0..events {
-            let message = messages.next().await.ok_or_else(|| anyhow!("no more messages"))??;
+            let message = messages.next().await.ok_or_else(no_more)??;
             acknowledge(&message, delivery).await?;
             latencies.add(due(event));
         }
@@ -82,17 +84,18 @@ struct Publisher {
     context: Context,
     delivery: Delivery,
     keys: u64,
-    payload: Vec<u8>,
+    payload: Bytes,
 }
 
 impl Publisher {
     async fn connect(plan: &Plan, port: u16, delivery: Delivery) -> Result<Self> {
-        Ok(Self { context: connect(port).await?, delivery, keys: plan.keys, payload: payload() })
+        let (context, payload) = (connect(port).await?, payload().into());
+        Ok(Self { context, delivery, keys: plan.keys, payload })
     }
 
     /// Hands an event to the client; what comes of it is waited for apart.
     async fn send(&self, event: u64) -> Result<PublishAckFuture> {
-        let message = PublishMessage::build().payload(self.payload.clone().into());
+        let message = PublishMessage::build().payload(self.payload.clone());
         let message = match self.delivery {
             Delivery::AtLeastOnce => message,
             Delivery::ExactlyOnce => message.message_id(event.to_string()),
@@ -100,13 +103,22 @@ impl Publisher {
         Ok(self.context.send_publish(format!("e.key-{}", event % self.keys), message).await?)
     }
 
+    /// Publishes all of them, and takes the acknowledgements in order.
     async fn publish_all(&self, plan: &Plan) -> Result<()> {
         let in_flight = usize::try_from(plan.in_flight)?;
-        let acks = stream::iter(0..plan.events).map(async |event| -> Result<()> {
-            self.send(event).await?.await?;
-            Ok(())
-        });
-        acks.buffer_unordered(in_flight).try_for_each(|()| ready(Ok(()))).await
+        let mut acks: VecDeque<PublishAckFuture> = VecDeque::with_capacity(in_flight);
+        for event in 0..plan.events {
+            if acks.len() == in_flight
+                && let Some(oldest) = acks.pop_front()
+            {
+                oldest.await?;
+            }
+            acks.push_back(self.send(event).await?);
+        }
+        for ack in acks {
+            ack.await?;
+        }
+        Ok(())
     }
 }
 
@@ -124,14 +136,23 @@ async fn consume(
     events: u64,
     in_flight: usize,
 ) -> Result<()> {
-    let messages = consumer.stream().max_messages_per_batch(in_flight).messages().await?;
-    let messages = messages.take(usize::try_from(events)?).enumerate();
-    let acks = messages.map(async |(place, message)| {
+    let mut messages = consumer.stream().max_messages_per_batch(in_flight).messages().await?;
+    if delivery == Delivery::ExactlyOnce {
+        let messages = messages.take(usize::try_from(events)?);
+        let confirmed = messages.map(async |message| acknowledge(&message?, delivery).await);
+        return confirmed.buffer_unordered(in_flight).try_for_each(|()| ready(Ok(()))).await;
+    }
+    for event in 1..=events {
+        let message = messages.next().await.ok_or_else(no_more)??;
         // The last is confirmed, and with it that all before it have arrived.
-        let is_last = u64::try_from(place)? + 1 == events;
-        acknowledge(&message?, if is_last { Delivery::ExactlyOnce } else { delivery }).await
-    });
-    acks.buffer_unordered(in_flight).try_for_each(|()| ready(Ok(()))).await
+        let is_last = event == events;
+        acknowledge(&message, if is_last { Delivery::ExactlyOnce } else { delivery }).await?;
+    }
+    Ok(())
+}
+
+fn no_more() -> anyhow::Error {
+    anyhow!("no more messages")
 }
 
 async fn acknowledge(message: &Message, delivery: Delivery) -> Result<()> {
