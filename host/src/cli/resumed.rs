@@ -38,12 +38,28 @@ pub(super) fn follow(
     at_end: AtEnd,
     show: &mut dyn FnMut(&str) -> anyhow::Result<ControlFlow<()>>,
 ) -> anyhow::Result<()> {
+    let open = |last: Option<&str>| client.stream(path, query, last);
+    follow_opened(&open, at_end, show, &mut |line| note(line))
+}
+
+/// As [`follow`], of streams that `open` opens after an item; `tell` takes what people are told.
+fn follow_opened(
+    open: &dyn Fn(Option<&str>) -> Result<Items, ClientError>,
+    at_end: AtEnd,
+    show: &mut dyn FnMut(&str) -> anyhow::Result<ControlFlow<()>>,
+    tell: &mut dyn FnMut(&str),
+) -> anyhow::Result<()> {
     let mut last: Option<String> = None;
     let mut waited = Duration::ZERO;
+    // A stream that ended is mostly there again at once: only who has to wait is told.
+    let mut told = false;
     loop {
-        let ended = match client.stream(path, query, last.as_deref()) {
+        let ended = match open(last.as_deref()) {
             Ok(items) => {
                 waited = Duration::ZERO;
+                if std::mem::take(&mut told) {
+                    tell("connected again");
+                }
                 read(items, &mut last, show)?
             }
             Err(error) => Ended::Broken(error),
@@ -54,8 +70,9 @@ pub(super) fn follow(
             Ended::Broken(error) if !error.may_pass() || waited >= PATIENCE => {
                 return Err(error.into());
             }
-            Ended::Broken(error) if waited.is_zero() => {
-                note(format_args!("{error}; trying again"));
+            Ended::Broken(error) if !told => {
+                told = true;
+                tell(&format!("{error}; trying again for {} s", PATIENCE.as_secs()));
             }
             Ended::Broken(_) | Ended::ByHost => {}
         }
@@ -92,12 +109,17 @@ mod tests {
     use super::*;
     use crate::cli::client::ConnectArgs;
 
-    /// Follows what a server sends on one connection after the other; what is shown, how that ends, and
-    /// what the server was asked.
-    fn follow_all(
-        answers: &[&str],
-        at_end: AtEnd,
-    ) -> (Vec<String>, anyhow::Result<()>, Vec<String>) {
+    /// What became of following a server.
+    struct Followed {
+        shown: Vec<String>,
+        told: Vec<String>,
+        result: anyhow::Result<()>,
+        /// What the server was asked.
+        asked: Vec<String>,
+    }
+
+    /// Follows what a server sends on one connection after the other.
+    fn follow_all(answers: &[&str], at_end: AtEnd) -> Followed {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = Some(format!("http://{}", listener.local_addr().unwrap()));
         let client = Client::new(&ConnectArgs { url, ..ConnectArgs::default() }).unwrap();
@@ -112,13 +134,16 @@ mod tests {
                 };
                 answers.iter().map(answer).collect::<Vec<_>>()
             });
-            let mut shown = Vec::new();
-            let result = follow(&client, &["s"], &[], at_end, &mut |text| {
+            let (mut shown, mut told) = (Vec::new(), Vec::new());
+            let open = |last: Option<&str>| client.stream(&["s"], &[], last);
+            let mut show = |text: &str| {
                 shown.push(text.to_owned());
                 let enough = text == "enough";
                 Ok(if enough { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
-            });
-            (shown, result, asked.join().unwrap())
+            };
+            let mut tell = |line: &str| told.push(line.to_owned());
+            let result = follow_opened(&open, at_end, &mut show, &mut tell);
+            Followed { shown, told, result, asked: asked.join().unwrap() }
         })
     }
 
@@ -136,9 +161,11 @@ mod tests {
         let one = format!("{STREAM}id: 7-1\ndata: a\n\nid: 7-2\ndata: b\n\nid: 7-3\ndata: cut");
         let two = format!("{STREAM}id: 8-1\ndata: enough\n\nid: 8-2\ndata: more\n\n");
         let away = refusal("503 Service Unavailable", "shutting_down");
-        let (shown, result, asked) = follow_all(&[&one, &away, &two], AtEnd::GoOn);
+        let Followed { shown, told, result, asked } =
+            follow_all(&[&one, &away, &away, &two], AtEnd::GoOn);
         result.unwrap();
         assert_eq!(shown, ["a", "b", "enough"]);
+        assert_eq!(told, ["no; trying again for 60 s", "connected again"]);
         assert!(!asked[0].contains("last-event-id"), "{asked:?}");
         for again in &asked[1..] {
             assert!(again.contains("last-event-id: 7-2\r\n"), "{asked:?}");
@@ -149,10 +176,10 @@ mod tests {
     fn a_refusal_and_the_end_of_all_that_can_come_end_it() {
         let one = format!("{STREAM}id: 7-1\ndata: a\n\n");
         let gone = refusal("404 Not Found", "not_found");
-        let (_, result, _) = follow_all(&[&one, &gone], AtEnd::GoOn);
-        assert_eq!(result.unwrap_err().to_string(), "no");
-        let (shown, result, _) = follow_all(&[&one], AtEnd::Stop);
-        result.unwrap();
-        assert_eq!(shown, ["a"]);
+        let refused = follow_all(&[&one, &gone], AtEnd::GoOn);
+        assert_eq!(refused.result.unwrap_err().to_string(), "no");
+        let ended = follow_all(&[&one], AtEnd::Stop);
+        ended.result.unwrap();
+        assert_eq!((ended.shown, ended.told), (vec!["a".to_owned()], vec![]));
     }
 }
