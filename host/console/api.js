@@ -76,7 +76,7 @@ export async function* stream(route, query, signal) {
       const answer = await request("GET", route, { query, headers, signal });
       for await (const item of items(answer.body)) {
         last = item.id ?? last;
-        yield item.data;
+        if (item.data !== undefined) yield item.data;
       }
     } catch (error) {
       if (signal.aborted) return;
@@ -86,8 +86,23 @@ export async function* stream(route, query, signal) {
   }
 }
 
-/** The items of a body of server-sent events. */
+/** The items of a body of server-sent events; one without data only says where to go on. */
 async function* items(body) {
+  let item = {};
+  for await (const line of lines(body)) {
+    if (line === "") {
+      yield item;
+      item = {};
+      continue;
+    }
+    const [, name, value] = line.match(/^([^:]*):? ?(.*)$/s);
+    if (name === "id") item.id = value;
+    if (name === "data") item.data = item.data === undefined ? value : `${item.data}\n${value}`;
+  }
+}
+
+/** The lines of a body. One ends with CR, LF or both: data is passed on as it was published. */
+async function* lines(body) {
   let rest = "";
   const decoder = new TextDecoder();
   const reader = body.getReader();
@@ -95,13 +110,9 @@ async function* items(body) {
     const { value, done } = await reader.read();
     if (done) return;
     rest += decoder.decode(value, { stream: true });
-    const blocks = rest.split("\n\n");
-    rest = blocks.pop();
-    for (const block of blocks) {
-      const lines = block.split("\n");
-      const all = (name) => lines.filter((l) => l.startsWith(`${name}:`)).map((l) => l.slice(name.length + 1).replace(/^ /, ""));
-      const data = all("data");
-      if (data.length > 0) yield { id: all("id")[0], data: data.join("\n") };
-    }
+    // What comes after a CR at the end may belong to it.
+    const found = rest.split(/\r\n|\n|\r(?=[^])/);
+    rest = found.pop();
+    yield* found;
   }
 }

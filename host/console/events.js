@@ -83,11 +83,14 @@ async function follow({ query, rows, none, signal }) {
   }
 }
 
+/** What orders an event. */
+const keyOf = (event) => event.partitionkey ?? event.subject;
+
 function row(text, bus) {
   const event = JSON.parse(text);
   const data = raw(text, event).text;
   const shown = data.length > SHOWN_MAX ? `${data.slice(0, SHOWN_MAX)}...` : data;
-  const key = event.partitionkey;
+  const key = keyOf(event);
   const cells = [
     link(`#${event.tidegateposition}`, "event", { bus, position: event.tidegateposition }), time(event.tidegaterecorded), event.type,
     key === undefined ? "" : link(key, "events", { bus, key }), event.source, h("code", {}, shown),
@@ -113,7 +116,7 @@ export function described(text) {
   const body = data.json ? reindent(data.text) : data.text;
   return [
     facts([
-      ["Type", event.type], ["Key", event.partitionkey], ["Number within its key", event.tidegatesequence],
+      ["Type", event.type], ["Key", keyOf(event)], ["Number within its key", event.tidegatesequence],
       ["Source", event.source], ["Id", h("code", {}, event.id)], ["Subject", event.subject],
       ["Recorded", time(event.tidegaterecorded)], ["Time", time(event.time)], ["Content type", event.datacontenttype],
       ...others.map(([name, value]) => [h("code", {}, name), String(value)]),
@@ -143,7 +146,7 @@ function again(text, bus) {
   const event = JSON.parse(text);
   const data = raw(text, event);
   if (!data.json || data.text.length > EDITED_MAX) return "";
-  const parameters = { bus, type: event.type, key: event.partitionkey, data: data.text };
+  const parameters = { bus, type: event.type, key: keyOf(event), schemaversion: event.schemaversion, data: data.text };
   return h("p", {}, link("Publish one like it", "publish", parameters));
 }
 

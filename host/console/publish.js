@@ -17,6 +17,7 @@ export function publish(parameters) {
     field("Key", input("key", parameters.get("key") ?? "")),
     field("Source", input("source", "/console", { required: true })),
     field("Id", input("id", "", { placeholder: "a new one" })),
+    field("Schema version", input("schemaversion", parameters.get("schemaversion") ?? "", { placeholder: "none" })),
     field("Bus", input("bus", parameters.get("bus") ?? "", { placeholder: "the default one" }))),
   field("Data, as JSON; stored as it is written here", data),
   h("div", { class: "row" }, h("button", {}, "Publish")));
@@ -27,6 +28,7 @@ async function send(given, result) {
   const attributes = {
     specversion: "1.0", id: given.get("id") || uuid(), source: given.get("source"), type: given.get("type"),
     partitionkey: given.get("key") || undefined, datacontenttype: "application/json",
+    schemaversion: given.get("schemaversion") || undefined,
   };
   // The data goes as it was written: read and written again, a number may be another one.
   const data = given.get("data").trim();

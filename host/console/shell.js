@@ -3,6 +3,8 @@
 import { ApiError } from "./api.js";
 import { h } from "./dom.js";
 
+/** Refusals of what can be there later: a plugin that is mended, a host with less to do. */
+const PASSING = [409, 429];
 const notices = document.getElementById("notices");
 /** Where it stands whether the host answers. */
 export const connection = document.getElementById("connection");
@@ -38,12 +40,15 @@ export function live(signal, every, load, draw) {
   const element = h("div");
   let before;
   let timer;
+  let refused = false;
   const turn = async () => {
     clearTimeout(timer);
     try {
       const loaded = await load();
       if (signal.aborted) return;
       connection.textContent = "connected";
+      if (refused) forgetNotices();
+      refused = false;
       const now = JSON.stringify(loaded);
       if (now !== before) redraw(element, [draw(loaded)].flat());
       before = now;
@@ -52,8 +57,9 @@ export function live(signal, every, load, draw) {
       const answered = error instanceof ApiError;
       connection.textContent = answered ? "connected" : "not connected";
       if (answered) failed(error);
+      refused = answered;
       // What was asked for is not there, or not for everybody: it will not be later.
-      if (answered && error.status < 500) return;
+      if (answered && error.status < 500 && !PASSING.includes(error.status)) return;
     }
     clearTimeout(timer);
     if (!signal.aborted) timer = setTimeout(next, every);

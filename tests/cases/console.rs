@@ -124,6 +124,46 @@ fn it_publishes_follows_and_operates() {
     host.stop();
 }
 
+/// Its key was once not shown, and what was published like it had none.
+#[test]
+fn an_event_that_is_ordered_by_its_subject_is_shown_and_published_with_its_key() {
+    let Some(browser) = Browser::start() else { return };
+    let place = Place::new();
+    let host = place.start();
+    browser.open(&format!("{}/#/events?type=order.seen&follow=1", host.url()));
+    browser.wait_text("New events are shown as they come.");
+    // As a file of another system has it: lines that end with CR.
+    let mut number = 0;
+    wait_until("an event that is new", DONE_MAX, || {
+        number += 1;
+        let body = format!(
+            "{{\"specversion\":\"1.0\",\"id\":\"{number}\",\"source\":\"/shop\",\"type\":\"order.seen\",\
+             \"subject\":\"cust-7\",\"schemaversion\":\"2\",\"data\":{{\r\n\"sku\":\r\"lamp\"}}}}"
+        );
+        let sent = host.http.post("/v1/events", "application/cloudevents+json", body.as_bytes());
+        assert_eq!(sent.status, 200);
+        let text = browser.text();
+        if text.contains("cust-7") && text.contains("lamp") { Ok(()) } else { Err(text) }
+    });
+    assert!(!browser.text().contains("the host does not answer"));
+
+    browser.open(&format!("{}/#/event?position=1", host.url()));
+    browser.wait_text("cust-7");
+    browser.click("Publish one like it");
+    browser.wait_text("Schema version");
+    browser.run("document.querySelector('main form').requestSubmit()", &[]);
+    browser.wait_text("Durable as #");
+    let stored = host.http.get("/v1/events?source=/console").json();
+    let event = &stored[0];
+    assert_eq!(
+        (&event["partitionkey"], &event["tidegatesequence"]),
+        (&json!("cust-7"), &json!((number + 1).to_string()))
+    );
+    assert_eq!(event["schemaversion"].to_string().trim_matches('"'), "2");
+    assert_eq!(browser.errors(), [""; 0]);
+    host.stop();
+}
+
 #[test]
 fn it_asks_for_a_token_and_does_what_its_roles_allow() {
     let Some(browser) = Browser::start() else { return };

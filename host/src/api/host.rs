@@ -142,6 +142,9 @@ pub struct EventPage {
 pub struct EventStream {
     /// Epoch of the bus.
     pub epoch: u32,
+    /// After which position it begins, where nobody said: who comes back before anything was seen would begin
+    /// later otherwise.
+    pub begins_after: Option<Position>,
     /// Ascending by position. Pull based: what is not asked for is not buffered beyond a fixed
     /// number of events. Ends where the bus does, or the reader cannot go on.
     pub events: BoxStream<'static, Arc<Event>>,
@@ -151,6 +154,8 @@ pub struct EventStream {
 pub struct LogStream {
     /// What tells the numbers of this start of the host from those of others; never 0.
     pub epoch: u32,
+    /// The number before that of the first line.
+    pub begins_after: u64,
     /// Ascending by number. Pull based as [`EventStream::events`]: who lags loses lines, never slows a guest.
     pub lines: BoxStream<'static, (u64, LogLineView)>,
 }

@@ -58,6 +58,17 @@ impl Default for PluginLog {
     }
 }
 
+/// What is read of a [`PluginLog`].
+#[derive(Debug)]
+pub struct Following {
+    /// The number before that of the first line.
+    pub begins_after: u64,
+    /// Lines that are kept, oldest first.
+    pub kept: Vec<Numbered>,
+    /// Those to come.
+    pub new: broadcast::Receiver<Numbered>,
+}
+
 impl PluginLog {
     /// Adds a line.
     pub fn push(&self, line: Line) {
@@ -73,16 +84,18 @@ impl PluginLog {
         let _ = self.new.send((number, line));
     }
 
-    /// The lines that are kept, oldest first, and a receiver of those to come.
+    /// The lines from there on, and those to come.
     #[must_use]
-    pub fn follow(&self, from: Beginning) -> (Vec<Numbered>, broadcast::Receiver<Numbered>) {
+    pub fn follow(&self, from: Beginning) -> Following {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let skip = match from {
             Beginning::Last(recent) => kept.len().saturating_sub(recent),
             Beginning::After(number) if number > last_of(&kept) => 0,
             Beginning::After(number) => kept.partition_point(|(kept, _)| *kept <= number),
         };
-        (kept.iter().skip(skip).cloned().collect(), self.new.subscribe())
+        let begins_after = last_of(&kept) - kept.len().saturating_sub(skip) as u64;
+        let kept = kept.iter().skip(skip).cloned().collect();
+        Following { begins_after, kept, new: self.new.subscribe() }
     }
 }
 
@@ -159,8 +172,10 @@ mod tests {
     use super::*;
 
     fn follow(log: &PluginLog, from: Beginning) -> Vec<u64> {
-        let (kept, _) = log.follow(from);
+        let Following { begins_after, kept, .. } = log.follow(from);
         assert!(kept.iter().all(|(number, line)| line.message == number.to_string()));
+        let last = last_of(&log.kept.lock().unwrap());
+        assert!((begins_after + 1..=last).eq(kept.iter().map(|(number, _)| *number)));
         kept.iter().map(|(number, _)| *number).collect()
     }
 

@@ -235,7 +235,9 @@ fn logs(
     let mut any = false;
     while let Some(item) = items.next_item()? {
         any = true;
-        print_line(&item.data, output, out)?;
+        if let Some(line) = item.data {
+            print_line(&line, output, out)?;
+        }
     }
     if !any && recent > 0 && output == Output::Text {
         note("no log lines are kept");

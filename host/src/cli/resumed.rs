@@ -93,7 +93,7 @@ fn read(
             Ok(None) => return Ok(Ended::ByHost),
             Err(error) => return Ok(Ended::Broken(error)),
         };
-        let shown = show(&item.data)?;
+        let shown = item.data.map_or(Ok(ControlFlow::Continue(())), |data| show(&data))?;
         *last = item.id.or_else(|| last.take());
         if shown.is_break() {
             return Ok(Ended::Enough);
@@ -170,6 +170,17 @@ mod tests {
         for again in &asked[1..] {
             assert!(again.contains("last-event-id: 7-2\r\n"), "{asked:?}");
         }
+    }
+
+    /// Events that came while the host was away were once passed over where none had come before.
+    #[test]
+    fn a_stream_on_which_nothing_was_shown_is_taken_up_where_it_began() {
+        let one = format!("{STREAM}id: 7-4\n\n");
+        let two = format!("{STREAM}id: 8-5\ndata: enough\n\n");
+        let Followed { shown, result, asked, .. } = follow_all(&[&one, &two], AtEnd::GoOn);
+        result.unwrap();
+        assert_eq!(shown, ["enough"]);
+        assert!(asked[1].contains("last-event-id: 7-4\r\n"), "{asked:?}");
     }
 
     #[test]

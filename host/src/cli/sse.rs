@@ -24,8 +24,8 @@ pub struct Items {
 pub struct Item {
     /// Where to go on after it.
     pub id: Option<String>,
-    /// What it says; its lines are joined by LF.
-    pub data: String,
+    /// What it says; its lines are joined by LF. None: it only says where to go on.
+    pub data: Option<String>,
 }
 
 impl Items {
@@ -39,21 +39,21 @@ impl Items {
     /// [`ClientError::Broken`].
     pub fn next_item(&mut self) -> Result<Option<Item>, ClientError> {
         let mut item = Item::default();
-        let mut has_data = false;
         // What stands before a blank line that never came is not an item.
         while let Some(line) = self.line().map_err(|error| self.broken(&error))? {
-            if line.is_empty() && has_data {
+            if line.is_empty() && item != Item::default() {
                 return Ok(Some(item));
             }
             let (field, value) = line.split_once(':').unwrap_or((&line, ""));
             let value = value.strip_prefix(' ').unwrap_or(value);
             match field {
                 "data" => {
-                    if has_data {
-                        item.data.push('\n');
+                    if let Some(data) = &mut item.data {
+                        data.push('\n');
+                        data.push_str(value);
+                    } else {
+                        item.data = Some(value.to_owned());
                     }
-                    has_data = true;
-                    item.data.push_str(value);
                 }
                 "id" => item.id = Some(value.to_owned()),
                 _ => {}
@@ -113,10 +113,14 @@ mod tests {
         }
     }
 
-    fn read(text: &'static str) -> Vec<(Option<String>, String)> {
+    /// Id and data of each.
+    fn read(text: &'static str) -> Vec<(String, String)> {
         let all = |mut items: Items| {
             std::iter::from_fn(|| items.next_item().unwrap())
-                .map(|item| (item.id, item.data))
+                .map(|Item { id, data }| {
+                    let shown = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+                    (shown(id), shown(data))
+                })
                 .collect::<Vec<_>>()
         };
         let whole = all(Items::new(text.as_bytes(), String::new()));
@@ -127,18 +131,23 @@ mod tests {
     #[test]
     fn items_are_put_together_from_their_lines() {
         let items = read(":keep\n\nid: 1-2\ndata: {\ndata: }\n\nevent: x\ndata:y\n\ndata: cut");
-        let first = (Some("1-2".to_owned()), "{\n}".to_owned());
-        assert_eq!(items, [first, (None, "y".to_owned())]);
+        let pair = |id: &str, data: &str| (id.to_owned(), data.to_owned());
+        assert_eq!(items, [pair("1-2", "{\n}"), pair("-", "y")]);
+        let said = read("id: 1-2\n\n\nevent: x\n\ndata:\n\n");
+        assert_eq!(said, [pair("1-2", "-"), pair("-", "")]);
     }
 
     #[test]
     fn a_line_ends_with_either_or_both() {
         for text in ["id: 1\rdata: {\rdata: }\r\r", "id: 1\r\ndata: {\r\ndata: }\r\n\r\n"] {
-            assert_eq!(read(text), [(Some("1".to_owned()), "{\n}".to_owned())], "{text:?}");
+            assert_eq!(read(text), [("1".to_owned(), "{\n}".to_owned())], "{text:?}");
         }
         // As the host sends `{CR LF}`.
         let mixed = read("data: {\rdata: \ndata: }\n\ndata: 2\r\n\n");
-        assert_eq!(mixed, [(None, "{\n\n}".to_owned()), (None, "2".to_owned())]);
+        assert_eq!(
+            mixed,
+            [("-", "{\n\n}"), ("-", "2")].map(|(id, data)| (id.to_owned(), data.to_owned()))
+        );
     }
 
     #[test]
@@ -150,7 +159,7 @@ mod tests {
             }
         }
         let mut items = Items::new(b"data: 1\r\r".chain(Fails), String::new());
-        assert_eq!(items.next_item().unwrap().unwrap().data, "1");
+        assert_eq!(items.next_item().unwrap().unwrap().data.as_deref(), Some("1"));
         assert!(items.next_item().is_err());
     }
 

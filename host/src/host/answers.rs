@@ -17,7 +17,7 @@ use crate::api::view::{
     ActedView, BusKind, BusView, ClockView, DeadLetterView, DeliveryView, DiffView, KeyView,
     PluginView, PluginsView, StatusView, TimersView, TreeView, TypeView,
 };
-use crate::bus::notes::Beginning;
+use crate::bus::notes::{Beginning, Following};
 use crate::bus::operate::Act;
 use crate::event::{Digest, Event, Key, Position};
 use crate::plugin::Start;
@@ -187,7 +187,8 @@ impl HostApi for Host {
                 Some(last) if last.epoch == epoch => Beginning::After(last.after.0),
                 Some(_) => Beginning::After(0),
             };
-            let (kept, new) = self.plugins.log_of(name).await?.follow(from);
+            let Following { begins_after, kept, new } =
+                self.plugins.log_of(name).await?.follow(from);
             let kept = stream::iter(kept);
             let new = stream::unfold(new, |mut new| async {
                 loop {
@@ -203,7 +204,7 @@ impl HostApi for Host {
                 Follow::New => kept.chain(new).boxed(),
             };
             let lines = lines.map(|(number, line)| (number, views::log_line(&line))).boxed();
-            Ok(LogStream { epoch, lines })
+            Ok(LogStream { epoch, begins_after, lines })
         }
         .boxed()
     }

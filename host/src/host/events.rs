@@ -171,7 +171,9 @@ pub(super) async fn follow(
     filter: EventFilter,
     cursor: Option<Cursor>,
 ) -> Result<EventStream, HostError> {
-    let after = start_after(&bus, epoch, &filter, cursor, bus.last_position()).await?;
+    let last = bus.last_position();
+    let begins_after = (cursor.is_none() && filter.from.is_none()).then_some(last);
+    let after = start_after(&bus, epoch, &filter, cursor, last).await?;
     let batches = stream::unfold(Some((bus.read_after(after), filter)), |going| async move {
         let (mut source, filter) = going?;
         let mut has_ended = false;
@@ -193,7 +195,7 @@ pub(super) async fn follow(
             }
         }
     });
-    Ok(EventStream { epoch, events: batches.flatten().boxed() })
+    Ok(EventStream { epoch, begins_after, events: batches.flatten().boxed() })
 }
 
 /// What caused an event and what it caused, on its own bus.

@@ -11,7 +11,7 @@ use axum::extract::{Path, RawQuery, State};
 use axum::http::HeaderMap;
 use axum::response::sse::{Event as SseEvent, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
-use futures_util::{Stream, StreamExt};
+use futures_util::{Stream, StreamExt, stream};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::openapi::{Errors, StreamErrors};
@@ -30,8 +30,9 @@ const RECENT_DEFAULT: usize = 100;
 /// Streams events as they become durable
 ///
 /// `id` of an item is a cursor: sent back as `Last-Event-ID`, or as `cursor`, the stream goes on
-/// after it. Without either it begins at `from`, else with the next event. `data` is the event in
-/// the JSON format. A client that does not read is dropped.
+/// after it. Without either it begins at `from`, else with the next event: then the first item is an `id`
+/// alone, so that who loses the connection before an event came goes on from there. `data` is the event in the
+/// JSON format. A client that does not read is dropped.
 #[utoipa::path(
     get,
     path = "/v1/events/stream",
@@ -70,19 +71,19 @@ pub(super) async fn events(
     cursor = last_seen(&headers)?.or(cursor);
     let permit = app.stream_permit()?;
     let stream = app.host.stream(bus.as_deref(), filter, cursor).await?;
-    let epoch = stream.epoch;
+    let at = after(stream.epoch);
+    let begins = stream.begins_after.map(&at);
     let items = stream.events.take(limit).map(move |event| {
-        let id = cursor_text(Cursor { epoch, after: event.position });
         let json = cloudevents::write_json(&event);
-        SseEvent::default().id(id).data(String::from_utf8_lossy(&json))
+        at(event.position).data(String::from_utf8_lossy(&json))
     });
-    Ok(respond(&app, principal, items, permit))
+    Ok(respond(&app, principal, stream::iter(begins).chain(items), permit))
 }
 
 /// Streams the log lines of a plugin
 ///
 /// `id` of an item, sent back as `Last-Event-ID`, has the stream go on after it, also where the host was started
-/// again: `recent` does not count then. Lines are kept in memory, and at most 1000.
+/// again: `recent` does not count then. The first item is an `id` alone. Lines are kept in memory, and at most 1000.
 #[utoipa::path(
     get,
     path = "/v1/plugins/{plugin}/logs",
@@ -122,12 +123,17 @@ pub(super) async fn logs(
     params.finish()?;
     let permit = app.stream_permit()?;
     let stream = app.host.logs(&plugin, recent, last_seen(&headers)?, follow).await?;
-    let epoch = stream.epoch;
+    let at = after(stream.epoch);
+    let begins = at(Position(stream.begins_after));
     let items = stream.lines.map(move |(number, line)| {
-        let id = cursor_text(Cursor { epoch, after: Position(number) });
-        SseEvent::default().id(id).data(serde_json::to_string(&line).unwrap_or_default())
+        at(Position(number)).data(serde_json::to_string(&line).unwrap_or_default())
     });
-    Ok(respond(&app, principal, items, permit))
+    Ok(respond(&app, principal, stream::iter([begins]).chain(items), permit))
+}
+
+/// Items, as yet without data, after which to go on after a position.
+fn after(epoch: u32) -> impl Fn(Position) -> SseEvent {
+    move |after| SseEvent::default().id(cursor_text(Cursor { epoch, after }))
 }
 
 /// What a browser that reconnects adds: it repeats the address.

@@ -98,7 +98,9 @@ impl HostApi for FakeHost {
         Box::pin(async move {
             check_bus(bus)?;
             let live = self.events().len() as u64;
-            let next = usize::try_from(start(&filter, cursor)?.unwrap_or(live)).unwrap();
+            let said = start(&filter, cursor)?;
+            let begins_after = said.is_none().then_some(Position(live));
+            let next = usize::try_from(said.unwrap_or(live)).unwrap();
             let state = (next, self.events.subscribe(), filter);
             let events = stream::unfold(state, |(mut next, mut events, filter)| async move {
                 loop {
@@ -116,7 +118,7 @@ impl HostApi for FakeHost {
                     }
                 }
             });
-            Ok(EventStream { epoch: EPOCH, events: events.boxed() })
+            Ok(EventStream { epoch: EPOCH, begins_after, events: events.boxed() })
         })
     }
 
@@ -260,8 +262,9 @@ impl HostApi for FakeHost {
                 None => 0..recent.min(3),
                 Some(last) => usize::try_from(last.after.0).unwrap()..3,
             };
+            let begins_after = lines.start as u64;
             let lines = lines.map(|n| (n as u64 + 1, log_line_view(n)));
-            Ok(LogStream { epoch: 7, lines: stream::iter(lines).boxed() })
+            Ok(LogStream { epoch: 7, begins_after, lines: stream::iter(lines).boxed() })
         })
     }
 
