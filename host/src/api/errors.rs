@@ -216,7 +216,7 @@ pub struct ErrorDetail {
     /// The limit that was exceeded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<u64>,
-    /// What was found: bytes where `limit` is set, else the key sequence.
+    /// What was found: as `limit` counts where that is set, else the key sequence.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub actual: Option<u64>,
     /// The key sequence that was expected.

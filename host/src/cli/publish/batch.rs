@@ -3,6 +3,7 @@
 //! One request at a time is what keeps the order of keys; a chunk is large enough to make up for it.
 //! A request that failed on the way may have been appended: it is sent again as it was, and what had
 //! been there already comes back as duplicates. Where no more comes for a moment, what is there is sent.
+//! A host that takes less at a time gets less.
 
 mod source;
 
@@ -15,6 +16,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use crate::api::cloudevents::{BATCH, BadEvent, read_line};
+use crate::api::errors::{Code, ErrorDetail};
 use crate::api::view::AppendedView;
 use crate::cli::client::{Client, ClientError};
 use crate::cli::out::{Out, note};
@@ -48,28 +50,74 @@ struct Chunk {
     body: Vec<u8>,
     /// Line numbers of its events, from 1.
     lines: Vec<u64>,
+    /// Where in the body each of them begins.
+    starts: Vec<usize>,
+}
+
+impl Chunk {
+    fn push(&mut self, number: u64, line: &[u8]) {
+        self.body.push(if self.lines.is_empty() { b'[' } else { b',' });
+        self.starts.push(self.body.len());
+        self.body.extend_from_slice(line);
+        self.lines.push(number);
+    }
+
+    /// Its events in two chunks; none: it has one.
+    fn halves(&self) -> Option<[Self; 2]> {
+        let middle = self.lines.len() / 2;
+        let (mut first, mut second) = (Self::default(), Self::default());
+        // Each ends before a comma, or the bracket at the end.
+        let ends = self.starts.iter().skip(1).copied().chain([self.body.len()]);
+        for (at, ((number, start), end)) in
+            self.lines.iter().zip(&self.starts).zip(ends).enumerate()
+        {
+            let line = self.body.get(*start..end.saturating_sub(1)).unwrap_or_default();
+            let half = if at < middle { &mut first } else { &mut second };
+            half.push(*number, line);
+        }
+        first.body.push(b']');
+        second.body.push(b']');
+        (middle > 0).then_some([first, second])
+    }
 }
 
 /// Puts lines together to chunks.
-#[derive(Debug, Default)]
-struct Chunker(Chunk);
+#[derive(Debug)]
+struct Chunker {
+    chunk: Chunk,
+    events_max: usize,
+    bytes_max: usize,
+}
+
+impl Default for Chunker {
+    fn default() -> Self {
+        let (events_max, bytes_max) = (CHUNK_EVENTS_MAX, CHUNK_BYTES_MAX);
+        Self { chunk: Chunk::default(), events_max, bytes_max }
+    }
+}
 
 impl Chunker {
     /// Adds an event; returns the chunk before it, where it does not fit any more.
     fn push(&mut self, number: u64, line: &[u8]) -> Option<Chunk> {
-        let full = self.0.lines.len() >= CHUNK_EVENTS_MAX
-            || self.0.body.len() + line.len() + 2 > CHUNK_BYTES_MAX;
+        let full = self.chunk.lines.len() >= self.events_max
+            || self.chunk.body.len() + line.len() + 2 > self.bytes_max;
         let before = if full { self.take() } else { None };
-        let chunk = &mut self.0;
-        chunk.body.push(if chunk.lines.is_empty() { b'[' } else { b',' });
-        chunk.body.extend_from_slice(line);
-        chunk.lines.push(number);
+        self.chunk.push(number, line);
         before
+    }
+
+    /// Makes smaller ones from now on: the host refused this one as too large.
+    fn shrink(&mut self, refused: &Chunk, detail: &ErrorDetail) {
+        if detail.actual == Some(refused.lines.len() as u64) {
+            self.events_max = refused.lines.len() / 2;
+        } else {
+            self.bytes_max = refused.body.len() / 2;
+        }
     }
 
     /// What is left; none: nothing.
     fn take(&mut self) -> Option<Chunk> {
-        let mut chunk = std::mem::take(&mut self.0);
+        let mut chunk = std::mem::take(&mut self.chunk);
         chunk.body.push(b']');
         (!chunk.lines.is_empty()).then_some(chunk)
     }
@@ -90,6 +138,8 @@ enum BatchError {
         "lines {first} to {last}: {error}; publish the same file again to go on where it stopped"
     )]
     Gone { first: u64, last: u64, error: ClientError },
+    #[error("lines {first} to {last}: {error}")]
+    Never { first: u64, last: u64, error: ClientError },
 }
 
 /// The line is known already; within it only the column is of use.
@@ -160,7 +210,7 @@ impl Publisher<'_> {
                 break Err(BatchError::Line { line: number, bad });
             }
             if let Some(chunk) = chunker.push(number, text) {
-                self.deliver(&chunk)?;
+                self.deliver(chunk, &mut chunker)?;
             }
         };
         // What stands before a bad line is good.
@@ -169,11 +219,26 @@ impl Publisher<'_> {
     }
 
     fn deliver_rest(&mut self, chunker: &mut Chunker) -> Result<(), BatchError> {
-        chunker.take().map_or(Ok(()), |chunk| self.deliver(&chunk))
+        chunker.take().map_or(Ok(()), |chunk| self.deliver(chunk, chunker))
+    }
+
+    /// Sends a chunk until it is acknowledged, in parts where the host takes no more at a time.
+    fn deliver(&mut self, chunk: Chunk, chunker: &mut Chunker) -> Result<(), BatchError> {
+        let mut left = vec![chunk];
+        while let Some(chunk) = left.pop() {
+            let Err(error) = self.send(&chunk) else { continue };
+            let too_large = too_large(&error);
+            let Some((detail, [first, second])) = too_large.zip(chunk.halves()) else {
+                return Err(named(&chunk, error));
+            };
+            chunker.shrink(&chunk, detail);
+            left.extend([second, first]);
+        }
+        Ok(())
     }
 
     /// Sends a chunk until it is acknowledged.
-    fn deliver(&mut self, chunk: &Chunk) -> Result<(), BatchError> {
+    fn send(&mut self, chunk: &Chunk) -> Result<(), ClientError> {
         let mut waited = Duration::ZERO;
         let mut backoff = BACKOFF.0;
         loop {
@@ -190,7 +255,7 @@ impl Publisher<'_> {
                 Err(error) => error,
             };
             if !error.may_pass() || waited >= self.patience {
-                return Err(named(chunk, error));
+                return Err(error);
             }
             if waited.is_zero() {
                 self.progress.suspend(|| note(format_args!("{error}; trying again")));
@@ -204,6 +269,12 @@ impl Publisher<'_> {
     }
 }
 
+/// What the host says of a request that is too large as a whole.
+fn too_large(error: &ClientError) -> Option<&ErrorDetail> {
+    let ClientError::Refused { detail } = error else { return None };
+    (detail.code == Code::TooLarge.name() && detail.index.is_none()).then_some(&**detail)
+}
+
 fn named(chunk: &Chunk, error: ClientError) -> BatchError {
     let index = match &error {
         ClientError::Refused { detail } => detail.index,
@@ -214,7 +285,11 @@ fn named(chunk: &Chunk, error: ClientError) -> BatchError {
     }
     let first = chunk.lines.first().copied().unwrap_or_default();
     let last = chunk.lines.last().copied().unwrap_or_default();
-    BatchError::Gone { first, last, error }
+    if error.may_pass() {
+        BatchError::Gone { first, last, error }
+    } else {
+        BatchError::Never { first, last, error }
+    }
 }
 
 /// On a terminal only: a log would fill with it.

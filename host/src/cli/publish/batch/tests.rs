@@ -94,6 +94,41 @@ fn large_events_make_small_chunks() {
     assert_eq!(chunker.push(3, b"{}").unwrap().lines, [2]);
 }
 
+/// A host with a smaller bound once refused the same chunk for ever.
+#[test]
+fn a_host_that_takes_less_at_a_time_gets_less() {
+    let too_large = |actual: usize| {
+        let mut error = refused("too_large", None);
+        if let ClientError::Refused { detail } = &mut error {
+            detail.actual = Some(actual as u64);
+        }
+        error
+    };
+    let text = |count: u64| (1..=count).map(event).collect::<Vec<_>>().join("\n");
+    for of_events in [true, false] {
+        let mut seen: Vec<u64> = Vec::new();
+        let (result, summary, sizes, _) = publish(&text(1100), |_, events| {
+            let bytes = serde_json::to_vec(events).unwrap().len();
+            if of_events && events.len() > 100 {
+                return Err(too_large(events.len()));
+            } else if !of_events && bytes > 10_000 {
+                return Err(too_large(bytes));
+            }
+            let ids =
+                events.iter().map(|event| event["id"].as_str().unwrap().parse::<u64>().unwrap());
+            seen.extend(ids);
+            Ok(vec![false; events.len()])
+        });
+        result.unwrap();
+        assert_eq!(seen, (1..=1100).collect::<Vec<_>>());
+        assert_eq!((summary.acknowledged, summary.appended), (1100, 1100));
+        assert!(sizes.len() < 30, "what was learned is kept: {sizes:?}");
+    }
+    let (result, summary, sizes, _) = publish(&text(4), |_, _| Err(too_large(1)));
+    assert_eq!(result.unwrap_err().to_string(), "lines 1 to 1: ");
+    assert_eq!((summary, sizes), (Summary::default(), vec![4, 2, 1]));
+}
+
 #[test]
 fn a_lost_host_is_waited_for_and_the_same_chunk_sent_again() {
     let (result, summary, sizes, waited) =
