@@ -15,6 +15,9 @@ use crate::event::{Generation, InstanceId, Key, Position};
 /// and of 100 bytes.
 const VALUE_OVERHEAD_BYTES: usize = 65;
 
+/// Values that come or go one by one: each moves all that stand behind it.
+const MOVES_MAX: usize = 4;
+
 /// One key. All of it stands in one place, so that who finds the key has found its state: with the two
 /// counts of its [`Arc`], in the order in which it is read, three lines of a cache where it has one value
 /// and one write on its way to the disk.
@@ -147,7 +150,42 @@ impl Layers {
         self.durable.is_empty() && !self.has_pending
     }
 
-    pub(super) fn write(&mut self, write: StateWrite) {
+    /// Takes the writes of a commit, in their order.
+    pub(super) fn write_all(&mut self, writes: impl ExactSizeIterator<Item = StateWrite>) {
+        if writes.len() <= MOVES_MAX {
+            return writes.for_each(|write| self.write(write));
+        }
+        let mut last: Vec<StateWrite> = writes.collect();
+        // Of several of one name the last one counts.
+        last.reverse();
+        last.sort_by(|a, b| a.name.cmp(&b.name));
+        last.dedup_by(|later, kept| later.name == kept.name);
+        let moves =
+            |write: &mut StateWrite| self.durable(&write.name).is_some() != write.value.is_some();
+        let moving: Vec<_> = last.extract_if(.., moves).collect();
+        last.into_iter().for_each(|write| self.write(write));
+        if moving.len() <= MOVES_MAX {
+            return moving.into_iter().for_each(|write| self.write(write));
+        }
+        self.merge(moving);
+    }
+
+    /// Takes many writes, ascending by name, in one pass: each alone would move all values behind it.
+    fn merge(&mut self, writes: Vec<StateWrite>) {
+        let mut merged = KeyValues::with_capacity(self.durable.len() + writes.len());
+        let mut before = std::mem::take(&mut self.durable).into_iter().peekable();
+        for StateWrite { name, value, expires_ms } in writes {
+            while let Some(other) = before.next_if(|(other, _)| *other < name) {
+                merged.push(other);
+            }
+            before.next_if(|(old, _)| *old == name);
+            merged.extend(value.map(|bytes| (name, Value { bytes, expires_ms })));
+        }
+        merged.extend(before);
+        self.durable = merged;
+    }
+
+    fn write(&mut self, write: StateWrite) {
         let found = self.durable.binary_search_by(|(n, _)| (**n).cmp(&write.name));
         match (found, write.value) {
             (Ok(at), Some(bytes)) => {
@@ -184,11 +222,49 @@ pub(super) const fn weight(measure: Measure) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use proptest::collection::vec;
+    use proptest::option;
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
     fn a_key_takes_three_lines_of_a_cache() {
         let counts = size_of::<[usize; 2]>();
         assert!(counts + size_of::<Entry>() <= 3 * 64, "{}", size_of::<Entry>());
+    }
+
+    fn write(name: String, value: Option<u32>) -> StateWrite {
+        let value = value.map(|value| value.to_le_bytes()[..].into());
+        StateWrite { name: name.into(), value, expires_ms: None }
+    }
+
+    proptest! {
+        #[test]
+        fn writes_together_are_writes_one_by_one(
+            commits in vec(vec((0_u8..40, option::of(any::<u32>())), 0..30), 0..6),
+        ) {
+            let (mut together, mut one_by_one) = (Layers::default(), Layers::default());
+            for commit in commits {
+                let writes = commit.iter().map(|(name, value)| write(format!("n{name}"), *value));
+                writes.clone().for_each(|write| one_by_one.write(write));
+                together.write_all(writes);
+                prop_assert_eq!(&together.durable, &one_by_one.durable);
+            }
+        }
+    }
+
+    /// 200,000 names, the last one first: each once moved all before it, which took minutes.
+    #[test]
+    fn many_names_of_a_key_are_taken_in_one_pass() {
+        let mut layers = Layers::default();
+        let names: Vec<u32> = (0..200_000).rev().collect();
+        for commit in names.chunks(10_000) {
+            let writes = commit.iter().map(|name| write(format!("{name:06}"), Some(*name)));
+            let before = layers.durable.len();
+            layers.write_all(writes);
+            assert_eq!(layers.durable.len(), before + commit.len());
+        }
+        assert!(layers.durable.is_sorted_by(|(a, _), (b, _)| a < b));
     }
 }

@@ -227,9 +227,10 @@ impl Values {
         position: Position,
         writes: impl IntoIterator<Item = StateWrite>,
     ) -> Result<(), ColdError> {
+        let writes: Vec<_> = writes.into_iter().collect();
         let hash = KeyHash::of(key);
         self.change(OwnerRef { instance, generation, key, hash }, |layers| {
-            writes.into_iter().for_each(|write| layers.write(write));
+            layers.write_all(writes.into_iter());
             layers.settle(position).1
         })
     }
@@ -248,9 +249,9 @@ impl Values {
         self.change(OwnerRef { instance, generation, key, hash }, |layers| {
             let (pending, claimed) = layers.settle(position);
             if writes.iter().copied().eq(pending.iter().map(StateRef::of)) {
-                pending.into_iter().for_each(|write| layers.write(write));
+                layers.write_all(pending.into_iter());
             } else {
-                writes.iter().for_each(|write| layers.write(write.to_owned()));
+                layers.write_all(writes.iter().map(StateRef::to_owned));
             }
             claimed
         })
