@@ -245,6 +245,9 @@ pub const CHECKPOINT_CHUNK_BYTES: usize = 1024 * 1024;
 pub const CHECKPOINT_SYNC_BYTES: u64 = 32 * 1024 * 1024;
 /// Bytes that a checkpoint leaves free on the disk: more than what stops publishers.
 pub const CHECKPOINT_FREE_BYTES_MIN: u64 = 128 * 1024 * 1024;
+/// Bytes that the disk must have free for keys to move out of memory: more than what stops checkpoints, which
+/// come out of memory, too.
+pub const COLD_FREE_BYTES_MIN: u64 = 256 * 1024 * 1024;
 
 /// Least size of a log segment: that of a commit group.
 pub const SEGMENT_MIN: ByteSize = ByteSize::mib(4);

@@ -4,10 +4,12 @@
 //! each start. (sled 0.34's `flush` does not sync on Linux: what it holds after a power cut says
 //! nothing.) It is a place for what does not fit into memory while the host runs.
 
+mod watch;
+
 use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use ecow::EcoString;
 use serde::{Deserialize, Serialize};
@@ -18,6 +20,8 @@ use super::across::Wanted;
 use super::values::{Owner, Value};
 use crate::effects::ends_at;
 use crate::event::{Generation, InstanceId, Key};
+use crate::limits::COLD_FREE_BYTES_MIN;
+use watch::{Call, Calls};
 
 /// Bytes that sled may cache.
 const CACHE_BYTES_MAX: u64 = 64 * 1024 * 1024;
@@ -62,9 +66,13 @@ pub struct Cold {
     opens: Mutex<()>,
     path: PathBuf,
     keys: AtomicU64,
+    calls: Arc<Calls>,
     /// Makes writes fail from now on.
     #[cfg(test)]
     pub(super) fails: std::sync::atomic::AtomicBool,
+    /// Has the disk look full.
+    #[cfg(test)]
+    pub(super) is_short: std::sync::atomic::AtomicBool,
 }
 
 /// Name, bytes, end.
@@ -86,9 +94,42 @@ impl Cold {
             opens: Mutex::default(),
             path: path.to_owned(),
             keys: AtomicU64::new(0),
+            calls: Arc::default(),
             #[cfg(test)]
             fails: std::sync::atomic::AtomicBool::new(false),
+            #[cfg(test)]
+            is_short: std::sync::atomic::AtomicBool::new(false),
         })
+    }
+
+    /// Whether the disk has too little room for more keys: a write that finds none is not always answered.
+    pub(super) fn lacks_room(&self) -> bool {
+        #[cfg(test)]
+        if self.is_short.load(Ordering::Relaxed) {
+            return true;
+        }
+        // The folder is made with the first key.
+        let stat = self.path.ancestors().find_map(|folder| rustix::fs::statvfs(folder).ok());
+        stat.is_some_and(|stat| stat.f_bavail.saturating_mul(stat.f_frsize) < COLD_FREE_BYTES_MIN)
+    }
+
+    #[cfg(test)]
+    pub(super) fn path_exists(&self) -> bool {
+        self.path.exists()
+    }
+
+    /// The tree, where it holds keys, for a short call.
+    fn ask(&self) -> Option<(&sled::Db, Call<'_>)> {
+        let tree = self.tree.get().filter(|_| self.keys() > 0)?;
+        Some((tree, self.calls.begin()))
+    }
+
+    fn remove(&self, tree: &sled::Db, key: impl AsRef<[u8]>) -> Result<(), ColdError> {
+        let _call = self.calls.begin();
+        if tree.remove(key).map_err(self.failed())?.is_some() {
+            self.keys.fetch_sub(1, Ordering::Relaxed);
+        }
+        Ok(())
     }
 
     fn open(&self) -> Result<&sled::Db, ColdError> {
@@ -96,6 +137,9 @@ impl Cold {
         if let Some(tree) = self.tree.get() {
             return Ok(tree);
         }
+        watch::start(&self.calls, self.path.clone())
+            .map_err(|error| self.failed()(sled::Error::Io(error)))?;
+        let _call = self.calls.begin();
         let config = sled::Config::new().path(&self.path).cache_capacity(CACHE_BYTES_MAX);
         let tree = config.open().map_err(self.failed())?;
         Ok(self.tree.get_or_init(|| tree))
@@ -115,6 +159,7 @@ impl Cold {
     /// Takes keys that it does not hold, all or none.
     pub(super) fn put(&self, entries: &[(Owner, KeyValues)]) -> Result<(), ColdError> {
         let tree = self.open()?;
+        let _call = self.calls.begin();
         let mut batch = sled::Batch::default();
         for (owner, values) in entries {
             let key = tree_key(owner.instance, owner.generation, owner.key.as_str());
@@ -147,7 +192,7 @@ impl Cold {
         generation: Generation,
         key: &str,
     ) -> Result<Option<KeyValues>, ColdError> {
-        let Some(tree) = self.tree.get().filter(|_| self.keys() > 0) else { return Ok(None) };
+        let Some((tree, _call)) = self.ask() else { return Ok(None) };
         let key = tree_key(instance, generation, key);
         let Some(bytes) = tree.get(&key).map_err(self.failed())? else { return Ok(None) };
         let values = decode(&bytes)?;
@@ -163,7 +208,7 @@ impl Cold {
         generation: Generation,
         key: &str,
     ) -> Result<Option<KeyValues>, ColdError> {
-        let Some(tree) = self.tree.get().filter(|_| self.keys() > 0) else { return Ok(None) };
+        let Some((tree, _call)) = self.ask() else { return Ok(None) };
         let found = tree.get(tree_key(instance, generation, key)).map_err(self.failed())?;
         found.map(|bytes| decode(&bytes)).transpose()
     }
@@ -217,9 +262,7 @@ impl Cold {
         let Some(tree) = self.tree.get() else { return Ok(()) };
         for entry in tree.scan_prefix(instance.0.to_be_bytes()) {
             let (key, _) = entry.map_err(self.failed())?;
-            if tree.remove(key).map_err(self.failed())?.is_some() {
-                self.keys.fetch_sub(1, Ordering::Relaxed);
-            }
+            self.remove(tree, key)?;
         }
         Ok(())
     }
@@ -236,11 +279,20 @@ impl Cold {
         for entry in tree.scan_prefix(instance.0.to_be_bytes()) {
             let (key, _) = entry.map_err(self.failed())?;
             let other = split(&key).is_none_or(|owner| owner.generation != generation);
-            if other && tree.remove(key).map_err(self.failed())?.is_some() {
-                self.keys.fetch_sub(1, Ordering::Relaxed);
+            if other {
+                self.remove(tree, key)?;
             }
         }
         Ok(())
+    }
+}
+
+impl Drop for Cold {
+    /// sled writes what is left.
+    fn drop(&mut self) {
+        let calls = Arc::clone(&self.calls);
+        let _call = calls.begin();
+        drop(self.tree.take());
     }
 }
 

@@ -2,7 +2,7 @@
 //! too much of it, and a gate at which deliveries wait while there is far too much.
 //!
 //! Rule: eviction is a convenience. Where the cold store fails it ends, with one message, and all
-//! that is in memory stays there.
+//! that is in memory stays there. Where the disk has no room it waits, and so do deliveries in the end.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -15,6 +15,7 @@ use tokio::sync::Notify;
 use super::cold::{Cold, ColdError};
 use super::entry::ByOwner;
 use super::values::{KEY_OVERHEAD_BYTES, Owner, SHARDS, Shard, Values, lock};
+use crate::limits::COLD_FREE_BYTES_MIN;
 
 #[cfg(test)]
 mod tests;
@@ -27,6 +28,9 @@ const IDLE_MAX: usize = 1024;
 /// delivery lets go of one.
 const IN_USE_PAUSE: Duration = Duration::from_millis(50);
 
+/// How often it is looked whether the disk has room again.
+const NO_ROOM_PAUSE: Duration = Duration::from_secs(1);
+
 /// How much keyed state is in memory, and who waits for that to change.
 #[derive(Debug)]
 pub(super) struct Budget {
@@ -38,6 +42,8 @@ pub(super) struct Budget {
     /// Above: deliveries wait.
     full: u64,
     given_up: AtomicBool,
+    /// The disk has no room for what is too much.
+    lacks_room: AtomicBool,
     room: Notify,
     sleep: Mutex<()>,
     wake: Condvar,
@@ -51,6 +57,7 @@ impl Budget {
             goal: max - max / 16,
             full: max.saturating_add(max / 4),
             given_up: AtomicBool::new(false),
+            lacks_room: AtomicBool::new(false),
             room: Notify::new(),
             sleep: Mutex::default(),
             wake: Condvar::new(),
@@ -110,10 +117,24 @@ impl Budget {
         false
     }
 
-    fn pause(&self, stop: &AtomicBool) {
+    fn pause(&self, stop: &AtomicBool, pause: Duration) {
         let asleep = lock(&self.sleep);
         if !stop.load(Ordering::SeqCst) {
-            drop(self.wake.wait_timeout(asleep, IN_USE_PAUSE));
+            drop(self.wake.wait_timeout(asleep, pause));
+        }
+    }
+
+    /// Notes whether the disk has room, and tells where that changes.
+    fn note_room(&self, lacks_room: bool) {
+        if self.lacks_room.swap(lacks_room, Ordering::SeqCst) != lacks_room {
+            if lacks_room {
+                tracing::error!(
+                    free_bytes_min = COLD_FREE_BYTES_MIN,
+                    "the disk has no room for keyed state that memory has no room for: deliveries wait"
+                );
+            } else {
+                tracing::info!("the disk has room again: keyed state moves out of memory");
+            }
         }
     }
 }
@@ -123,6 +144,12 @@ impl Values {
     #[must_use]
     pub fn is_over(&self) -> bool {
         self.budget.exceeds(self.budget.max)
+    }
+
+    /// Whether memory is over its bound and the disk has no room for what is too much.
+    #[must_use]
+    pub fn lacks_room(&self) -> bool {
+        self.is_over() && self.budget.lacks_room.load(Ordering::SeqCst)
     }
 
     /// Bytes of durable values in memory, about.
@@ -251,13 +278,19 @@ fn run(values: &Values, stop: &AtomicBool) {
     let mut fruitless = 0;
     while budget.wait_until_over(stop) {
         while budget.exceeds(budget.goal) && !stop.load(Ordering::SeqCst) {
+            let lacks_room = values.cold.as_ref().is_some_and(Cold::lacks_room);
+            budget.note_room(lacks_room);
+            if lacks_room {
+                budget.pause(stop, NO_ROOM_PAUSE);
+                continue;
+            }
             // An error was logged, and nothing exceeds anything any more.
             let moved = values.evict_some().unwrap_or(0);
             fruitless = if moved == 0 { fruitless + 1 } else { 0 };
             // The first round only takes the marks away.
             if fruitless > 2 * SHARDS {
                 fruitless = 0;
-                budget.pause(stop);
+                budget.pause(stop, IN_USE_PAUSE);
             }
         }
     }

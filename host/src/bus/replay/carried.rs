@@ -6,6 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use ecow::{EcoBytes, EcoString};
 
@@ -13,7 +14,7 @@ use crate::bus::Bus;
 use crate::bus::past::{Moment, PastError};
 use crate::effects::StateWrite;
 use crate::event::{CommitNumber, Position};
-use crate::limits::REPLAY_STATE_BYTES_MAX;
+use crate::limits::{COLD_FREE_BYTES_MIN, REPLAY_STATE_BYTES_MAX};
 use crate::state::cold::{Cold, ColdError, KeyValues};
 use crate::state::{Evictor, Owner, Value, Values, page};
 use crate::wasm::StateView;
@@ -22,6 +23,9 @@ use crate::wasm::StateView;
 const STATE_BOUNDS: [&str; 3] = ["limits.state", KEYS_BOUND, "limits.state-per-key"];
 const KEYS_BOUND: &str = "limits.keys";
 const TIMERS_BOUND: &str = "limits.timers";
+
+/// How often a replay that waits for room looks whether there can be any.
+const ROOM_LOOK: Duration = Duration::from_secs(1);
 
 /// A name that no guest can write: it marks a key whose state was looked up.
 const MARK: &str = "\u{1}";
@@ -38,6 +42,12 @@ pub enum CarryError {
     /// Its thread.
     #[error("the replay's store: {0}")]
     Thread(#[from] std::io::Error),
+    /// The disk.
+    #[error(
+        "the replay's store: its state does not fit into memory, and the disk has not the \
+         {COLD_FREE_BYTES_MIN} bytes of room that it needs"
+    )]
+    NoRoom,
 }
 
 /// See the module.
@@ -76,7 +86,11 @@ impl Carried {
         commit: CommitNumber,
         input_ms: u64,
     ) -> Result<Seen, CarryError> {
-        self.values.room().await;
+        while tokio::time::timeout(ROOM_LOOK, self.values.room()).await.is_err() {
+            if self.values.lacks_room() {
+                return Err(CarryError::NoRoom);
+            }
+        }
         if !self.from_start && self.values.get(owner, MARK, 0)?.is_none() {
             let past = bus.past(owner, Moment::Before { commit, input_ms }).await?;
             let mark = write(MARK.into(), Value { bytes: EcoBytes::new(), expires_ms: None });
@@ -119,10 +133,17 @@ fn write(name: EcoString, value: Value) -> StateWrite {
 }
 
 impl Drop for Carried {
+    /// On a thread of its own: the store may have much to write before it is closed.
     fn drop(&mut self) {
-        self.evictor = None;
-        // What cannot be removed now is when the next replay wants the folder.
-        let _ = std::fs::remove_dir_all(&self.folder);
+        let (evictor, folder) = (self.evictor.take(), std::mem::take(&mut self.folder));
+        let values = std::mem::take(&mut self.values);
+        let end = move || {
+            drop((evictor, values));
+            // What cannot be removed now is when another start makes the folder.
+            let _ = std::fs::remove_dir_all(&folder);
+        };
+        // Without a thread, what it would have had is dropped here.
+        let _ = std::thread::Builder::new().name("replay-end".to_owned()).spawn(end);
     }
 }
 

@@ -82,7 +82,7 @@ impl Values {
     }
 
     /// Puts in what a checkpoint holds: into memory up to the bound, the rest into the cold store;
-    /// into memory too where that fails. None of the keys may be there yet.
+    /// into memory too where that fails, or the disk has no room. None of the keys may be there yet.
     pub(in crate::state) fn restore(&self, keys: Vec<(Owner, KeyValues)>) {
         self.accounts.add_ends(&keys);
         let mut rest = Vec::new();
@@ -94,11 +94,14 @@ impl Values {
             }
         }
         let Some(cold) = self.cold.as_ref().filter(|_| !rest.is_empty()) else { return };
-        if let Err(error) = cold.put(&rest) {
-            self.budget.give_up(&error);
-            for (owner, values) in rest {
-                self.insert_new(owner, values);
+        if !cold.lacks_room() {
+            match cold.put(&rest) {
+                Ok(()) => return,
+                Err(error) => self.budget.give_up(&error),
             }
+        }
+        for (owner, values) in rest {
+            self.insert_new(owner, values);
         }
     }
 

@@ -11,6 +11,7 @@ use super::*;
 use crate::effects::StateWrite;
 use crate::event::{CommitNumber, Generation, InstanceId, Key, Position};
 use crate::log::disk::sim::SimDisk;
+use crate::state::cold::KeyValues;
 use crate::state::{At, CheckpointError, Checkpoints, Ledger};
 
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -172,6 +173,28 @@ fn without_a_cold_store_there_is_always_room() {
     apply(&values, "k", &[0; 1000]);
     assert!(!values.is_over());
     assert!(values.room().now_or_never().is_some());
+}
+
+/// A write that finds no room does not always come back: whoever waited for it held what all others wait for.
+#[test]
+fn where_the_disk_has_no_room_nothing_moves_until_it_has() {
+    let dir = tempfile::tempdir().unwrap();
+    let values = with_cold(dir.path(), 10_000);
+    let cold = values.cold.as_ref().unwrap();
+    cold.is_short.store(true, Ordering::Relaxed);
+    let evictor = Evictor::start(Arc::clone(&values), "main").unwrap();
+    for key in 0..500_u64 {
+        apply(&values, &format!("k{key}"), b"1");
+    }
+    wait_until("it is known", || values.lacks_room());
+    assert!(values.room().now_or_never().is_none(), "deliveries wait");
+    values.restore(vec![(owner("restored"), KeyValues::new())]);
+    assert_eq!((cold.keys(), cold.path_exists()), (0, false), "nothing is written");
+    cold.is_short.store(false, Ordering::Relaxed);
+    block_on(values.room());
+    wait_until("keys moved out", || !values.is_over());
+    assert!(cold.keys() > 0 && !values.lacks_room());
+    drop(evictor);
 }
 
 #[test]
