@@ -47,6 +47,8 @@ pub const REASON_BYTES_MAX: usize = 4 * 1024;
 pub const LOG_LINE_BYTES_MAX: usize = 8 * 1024;
 /// Log lines kept of one delivery.
 pub const LOG_LINES_MAX: usize = 256;
+/// Bytes of the name of a function of a guest: each trap copies those on its stack.
+pub const FUNCTION_NAME_BYTES_MAX: usize = 64 * 1024;
 /// Bytes kept of a guest's call stack.
 pub const BACKTRACE_BYTES_MAX: usize = 8 * 1024;
 /// Bytes of state a stdio module can be handed: it gets all that its key has.

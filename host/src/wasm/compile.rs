@@ -9,13 +9,14 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use wasmparser::{Validator, WasmFeatures};
+use wasmparser::{KnownCustom, Name, Parser, Payload, Validator, WasmFeatures};
 use wasmtime::Engine;
 
 use super::encode::encode;
 use super::recognise::{ModuleKind, recognise};
 use super::refusal::Refusal;
 use super::shape::{Shape, shape};
+use crate::limits;
 
 /// What one compile may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,6 +93,7 @@ pub fn prepare<'a>(
     } else {
         recognised.binary
     };
+    check_function_names(&binary)?;
     let shape = shape(recognised.kind, &binary)?;
     Ok(Prepared { kind: recognised.kind, text: recognised.text, binary, shape })
 }
@@ -151,6 +153,28 @@ fn validate(binary: &[u8], features: WasmFeatures) -> Result<(), Refusal> {
         .validate_all(binary)
         .map(drop)
         .map_err(|error| Refusal::at(&error))
+}
+
+/// Refuses names of which a few would fill the memory of the host: each trap takes a copy of those on its
+/// stack. Where names are malformed, the engine passes over them too.
+fn check_function_names(binary: &[u8]) -> Result<(), Refusal> {
+    let limit = limits::FUNCTION_NAME_BYTES_MAX;
+    for payload in Parser::new(0).parse_all(binary) {
+        let payload = payload.map_err(|error| Refusal::at(&error))?;
+        let Payload::CustomSection(section) = payload else { continue };
+        let KnownCustom::Name(names) = section.as_known() else { continue };
+        let functions = names.filter_map(|names| match names {
+            Ok(Name::Function(functions)) => Some(functions),
+            _ => None,
+        });
+        for naming in functions.flatten().flatten() {
+            let (function, bytes) = (naming.index, naming.name.len());
+            if bytes > limit {
+                return Err(Refusal::FunctionName { function, bytes, limit });
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Offsets into a component that the author never saw would mislead.

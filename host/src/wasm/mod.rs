@@ -12,6 +12,7 @@ pub mod report;
 pub mod shape;
 
 mod arguments;
+mod backtrace;
 mod bindings;
 mod check;
 mod context;

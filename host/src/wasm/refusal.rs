@@ -69,6 +69,19 @@ pub enum Refusal {
         /// What it exports, and what to do.
         why: String,
     },
+    /// The name of a function is longer than a trap may take.
+    #[error(
+        "the name of function {function} has {bytes} bytes, at most {limit} are allowed; leave names out \
+         of the module (`wasm-tools strip`)"
+    )]
+    FunctionName {
+        /// Which one, in its own module.
+        function: u32,
+        /// Bytes found.
+        bytes: usize,
+        /// Bytes allowed.
+        limit: usize,
+    },
     /// Valid, but beyond what this engine supports or has room for.
     #[error("not supported: {why}")]
     Unsupported {

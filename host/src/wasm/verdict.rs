@@ -1,8 +1,9 @@
 //! From the way a guest ended to the outcome of its delivery. Decides by type, never by text.
 
-use wasmtime::{PoolConcurrencyLimitError, Trap, WasmBacktrace};
+use wasmtime::{PoolConcurrencyLimitError, Trap};
 use wasmtime_wasi::I32Exit;
 
+use super::backtrace;
 use super::bindings::exports::tidegate::plugin::upcaster;
 use super::bindings::tidegate::plugin::types::Failure;
 use super::check;
@@ -45,7 +46,7 @@ pub(super) fn of(
         Ok(Returned::Failed(failure)) => failed(failure).into(),
         Ok(Returned::Broken(why)) => trap(&why).into(),
         Ok(Returned::Exited(code)) => exited(code, logs).into(),
-        Err(error) => Verdict { backtrace: backtrace(&error), ..stopped(&error, logs).into() },
+        Err(error) => Verdict { backtrace: backtrace::of(&error), ..stopped(&error, logs).into() },
     }
 }
 
@@ -145,16 +146,4 @@ fn trap(reason: &str) -> Outcome {
 
 fn kept(reason: &str) -> String {
     check::cut(reason, limits::REASON_BYTES_MAX).to_owned()
-}
-
-/// One line a frame, innermost first, names readable: as wasmtime prints it, without the heading
-/// and its advice to whoever runs the host.
-fn backtrace(error: &wasmtime::Error) -> String {
-    let Some(trace) = error.downcast_ref::<WasmBacktrace>() else { return String::new() };
-    let printed = trace.to_string();
-    let frames: Vec<&str> = (printed.lines().skip(1))
-        .take_while(|line| line.starts_with(' '))
-        .map(|line| line.strip_prefix("  ").unwrap_or(line))
-        .collect();
-    check::cut(&frames.join("\n"), limits::BACKTRACE_BYTES_MAX).to_owned()
 }

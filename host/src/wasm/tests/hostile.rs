@@ -2,6 +2,7 @@
 
 use super::guests::{self, BROKEN, FORGED, HAPPENED, emit, handler, handler_with_memory, repeat};
 use super::*;
+use crate::wasm::refusal::Refusal;
 
 const FOREVER: &str = "(loop $forever (br $forever))";
 
@@ -363,4 +364,38 @@ async fn a_plugin_that_is_stopped_disturbs_no_other() {
         assert_eq!(stopped.outcome, Outcome::Fuel);
         assert_ok(&done);
     }
+}
+
+#[tokio::test]
+async fn a_name_that_stands_for_far_more_text_stays_as_it_is_in_a_backtrace() {
+    // Four templates, each of forty of the one before: ten megabytes once demangled.
+    let reference =
+        |number: usize| if number == 0 { "S_".to_owned() } else { format!("S{}_", number - 1) };
+    let mut name = "_Z1f1A".to_owned();
+    for (level, letter) in ["B", "C", "D", "E"].into_iter().enumerate() {
+        name.push_str(&format!("1{letter}I{}E", reference(2 * level).repeat(40)));
+    }
+    let inner = format!("(func ${name} unreachable)");
+    let mut plugin = Plugin::load(handler(&format!("(call ${name})"), &inner)).await;
+    let trapped = check_stopped(&mut plugin, OutcomeKind::Trap).await;
+    let frames: Vec<&str> = trapped.backtrace.lines().collect();
+    assert!(frames[0].ends_with(&format!("guest!{name}")), "{frames:?}");
+    assert!(frames[1].contains("handle"), "{frames:?}");
+}
+
+#[tokio::test]
+async fn a_name_that_would_fill_the_memory_at_each_trap_is_refused() {
+    let limit = crate::limits::FUNCTION_NAME_BYTES_MAX;
+    let named = |bytes: usize| {
+        let down = format!("(func $down (@name \"{}\") (call $down))", "x".repeat(bytes));
+        handler("(call $down)", &down)
+    };
+    let mut plugin = Plugin::load(named(limit)).await;
+    let trapped = check_stopped(&mut plugin, OutcomeKind::Trap).await;
+    assert!(trapped.backtrace.len() <= crate::limits::BACKTRACE_BYTES_MAX);
+    let refused = sandbox().load("long", named(limit + 1).into()).await.unwrap_err();
+    let LoadError::Refused(Refusal::FunctionName { bytes, .. }) = refused else {
+        panic!("{refused}");
+    };
+    assert_eq!(bytes, limit + 1);
 }
