@@ -20,6 +20,11 @@ pub const ATTRIBUTE_NAME_BYTES_MAX: usize = 20;
 pub const ATTRIBUTES_MAX: usize = 64;
 /// Bytes of all attributes of one event together.
 pub const ATTRIBUTES_BYTES_MAX: usize = 8 * 1024;
+/// Bytes of all metadata of a message together, with some for each entry: that of an event that comes in
+/// and is passed on has less.
+pub const METADATA_BYTES_MAX: usize = 2 * ATTRIBUTES_BYTES_MAX;
+/// Bytes that an entry of metadata counts beside its name and value: quotes, commas and brackets.
+pub const METADATA_ENTRY_BYTES: usize = 8;
 /// Bytes of the payload of one event.
 pub const EVENT_DATA_BYTES_MAX: usize = 1024 * 1024;
 /// Bytes of one state value.

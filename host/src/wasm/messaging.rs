@@ -124,7 +124,10 @@ fn in_words(error: types::Error) -> String {
 
 impl StoreData {
     fn publish(&mut self, bus: Option<&str>, topic: &str, message: Message) -> Given<()> {
-        let parts = metadata::to_event(message.metadata.unwrap_or_default());
+        let parts = match metadata::to_event(message.metadata.unwrap_or_default()) {
+            Ok(parts) => parts,
+            Err(why) => return Ok(Err(types::Error::Other(why))),
+        };
         let session = self.session_mut()?;
         let draft = session.draft_emit(DraftIn {
             kind: topic,

@@ -5,6 +5,7 @@
 use serde_json::Value;
 
 use crate::event::{Event, SCHEMA_VERSION};
+use crate::limits;
 use crate::wasm::check::{self, Text};
 
 /// Before the names of attributes with a field of their own, as in CloudEvents over HTTP and NATS.
@@ -56,7 +57,15 @@ pub(super) fn of(event: &Event, attempt: u32) -> Vec<(String, String)> {
 
 /// The key and the attributes that metadata stands for. What the host says of an event by itself is
 /// left out, so that a component may pass on what it got.
-pub(super) fn to_event(metadata: Vec<(String, String)>) -> Parts {
+///
+/// # Errors
+/// A sentence, where there is more than an event can have. No budget of the guest covers the work here, so
+/// that is bounded before it begins.
+pub(super) fn to_event(metadata: Vec<(String, String)>) -> Result<Parts, String> {
+    let entry =
+        |(name, value): &(String, String)| limits::METADATA_ENTRY_BYTES + name.len() + value.len();
+    let bytes = metadata.iter().map(entry).sum();
+    check::bytes("all metadata together", bytes, limits::METADATA_BYTES_MAX)?;
     let mut parts = Parts { key: None, attributes: Vec::new() };
     let mut packed = Vec::new();
     for (name, value) in metadata {
@@ -75,6 +84,7 @@ pub(super) fn to_event(metadata: Vec<(String, String)>) -> Parts {
         let is_new = parts.attributes.iter().all(|(known, _)| **known != *plain);
         if is_new && plain != PACKED && check::is_extension(plain, &value) {
             parts.attributes.push((plain.into(), value.into()));
+            check::attribute_count(parts.attributes.len())?;
         } else {
             packed.push(Value::from(vec![name, value]));
         }
@@ -82,7 +92,7 @@ pub(super) fn to_event(metadata: Vec<(String, String)>) -> Parts {
     if !packed.is_empty() {
         parts.attributes.push((PACKED.into(), escaped(&Value::from(packed).to_string()).into()));
     }
-    parts
+    Ok(parts)
 }
 
 /// Where a message asks for a reply, if it does.
@@ -140,7 +150,7 @@ mod tests {
 
     /// What comes to the next component, without what the host says by itself.
     fn carried(sent: &[(&str, &str)]) -> Vec<(String, String)> {
-        let mut attributes = to_event(pairs(sent)).attributes;
+        let mut attributes = to_event(pairs(sent)).unwrap().attributes;
         attributes.sort();
         let mut got = of(&event(attributes), 1);
         got.retain(|(name, _)| !name.starts_with(CLOUD_EVENT) && !name.starts_with(HOST));
@@ -185,7 +195,7 @@ mod tests {
     fn what_came_in_can_be_passed_on_as_it_is() {
         let came =
             of(&event(vec![("subject".into(), "s".into()), ("traceparent".into(), "t".into())]), 2);
-        let parts = to_event(came);
+        let parts = to_event(came).unwrap();
         assert_eq!(parts.key.as_deref(), Some("k"));
         assert_eq!(parts.attributes, [("subject".into(), "s".into())]);
     }
@@ -194,7 +204,38 @@ mod tests {
     fn attributes_under_their_names_over_http_are_the_same() {
         let parts =
             to_event(pairs(&[("ce-subject", "s"), ("ce-source", "/forged"), ("ce-id", "9")]));
-        assert_eq!(parts, Parts { key: None, attributes: vec![("subject".into(), "s".into())] });
+        let attributes = vec![("subject".into(), "s".into())];
+        assert_eq!(parts, Ok(Parts { key: None, attributes }));
+    }
+
+    #[test]
+    fn an_event_with_all_that_it_may_have_can_be_passed_on() {
+        let named = |number: usize| -> Text { format!("attributeattribut{number:03}").into() };
+        let value = "x".repeat(limits::ATTRIBUTES_BYTES_MAX / limits::ATTRIBUTES_MAX - 20);
+        let attributes = (0..limits::ATTRIBUTES_MAX).map(|n| (named(n), value.as_str().into()));
+        let full = event(attributes.collect());
+        let parts = to_event(of(&full, 1)).unwrap();
+        assert_eq!(parts.attributes, full.body.attributes);
+
+        // As many entries as fit, none of which can be an attribute.
+        let many: Vec<_> = (0..900).map(|_| (String::new(), String::new())).collect();
+        let packed = to_event(many.clone()).unwrap().attributes;
+        assert!(check::size(&packed) <= limits::ATTRIBUTES_BYTES_MAX);
+        let mut got = of(&event(packed.clone()), 1);
+        assert_eq!(to_event(got.clone()).unwrap().attributes, packed);
+        got.retain(|(name, _)| name.is_empty());
+        assert_eq!(got, many);
+    }
+
+    /// A hundred thousand of them once took a guest thread thirteen seconds, which no limit of the guest ended.
+    #[test]
+    fn more_metadata_than_an_event_can_have_is_refused_at_once() {
+        let many = (0..400_000).map(|n| (format!("a{n:06}"), String::new()));
+        let refused = to_event(many.collect()).unwrap_err();
+        assert!(refused.contains("all metadata together has"), "{refused}");
+        let many = (0..=limits::ATTRIBUTES_MAX).map(|n| (format!("a{n}"), String::new()));
+        let refused = to_event(many.collect()).unwrap_err();
+        assert!(refused.contains("there are 65 attributes"), "{refused}");
     }
 
     #[test]
