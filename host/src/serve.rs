@@ -33,6 +33,8 @@ mod start;
 
 /// How long running deliveries may take to end at a stop.
 const DELIVERIES_END_MAX: Duration = Duration::from_secs(10);
+/// How long the threads of guests may take to end after that: a guest yields every few milliseconds.
+const GUESTS_END_MAX: Duration = Duration::from_secs(5);
 /// How long open HTTP requests may take to end at a stop.
 const REQUESTS_END_MAX: Duration = Duration::from_secs(5);
 
@@ -99,6 +101,12 @@ pub enum ServeError {
     /// It was told to stop before it served.
     #[error("told to stop before it served")]
     Stopped,
+    /// A delivery neither ended nor yielded.
+    #[error(
+        "a delivery still held its thread {} s after it had to end: the host ends without sealing its logs, \
+         which the next start reads to their ends", GUESTS_END_MAX.as_secs()
+    )]
+    Held,
     /// The log could not be sealed.
     #[error("bus `{bus}`: the log was not sealed: {source}")]
     Close {
@@ -156,7 +164,7 @@ impl Serving {
     /// Serves until `told` resolves or a log fails, then stops in order: ingest, deliveries, logs.
     ///
     /// # Errors
-    /// A log failed, or could not be sealed.
+    /// A log failed, or could not be sealed; a delivery held its thread.
     pub async fn until(mut self, told: impl Future<Output = ()>) -> Result<(), ServeError> {
         let failure = tokio::select! {
             () = told => None,
@@ -193,7 +201,10 @@ impl Serving {
         // Before the logs: a guest that still runs has room reserved in the effects lane, and a log
         // closes only once all of that is given back.
         let pool = Arc::clone(&self.pool);
-        let _ = tokio::task::spawn_blocking(move || pool.shutdown()).await;
+        let end = move || pool.shutdown_within(GUESTS_END_MAX);
+        if !tokio::task::spawn_blocking(end).await.unwrap_or(true) {
+            return Err(failure.unwrap_or(ServeError::Held));
+        }
         let closed = close_logs(&self.buses).await;
         let folds = std::mem::take(&mut self.folds);
         // They end with their logs, each with a last checkpoint.

@@ -29,6 +29,8 @@ pub use self::task::{JoinError, JoinHandle};
 
 /// How long a task may run before it is to yield.
 const SLICE: Duration = Duration::from_nanos(QUANTUM_NS.unsigned_abs());
+/// How long to wait between looks at threads that are to end.
+const END_POLL: Duration = Duration::from_millis(2);
 /// How many times less a low share is.
 const LOW_SHARE: i64 = 8;
 /// Runs shorter than this are charged by the monotonic clock: reading the processor clock of a
@@ -152,19 +154,49 @@ impl GuestPool {
     /// Ends all tasks where they next yield, drops their futures and joins the threads. Blocks for
     /// as long as the longest of them runs on. Later tasks are cancelled at once.
     pub fn shutdown(&self) {
+        self.close();
+        for thread in self.take_threads() {
+            // What a thread panicked of was contained and told of by its task.
+            let _ = thread.join();
+        }
+        self.drop_left();
+    }
+
+    /// As [`shutdown`](Self::shutdown), for so long at most. Says whether all threads have ended; one that
+    /// has not is left to itself, with the task that it runs.
+    #[must_use]
+    pub fn shutdown_within(&self, limit: Duration) -> bool {
+        self.close();
+        let begin = Instant::now();
+        let threads = self.take_threads();
+        while !threads.iter().all(std::thread::JoinHandle::is_finished) {
+            if begin.elapsed() >= limit {
+                return false;
+            }
+            std::thread::sleep(END_POLL);
+        }
+        self.drop_left();
+        true
+    }
+
+    fn close(&self) {
         self.shared.closing.store(true, Ordering::SeqCst);
         let tenants: Vec<_> = lock(&self.shared.state).tenants.values().cloned().collect();
         for tenant in tenants.iter().filter_map(Weak::upgrade) {
             tenant.close();
         }
         self.shared.unpark_all();
+    }
+
+    /// Those that can be waited for here.
+    fn take_threads(&self) -> Vec<std::thread::JoinHandle<()>> {
         let here = std::thread::current().id();
-        for thread in std::mem::take(&mut *lock(&self.threads)) {
-            if thread.thread().id() != here {
-                // What a thread panicked of was contained and told of by its task.
-                let _ = thread.join();
-            }
-        }
+        let mut threads = std::mem::take(&mut *lock(&self.threads));
+        threads.retain(|thread| thread.thread().id() != here);
+        threads
+    }
+
+    fn drop_left(&self) {
         let left = {
             let mut state = lock(&self.shared.state);
             state.ended = true;

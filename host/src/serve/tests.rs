@@ -48,3 +48,21 @@ async fn a_start_that_is_told_to_stop_leaves_its_log_sealed() {
     let serving = Serving::start(config, pending()).await.unwrap();
     serving.until(ready(())).await.unwrap();
 }
+
+/// The stop once waited for as long as a host function worked for a guest, nine minutes where that was asked for.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delivery_that_holds_its_thread_keeps_no_host_from_stopping() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = config(&folder);
+    let serving = Serving::start(config.clone(), pending()).await.unwrap();
+    let (release, held) = std::sync::mpsc::sync_channel::<()>(1);
+    let (begun, begins) = tokio::sync::oneshot::channel();
+    drop(serving.pool.tenant("held").spawn(async move {
+        begun.send(()).unwrap();
+        let _ = held.recv();
+    }));
+    begins.await.unwrap();
+    let stopped = tokio::time::timeout(PATIENCE, serving.until(ready(()))).await.unwrap();
+    assert!(matches!(stopped, Err(ServeError::Held)), "{stopped:?}");
+    drop(release);
+}

@@ -215,3 +215,25 @@ fn shutdown_drops_every_future_and_joins() {
     assert_eq!(dropped.load(Ordering::SeqCst), 20);
     assert_eq!(soon(&runtime, tenant.spawn(async {})), Err(JoinError::Cancelled));
 }
+
+#[test]
+fn a_thread_that_is_held_is_waited_for_no_longer_than_said() {
+    let runtime = runtime();
+    let pool = GuestPool::new(2, runtime.handle()).unwrap();
+    let (release, held) = std::sync::mpsc::sync_channel::<()>(1);
+    let (begun, begins) = oneshot::channel();
+    let task = pool.tenant("a").spawn(async move {
+        begun.send(()).unwrap();
+        let _ = held.recv();
+    });
+    soon(&runtime, begins).unwrap();
+    assert!(!pool.shutdown_within(Duration::from_millis(20)));
+    // Nor does the end of the pool wait for it.
+    drop(pool);
+    drop(release);
+    let _ = soon(&runtime, task);
+
+    let pool = GuestPool::new(2, runtime.handle()).unwrap();
+    drop(pool.tenant("a").spawn(std::future::pending::<()>()));
+    assert!(pool.shutdown_within(Duration::from_secs(60)));
+}
