@@ -13,6 +13,7 @@ use tokio::sync::watch;
 
 use super::console;
 use super::errors::{ApiError, Code};
+use crate::config::depth::too_deep;
 
 /// Bytes of a presented token: longer ones are not looked at.
 const TOKEN_BYTES_MAX: usize = 512;
@@ -236,6 +237,10 @@ fn read_file(path: &Path) -> Result<Vec<Arc<Token>>, TokensError> {
 }
 
 fn read_tokens(text: &str) -> Result<Vec<Arc<Token>>, InvalidTokens> {
+    if let Some(before) = too_deep(text).and_then(|at| text.get(..at)) {
+        let line = 1 + before.matches('\n').count();
+        return Err(InvalidTokens::Shape { line });
+    }
     let file: TokensFile = toml::from_str(text).map_err(|error| {
         let before = error.span().and_then(|span| text.get(..span.start));
         let line = before.map_or(1, |before| 1 + before.matches('\n').count());

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::BuildError;
+use crate::config::depth::too_deep;
 
 /// The files that tell a language, for people.
 pub(super) const FILES: &str =
@@ -144,7 +145,11 @@ fn is_package(manifest: &Path) -> bool {
 }
 
 pub(super) fn read_toml(file: &Path) -> Option<toml::Table> {
-    std::fs::read_to_string(file).ok()?.parse().ok()
+    let text = std::fs::read_to_string(file).ok()?;
+    if too_deep(&text).is_some() {
+        return None;
+    }
+    text.parse().ok()
 }
 
 fn has_c(dir: &Path) -> bool {

@@ -3,6 +3,7 @@
 //! A [`Config`] is complete and consistent, or it does not exist: nothing after loading asks
 //! whether a value makes sense.
 
+pub(crate) mod depth;
 mod error;
 mod folders;
 mod listen;

@@ -5,6 +5,7 @@ use std::ops::Range;
 use toml::Table;
 use toml::de::{DeTable, DeValue};
 
+use super::depth::{DEPTH_MAX, too_deep};
 use super::reader::{Fault, Invalid, Problem, joined};
 
 /// What stands in for a key that is there already, to see where it would stand.
@@ -15,13 +16,20 @@ const STAND_IN: &str = "tidegate-stand-in";
 /// # Errors
 /// [`Fault::Syntax`] with the place.
 pub(crate) fn parse(label: &str, text: &str) -> Result<Table, Invalid> {
-    text.parse::<Table>().map_err(|error| {
-        let span = error.span().unwrap_or_default();
-        let (line, column) = place(text, span.start);
-        let message = repeated(text, span)
-            .unwrap_or_else(|| error.message().lines().collect::<Vec<_>>().join(", "));
+    let invalid = |at: usize, message: String| {
+        let (line, column) = place(text, at);
         let fault = Fault::Syntax { line, column, message };
         Invalid { problems: vec![Problem { origin: label.to_owned(), fault }] }
+    };
+    if let Some(at) = too_deep(text) {
+        let message = format!("more than {DEPTH_MAX} tables and lists in each other");
+        return Err(invalid(at, message));
+    }
+    text.parse::<Table>().map_err(|error| {
+        let span = error.span().unwrap_or_default();
+        let message = repeated(text, span.clone())
+            .unwrap_or_else(|| error.message().lines().collect::<Vec<_>>().join(", "));
+        invalid(span.start, message)
     })
 }
 
@@ -103,5 +111,17 @@ mod tests {
             let said = parse("t", text).unwrap_err().to_string();
             assert!(!said.contains("already"), "{text}: {said}");
         }
+    }
+
+    /// Such a manifest once took the process with it, at every start: no thread has a stack for it.
+    #[test]
+    fn a_document_that_is_nested_too_deep_is_refused_with_the_place() {
+        let key = ["a"; 70].join(".");
+        let deep = (0..40).fold("1".to_owned(), |inner, _| format!("{{ {key} = {inner} }}"));
+        let invalid = parse("t", &format!("b = 1\n[config]\n{key} = {deep}\n")).unwrap_err();
+        assert_eq!(
+            invalid.to_string(),
+            "t: line 3, column 63: more than 32 tables and lists in each other"
+        );
     }
 }
