@@ -1,5 +1,6 @@
 //! The state of one key, as its deliveries see it and write it.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::claim::Claim;
@@ -66,7 +67,7 @@ impl KeyView {
     pub fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Vec<String> {
         let Some(entry) = &self.entry else { return Vec::new() };
         let layers = entry.lock();
-        let mut names: std::collections::BTreeSet<&str> = layers
+        let mut names: BTreeSet<&str> = layers
             .durable
             .iter()
             .filter(|(_, value)| value.lives_at(self.now_ms))
@@ -80,6 +81,33 @@ impl KeyView {
             }
         }
         page(names.into_iter(), prefix, after, limit)
+    }
+
+    /// All names with copies of their values, ascending, pending writes included; none: they have more than
+    /// `bytes_max` bytes. No more than that is copied, however many there are.
+    #[must_use]
+    pub fn all(&self, bytes_max: usize) -> Option<Vec<(String, Vec<u8>)>> {
+        let Some(entry) = &self.entry else { return Some(Vec::new()) };
+        let layers = entry.lock();
+        // The newest of each name is the last.
+        let written: BTreeMap<&str, Option<&[u8]>> = layers
+            .writes()
+            .map(|write| (&*write.name, write.value_at(self.now_ms).map(|value| &**value)))
+            .collect();
+        let durable = (layers.durable.iter())
+            .filter(|(name, value)| value.lives_at(self.now_ms) && !written.contains_key(&**name))
+            .map(|(name, value)| (&**name, &*value.bytes));
+        let pending = written.iter().filter_map(|(name, value)| Some((*name, (*value)?)));
+        let (mut all, mut bytes) = (Vec::new(), 0_usize);
+        for (name, value) in durable.chain(pending) {
+            bytes += name.len() + value.len();
+            if bytes > bytes_max {
+                return None;
+            }
+            all.push((name.to_owned(), value.to_vec()));
+        }
+        all.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+        Some(all)
     }
 
     /// Puts the writes of a delivery into the pending layer, until [`Values::apply`] takes them.

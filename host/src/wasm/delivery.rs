@@ -228,6 +228,20 @@ pub trait StateView: Send + Sync {
     fn get(&self, name: &str) -> Option<Vec<u8>>;
     /// Names with `prefix`, ascending, after `after`; at most `limit`.
     fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Vec<String>;
+    /// All names with copies of their values, ascending; none: they have more than `bytes_max` bytes. In one
+    /// go, since each page of a listing is a look at all names.
+    fn all(&self, bytes_max: usize) -> Option<Vec<(String, Vec<u8>)>> {
+        let (mut all, mut bytes) = (Vec::new(), 0_usize);
+        for name in self.list("", None, usize::MAX) {
+            let Some(value) = self.get(&name) else { continue };
+            bytes += name.len() + value.len();
+            if bytes > bytes_max {
+                return None;
+            }
+            all.push((name, value));
+        }
+        Some(all)
+    }
     /// Makes room for a name with `new` bytes (with its value; 0: it is removed) in place of `own`
     /// bytes that the delivery wrote under it before, or else of what stands there.
     ///

@@ -27,6 +27,10 @@ impl StateView for KeyView {
         Self::list(self, prefix, after, limit)
     }
 
+    fn all(&self, bytes_max: usize) -> Option<Vec<(String, Vec<u8>)>> {
+        Self::all(self, bytes_max)
+    }
+
     fn grow(&self, name: &str, own: Option<usize>, new: usize) -> Result<(), &'static str> {
         Self::grow(self, name, own, new)
     }

@@ -30,6 +30,31 @@ fn pending_writes_are_seen_by_the_next_delivery_alone() {
 }
 
 #[test]
+fn all_of_a_key_in_one_go_is_what_each_name_stands_for() {
+    let values = Arc::new(Values::default());
+    let until = |name: &str, end: u64| StateWrite {
+        expires_ms: std::num::NonZeroU64::new(end),
+        ..set(name, "x")
+    };
+    let gone = |name: &str| StateWrite { name: name.into(), value: None, expires_ms: None };
+    let durable = [set("c", "1"), set("a", "1"), set("d", "1"), until("e", 5), until("f", 50)];
+    apply(&values, "k", 1, &durable);
+    let push = |position: u64, writes: &[StateWrite]| {
+        values.view(owner("k"), 9).unwrap().push_pending(Position(position), writes.to_vec());
+    };
+    push(2, &[set("a", "2"), gone("d"), set("b", "2"), set("g", "2")]);
+    push(3, &[set("a", "3"), gone("g"), set("d", "3"), until("b", 8)]);
+    let view = values.view(owner("k"), 9).unwrap();
+    let all = view.all(10).unwrap();
+    assert_eq!(view.list("", None, 10), ["a", "c", "d", "f"]);
+    let each = |name: String| (name.clone(), view.get(&name).unwrap());
+    assert_eq!(all, view.list("", None, 10).into_iter().map(each).collect::<Vec<_>>());
+    assert_eq!(view.all(8).as_ref(), Some(&all));
+    assert_eq!(view.all(7), None);
+    assert_eq!(values.view(owner("other"), 9).unwrap().all(0), Some(Vec::new()));
+}
+
+#[test]
 fn applying_an_older_commit_leaves_newer_pending_writes_in_front() {
     let values = Arc::new(Values::default());
     values.view(owner("k"), 0).unwrap().push_pending(Position(1), [set("n", "1")].into());

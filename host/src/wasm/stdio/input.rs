@@ -82,30 +82,20 @@ fn state(session: &Session, text: &mut String) -> Result<(), String> {
     if session.context.key().is_none() {
         return Ok(());
     }
-    let view = session.context.state();
-    let (mut bytes, mut count) = (0, 0);
-    let mut after: Option<String> = None;
-    loop {
-        let names = view.list("", after.as_deref(), limits::LIST_MAX);
-        let full = names.len() >= limits::LIST_MAX;
-        after = names.last().cloned();
-        for name in names {
-            let Some(value) = view.get(&name) else { continue };
-            let value = json_value(&value);
-            bytes += name.len() + value.len();
-            if bytes > limits::STDIO_STATE_BYTES_MAX {
-                let max = limits::STDIO_STATE_BYTES_MAX;
-                return Err(format!(
-                    "the key has more than {max} bytes of state, and a stdio module gets all of it"
-                ));
-            }
-            member(text, count, &name, &value);
-            count += 1;
+    let max = limits::STDIO_STATE_BYTES_MAX;
+    let over =
+        || format!("the key has more than {max} bytes of state, and a stdio module gets all of it");
+    let values = session.context.state().all(max).ok_or_else(over)?;
+    let mut bytes = 0;
+    for (index, (name, value)) in values.iter().enumerate() {
+        let value = json_value(value);
+        bytes += name.len() + value.len();
+        if bytes > max {
+            return Err(over());
         }
-        if !full {
-            return Ok(());
-        }
+        member(text, index, name, &value);
     }
+    Ok(())
 }
 
 fn json_value(value: &[u8]) -> String {
