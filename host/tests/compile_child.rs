@@ -109,6 +109,28 @@ async fn a_bomb_is_stopped_by_the_limit_of_memory() {
     assert!(matches!(error, LoadError::OutOfMemory { limit } if limit == bytes), "{error}");
 }
 
+/// Its report was cut once, and taken for a crash of the compiler, with four megabytes of it as the reason.
+#[tokio::test]
+async fn a_module_with_endless_names_is_refused_in_few_words() {
+    let names = |count: usize, bytes: usize| {
+        let exports = (0..count).map(|n| format!("(export \"{n:08}{}\")", "e".repeat(bytes)));
+        STDIO.replacen(
+            "(export \"_start\")",
+            &format!("(export \"_start\") {}", exports.collect::<String>()),
+            1,
+        )
+    };
+    load_with(names(60, 100).as_bytes(), |_| ()).await.unwrap();
+    let import = STDIO.replacen("\"proc_exit\"", &format!("\"{}\"", "p".repeat(90_000)), 1);
+    let import = import.replacen("wasi_snapshot_preview1", "env", 1);
+    let foreign = import.replacen("pppp", &"p".repeat(2_000_000), 1);
+    for module in [names(60, 90_000), import, foreign] {
+        let error = load_with(module.as_bytes(), |_| ()).await.unwrap_err();
+        assert!(matches!(error, LoadError::Refused(_)), "{:.200}", error.to_string());
+        assert!(error.to_string().len() <= 4096, "{:.200}", error.to_string());
+    }
+}
+
 #[tokio::test]
 async fn the_runtime_goes_on_while_a_child_compiles() {
     let dir = tempfile::tempdir().unwrap();

@@ -17,6 +17,14 @@ use super::units::{ByteSize, TimeSpan};
 /// The section that is to say where secrets are. Nothing in it is repeated: somebody may have put one there.
 pub(super) const SECRETS: &str = "secrets";
 
+/// Problems of one document that are told; of what is beyond, how many there are.
+const PROBLEMS_MAX: usize = 20;
+/// Bytes of one of them: keys and values in it are as long as their author wrote them.
+const PROBLEM_BYTES_MAX: usize = 1024;
+
+/// Bytes of a name that is compared with those that are known.
+const NAME_COMPARED_BYTES_MAX: usize = 256;
+
 /// Everything that is wrong with one document.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Invalid {
@@ -76,7 +84,10 @@ pub enum Fault {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.origin, self.fault)
+        let fault = self.fault.to_string();
+        let shown = fault.get(..fault.floor_char_boundary(PROBLEM_BYTES_MAX)).unwrap_or(&fault);
+        let more = if shown.len() < fault.len() { "..." } else { "" };
+        write!(f, "{}: {shown}{more}", self.origin)
     }
 }
 
@@ -151,14 +162,22 @@ impl Document {
     /// Everything that was wrong.
     pub(crate) fn finish(self) -> Result<(), Invalid> {
         let known = self.known.into_inner();
-        let mut problems = self.problems.into_inner();
-        for key in self.unknown.into_inner() {
+        let (mut problems, unknown) = (self.problems.into_inner(), self.unknown.into_inner());
+        let more = (problems.len() + unknown.len()).saturating_sub(PROBLEMS_MAX);
+        problems.truncate(PROBLEMS_MAX);
+        // What each of them may have been meant to be takes a look at all that is known.
+        let places = PROBLEMS_MAX - problems.len();
+        for key in unknown.into_iter().take(places) {
             let nearest = nearest(&key, known.iter().map(String::as_str)).map(str::to_owned);
             let parent = parent_of(&key);
             let mut siblings: Vec<String> =
                 known.iter().filter(|candidate| parent_of(candidate) == parent).cloned().collect();
             siblings.dedup();
             let fault = Fault::UnknownKey { key, nearest, known: siblings };
+            problems.push(Problem { origin: self.label.clone(), fault });
+        }
+        if more > 0 {
+            let fault = Fault::Rule { sentence: format!("and {more} problems more") };
             problems.push(Problem { origin: self.label.clone(), fault });
         }
         if problems.is_empty() { Ok(()) } else { Err(Invalid { problems }) }
@@ -461,6 +480,10 @@ fn last_of(key: &str) -> &str {
 /// The known name that looks most like `wanted`: a typing mistake, or the right name in the wrong
 /// section. None where nothing is near.
 pub(crate) fn nearest<'k>(wanted: &str, known: impl Iterator<Item = &'k str>) -> Option<&'k str> {
+    // No known name is as long as that, and to compare takes as long as both are.
+    if wanted.len() > NAME_COMPARED_BYTES_MAX {
+        return None;
+    }
     let bound = (last_of(wanted).chars().count() / 2).clamp(1, 3);
     let distance = |candidate: &str| {
         let moved = usize::from(parent_of(wanted) != parent_of(candidate));

@@ -28,14 +28,17 @@ use rustix::process::{Resource, Rlimit, Signal};
 use serde::{Deserialize, Serialize};
 use wasmtime::Engine;
 
+use super::check;
 use super::compile::{CompileError, CompileLimits, Description, generate, prepare};
 use super::engine::{code_identity, compile_config};
+use super::refusal::Refusal;
 use crate::event::Digest;
+use crate::limits;
 
 /// The hidden subcommand that `main` hands to [`run_compile_child`].
 pub const SUBCOMMAND: &str = "compile-child";
 /// Bytes read of what the child reports.
-const REPORT_BYTES_MAX: u64 = 4 * 1024 * 1024;
+const REPORT_BYTES_MAX: u64 = 1024 * 1024;
 /// Files the child may have open: the three it is given, and a few that libraries look at.
 const OPEN_FILES_MAX: u64 = 16;
 /// How long to wait between looks at a child that has closed its report but still runs.
@@ -50,6 +53,26 @@ struct Report {
     description: Option<Description>,
     /// Why there is no code.
     error: Option<CompileError>,
+}
+
+impl Report {
+    /// As it is read: no longer than that. Only what the module says of itself takes so much.
+    fn to_json(&self) -> std::io::Result<Vec<u8>> {
+        let json = serde_json::to_vec(self)?;
+        let bytes = u64::try_from(json.len()).unwrap_or(u64::MAX);
+        if bytes <= REPORT_BYTES_MAX {
+            return Ok(json);
+        }
+        let why = match &self.error {
+            Some(error) => check::cut(&error.to_string(), limits::REASON_BYTES_MAX).to_owned(),
+            None => format!(
+                "the names of what it imports and exports take {bytes} bytes, at most \
+                 {REPORT_BYTES_MAX} are allowed; export less, under shorter names"
+            ),
+        };
+        let error = Some(CompileError::Refused(Refusal::Unsupported { why }));
+        Ok(serde_json::to_vec(&Self { identity: self.identity, description: None, error })?)
+    }
 }
 
 /// What a child found out.
@@ -246,9 +269,7 @@ pub fn run_compile_child() -> ExitCode {
     let identity = Engine::new(&compile_config()).map(|engine| code_identity(&engine));
     let Ok(identity) = identity else { return ExitCode::FAILURE };
     let report = Report { identity, description, error };
-    let written = serde_json::to_vec(&report)
-        .map_err(std::io::Error::from)
-        .and_then(|report| std::io::stderr().write_all(&report));
+    let written = report.to_json().and_then(|report| std::io::stderr().write_all(&report));
     if written.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 

@@ -17,6 +17,7 @@ use wasmtime::component::Component;
 use wasmtime::{Engine, Module};
 
 use super::cache::{CACHE_BYTES_MAX, Cache, CacheError, Entry};
+use super::check;
 use super::child::{ChildError, Ended, compile_in_child};
 use super::compile::{CompileError, CompileLimits, Description, generate, prepare};
 use super::encode::adapter_digest;
@@ -24,6 +25,7 @@ use super::engine::code_identity;
 use super::recognise::ModuleKind;
 use super::refusal::Refusal;
 use crate::event::Digest;
+use crate::limits;
 
 /// Compiles that run at the same time: each may take `compile.memory`.
 pub const COMPILES_MAX: usize = 2;
@@ -116,7 +118,7 @@ impl std::fmt::Debug for Code {
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// The module is at fault, and always will be.
-    #[error(transparent)]
+    #[error("{}", shown(.0))]
     Refused(#[from] Refusal),
     /// Compiling took longer than `compile.time`.
     #[error(
@@ -137,13 +139,13 @@ pub enum LoadError {
         limit: u64,
     },
     /// The compiling child ended without a word.
-    #[error("the compiler crashed on this module ({how}); the module was not loaded")]
+    #[error("the compiler crashed on this module ({}); the module was not loaded", shown(.how))]
     Crashed {
         /// How it ended, and the end of what it said.
         how: String,
     },
     /// The compiler could not be run.
-    #[error("cannot compile: {why}")]
+    #[error("cannot compile: {}", shown(.why))]
     Compiler {
         /// What failed.
         why: String,
@@ -154,6 +156,11 @@ pub enum LoadError {
     /// The host is shutting down.
     #[error("the host is shutting down")]
     ShuttingDown,
+}
+
+/// As much of a reason as people read: names in it are as long as the module wants.
+fn shown(reason: &impl ToString) -> String {
+    check::cut(&reason.to_string(), limits::REASON_BYTES_MAX).to_owned()
 }
 
 impl LoadError {

@@ -280,3 +280,21 @@ proptest! {
         let _ = Manifest::parse("orders.toml", &text);
     }
 }
+
+/// Thirty thousand unknown keys once were as many lines in the log, and half a second at each look at them.
+#[test]
+fn of_many_problems_the_first_are_told_each_in_few_words() {
+    let many: String = (0..30_000).map(|n| format!("k{n} = 1\n")).collect();
+    let long = format!("{} = 1\n[config]\n{} = 1\n", "a".repeat(100_000), "b".repeat(100_000));
+    for (text, problems, says) in [
+        (many.as_str(), 21, "and 29980 problems more"),
+        (long.as_str(), 2, "..."),
+        ("[config]\na = 1\nb = 2\n", 2, "`config.b` is 2; allowed: a string"),
+    ] {
+        let invalid = Manifest::parse("m", text).unwrap_err();
+        assert_eq!(invalid.problems.len(), problems);
+        let told = invalid.to_string();
+        assert!(told.len() < 32 * 1024, "{} bytes", told.len());
+        assert!(told.ends_with(says), "{told}");
+    }
+}
