@@ -89,6 +89,8 @@ pub const CALLS_SENDING_BUS_MAX: usize = 128;
 pub const CALLS_OPEN_MAX: usize = 100_000;
 /// The same on a memory bus, which keeps their requests in memory.
 pub const CALLS_OPEN_MEMORY_MAX: usize = 1000;
+/// Answers to calls that a memory bus takes though it is full; more only where it would be full for good.
+pub const ANSWERS_OVER_MAX: usize = CALLS_OPEN_MEMORY_MAX;
 /// Direct requests of one plugin that are being sent at a time, also for deliveries that have ended.
 pub const DIRECT_SENDING_MAX: usize = 64;
 /// Direct requests of one delivery.

@@ -12,6 +12,7 @@ use crate::clock::Clock;
 use crate::event::{
     CommitNumber, Event, InstanceId, Key, KeyHash, KeySequence, KeyVariant, NewEvent, Position,
 };
+use crate::limits::ANSWERS_OVER_MAX;
 
 /// What happens to a publish when every event in the ring is still needed by some plugin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,6 +62,20 @@ pub enum Refusal {
     },
 }
 
+/// Whether events may go beyond what the ring of a bus that rejects holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Over {
+    /// They may not.
+    Nothing,
+    /// The answer to a call may: deliveries can wait for it, and what makes room are their ends.
+    Answer {
+        /// The plugin that called.
+        to: InstanceId,
+        /// Its deliveries wait until a call is answered.
+        is_awaited: bool,
+    },
+}
+
 /// Reports the position at or below which a consumer needs nothing any more.
 pub type LowMark = Box<dyn Fn() -> Position + Send + Sync>;
 
@@ -105,10 +120,10 @@ impl MemoryLog {
     ///
     /// # Errors
     /// [`Refusal`], on a bus that rejects.
-    pub fn append(&self, events: Vec<NewEvent>) -> Result<Vec<Arc<Event>>, Refusal> {
+    pub fn append(&self, events: Vec<NewEvent>, over: Over) -> Result<Vec<Arc<Event>>, Refusal> {
         let recorded_ms = self.clock.wall_ms();
         let mut ring = self.ring();
-        self.make_room(&mut ring, events.len())?;
+        self.make_room(&mut ring, events.len(), over)?;
         let mut appended = Vec::with_capacity(events.len());
         for mut body in events {
             if self.options.order == Order::None {
@@ -126,7 +141,8 @@ impl MemoryLog {
             let position = Position(ring.last);
             let commit = CommitNumber(ring.last);
             let event = Arc::new(Event { position, sequence, recorded_ms, commit, body });
-            if ring.events.len() >= self.options.capacity {
+            let drops = self.options.overflow == Overflow::DropOldest;
+            if drops && ring.events.len() >= self.options.capacity {
                 // Of this batch, which alone is more than there is room for.
                 ring.events.pop_front();
             }
@@ -140,7 +156,7 @@ impl MemoryLog {
         Ok(appended)
     }
 
-    fn make_room(&self, ring: &mut Ring, more: usize) -> Result<(), Refusal> {
+    fn make_room(&self, ring: &mut Ring, more: usize, over: Over) -> Result<(), Refusal> {
         let capacity = self.options.capacity;
         if more > self.batch_max() {
             return Err(Refusal::TooMany { capacity, count: more });
@@ -159,7 +175,11 @@ impl MemoryLog {
             .count();
         if free < excess && needed.is_some() {
             if self.options.overflow == Overflow::Reject {
-                return Err(Refusal::Full { capacity });
+                if !ring.takes_over(excess - free, over) {
+                    return Err(Refusal::Full { capacity });
+                }
+                ring.events.drain(..free);
+                return Ok(());
             }
             ring.dropped += (excess - free) as u64;
         }
@@ -260,6 +280,19 @@ impl MemoryLog {
     }
 }
 
+impl Ring {
+    /// Whether the ring takes events that put it so many above its capacity.
+    ///
+    /// Where a plugin itself keeps the ring full, and waits for answers to go on, none of them can be
+    /// refused: nothing would ever move again. Others wait for whoever keeps it full.
+    fn takes_over(&self, above: usize, over: Over) -> bool {
+        let Over::Answer { to, is_awaited } = over else { return false };
+        let keeps_full = |own| self.consumers.values().all(|low| own <= low());
+        let own = || self.consumers.get(&to).map(|low| low());
+        above <= ANSWERS_OVER_MAX || (is_awaited && own().is_some_and(keeps_full))
+    }
+}
+
 /// Takes the key off an event; the attribute it came from stays.
 fn unkey(body: &mut NewEvent) {
     let Some(key) = body.key.take() else { return };
@@ -288,7 +321,7 @@ mod tests {
     #[test]
     fn sequences_count_within_their_key() {
         let log = log(8, Overflow::Reject);
-        let appended = log.append(events(&["a", "b", "a"])).unwrap();
+        let appended = log.append(events(&["a", "b", "a"]), Over::Nothing).unwrap();
         let numbers: Vec<_> = appended.iter().map(|e| (e.position.0, e.sequence.0)).collect();
         assert_eq!(numbers, [(1, 1), (2, 1), (3, 2)]);
     }
@@ -297,20 +330,45 @@ mod tests {
     fn a_full_ring_rejects_while_a_consumer_needs_its_oldest_event() {
         let log = log(2, Overflow::Reject);
         log.add_consumer(InstanceId(1), Box::new(|| Position(0)));
-        log.append(events(&["a", "b"])).unwrap();
-        assert_eq!(log.append(events(&["c"])), Err(Refusal::Full { capacity: 2 }));
+        log.append(events(&["a", "b"]), Over::Nothing).unwrap();
+        assert_eq!(log.append(events(&["c"]), Over::Nothing), Err(Refusal::Full { capacity: 2 }));
         log.add_consumer(InstanceId(1), Box::new(|| Position(1)));
-        log.append(events(&["c"])).unwrap();
+        log.append(events(&["c"]), Over::Nothing).unwrap();
         assert_eq!(log.event(Position(1)), None);
         assert!(log.event(Position(2)).is_some());
+    }
+
+    #[test]
+    fn answers_go_beyond_a_full_ring_up_to_a_bound_and_further_only_where_it_waits_for_them() {
+        let log = log(2, Overflow::Reject);
+        let answer = |is_awaited| {
+            let over = Over::Answer { to: InstanceId(1), is_awaited };
+            log.append(events(&["a"]), over).map(|appended| appended[0].position.0)
+        };
+        log.add_consumer(InstanceId(1), Box::new(|| Position(1)));
+        log.add_consumer(InstanceId(2), Box::new(|| Position(0)));
+        log.append(events(&["a", "b"]), Over::Nothing).unwrap();
+        let full = Refusal::Full { capacity: 2 };
+        for n in 1..=ANSWERS_OVER_MAX {
+            assert_eq!(answer(false), Ok(2 + n as u64));
+        }
+        assert_eq!(log.append(events(&["c"]), Over::Nothing), Err(full));
+        assert_eq!(answer(false), Err(full));
+        assert_eq!(answer(true), Err(full), "another one keeps it full");
+        log.add_consumer(InstanceId(2), Box::new(|| Position(1)));
+        assert_eq!(answer(false), Ok(3 + ANSWERS_OVER_MAX as u64), "a place was free");
+        assert_eq!(log.event(Position(1)), None);
+        assert_eq!(answer(false), Err(full));
+        assert_eq!(answer(true), Ok(4 + ANSWERS_OVER_MAX as u64), "it could never go on");
+        assert!(log.event(Position(2)).is_some(), "nothing is dropped that is needed");
     }
 
     #[test]
     fn a_ring_that_drops_counts_what_it_dropped() {
         let log = log(2, Overflow::DropOldest);
         log.add_consumer(InstanceId(1), Box::new(|| Position(0)));
-        log.append(events(&["a", "b", "c"][..2])).unwrap();
-        log.append(events(&["c"])).unwrap();
+        log.append(events(&["a", "b"]), Over::Nothing).unwrap();
+        log.append(events(&["c"]), Over::Nothing).unwrap();
         assert_eq!(log.dropped(), 1);
         let left: Vec<_> = log.after(Position(0), 10).iter().map(|e| e.position.0).collect();
         assert_eq!(left, [2, 3]);
@@ -320,8 +378,12 @@ mod tests {
     fn what_no_ring_could_hold_is_not_called_full() {
         let log = log(2, Overflow::Reject);
         let too_many = Refusal::TooMany { capacity: 2, count: 3 };
-        assert_eq!(log.append(events(&["a", "b", "c"])), Err(too_many), "though it is empty");
-        assert_eq!(log.append(events(&["a", "b"])).unwrap().len(), 2);
+        assert_eq!(
+            log.append(events(&["a", "b", "c"]), Over::Nothing),
+            Err(too_many),
+            "though it is empty"
+        );
+        assert_eq!(log.append(events(&["a", "b"]), Over::Nothing).unwrap().len(), 2);
     }
 
     #[test]
@@ -331,8 +393,8 @@ mod tests {
             if consumers > 0 {
                 log.add_consumer(InstanceId(1), Box::new(|| Position(0)));
             }
-            log.append(events(&["a"])).unwrap();
-            let appended = log.append(events(&["b", "c", "b", "d"])).unwrap();
+            log.append(events(&["a"]), Over::Nothing).unwrap();
+            let appended = log.append(events(&["b", "c", "b", "d"]), Over::Nothing).unwrap();
             let numbers: Vec<_> = appended.iter().map(|e| (e.position.0, e.sequence.0)).collect();
             assert_eq!(numbers, [(2, 1), (3, 1), (4, 2), (5, 1)]);
             let left: Vec<_> = log.after(Position(0), 10).iter().map(|e| e.position.0).collect();
@@ -345,7 +407,7 @@ mod tests {
     fn without_order_an_event_has_no_key_but_keeps_its_attribute() {
         let options = MemoryOptions { capacity: 8, overflow: Overflow::Reject, order: Order::None };
         let log = MemoryLog::new(options, Arc::new(SystemClock::new()));
-        let appended = log.append(events(&["a"])).unwrap();
+        let appended = log.append(events(&["a"]), Over::Nothing).unwrap();
         assert_eq!(appended[0].key, None);
         assert_eq!(appended[0].attribute("partitionkey"), Some("a"));
     }
@@ -353,7 +415,7 @@ mod tests {
     #[test]
     fn a_key_is_found_again_by_position() {
         let log = log(8, Overflow::Reject);
-        log.append(events(&["a", "b", "a", "a"])).unwrap();
+        log.append(events(&["a", "b", "a", "a"]), Over::Nothing).unwrap();
         let key = Key::new("a").unwrap();
         assert_eq!(log.key_positions(&key, Position(2), 10), [Position(3), Position(4)]);
     }

@@ -145,15 +145,20 @@ impl Bus {
     /// Waits until a plugin has room for more open calls: one that calls faster than it is answered
     /// has its deliveries wait, instead of the memory of the host. Cancel safe.
     pub async fn calls_room(&self, instance: InstanceId) {
-        let most = self.log().map_or(CALLS_OPEN_MEMORY_MAX, |_| CALLS_OPEN_MAX);
         loop {
             // Before the look: what is closed in between is not missed.
             let closed = self.outlets.closed.notified();
-            if self.ledger().calls().count(instance) < most {
+            if self.has_calls_room(instance) {
                 return;
             }
             closed.await;
         }
+    }
+
+    /// Whether a plugin has room for more open calls.
+    pub(super) fn has_calls_room(&self, instance: InstanceId) -> bool {
+        let most = self.log().map_or(CALLS_OPEN_MEMORY_MAX, |_| CALLS_OPEN_MAX);
+        self.ledger().calls().count(instance) < most
     }
 
     /// Who sends calls, and what wakes whom.

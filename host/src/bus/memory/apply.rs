@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use super::{MemoryLog, Refusal};
+use super::{MemoryLog, Over, Refusal};
 use crate::bus::apply::apply_to_values;
 use crate::bus::{Bus, Committed, private};
 use crate::effects::StateWrite;
@@ -23,7 +23,8 @@ impl Bus {
         log: &MemoryLog,
         events: Vec<NewEvent>,
     ) -> Result<Vec<Arc<Event>>, AppendError> {
-        let appended = log.append(events).map_err(|refusal| match refusal {
+        let over = self.over(&events);
+        let appended = log.append(events, over).map_err(|refusal| match refusal {
             Refusal::Full { capacity } => AppendError::QueueFull { limit: capacity },
             Refusal::TooMany { capacity, count } => {
                 AppendError::TooMany { limit: capacity, actual: count }
@@ -47,6 +48,18 @@ impl Bus {
         drop(ledger);
         self.outlets.folded(0, closed);
         Ok(appended)
+    }
+
+    /// How far events may go beyond the ring: an answer, as its plugin may wait for it.
+    fn over(&self, events: &[NewEvent]) -> Over {
+        match events {
+            [NewEvent { kind, addressee: Some(Addressee::Plugin(to)), .. }]
+                if **kind == *private::RESPONSE =>
+            {
+                Over::Answer { to: *to, is_awaited: !self.has_calls_room(*to) }
+            }
+            _ => Over::Nothing,
+        }
     }
 
     /// Takes the effects of a delivery on a memory bus: at once, as there is no disk to wait for. `written`

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::unreadable::Bytes;
 use super::world::World;
-use crate::bus::memory::{MemoryOptions, Order, Overflow};
+use crate::bus::memory::{MemoryOptions, Order, Over, Overflow};
 use crate::bus::{Bus, forward};
 use crate::clock::SystemClock;
 use crate::event::{Addressee, CommitNumber, InstanceId, NewEvent, Position};
@@ -73,9 +73,9 @@ async fn many_large_events_are_forwarded_and_so_is_what_follows() {
     let mut run = forward::run(Arc::clone(&source), Arc::clone(&world.bus), stop.clone()).boxed();
     assert!((&mut run).now_or_never().is_none(), "it has begun, and waits");
     let ring = source.ring().unwrap();
-    ring.append(vec![emitted("main", EVENT_DATA_BYTES_MAX); 70]).unwrap();
+    ring.append(vec![emitted("main", EVENT_DATA_BYTES_MAX); 70], Over::Nothing).unwrap();
     let run = tokio::spawn(run);
-    ring.append(vec![emitted("main", 1)]).unwrap();
+    ring.append(vec![emitted("main", 1)], Over::Nothing).unwrap();
     let taken = async {
         let mut applied = world.bus.applied();
         let all = |bus: &Bus| forward::taken(&source, bus) == Position(71);

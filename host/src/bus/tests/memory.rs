@@ -8,18 +8,22 @@ use bytes::Bytes;
 use super::handlers::Handler;
 use super::world::{PLUGIN, Script, start};
 use crate::bus::clocks::FollowError;
-use crate::bus::memory::{MemoryOptions, Order, Overflow};
+use crate::bus::memory::{MemoryOptions, Order, Over, Overflow};
 use crate::bus::operate::{self, Act};
+use crate::bus::private::{self, Content, RESPONSE};
 use crate::bus::runner::{Runner, Version};
 use crate::bus::{Bus, Ticket};
 use crate::clock::SystemClock;
-use crate::effects::{Draft, Effects, Outcome, OutcomeKind, StateWrite};
+use crate::effects::{Draft, Effects, Outcome, OutcomeKind, OutgoingCall, StateWrite};
 use crate::event::{Addressee, Digest, Event, Generation, Key, NewEvent, Position};
+use crate::limits::CALLS_OPEN_MEMORY_MAX;
 use crate::log::record::{Completion, Control, ControlRecord, DeliveryCommit, Mode};
 use crate::log::{AppendError, Publish};
+use crate::plugin::HostPattern;
 use crate::schedule::pool::GuestPool;
+use crate::state::calls::response_id;
 use crate::state::{Instance, Owner, StateQuota};
-use crate::wasm::Delivery;
+use crate::wasm::{Delivery, GuestLimits};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -138,7 +142,7 @@ fn full_bus() -> Arc<Bus> {
     let bus = memory_bus(1, Overflow::Reject);
     let ring = bus.ring().unwrap();
     ring.add_consumer(PLUGIN, Box::new(|| Position(0)));
-    ring.append(vec![event("k1")]).unwrap();
+    ring.append(vec![event("k1")], Over::Nothing).unwrap();
     bus
 }
 
@@ -274,12 +278,64 @@ async fn a_delivery_with_more_events_than_the_bus_holds_is_a_dead_letter_that_sa
     assert_eq!(live.emitted(), ["b1"]);
 }
 
+/// Calls as often as a plugin may for the event `a1`, and for each other event once.
+fn call(delivery: &Delivery<'_>) -> (Outcome, Effects) {
+    let count = if &*delivery.event.id == "a1" { CALLS_OPEN_MEMORY_MAX } else { 1 };
+    let call = |n| OutgoingCall {
+        idempotency_key: format!("{}-{n}", delivery.event.id).into(),
+        name: "hook".into(),
+        method: "POST".into(),
+        url: "http://127.0.0.1:1/".into(),
+        headers: Vec::new(),
+        body: Bytes::new(),
+        timeout_ms: 1000,
+    };
+    let calls = (0..count).filter(|_| &*delivery.event.kind == "thing.happened").map(call);
+    (Outcome::Ok, Effects { calls: calls.collect(), ..Effects::default() })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deliveries_that_wait_for_answers_get_them_though_the_bus_is_full_of_their_events() {
+    let live = Live::new(10, Overflow::Reject).await.with(call).await;
+    let mut version = Version::clone(&live.runner.version());
+    let granted = "127.0.0.1:1".parse::<HostPattern>().unwrap();
+    let limits = GuestLimits { http: [granted].into(), ..GuestLimits::clone(&version.limits) };
+    version.limits = Arc::new(limits);
+    let (to, subscription) = (version.deliverer.clone(), version.manifest.subscribe.clone());
+    live.runner.swap(Arc::new(version), Arc::new(subscription), "ops".into()).await.unwrap();
+    live.publish(&["a1"]).await;
+    live.until("its place is free", |live| live.runner.cursor().low >= Position(1)).await;
+    let waiting: Vec<_> = (1..=10).map(|n| format!("{}1", "k".repeat(n))).collect();
+    live.publish(&waiting.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    let more = vec![Publish { event: event("b1"), expected: None }];
+    let full = Err(AppendError::QueueFull { limit: 10 });
+    assert_eq!(live.bus.publish(more.clone()).await, full);
+
+    let answers: Vec<_> = live.bus.ledger().calls().after(None).map(Arc::clone).collect();
+    for call in answers {
+        let content = Content {
+            kind: RESPONSE,
+            id: response_id(&call.idempotency_key),
+            key: call.key.clone(),
+            content_type: "".into(),
+            data: Bytes::new(),
+            attributes: Vec::new(),
+        };
+        let answer = private::event(&to, content);
+        live.bus.append_private(vec![answer]).done().await.unwrap();
+    }
+    live.until_completed(11 + CALLS_OPEN_MEMORY_MAX as u64).await;
+    assert_eq!(live.bus.ledger().calls().count(PLUGIN), 10, "those of the events that waited");
+    assert_eq!(live.bus.publish(more).await.unwrap().len(), 1);
+}
+
 #[test]
 fn what_was_applied_once_stays_so_whoever_else_appends() {
     let bus = memory_bus(1000, Overflow::DropOldest);
     let append = || {
         for _ in 0..20_000 {
-            let appended = bus.ring().unwrap().append(vec![NewEvent::default()]).unwrap();
+            let appended =
+                bus.ring().unwrap().append(vec![NewEvent::default()], Over::Nothing).unwrap();
             let Ticket::Memory(Ok(committed)) = bus.control(&[]) else { panic!("it was refused") };
             let (position, applied) = (bus.last_position(), *bus.applied().borrow());
             assert!(
