@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::write;
+use std::sync::Arc;
 
 use serde_json::{Value, json};
 
@@ -183,6 +184,38 @@ fn queries_are_answered_while_a_rewind_begins() {
         assert!(asked > 10, "{asked}");
     });
     host.kill();
+}
+
+/// Some read when the rewind ends, and the state that they read goes with that.
+#[test]
+fn queries_across_keys_see_all_of_them_while_rewinds_end() {
+    const KEYS: usize = 300;
+    let place = Place::new();
+    write(place.plugins().join("tally.wasm"), fixture("tally-guest")).unwrap();
+    let host = place.start();
+    let posted =
+        |n: usize| event("tally.posted", &n.to_string(), Some(&format!("k{n:03}")), json!(1));
+    host.http.publish(&(0..KEYS).map(posted).collect::<Vec<_>>());
+    host.wait_rest("tally", 0);
+    let going = Arc::new(());
+    let still = Arc::downgrade(&going);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                while still.strong_count() > 0 {
+                    let sum = host.http.get("/v1/plugins/tally/query/all").expect_ok();
+                    assert_eq!(sum, KEYS);
+                }
+            });
+        }
+        // However it ends, the others do too.
+        let _going = going;
+        for generation in 1..=10 {
+            host.cli(&["plugins", "rewind", "tally"]).run().expect_done();
+            rebuilt(&host, "tally", generation);
+        }
+    });
+    host.stop();
 }
 
 #[test]

@@ -30,6 +30,8 @@ use crate::wasm::{Invocation, KeysView, Module, Question, Request, Seed, Slot, S
 
 /// Warm instances kept of one plugin for its queries.
 const IDLE_MAX: usize = 2;
+/// Times that a query runs at most, where each time a rewind ends while it looks at other keys.
+const RUNS_MAX: usize = 3;
 
 /// What the queries of one plugin share.
 pub(crate) struct Queries {
@@ -97,30 +99,47 @@ impl Queries {
             let completed = completed.map_err(|_| RequestError::WaitTimeout { position })?;
             completed.map_err(|error| match error {
                 ReadError::Closed => RequestError::ShuttingDown,
-                error => RequestError::Internal(error.to_string()),
+                error => internal(&error),
             })?;
         }
-        let internal = |error: &dyn std::fmt::Display| RequestError::Internal(error.to_string());
         let _running = self.running.acquire().await.map_err(|error| internal(&error))?;
-        let snapshot = loop {
-            let snapshot = answering.runner.snapshot(query.key.as_ref()).await;
-            let snapshot = snapshot.map_err(|error| internal(&error))?;
-            if snapshot.generation == answering.generation {
-                break snapshot;
+        for _ in 0..RUNS_MAX {
+            let snapshot = loop {
+                let snapshot = answering.runner.snapshot(query.key.as_ref()).await;
+                let snapshot = snapshot.map_err(|error| internal(&error))?;
+                if snapshot.generation == answering.generation {
+                    break snapshot;
+                }
+                answering = plugins.answering(name, &self).await?;
+            };
+            let (across, invocation) = self.read(&answering, &snapshot, query.clone()).await?;
+            if !across.is_whole() {
+                answering = plugins.answering(name, &self).await?;
+                continue;
             }
-            answering = plugins.answering(name, &self).await?;
-        };
-        let Answering { runner, served: Served { module, version }, .. } = answering;
-        let across = Arc::new(Across::new(runner.bus(), runner.instance(), &snapshot));
-        let question = question((&runner, &version), &snapshot, &across, query);
-        let queries = Arc::clone(&self);
+            if across.failed.load(Ordering::SeqCst) {
+                return Err(RequestError::Internal("the state cannot be read".to_owned()));
+            }
+            answering.runner.keep_query_logs(&invocation);
+            return answered(invocation, &snapshot);
+        }
+        let why = format!("rewinds of plugin `{name}` end faster than it answers; ask again");
+        Err(RequestError::KeyUnavailable(why))
+    }
+
+    /// Has a query answered from a snapshot, and what it looks at of other keys.
+    async fn read(
+        self: &Arc<Self>,
+        Answering { runner, served: Served { module, version }, .. }: &Answering,
+        snapshot: &Snapshot,
+        query: QueryRequest,
+    ) -> Result<(Arc<Across>, Box<Invocation>), RequestError> {
+        let across = Arc::new(Across::new(runner.bus(), runner.instance(), snapshot));
+        let question = question((runner, version), snapshot, &across, query);
+        let (queries, module) = (Arc::clone(self), Arc::clone(module));
         let running = self.tenant.spawn(async move { queries.run(&module, question).await });
         let invocation = running.await.map_err(|error| internal(&error))?;
-        if across.failed.load(Ordering::SeqCst) {
-            return Err(RequestError::Internal("the state cannot be read".to_owned()));
-        }
-        runner.keep_query_logs(&invocation);
-        answered(invocation, &snapshot)
+        Ok((across, invocation))
     }
 
     async fn run(&self, module: &Module, question: Question) -> Box<Invocation> {
@@ -136,6 +155,10 @@ impl Queries {
     fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Slot>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn internal(error: &dyn std::fmt::Display) -> RequestError {
+    RequestError::Internal(error.to_string())
 }
 
 fn question(
@@ -204,6 +227,8 @@ struct Across {
     generation: Generation,
     now_ms: u64,
     listed: Mutex<Option<Listed>>,
+    /// The query has looked at other keys.
+    asked: AtomicBool,
     /// The state could not be read: the answer is worth nothing.
     failed: AtomicBool,
 }
@@ -227,8 +252,20 @@ impl Across {
             generation: snapshot.generation,
             now_ms: snapshot.now_ms,
             listed: Mutex::default(),
+            asked: AtomicBool::new(false),
             failed: AtomicBool::new(false),
         }
+    }
+
+    /// Whether all that the query asked for was there. With the end of a rewind the values of the
+    /// generation before are gone; until then the ledger says that this one serves.
+    fn is_whole(&self) -> bool {
+        if !self.asked.load(Ordering::SeqCst) {
+            return true;
+        }
+        // Both change while the fold has the ledger: what still serves has lost nothing.
+        let ledger = self.bus.ledger();
+        ledger.instance(self.instance).is_some_and(|plugin| plugin.serving() == self.generation)
     }
 
     fn look(&self, prefix: &str, after: Option<&str>, limit: usize) -> Listed {
@@ -265,6 +302,7 @@ impl Listed {
 
 impl KeysView for Across {
     fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Vec<String> {
+        self.asked.store(true, Ordering::SeqCst);
         let mut listed = self.listed.lock().unwrap_or_else(PoisonError::into_inner);
         if !listed.as_mut().is_some_and(|listed| listed.knows(prefix, after, limit)) {
             // Who goes on wants all of them: they are looked for once, not page by page.
@@ -277,6 +315,7 @@ impl KeysView for Across {
     }
 
     fn get(&self, key: &str, name: &str) -> Option<Vec<u8>> {
+        self.asked.store(true, Ordering::SeqCst);
         let key = Key::new(key).ok()?;
         let owner = Owner { instance: self.instance, generation: self.generation, key };
         let found = self.bus.values().get(&owner, name, self.now_ms);
@@ -287,6 +326,10 @@ impl KeysView for Across {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bus::memory::{MemoryOptions, Order, Overflow};
+    use crate::clock::SystemClock;
+    use crate::event::{CommitNumber, Position};
+    use crate::log::record::{Control, ControlRecord};
 
     fn listed(after: Option<&str>, keys: &[&str], whole: bool) -> Listed {
         let keys = keys.iter().map(|key| Key::new(key).unwrap()).collect();
@@ -307,5 +350,37 @@ mod tests {
         assert!(some.knows("a", Some("a2"), 5));
         assert_eq!(some.keys, [Key::new("a3").unwrap()]);
         assert!(!some.knows("a", Some("a1"), 5), "it has let go of those");
+    }
+
+    #[test]
+    fn what_looked_across_keys_has_seen_all_unless_its_generation_was_dropped() {
+        let options = MemoryOptions { capacity: 9, overflow: Overflow::Reject, order: Order::Key };
+        let bus = Arc::new(Bus::memory("m", options, Arc::new(SystemClock::new())));
+        let instance = InstanceId(1);
+        let control = |control| {
+            drop(bus.control(&[ControlRecord { actor: "test".into(), control }]));
+        };
+        control(Control::Register { instance, name: "p".into(), after: Position(0) });
+        let snapshot = Snapshot {
+            commit: CommitNumber(0),
+            position: Position(0),
+            sequence: None,
+            generation: Generation(0),
+            now_ms: 0,
+            values: KeyValues::new(),
+        };
+        let across = || Across::new(&bus, instance, &snapshot);
+        let (asked, unasked) = (across(), across());
+        assert_eq!(asked.get("k", "n"), None);
+        let (after, until) = (Position(0), Position(0));
+        let (generation, done) = (Generation(1), Position(0));
+        control(Control::Rewind { instance, generation, after, until, done });
+        assert!(asked.is_whole(), "the state before serves until the rewind is over");
+        control(Control::Rebuilt { instance, generation });
+        assert!(!asked.is_whole());
+        assert!(unasked.is_whole(), "it needs nothing of other keys");
+        let listed = across();
+        listed.list("", None, 10);
+        assert!(!listed.is_whole());
     }
 }
