@@ -8,7 +8,7 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::Semaphore;
 
@@ -64,6 +64,15 @@ pub(crate) struct Served {
 pub(super) struct Earlier {
     pub(super) environment: Digest,
     pub(super) loaded: Result<Served, String>,
+    /// When a load that failed is tried again.
+    pub(super) again_at: Instant,
+}
+
+impl Earlier {
+    /// Whether it is to be used for an environment: what is missing may be there again after a while.
+    pub(super) fn holds(&self, environment: Digest, now: Instant) -> bool {
+        self.environment == environment && (self.loaded.is_ok() || now < self.again_at)
+    }
 }
 
 impl Queries {
@@ -382,5 +391,15 @@ mod tests {
         let listed = across();
         listed.list("", None, 10);
         assert!(!listed.is_whole());
+    }
+
+    #[test]
+    fn a_load_that_failed_is_tried_again_after_a_while() {
+        let (now, environment) = (Instant::now(), Digest::default());
+        let again_at = now + Duration::from_secs(5);
+        let failed = Earlier { environment, loaded: Err("it is gone".to_owned()), again_at };
+        assert!(failed.holds(environment, now));
+        assert!(!failed.holds(environment, again_at));
+        assert!(!failed.holds(Digest::of(b"another"), now));
     }
 }

@@ -23,6 +23,11 @@ pub(super) struct Refusal {
 const AGAIN_MIN: Duration = Duration::from_secs(5);
 const AGAIN_FACTOR: u32 = 10;
 
+/// How long what failed is left alone, after an attempt that `took` so long.
+pub(super) fn again_after(took: Duration) -> Duration {
+    AGAIN_MIN.max(took * AGAIN_FACTOR)
+}
+
 impl Refusal {
     pub(super) const fn passing(why: String) -> Self {
         Self { why, may_pass: true }
@@ -87,7 +92,7 @@ impl Plugins {
     pub(super) fn install_later(self: &Arc<Self>, name: &str, change: u64, took: Duration) {
         let (plugins, name) = (Arc::clone(self), name.to_owned());
         self.tasks.spawn(async move {
-            tokio::time::sleep(AGAIN_MIN.max(took * AGAIN_FACTOR)).await;
+            tokio::time::sleep(again_after(took)).await;
             Box::pin(plugins.install(&name, change, true)).await;
         });
     }

@@ -1,8 +1,10 @@
 //! Which plugin a command or a query is for, and whether it takes any.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::install::Candidate;
+use super::refusal::again_after;
 use super::{Entry, Plugins, lock};
 use crate::api::host::HostError;
 use crate::api::requests::{Answered, CommandRequest, QueryRequest, RequestError};
@@ -94,7 +96,8 @@ impl Plugins {
         Ok(Answering { runner, generation, served })
     }
 
-    /// What served `before` the rewind that is under way, loaded with the first query that asks for it.
+    /// What served `before` the rewind that is under way, loaded with the first query that asks for it;
+    /// where that fails, with one that asks a while later.
     ///
     /// # Errors
     /// Why it is not to be had, in words.
@@ -107,15 +110,19 @@ impl Plugins {
     ) -> Result<Served, String> {
         let before = before.ok_or_else(|| "the log does not say what served before".to_owned())?;
         let mut earlier = queries.earlier.lock().await;
-        let known = earlier.as_ref().filter(|known| known.environment == before.environment);
-        if let Some(known) = known {
+        let (began, environment) = (Instant::now(), before.environment);
+        if let Some(known) = earlier.as_ref().filter(|known| known.holds(environment, began)) {
             return known.loaded.clone();
         }
         let loaded = self.load_activation((name, runner), before, present).await;
-        if let Err(why) = &loaded {
-            tracing::warn!(plugin = name, why, "queries are refused until the rewind is over");
+        let loaded = loaded.map_err(|why| format!("{why}; it is tried again"));
+        let known = earlier.as_ref().filter(|known| known.environment == environment);
+        let told = known.and_then(|known| known.loaded.as_ref().err());
+        if let Some(why) = loaded.as_ref().err().filter(|why| told != Some(why)) {
+            tracing::warn!(plugin = name, why, "queries are refused during the rewind");
         }
-        *earlier = Some(Earlier { environment: before.environment, loaded: loaded.clone() });
+        let again_at = Instant::now() + again_after(began.elapsed());
+        *earlier = Some(Earlier { environment, loaded: loaded.clone(), again_at });
         loaded
     }
 
