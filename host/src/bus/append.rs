@@ -1,10 +1,12 @@
 //! What goes into a bus: events that are published, ends of deliveries, control records.
 
-use crate::effects::StateWrite;
-use crate::event::{CommitNumber, InstanceId, KeySequence, NewEvent, Position};
+use crate::effects::{Effects, Outcome, StateWrite};
+use crate::event::{CommitNumber, Event, InstanceId, KeySequence, NewEvent, Position};
 use crate::log::record::{ControlRecord, DeliveryCommit};
 use crate::log::{AppendError, Appended, CommitTicket, EffectsPermit, Log, OUTBOX_BYTES, Publish};
+use crate::wasm::Invocation;
 
+use super::deliver::{self, Deliverer};
 use super::memory::MemoryLog;
 use super::{Bus, Store};
 
@@ -142,6 +144,26 @@ impl Bus {
                 Ticket::Memory(self.commit_memory(log, commit, written))
             }
         }
+    }
+
+    /// What a commit cannot hold is an exceeded budget like any other, and so is what its bus cannot.
+    /// `input`: as it stands in the log.
+    pub(super) fn only_recordable(
+        &self,
+        by: &Deliverer,
+        input: &Event,
+        invocation: &mut Invocation,
+    ) {
+        let emits_max = self.ring().map_or(usize::MAX, MemoryLog::batch_max);
+        let budget = if invocation.effects.emits.len() > emits_max {
+            format!("capacity = {emits_max} of the memory bus")
+        } else if !deliver::fits(by, input, &invocation.effects) {
+            deliver::COMMIT_BUDGET.to_owned()
+        } else {
+            return;
+        };
+        invocation.outcome = Outcome::Output { budget };
+        invocation.effects = Effects::default();
     }
 
     /// Where a worker puts the ends of its deliveries.

@@ -77,6 +77,7 @@ impl Again {
     /// What would be recorded of it.
     fn ended(&self, mut invocation: Box<Invocation>) -> DeliveryCommit {
         let (completion, version) = (&self.done.completion, &self.version);
+        self.bus.only_recordable(&version.deliverer, &self.input, &mut invocation);
         let outcome = invocation.outcome;
         let kind = outcome.kind();
         let ended = Ended {

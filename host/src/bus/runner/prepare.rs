@@ -5,9 +5,7 @@ use std::sync::Arc;
 use super::work::Stopped;
 use super::worker::Delivered;
 use super::{Runner, Version};
-use crate::bus::memory::MemoryLog;
 use crate::bus::{Outbox, deliver};
-use crate::effects::{Effects, Outcome};
 use crate::event::Event;
 use crate::log::ReadError;
 use crate::schedule::core::Assignment;
@@ -161,24 +159,5 @@ impl Runner {
             // What is rebuilt reaches nothing outside.
             outside: version.outside.as_ref().filter(|_| !self.repeats(event.position)),
         }
-    }
-
-    /// What a commit cannot hold is an exceeded budget like any other, and so is what its bus cannot.
-    pub(super) fn only_recordable(
-        &self,
-        version: &Version,
-        event: &Event,
-        invocation: &mut Invocation,
-    ) {
-        let emits_max = self.bus.ring().map_or(usize::MAX, MemoryLog::batch_max);
-        let budget = if invocation.effects.emits.len() > emits_max {
-            format!("capacity = {emits_max} of the memory bus")
-        } else if !deliver::fits(&version.deliverer, event, &invocation.effects) {
-            deliver::COMMIT_BUDGET.to_owned()
-        } else {
-            return;
-        };
-        invocation.outcome = Outcome::Output { budget };
-        invocation.effects = Effects::default();
     }
 }

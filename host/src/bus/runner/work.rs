@@ -138,7 +138,7 @@ impl Runner {
         if let Some(notes) = notes {
             notes.clear();
         }
-        self.only_recordable(version, &event, &mut invocation);
+        self.bus.only_recordable(&version.deliverer, &event, &mut invocation);
         lease.spent(invocation.fuel);
         self.keep_logs(&event, number, &invocation);
         let ended_ms = self.bus.now_ms();

@@ -11,6 +11,7 @@ use crate::bus::clocks::FollowError;
 use crate::bus::memory::{MemoryOptions, Order, Over, Overflow};
 use crate::bus::operate::{self, Act};
 use crate::bus::private::{self, Content, RESPONSE};
+use crate::bus::replay::{Again, Verdict};
 use crate::bus::runner::{Runner, Version};
 use crate::bus::{Bus, Ticket};
 use crate::clock::SystemClock;
@@ -327,6 +328,45 @@ async fn deliveries_that_wait_for_answers_get_them_though_the_bus_is_full_of_the
     live.until_completed(11 + CALLS_OPEN_MEMORY_MAX as u64).await;
     assert_eq!(live.bus.ledger().calls().count(PLUGIN), 10, "those of the events that waited");
     assert_eq!(live.bus.publish(more).await.unwrap().len(), 1);
+}
+
+/// Emits what is too much: by the number of events for the bus that it runs on, by their bytes for any.
+fn emit_too_much(delivery: &Delivery<'_>) -> (Outcome, Effects) {
+    let bytes = if &*delivery.event.id == "a1" { 0 } else { 30 << 20 };
+    let draft = |n| Draft {
+        id: delivery.seed.event_id(delivery.event.position, n),
+        kind: "thing.handled".into(),
+        key: None,
+        bus: None,
+        content_type: "".into(),
+        data: vec![0; bytes].into(),
+        attributes: Vec::new(),
+    };
+    (Outcome::Ok, Effects { emits: (0..3).map(draft).collect(), ..Effects::default() })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_recorded_ends_alike_when_it_runs_again() {
+    for (capacity, id) in [(2, "a1"), (100, "b1")] {
+        let live = Live::new(capacity, Overflow::Reject).await.with(emit_too_much).await;
+        live.publish(&[id]).await;
+        live.until("it is given up", |live| !live.plugin().letters.is_empty()).await;
+        let letter = live.bus.ledger().dead_letters().next().unwrap().clone();
+        let version = live.runner.version();
+        let mut done = commit(1, id.trim_end_matches('1'), Vec::new());
+        done.emits.clear();
+        done.completion.outcome = letter.outcome;
+        done.completion.environment = version.deliverer.environment;
+        let input = live.bus.event(Position(1)).await.unwrap().unwrap();
+        let (bus, seen) = (Arc::clone(&live.bus), Arc::default());
+        let judged = Again { bus, version, input, done, seen }.run().await;
+        assert!(
+            matches!(judged.verdict, Verdict::Equal),
+            "{:?}: {:?}",
+            letter.reason,
+            judged.verdict
+        );
+    }
 }
 
 #[test]
