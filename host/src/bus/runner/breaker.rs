@@ -143,13 +143,15 @@ impl Runner {
                         let wait_ms = until_ms.saturating_sub(now_ms).max(1);
                         tokio::time::sleep(Duration::from_millis(wait_ms)).await;
                     }
-                    None => self.guard.opened.notified().await,
+                    None => std::future::pending().await,
                 }
             };
             tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return,
                 Ok(()) = clock_steps.changed() => self.queue.clock_stepped(),
+                // Also while it waits: it may have closed meanwhile, and be due sooner now.
+                () = self.guard.opened.notified() => {}
                 () = due => {}
             }
             let now_ms = self.bus.now_ms();

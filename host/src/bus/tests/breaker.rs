@@ -1,6 +1,8 @@
 //! A plugin that fails at most keys stands still and is probed; nothing is lost by it.
 
-use super::world::{World, events, texts};
+use std::time::Duration;
+
+use super::world::{PATIENCE, World, events, texts};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_plugin_that_fails_broadly_parks_few_keys_and_goes_on_once_it_is_well() {
@@ -55,5 +57,34 @@ async fn somebody_who_resumes_it_closes_it() {
     let handled =
         |world: &World| (0..60).filter(|n| !world.ids(&format!("k{n}")).is_empty()).count();
     world.until("all went on", |world| world.letters().len() + handled(world) == 60).await;
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_opens_again_after_a_resume_is_probed_when_that_is_due() {
+    let world = World::new().await;
+    let (before, after): (Vec<_>, Vec<_>) =
+        events(120).into_iter().partition(|id| id.as_str() < "k2");
+    world.script.breaks(&texts(&events(120)));
+    world.publish(&texts(&before)).await;
+    let probe_ms = |world: &World| world.runner.broken().and_then(|broken| broken.probe_ms);
+    // The wait has doubled with each time that the probes failed.
+    let waits_long = |world: &World| {
+        probe_ms(world).is_some_and(|probe_ms| probe_ms > world.bus.now_ms() + 2500)
+    };
+    world.until("it stands still for long", waits_long).await;
+    let long_ms = probe_ms(&world).unwrap();
+    world.runner.resume();
+    world.publish(&texts(&after)).await;
+    world.until("it stands still again", |world| probe_ms(world).is_some()).await;
+    let short_ms = probe_ms(&world).unwrap();
+    assert!(short_ms + 1000 < long_ms, "{short_ms}, and {long_ms} before");
+    let is_probed = async {
+        while probe_ms(&world) == Some(short_ms) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, is_probed).await.unwrap();
+    assert!(world.bus.now_ms() < long_ms, "only when the wait from before was over");
     world.stop().await;
 }
