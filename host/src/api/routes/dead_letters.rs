@@ -7,7 +7,7 @@ use axum::{Extension, Json};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
-use super::openapi::{ActionErrors, CloudEvent, Errors};
+use super::openapi::{ActionErrors, CloudEvent, Errors, KeptErrors};
 use crate::api::app::App;
 use crate::api::auth::Principal;
 use crate::api::cloudevents;
@@ -85,7 +85,7 @@ fn outcome(text: &str) -> Result<OutcomeKind, ApiError> {
     tag = "dead letters",
     operation_id = "getDeadLetterDelivery",
     params(("id" = String, Path, description = "Its id")),
-    responses((status = 200, description = "The delivery", body = DeliveryView), Errors),
+    responses((status = 200, description = "The delivery", body = DeliveryView), Errors, KeptErrors),
 )]
 pub(super) async fn delivery(
     State(app): State<Arc<App>>,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::extract::{Path, RawQuery, State};
 use axum::{Extension, Json};
 
-use super::openapi::{ActionErrors, Errors};
+use super::openapi::{ActionErrors, Errors, KeptErrors};
 use crate::api::app::App;
 use crate::api::auth::Principal;
 use crate::api::errors::ApiError;
@@ -22,7 +22,7 @@ use crate::api::view::KeyView;
         ("plugin" = String, Path, description = "Name of the plugin"),
         ("key" = String, Query, description = "The key"),
     ),
-    responses((status = 200, description = "The key", body = KeyView), Errors),
+    responses((status = 200, description = "The key", body = KeyView), Errors, KeptErrors),
 )]
 pub(super) async fn show(
     State(app): State<Arc<App>>,

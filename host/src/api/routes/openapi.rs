@@ -240,11 +240,11 @@ pub(super) enum QueryErrors {
     NotAnswered(ErrorBody),
 }
 
-/// What looking at what a plugin keeps may answer beside [`Errors`].
+/// What looking at what a plugin or a dead letter keeps may answer beside [`Errors`].
 #[derive(IntoResponses)]
 #[allow(dead_code, reason = "it describes answers, it makes none")]
 pub(super) enum KeptErrors {
-    /// `conflict`: no bus knows the plugin yet
+    /// `conflict`: no bus knows the plugin yet; what was kept for the dead letter is gone
     #[response(status = 409)]
     Conflict(ErrorBody),
 }

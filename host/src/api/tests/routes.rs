@@ -152,6 +152,10 @@ async fn the_document_names_errors_schemas_and_no_dangling_reference() {
         let asked = &document["paths"][format!("/v1/plugins/{{plugin}}/{path}")]["post"];
         assert_ne!(asked["requestBody"]["required"], true, "{path} is asked without a body, too");
     }
+    for path in ["plugins/{plugin}/keys", "plugins/{plugin}/state", "dead-letters/{id}/delivery"] {
+        let shown = &document["paths"][format!("/v1/{path}")]["get"]["responses"];
+        assert!(shown.get("409").is_some(), "{path}");
+    }
     let of = |content: &serde_json::Value| {
         let types = content["content"].as_object().unwrap();
         types.keys().cloned().collect::<Vec<_>>().join(" ")
