@@ -133,6 +133,7 @@ impl Config {
         let mut table = parse(&label, &text)?;
         let mut document = Document::new(&label);
         overlay(&mut table, &mut document, environment, flags);
+        refuse_empty(&mut document, environment, flags);
         let file_folder = path.as_deref().and_then(Path::parent).unwrap_or(folder);
         let folders = Folders { file: file_folder, working: folder };
         let mut config = read(&document, &mut document.root(table), &folders);
@@ -251,6 +252,23 @@ fn overlay(
     }
     if let Some(text) = &flags.listen {
         set(table, document, LISTEN, text, "flag `--listen`".to_owned());
+    }
+}
+
+/// Refuses folders without a name that the file has no place for: the working folder is not meant where a
+/// variable that was to name one is not set.
+fn refuse_empty(document: &mut Document, environment: &BTreeMap<String, String>, flags: &Flags) {
+    let is_empty = |flag: &Option<PathBuf>| flag.as_ref().is_some_and(|p| p.as_os_str().is_empty());
+    let variable = environment.get(FOLDER_VARIABLE).is_some_and(String::is_empty);
+    for (key, is_empty, origin) in [
+        ("plugins", variable, format!("environment variable `{FOLDER_VARIABLE}`")),
+        ("plugins", is_empty(&flags.plugins), "flag `--plugins`".to_owned()),
+        ("data", is_empty(&flags.data), "flag `--data`".to_owned()),
+    ] {
+        if is_empty {
+            document.set_origin(key, origin);
+            document.refuse(key, &Value::String(String::new()), "a path");
+        }
     }
 }
 

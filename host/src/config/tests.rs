@@ -131,6 +131,26 @@ fn flags_win_over_environment_over_file_over_defaults() {
 }
 
 #[test]
+fn folders_without_a_name_are_refused_wherever_they_are_named() {
+    let flags = |plugins: Option<&str>, data: Option<&str>| {
+        let (plugins, data) = (plugins.map(Into::into), data.map(Into::into));
+        let mut setup = Setup::new("");
+        setup.flags = Flags { plugins, data, ..Flags::default() };
+        setup
+    };
+    for (setup, named) in [
+        (Setup::new("plugins = \"\""), "`plugins`"),
+        (Setup::new("").variable("TIDEGATE_PLUGINS", ""), "`TIDEGATE_PLUGINS`"),
+        (Setup::new("").variable("TIDEGATE_DATA", ""), "`TIDEGATE_DATA`"),
+        (flags(Some(""), None), "`--plugins`"),
+        (flags(None, Some("")), "`--data`"),
+    ] {
+        let error = setup.error();
+        assert!(error.contains(named) && error.contains("allowed: "), "{named}: {error}");
+    }
+}
+
+#[test]
 fn paths_of_a_named_file_are_relative_to_it() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::create_dir(folder.path().join("etc")).unwrap();
