@@ -25,6 +25,9 @@ use super::{BenchError, Settings, cpu};
 
 /// Calls of a fresh instance: one in so many of the others.
 const FRESH_SHARE: u64 = 20;
+/// Why there are no rows of bare calls where [`Bare::load`] takes no module.
+const NOT_BARE: &str = "no bare calls: without the host only components and typed core modules are called, \
+                        and those that need nothing but `tidegate:plugin`";
 /// Deliveries after which a guest finds its state as it leaves it: the first one finds none, the second
 /// one what the first one makes of that.
 const DELIVERIES_TO_SETTLE: u32 = 2;
@@ -208,7 +211,7 @@ pub async fn run(settings: &Settings, options: &InvokeOptions) -> Result<Report,
 
     let mut found: [Vec<f64>; 4] = Default::default();
     let mut failed = None;
-    let mut notes = Vec::new();
+    let mut notes: Vec<_> = not_bare(bare.as_ref()).into_iter().collect();
     for repetition in 0..=settings.repetitions {
         let calls = if repetition == 0 { settings.events.div_ceil(10) } else { settings.events };
         let (reused, one) = match reuses {
@@ -239,6 +242,11 @@ pub async fn run(settings: &Settings, options: &InvokeOptions) -> Result<Report,
     report.calls = calls(found, [bare.is_some(), metered.is_some()]);
     report.notes = notes;
     Ok(report)
+}
+
+/// Says why there are no bare calls.
+fn not_bare(bare: Option<&Bare>) -> Option<String> {
+    bare.is_none().then(|| NOT_BARE.to_owned())
 }
 
 /// One run of bare calls; one that fails is the last.
@@ -306,6 +314,19 @@ mod tests {
         // What is measured changes nothing.
         assert_eq!(hosted.us(3).await.1, None);
         assert_eq!(hosted.state().get("n"), Some(2_u64.to_le_bytes().to_vec()));
+    }
+
+    #[test]
+    fn a_module_that_cannot_be_called_without_the_host_is_told_so() {
+        let mut plugin = Plugin::of(None, &Guest::Counting, &Settings::default()).unwrap();
+        let noted = |plugin: &Plugin| {
+            let bare = Bare::load(plugin, Fuel::Off, &Kept::default()).unwrap();
+            not_bare(bare.as_ref())
+        };
+        assert_eq!(noted(&plugin), None);
+        plugin.wasm =
+            b"(module (memory (export \"memory\") 1) (func (export \"_start\")))".to_vec();
+        assert!(noted(&plugin).unwrap().starts_with("no bare calls: "));
     }
 
     #[test]

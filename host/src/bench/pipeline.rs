@@ -19,6 +19,8 @@ use super::{BenchError, Settings};
 
 /// Events of a run of the limit where each is written alone, at most: as many as tell how long one takes.
 const LONE_EVENTS_MAX: u64 = 500;
+/// Share of a rate from which on it was held: a run lasts until the effects of its last event are durable.
+const HELD_SHARE_MIN: f64 = 0.9;
 
 /// What only this bench is told.
 #[derive(Debug, Clone, Default)]
@@ -120,9 +122,20 @@ fn limit(
 fn at_rate(report: &mut Report, rate: u64) {
     report.parameter("rate", rate);
     report.parameters.remove("in_flight");
-    report.without_ratios(
-        "at a fixed rate there is no ratio to the raw segment file: what limits is the rate",
-    );
+    let why = match report.events_per_second {
+        Some(found) if found < HELD_SHARE_MIN * precise(rate) => format!(
+            "the rate was not held: {found:.0} of {rate} events a second went through. There is no ratio to \
+             the raw segment file, which took events that come alone"
+        ),
+        _ => "at a fixed rate there is no ratio to the raw segment file: what limits is the rate"
+            .to_owned(),
+    };
+    report.without_ratios(&why);
+}
+
+#[allow(clippy::cast_precision_loss, reason = "no rate needs more digits")]
+const fn precise(rate: u64) -> f64 {
+    rate as f64
 }
 
 /// Adds the processor time beside the handler, where the two measurements allow it.
@@ -246,6 +259,20 @@ mod tests {
         let found = latencies(begun, done).percentiles().unwrap();
         assert!((found.p50_us - 10_000.0).abs() < 200.0, "{found:?}");
         assert!((found.p999_us - 10_000.0).abs() < 200.0, "{found:?}");
+    }
+
+    #[test]
+    fn a_rate_is_only_called_the_limit_where_it_was_held() {
+        let said = |found: f64| {
+            let events_per_second = Some(found);
+            let mut report = Report { events_per_second, ..Report::default() };
+            at_rate(&mut report, 400_000);
+            report.notes.join(" ")
+        };
+        assert!(said(399_000.0).ends_with("what limits is the rate"), "{}", said(399_000.0));
+        let not_held = said(100_836.0);
+        assert!(not_held.contains("was not held: 100836 of 400000"), "{not_held}");
+        assert!(!not_held.contains("what limits"), "{not_held}");
     }
 
     #[test]
