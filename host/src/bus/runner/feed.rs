@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use super::expire::Horizon;
 use super::{Runner, Subscriptions, Swap, bounds, quotas};
 use crate::bus::source::Batch;
-use crate::bus::subscribed::may_want;
+use crate::bus::subscribed::{hold, may_want};
 use crate::event::{Event, Heading, Position};
 use crate::log::ReadError;
 use crate::log::record::{Control, ControlRecord};
@@ -169,7 +169,7 @@ impl Runner {
             // Who asks next sees it in the ledger too: that a rollback has ended, say.
             self.bus.until_applied(committed.commit).await;
             let mut subscriptions = Subscriptions::clone(&self.subscriptions.load());
-            subscriptions.push((after, swap.subscription));
+            hold(&mut subscriptions, after, swap.subscription);
             self.subscriptions.store(Arc::new(subscriptions));
             let (manifest, now_ms) = (&swap.version.manifest, self.bus.now_ms());
             self.queue.with(|core| {

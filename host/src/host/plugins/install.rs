@@ -1,6 +1,5 @@
 //! From a module in the folder to a runner: settle who it is, compile, check, register, swap.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -10,14 +9,13 @@ use super::{Entry, Plugins, lock};
 use crate::api::view::{PluginState, ReloadResult, ReloadView, Timestamp};
 use crate::bus::Bus;
 use crate::bus::deliver::{self, Deliverer};
-use crate::bus::runner::{Parts, Runner, Subscriptions, Version};
+use crate::bus::runner::{Parts, Runner, Version};
+use crate::bus::subscribed;
 use crate::event::{Digest, Generation, InstanceId, Position};
 use crate::log::record::{Control, ControlRecord};
 use crate::plugin::identity::{Binding, Decision, Plugins as Known, Registered};
 use crate::plugin::{Change, Manifest, Source, Start};
 use crate::schedule::retry::RetryPolicy;
-use crate::state::Activation;
-use crate::state::Instance;
 use crate::wasm::{Exports, GuestLimits, Module};
 
 /// A module that was loaded, and what it is to serve as.
@@ -292,7 +290,7 @@ impl Plugins {
         };
         self.carry_over(candidate, instance).await?;
         let known = bus.ledger().instance(instance).map(|known| {
-            (known.generation, known.paused.is_some(), subscriptions(known, manifest))
+            (known.generation, known.paused.is_some(), subscribed::of(known, manifest))
         });
         let Some((generation, paused, subscriptions)) = known else {
             return Err("its registration is not in the log".to_owned().into());
@@ -450,27 +448,6 @@ pub(super) fn for_exports(manifest: &Arc<Manifest>, exports: Exports) -> Arc<Man
     // No public event has a type like this: they are refused at ingest, and of guests.
     deaf.subscribe.types = "tidegate.**".parse().into_iter().collect();
     Arc::new(deaf)
-}
-
-/// The subscriptions that judge what is still to be delivered.
-fn subscriptions(instance: &Instance, present: &Arc<Manifest>) -> Subscriptions {
-    let mut subscriptions: BTreeMap<Position, Arc<_>> = BTreeMap::new();
-    // A rewind begins anew: its own manifest judges what is delivered again.
-    let of = |activation: &&Activation| activation.generation == instance.generation;
-    for activation in instance.activations.iter().filter(of) {
-        match Manifest::parse("the log", &activation.manifest) {
-            Ok(manifest) => {
-                subscriptions.insert(activation.after, Arc::new(manifest.subscribe));
-            }
-            Err(error) => tracing::warn!(
-                plugin = instance.name, %error, "a manifest in the log is not understood"
-            ),
-        }
-    }
-    if subscriptions.is_empty() {
-        subscriptions.insert(instance.low, Arc::new(present.subscribe.clone()));
-    }
-    subscriptions.into_iter().collect()
 }
 
 async fn start_after(bus: &Bus, start: &Start) -> Result<Position, String> {
