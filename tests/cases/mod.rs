@@ -18,6 +18,7 @@ mod full;
 mod hostile;
 mod kill;
 mod messaging;
+mod operate;
 mod outside;
 mod park;
 mod permits;

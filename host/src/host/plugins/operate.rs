@@ -66,6 +66,14 @@ impl Plugins {
         path.map_or(Ok(()), |path| Err(self.refused(there(path))))
     }
 
+    /// Stops what still runs of a plugin whose file is gone: what comes of that may wait for this turn.
+    /// Its entry goes with the name, and would leave a runner behind that nobody stops.
+    async fn stop_gone(&self, name: &str) {
+        if self.stop_runner(name).await {
+            tracing::info!(plugin = name, "removed; its state is kept");
+        }
+    }
+
     fn runner(&self, name: &str) -> Option<Arc<Runner>> {
         lock(&self.entries).get(name).and_then(|entry| entry.runner.clone())
     }
@@ -210,6 +218,7 @@ impl Plugins {
             .ok_or_else(|| {
                 HostError::Conflict(format!("there is no file for `{new}` in the plugins folder"))
             })?;
+        self.stop_gone(old).await;
         for (bus, instance) in instances {
             let bus = self.bus(&bus).map_err(HostError::Internal)?;
             self.record(&bus, actor, Control::Rename { instance, name: new.to_owned() }).await?;
@@ -229,6 +238,7 @@ impl Plugins {
         let _turn = turn.lock().await;
         self.check_gone(name, "remove it first")?;
         let instances = self.known().forget(name).map_err(|refusal| self.refused(refusal))?;
+        self.stop_gone(name).await;
         for (bus, instance) in instances {
             let bus = self.bus(&bus).map_err(HostError::Internal)?;
             self.record(&bus, actor, Control::Forget { instance }).await?;

@@ -1,0 +1,73 @@
+//! What operators ask of a plugin while a delivery of it takes its time.
+
+use std::fs::{rename, write};
+
+use serde_json::{Value, json};
+
+use crate::harness::{Host, Place, emitter, event, handler};
+
+/// Emits `seen.it` with the id of the input, and takes seconds for it where that begins with `s`.
+fn slow() -> Vec<u8> {
+    let body = format!(
+        "(if (i32.eq (i32.load8_u (i32.load (local.get $event))) (i32.const 115)) (then
+           (local.set $i (i32.const 2000000000))
+           (loop $on (br_if $on (local.tee $i (i32.sub (local.get $i) (i32.const 1)))))))
+         {}",
+        emitter("seen.it")
+    );
+    handler("seen.it", &body, "")
+}
+
+/// A host whose plugin `old` is at work on the event `s-1`.
+fn busy(place: &Place) -> Host {
+    let limits = "[limits]\nfuel = 1_000_000_000_000\ntimeout = \"2m\"\n";
+    write(place.plugins().join("old.wasm"), slow()).unwrap();
+    write(place.plugins().join("old.toml"), limits).unwrap();
+    let host = place.start();
+    publish(&host, "s-1");
+    host.wait_plugin("old", "at work", |view| view["in_flight"] == 1);
+    host
+}
+
+fn publish(host: &Host, id: &str) {
+    host.http.publish(&[event("a.b", id, Some("k"), json!(1))]);
+}
+
+/// How often an input was answered.
+fn answered(host: &Host, id: &str) -> usize {
+    host.http.events("type=seen.it").iter().filter(|event| event["data"] == id).count()
+}
+
+/// Whether the plugin has a runner.
+fn runs(view: &Value) -> bool {
+    !view["manifest"].is_null()
+}
+
+/// The old runner once went on under the old name, beside the one under the new name.
+#[test]
+fn a_plugin_renamed_before_its_runner_was_stopped_runs_once() {
+    let place = Place::new();
+    let host = busy(&place);
+    let http = host.http.clone();
+    let rewind = std::thread::spawn(move || http.post("/v1/plugins/old/rewind", "text/plain", b""));
+    host.wait_plugin("old", "stopped for its rewind", |view| !runs(view));
+    // In turn: the rewind, the new name, and what comes of the file that is gone.
+    let http = host.http.clone();
+    let renaming =
+        std::thread::spawn(move || http.post("/v1/plugins/old/rename?to=new", "text/plain", b""));
+    for end in ["wasm", "toml"] {
+        let file = |name: &str| place.plugins().join(format!("{name}.{end}"));
+        rename(file("old"), file("new")).unwrap();
+    }
+    assert_eq!(rewind.join().unwrap().status, 200);
+    if renaming.join().unwrap().status != 200 {
+        // It came too early, and the file was there.
+        host.wait_plugin("new", "waits", |view| view["state"] == "waiting");
+        host.cli(&["plugins", "rename", "old", "new"]).run().expect_done();
+    }
+    host.wait_plugin("new", "live", |view| view["state"] == "live");
+    publish(&host, "e-2");
+    host.wait_rest("new", 0);
+    assert_eq!((answered(&host, "s-1"), answered(&host, "e-2")), (1, 1));
+    host.stop();
+}
