@@ -4,7 +4,7 @@ use std::fs::{rename, write};
 
 use serde_json::{Value, json};
 
-use crate::harness::{Host, Place, emitter, event, handler};
+use crate::harness::{Host, Place, Raw, emitter, event, handler};
 
 /// Emits `seen.it` with the id of the input, and takes seconds for it where that begins with `s`.
 fn slow() -> Vec<u8> {
@@ -68,6 +68,29 @@ fn a_plugin_renamed_before_its_runner_was_stopped_runs_once() {
     host.wait_plugin("new", "live", |view| view["state"] == "live");
     publish(&host, "e-2");
     host.wait_rest("new", 0);
+    assert_eq!((answered(&host, "s-1"), answered(&host, "e-2")), (1, 1));
+    host.stop();
+}
+
+/// The runner was stopped, and nobody was left to start the next one.
+#[test]
+fn a_rewind_goes_on_where_its_client_leaves() {
+    let place = Place::new();
+    let host = busy(&place);
+    let frame = |kind: u8, flags: u8, stream: u8, payload: &[u8]| {
+        let len = u8::try_from(payload.len()).unwrap();
+        [&[0, 0, len, kind, flags, 0, 0, 0, stream], payload].concat()
+    };
+    // Over HTTP/2 by hand: settings, and a POST of `http` at `localhost` without a body.
+    let request = b"\x83\x86\x04\x16/v1/plugins/old/rewind\x41\x09localhost";
+    let mut client = Raw::connect(&host);
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    client.write(&[preface, &*frame(4, 0, 0, &[]), &frame(1, 5, 1, request)].concat());
+    host.wait_plugin("old", "stopped for its rewind", |view| !runs(view));
+    drop(client);
+    host.wait_plugin("old", "rewound", |view| runs(view) && view["generation"] == 1);
+    publish(&host, "e-2");
+    host.wait_rest("old", 0);
     assert_eq!((answered(&host, "s-1"), answered(&host, "e-2")), (1, 1));
     host.stop();
 }

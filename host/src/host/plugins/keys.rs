@@ -32,7 +32,7 @@ impl Plugins {
     }
 
     /// Runs what must not stop between its record and what that says, whoever stops waiting.
-    async fn to_the_end<T: Send + 'static>(
+    pub(super) async fn to_the_end<T: Send + 'static>(
         &self,
         work: impl Future<Output = Result<T, HostError>> + Send + 'static,
     ) -> Result<T, HostError> {

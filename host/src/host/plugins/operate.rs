@@ -1,4 +1,5 @@
-//! What operators ask of plugins. Every one of it is a record in the log before it is done.
+//! What operators ask of plugins. Every one of it is a record in the log before it is done, and is
+//! done whether or not who asked still waits: in the middle of it a plugin may stand still.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -93,7 +94,18 @@ impl Plugins {
     ///
     /// # Errors
     /// There is no such plugin, or the log takes nothing: it goes on, or stands still, as before.
-    pub async fn pause(&self, name: &str, reason: &str, actor: &str) -> Result<(), HostError> {
+    pub async fn pause(
+        self: &Arc<Self>,
+        name: &str,
+        reason: &str,
+        actor: &str,
+    ) -> Result<(), HostError> {
+        let reason = reason.to_owned();
+        let (plugins, name, actor) = (Arc::clone(self), name.to_owned(), actor.to_owned());
+        self.to_the_end(async move { plugins.pause_now(&name, &reason, &actor).await }).await
+    }
+
+    async fn pause_now(&self, name: &str, reason: &str, actor: &str) -> Result<(), HostError> {
         let turn = self.turn(name).ok_or_else(|| unknown(name))?;
         let _turn = turn.lock().await;
         let (bus, instance) = self.identified(name)?;
@@ -111,6 +123,11 @@ impl Plugins {
     /// # Errors
     /// There is no such plugin, or the log takes nothing.
     pub async fn resume(self: &Arc<Self>, name: &str, actor: &str) -> Result<(), HostError> {
+        let (plugins, name, actor) = (Arc::clone(self), name.to_owned(), actor.to_owned());
+        self.to_the_end(async move { plugins.resume_now(&name, &actor).await }).await
+    }
+
+    async fn resume_now(self: &Arc<Self>, name: &str, actor: &str) -> Result<(), HostError> {
         if self.state(name)? == PluginState::Waiting {
             return self.take_as_new(name).await;
         }
@@ -150,6 +167,16 @@ impl Plugins {
         actor: &str,
     ) -> Result<(), HostError> {
         self.after_scan().await?;
+        let (plugins, name, actor) = (Arc::clone(self), name.to_owned(), actor.to_owned());
+        self.to_the_end(async move { plugins.rollback_now(&name, module, &actor).await }).await
+    }
+
+    async fn rollback_now(
+        self: &Arc<Self>,
+        name: &str,
+        module: Option<Digest>,
+        actor: &str,
+    ) -> Result<(), HostError> {
         let turn = self.turn(name).ok_or_else(|| unknown(name))?;
         let _turn = turn.lock().await;
         let (bus, instance) = self.identified(name)?;
@@ -194,6 +221,17 @@ impl Plugins {
         actor: &str,
     ) -> Result<(), HostError> {
         self.after_scan().await?;
+        let (plugins, old, actor) = (Arc::clone(self), old.to_owned(), actor.to_owned());
+        let new = new.to_owned();
+        self.to_the_end(async move { plugins.rename_now(&old, &new, &actor).await }).await
+    }
+
+    async fn rename_now(
+        self: &Arc<Self>,
+        old: &str,
+        new: &str,
+        actor: &str,
+    ) -> Result<(), HostError> {
         let mut turns = Vec::new();
         // Whoever wants more than one takes them in the order of the names.
         for name in BTreeSet::from([old, new]) {
@@ -234,6 +272,11 @@ impl Plugins {
     /// There is no such plugin, or its file is there.
     pub async fn forget(self: &Arc<Self>, name: &str, actor: &str) -> Result<(), HostError> {
         self.after_scan().await?;
+        let (plugins, name, actor) = (Arc::clone(self), name.to_owned(), actor.to_owned());
+        self.to_the_end(async move { plugins.forget_now(&name, &actor).await }).await
+    }
+
+    async fn forget_now(self: &Arc<Self>, name: &str, actor: &str) -> Result<(), HostError> {
         let turn = self.turn(name).ok_or_else(|| unknown(name))?;
         let _turn = turn.lock().await;
         self.check_gone(name, "remove it first")?;

@@ -30,6 +30,17 @@ impl Plugins {
         actor: &str,
     ) -> Result<(), HostError> {
         self.after_scan().await?;
+        let (plugins, name, actor) = (Arc::clone(self), name.to_owned(), actor.to_owned());
+        let to = to.clone();
+        self.to_the_end(async move { plugins.rewind_now(&name, &to, &actor).await }).await
+    }
+
+    async fn rewind_now(
+        self: &Arc<Self>,
+        name: &str,
+        to: &Start,
+        actor: &str,
+    ) -> Result<(), HostError> {
         let turn = self.turn(name).ok_or_else(|| unknown(name))?;
         let _turn = turn.lock().await;
         let (bus, instance) = self.identified(name)?;
