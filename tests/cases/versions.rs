@@ -203,6 +203,43 @@ fn what_served_goes_on_across_a_restart_where_the_folder_has_nothing_to_take_its
     host.stop();
 }
 
+/// A start had nothing to compare with, and let the refused version serve.
+#[test]
+fn a_version_that_its_trial_refused_does_not_serve_after_a_restart() {
+    let place = Place::new();
+    put(&place.plugins(), "seen", 1);
+    std::fs::write(place.plugins().join("seen.toml"), "[run]\nshadow = 1\n").unwrap();
+    let host = place.start();
+    publish(&host, &["1"]);
+    host.wait_rest("seen", 0);
+    let refused = |host: &Host, id: &str| {
+        host.wait_plugin("seen", "runs the new one beside", |view| {
+            view["reason"].as_str().is_some_and(|reason| reason.contains("shadow 0/1"))
+        });
+        publish(host, &[id]);
+        let view = host.wait_plugin("seen", "refused", |view| {
+            view["history"][0]["result"] == "refused" && view["reason"].is_null()
+        });
+        assert_eq!(view["module"]["digest"], digest(1), "{view}");
+        host.wait_rest("seen", 0);
+    };
+    put(&place.plugins(), "seen", 2);
+    refused(&host, "2");
+    host.stop();
+
+    let host = place.start();
+    assert_eq!(host.plugin("seen")["module"]["digest"], digest(1));
+    refused(&host, "3");
+    assert_eq!(handled(&host), pairs(&[("seen.1", "1"), ("seen.1", "2"), ("seen.1", "3")]));
+
+    // One that nobody wants to compare serves at the start.
+    host.stop();
+    std::fs::write(place.plugins().join("seen.toml"), "").unwrap();
+    let host = place.start();
+    wait_live(&host, "seen", 2);
+    host.stop();
+}
+
 #[test]
 fn a_paused_plugin_stays_paused_across_a_restart_until_it_is_resumed() {
     let place = Place::new();

@@ -42,6 +42,37 @@ impl Plugins {
         self.upcaster_refused(name);
     }
 
+    /// Puts the version to work that served last, for a candidate that is to run beside it before it
+    /// serves: a start is no way around its trial.
+    ///
+    /// # Errors
+    /// What served cannot go on, so that there is nothing to compare with.
+    pub(super) async fn go_on_for_trial(
+        self: &Arc<Self>,
+        candidate: &Candidate,
+    ) -> Result<(), Refusal> {
+        let Candidate { name, module, manifest, bus, .. } = candidate;
+        let is_first = lock(&self.entries).get(name).is_some_and(|entry| entry.served_before);
+        if manifest.run.shadow == 0 || !is_first {
+            return Ok(());
+        }
+        let served_here =
+            self.last_served(name).is_some_and(|(last, ..)| last.name() == bus.name());
+        let environment = manifest.environment(module.digest);
+        let served = bus.ledger().named(name).and_then(|known| Some(known.active()?.environment));
+        if !served_here || served.is_none_or(|served| served == environment) {
+            return Ok(());
+        }
+        let gone_on = self.activate_last(name).await;
+        let refused = |Refusal { why, may_pass }| Refusal {
+            why: format!(
+                "`run.shadow` compares with what served before, which cannot go on: {why}"
+            ),
+            may_pass,
+        };
+        gone_on.map(drop).map_err(refused)
+    }
+
     async fn activate_last(self: &Arc<Self>, name: &str) -> Result<Digest, Refusal> {
         if let Some(bus) = self.bus_left_alone(name) {
             let why = format!("it may have run on the bus `{bus}` since, which has a log");
@@ -54,7 +85,8 @@ impl Plugins {
         let manifest = Arc::new(manifest.map_err(|error| error.to_string())?);
         let wasm = self.kept_module(module).await?;
         let loaded = self.load(name, wasm).await?;
-        if manifest.upcast.is_empty() {
+        // What lifts in its place is being loaded until this is over: it would wait for itself.
+        if manifest.upcast.is_empty() && !self.is_file_to_lift(name) {
             self.after_upcasters().await;
         }
         let manifest = for_exports(&manifest, loaded.exports);
@@ -88,6 +120,12 @@ impl Plugins {
     fn is_to_lift(&self, name: &str) -> bool {
         let mut loading = self.means.buses.iter().flat_map(|bus| bus.upcasters().loading());
         loading.any(|(_, loading)| *loading == *name)
+    }
+
+    fn is_file_to_lift(&self, name: &str) -> bool {
+        let entries = lock(&self.entries);
+        let source = entries.get(name).and_then(|entry| entry.source.as_ref());
+        source.is_some_and(|source| !source.manifest.upcast.is_empty())
     }
 
     fn stay_refused(&self, name: &str, why: &str) {

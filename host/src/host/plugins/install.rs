@@ -124,6 +124,7 @@ impl Plugins {
             if candidate.manifest.upcast.is_empty() {
                 self.after_upcasters().await;
             }
+            self.go_on_for_trial(&candidate).await?;
             shown = match self.try_beside(&candidate, change_number)? {
                 Some(shown) => shown,
                 None => self.activate(candidate).await?,
