@@ -155,6 +155,42 @@ fn a_rollback_holds_across_a_restart_until_the_file_changes() {
     host.stop();
 }
 
+/// Nothing told such an activation from one that leaves the pin alone.
+#[test]
+fn a_rollback_ends_also_where_the_file_becomes_the_module_it_went_back_to() {
+    let place = Place::new();
+    put(&place.plugins(), "seen", 1);
+    let host = place.start();
+    let pinned = |host: &Host, number: usize, is: bool| {
+        host.wait_plugin("seen", "live, pinned or not", |view| {
+            let module = &view["module"];
+            view["state"] == "live" && module["digest"] == digest(number) && module["pinned"] == is
+        });
+    };
+    let roll_back = |host: &Host| {
+        put(&place.plugins(), "seen", 2);
+        pinned(host, 2, false);
+        host.cli(&["plugins", "rollback", "seen"]).run().expect_done();
+        pinned(host, 1, true);
+    };
+    roll_back(&host);
+    put(&place.plugins(), "seen", 1);
+    pinned(&host, 1, false);
+
+    // The same where the file changes while no host runs.
+    roll_back(&host);
+    host.stop();
+    put(&place.plugins(), "seen", 1);
+    let host = place.start();
+    pinned(&host, 1, false);
+    host.stop();
+    let host = place.start();
+    pinned(&host, 1, false);
+    put(&place.plugins(), "seen", 2);
+    pinned(&host, 2, false);
+    host.stop();
+}
+
 #[test]
 fn what_served_goes_on_across_a_restart_where_the_folder_has_nothing_to_take_its_place() {
     let place = Place::new();

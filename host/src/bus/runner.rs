@@ -148,11 +148,21 @@ pub struct Runner {
     last_failure: Mutex<Option<(u64, String)>>,
 }
 
+/// What an activation does to the module that a rollback has pinned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pin {
+    /// It stays, unless another module is activated.
+    Stays,
+    /// It ends: the file has changed since the rollback.
+    Ends,
+}
+
 /// A new version on its way in.
 pub(super) struct Swap {
     pub(super) version: Arc<Version>,
     pub(super) subscription: Arc<Subscription>,
     pub(super) actor: Arc<str>,
+    pub(super) pin: Pin,
     pub(super) done: oneshot::Sender<Result<(), AppendError>>,
 }
 
@@ -226,9 +236,10 @@ impl Runner {
         version: Arc<Version>,
         subscription: Arc<Subscription>,
         actor: Arc<str>,
+        pin: Pin,
     ) -> Result<(), AppendError> {
         let (done, swapped) = oneshot::channel();
-        let swap = Swap { version, subscription, actor, done };
+        let swap = Swap { version, subscription, actor, pin, done };
         if self.swaps.send(swap).await.is_err() {
             return Err(AppendError::ShuttingDown);
         }

@@ -102,6 +102,7 @@ mod tests {
                 environment: Digest::default(),
                 manifest: text,
                 after: Position(after),
+                unpins: false,
             });
         }
         let again = of(ledger.instance(PLUGIN).unwrap(), &Manifest::default());

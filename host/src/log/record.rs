@@ -167,6 +167,11 @@ pub struct LostDeliveries {
     pub positions: Vec<(Position, Position)>,
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
+const fn is_false(flag: &bool) -> bool {
+    !*flag
+}
+
 /// What a [`ControlRecord`] changes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Control {
@@ -193,6 +198,9 @@ pub enum Control {
         manifest: String,
         /// The subscription holds for positions after this one.
         after: Position,
+        /// A rollback ends with it, also where it pinned this very module. Hosts before did not say.
+        #[serde(default, skip_serializing_if = "is_false")]
+        unpins: bool,
     },
     /// No more deliveries until `Resume`.
     Pause {

@@ -342,8 +342,10 @@ impl Ledger {
             return;
         };
         match control {
-            Control::Activate { generation, module, environment, manifest, after, .. } => {
-                if plugin.pinned != Some(*module) {
+            Control::Activate {
+                generation, module, environment, manifest, after, unpins, ..
+            } => {
+                if *unpins || plugin.pinned != Some(*module) {
                     plugin.pinned = None;
                     plugin.file = Some(*module);
                 }
@@ -384,11 +386,7 @@ impl Ledger {
                     self.ignored += 1;
                 }
             }
-            control => {
-                if !plugin.apply_to_key(at, actor, control) {
-                    self.ignored += 1;
-                }
-            }
+            control => self.ignored += u64::from(!plugin.apply_to_key(at, actor, control)),
         }
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 use super::expire::Horizon;
-use super::{Runner, Subscriptions, Swap, bounds, quotas};
+use super::{Pin, Runner, Subscriptions, Swap, bounds, quotas};
 use crate::bus::source::Batch;
 use crate::bus::subscribed::{hold, may_want};
 use crate::event::{Event, Heading, Position};
@@ -162,6 +162,7 @@ impl Runner {
                 environment: swap.version.deliverer.environment,
                 manifest: swap.version.manifest.to_toml(),
                 after,
+                unpins: swap.pin == Pin::Ends,
             },
         };
         let result = self.bus.control(&[record]).done().await;

@@ -6,7 +6,7 @@ use futures_util::future::BoxFuture;
 
 use super::handlers::invocation;
 use super::world::{World, events, parts, texts};
-use crate::bus::runner::Version;
+use crate::bus::runner::{Pin, Version};
 use crate::effects::{Effects, Outcome, StateWrite};
 use crate::event::Position;
 use crate::wasm::{Delivery, Invocation, Invoker, Slot};
@@ -89,7 +89,7 @@ async fn a_delivery_that_runs_once_more_has_its_room_once() {
     let new = parts(&world.bus, &world.script, &world.pool, manifest);
     let version = Version { invoker: Arc::new(Long), ..(*new.version).clone() };
     let subscription = Arc::new(version.manifest.subscribe.clone());
-    world.runner.swap(Arc::new(version), subscription, "ops".into()).await.unwrap();
+    world.runner.swap(Arc::new(version), subscription, "ops".into(), Pin::Stays).await.unwrap();
     world.publish(&["a1"]).await;
     let is_over = |world: &World| world.plugin().is_completed(Position(1)) || world.is_parked("a");
     world.until("it is over", is_over).await;

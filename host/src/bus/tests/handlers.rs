@@ -6,7 +6,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
 use super::world::World;
-use crate::bus::runner::Version;
+use crate::bus::runner::{Pin, Version};
 use crate::effects::{Effects, Outcome};
 use crate::wasm::{Delivery, Invocation, Invoker, Slot};
 
@@ -54,7 +54,7 @@ pub(super) async fn swap(world: &World, change: impl FnOnce(&mut Version)) {
     let mut version = Version::clone(&world.runner.version());
     change(&mut version);
     let subscription = Arc::new(version.manifest.subscribe.clone());
-    world.runner.swap(Arc::new(version), subscription, "ops".into()).await.unwrap();
+    world.runner.swap(Arc::new(version), subscription, "ops".into(), Pin::Stays).await.unwrap();
 }
 
 /// Puts a handler in place.

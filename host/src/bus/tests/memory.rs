@@ -12,7 +12,7 @@ use crate::bus::memory::{MemoryOptions, Order, Over, Overflow};
 use crate::bus::operate::{self, Act};
 use crate::bus::private::{self, Content, RESPONSE};
 use crate::bus::replay::{Again, Verdict};
-use crate::bus::runner::{Runner, Version};
+use crate::bus::runner::{Pin, Runner, Version};
 use crate::bus::{Bus, Ticket};
 use crate::clock::SystemClock;
 use crate::effects::{Draft, Effects, Outcome, OutcomeKind, OutgoingCall, StateWrite};
@@ -68,7 +68,7 @@ impl Live {
         let (invoker, serves) = (Arc::new(Handler(handler)), self.runner.version());
         let version = Version { invoker, ..Version::clone(&serves) };
         let subscription = Arc::new(version.manifest.subscribe.clone());
-        self.runner.swap(Arc::new(version), subscription, "ops".into()).await.unwrap();
+        self.runner.swap(Arc::new(version), subscription, "ops".into(), Pin::Stays).await.unwrap();
         self
     }
 
@@ -303,7 +303,8 @@ async fn deliveries_that_wait_for_answers_get_them_though_the_bus_is_full_of_the
     let limits = GuestLimits { http: [granted].into(), ..GuestLimits::clone(&version.limits) };
     version.limits = Arc::new(limits);
     let (to, subscription) = (version.deliverer.clone(), version.manifest.subscribe.clone());
-    live.runner.swap(Arc::new(version), Arc::new(subscription), "ops".into()).await.unwrap();
+    let subscription = Arc::new(subscription);
+    live.runner.swap(Arc::new(version), subscription, "ops".into(), Pin::Stays).await.unwrap();
     live.publish(&["a1"]).await;
     live.until("its place is free", |live| live.runner.cursor().low >= Position(1)).await;
     let waiting: Vec<_> = (1..=10).map(|n| format!("{}1", "k".repeat(n))).collect();

@@ -9,7 +9,7 @@ use super::{Entry, Plugins, lock};
 use crate::api::view::{PluginState, ReloadResult, ReloadView, Timestamp};
 use crate::bus::Bus;
 use crate::bus::deliver::{self, Deliverer};
-use crate::bus::runner::{Parts, Runner, Version};
+use crate::bus::runner::{Parts, Pin, Runner, Version};
 use crate::bus::subscribed;
 use crate::event::{Digest, Generation, InstanceId, Position};
 use crate::log::record::{Control, ControlRecord};
@@ -78,6 +78,10 @@ impl Plugins {
         let change = Change::Present(Box::new(Source::clone(source)));
         let mut shown = String::new();
         for decision in self.known().decide(&change, Some(&manifest)) {
+            let pin = match decision {
+                Decision::Unpin { .. } => Pin::Ends,
+                _ => Pin::Stays,
+            };
             let module = match decision {
                 Decision::Remove { bus, .. } => {
                     self.withdraw_upcasts(&bus, name);
@@ -127,7 +131,7 @@ impl Plugins {
             self.go_on_for_trial(&candidate).await?;
             shown = match self.try_beside(&candidate, change_number)? {
                 Some(shown) => shown,
-                None => self.activate(candidate).await?,
+                None => self.activate_with(candidate, pin).await?,
             };
         }
         Ok(shown)
@@ -246,6 +250,14 @@ impl Plugins {
         self: &Arc<Self>,
         candidate: Candidate,
     ) -> Result<String, Refusal> {
+        self.activate_with(candidate, Pin::Stays).await
+    }
+
+    async fn activate_with(
+        self: &Arc<Self>,
+        candidate: Candidate,
+        pin: Pin,
+    ) -> Result<String, Refusal> {
         if self.closing.load(std::sync::atomic::Ordering::SeqCst) {
             return Err("the host is shutting down".to_owned().into());
         }
@@ -263,10 +275,10 @@ impl Plugins {
                 let subscription = Arc::new(candidate.manifest.subscribe.clone());
                 let before = runner.version().digest;
                 runner.end_trial();
-                runner.swap(version, subscription, Arc::clone(&candidate.actor)).await?;
+                runner.swap(version, subscription, Arc::clone(&candidate.actor), pin).await?;
                 (runner, format!("{} -> {}", before.short(), candidate.module.digest.short()))
             }
-            None => (self.start(&candidate).await?, "started".to_owned()),
+            None => (self.start(&candidate, pin).await?, "started".to_owned()),
         };
         self.serve_upcasts(&candidate, runner.instance());
         self.means.metrics.reloaded(&candidate.name, "ok");
@@ -282,12 +294,16 @@ impl Plugins {
     }
 
     /// Registers the plugin where it is new, and starts its runner.
-    async fn start(self: &Arc<Self>, candidate: &Candidate) -> Result<Arc<Runner>, Refusal> {
+    async fn start(
+        self: &Arc<Self>,
+        candidate: &Candidate,
+        pin: Pin,
+    ) -> Result<Arc<Runner>, Refusal> {
         let Candidate { name, manifest, bus, .. } = candidate;
         let instance = {
             // One at a time: the next id is what the applied log says.
             let _registering = self.registering.lock().await;
-            self.register(candidate).await?
+            self.register(candidate, pin).await?
         };
         self.carry_over(candidate, instance).await?;
         let known = bus.ledger().instance(instance).map(|known| {
@@ -317,7 +333,7 @@ impl Plugins {
         Ok(Runner::start(parts, workers))
     }
 
-    async fn register(&self, candidate: &Candidate) -> Result<InstanceId, Refusal> {
+    async fn register(&self, candidate: &Candidate, pin: Pin) -> Result<InstanceId, Refusal> {
         let Candidate { name, manifest, module, bus, actor } = candidate;
         let environment = manifest.environment(module.digest);
         let record = |control| ControlRecord { actor: Arc::clone(actor), control };
@@ -333,13 +349,16 @@ impl Plugins {
                 environment,
                 manifest: manifest.to_toml(),
                 after,
+                unpins: pin == Pin::Ends,
             })
         };
         // Where it ran last must be told from the logs, also once its file is gone.
         let last = self.last_served(name);
         let is_back = last.is_some_and(|(last, ..)| last.name() != bus.name());
         let (instance, records) = match known {
-            Some((instance, _, Some(active))) if active == environment && !is_back => {
+            Some((instance, _, Some(active)))
+                if active == environment && !is_back && pin == Pin::Stays =>
+            {
                 return Ok(instance);
             }
             // What changed while it did not run holds for what comes from now on.

@@ -150,6 +150,7 @@ impl Plugins {
                 environment: manifest.environment(module.digest),
                 manifest: manifest.to_toml(),
                 after,
+                unpins: false,
             }),
         ];
         let committed = bus.control_asked(&records).done().await?;
@@ -277,6 +278,7 @@ mod tests {
             environment: Digest::default(),
             manifest: manifest.to_owned(),
             after: Position(0),
+            unpins: false,
         });
         ledger
     }

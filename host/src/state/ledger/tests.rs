@@ -285,6 +285,7 @@ fn activation(n: u64, types: &str) -> Control {
         environment: Digest::default(),
         manifest: format!("[subscribe]\ntypes = [\"{types}\"]\n"),
         after: Position(n * 100),
+        unpins: false,
     }
 }
 

@@ -190,6 +190,7 @@ fn what_serves_until_a_rewind_is_over_is_not_forgotten() {
             environment: Digest::default(),
             manifest: String::new(),
             after: Position(100),
+            unpins: false,
         });
     };
     let served = |log: &Log| log.plugin().served().map(|served| served.module.0[0]);

@@ -114,17 +114,20 @@ pub(super) fn controls() -> Vec<ControlRecord> {
     let key = Key::new("o-1").unwrap();
     let position = Position(12);
     let reason = String::from("why");
-    let (module, environment) = (Digest([2; 32]), Digest([3; 32]));
+    let module = Digest([2; 32]);
+    let activate = |unpins| Control::Activate {
+        instance,
+        generation: Generation(0),
+        module,
+        environment: Digest([3; 32]),
+        manifest: "description = \"\"".into(),
+        after: position,
+        unpins,
+    };
     [
         Control::Register { instance, name: "totals".into(), after: position },
-        Control::Activate {
-            instance,
-            generation: Generation(0),
-            module,
-            environment,
-            manifest: "description = \"\"".into(),
-            after: position,
-        },
+        activate(false),
+        activate(true),
         Control::Pause { instance, reason: reason.clone() },
         Control::Resume { instance },
         Control::Rename { instance, name: "sums".into() },

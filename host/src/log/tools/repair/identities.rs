@@ -143,6 +143,8 @@ impl Identities {
                     environment: known.environment,
                     manifest: known.manifest.to_string(),
                     after: known.after,
+                    // A rollback that it ended may be left in the log.
+                    unpins: plugin.pinned.is_none(),
                 });
             }
         }

@@ -31,6 +31,7 @@ fn ledger(steps: &[(u32, u64, u8)]) -> Ledger {
                 environment: Digest::of(b"e"),
                 manifest: "x = 1".to_owned(),
                 after: position,
+                unpins: false,
             },
             2 => Control::Attempt(AttemptRecord {
                 instance: id,
