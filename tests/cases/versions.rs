@@ -191,6 +191,32 @@ fn a_rollback_ends_also_where_the_file_becomes_the_module_it_went_back_to() {
     host.stop();
 }
 
+/// It put the refused manifest in force on the old state, and what came next was taken without a rewind.
+#[test]
+fn a_rollback_is_no_way_around_the_version_of_the_state() {
+    let place = Place::new();
+    put(&place.plugins(), "seen", 1);
+    let host = place.start();
+    put(&place.plugins(), "seen", 2);
+    wait_live(&host, "seen", 2);
+    let refused = |host: &Host, count: usize| {
+        host.wait_plugin("seen", "says what to do", |view| {
+            let tried = view["history"].as_array().unwrap().iter();
+            let refused = tried.filter(|tried| tried["result"] == "refused").count();
+            refused == count && view["last_error"].to_string().contains("plugins rewind seen")
+        })
+    };
+    std::fs::write(place.plugins().join("seen.toml"), "[run]\nstate-version = 2\n").unwrap();
+    refused(&host, 1);
+    host.cli(&["plugins", "rollback", "seen"]).run().expect_done();
+    let back = wait_live(&host, "seen", 1);
+    assert!(back["manifest"].as_str().unwrap().contains("state-version = 1"), "{back}");
+    put(&place.plugins(), "seen", 3);
+    let view = refused(&host, 2);
+    assert_eq!(view["module"]["digest"], digest(1), "{view}");
+    host.stop();
+}
+
 #[test]
 fn what_served_goes_on_across_a_restart_where_the_folder_has_nothing_to_take_its_place() {
     let place = Place::new();

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 use super::install::{Candidate, for_exports};
+use super::rewind::needs_rewind;
 use super::{Entry, Plugins, lock};
 use crate::api::host::HostError;
 use crate::api::view::PluginState;
@@ -201,12 +202,20 @@ impl Plugins {
         Ok(())
     }
 
-    /// The manifest in the folder, as it is resolved; where that is gone, the one that serves.
+    /// The manifest in the folder, as it is resolved. Where that is gone, or could not take over what the
+    /// plugin has, the one that serves: going back is no way around a refusal.
     fn manifest(&self, name: &str, runner: &Runner) -> Result<Arc<Manifest>, HostError> {
+        let serving = || Ok(Arc::clone(&runner.version().manifest));
         let source = lock(&self.entries).get(name).and_then(|entry| entry.source.clone());
-        let Some(source) = source else { return Ok(Arc::clone(&runner.version().manifest)) };
+        let Some(source) = source else { return serving() };
         let manifest = self.means.config.resolve(name, &source.manifest);
-        manifest.map(Arc::new).map_err(|error| HostError::Conflict(error.to_string()))
+        let manifest = manifest.map_err(|error| HostError::Conflict(error.to_string()))?;
+        let bus = runner.bus();
+        let other_state = needs_rewind(name, bus.ledger().named(name), &manifest).is_some();
+        if other_state || manifest.subscribe.bus() != &**bus.name() {
+            return serving();
+        }
+        Ok(Arc::new(manifest))
     }
 
     /// Binds the instance of a removed plugin to the name of a waiting file, also those on buses that it was
