@@ -197,6 +197,41 @@ fn a_plugin_that_moved_to_another_bus_shows_what_it_has_there_and_is_forgotten_w
     host.stop();
 }
 
+/// It was stopped where it was before anybody looked at what was to take its place.
+#[test]
+fn a_plugin_that_cannot_move_to_another_bus_goes_on_where_it_is() {
+    let place = Place::new();
+    let (module, manifest) = (place.plugins().join("bare.wasm"), place.plugins().join("bare.toml"));
+    std::fs::write(&module, bare_guest()).unwrap();
+    let host = start(&place);
+    let publish = |bus: &str, id: &str, seen: &str| {
+        host.http.try_publish(bus, &[&event("a.b", id, Some("k"), json!(1))]).unwrap();
+        host.wait_rest("bare", 0);
+        assert_eq!(host.state("bare", "k", "seen").as_deref(), Some(seen));
+    };
+    publish("main", "e-1", "1");
+    let refused = |count: usize| {
+        let view = host.wait_plugin("bare", "refused", |view| {
+            let tried = view["history"].as_array().unwrap().iter();
+            tried.filter(|tried| tried["result"] == "refused").count() == count
+        });
+        let at = (&view["state"], &view["subscription"]["bus"]);
+        assert_eq!(at, (&json!("live"), &json!("main")), "{view}");
+    };
+    std::fs::write(&module, b"garbage").unwrap();
+    refused(1);
+    std::fs::write(&manifest, "[subscribe]\nbus = \"audit\"\n").unwrap();
+    refused(2);
+    publish("main", "e-2", "2");
+
+    std::fs::write(&module, bare_guest()).unwrap();
+    host.wait_plugin("bare", "moved", |view| {
+        view["state"] == "live" && view["subscription"]["bus"] == "audit"
+    });
+    publish("audit", "e-1", "1");
+    host.stop();
+}
+
 /// What ran last was told by its activation, and a return to what was activated once recorded none: the plugin of
 /// a file that was taken away counted as that of the bus in between, and was renamed there.
 #[test]

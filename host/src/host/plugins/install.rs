@@ -76,21 +76,20 @@ impl Plugins {
         let manifest = Arc::new(manifest.map_err(|error| error.to_string())?);
         let bus = self.bus(manifest.subscribe.bus())?;
         let change = Change::Present(Box::new(Source::clone(source)));
-        let mut shown = String::new();
+        let (mut shown, mut left) = (String::new(), Vec::new());
         for decision in self.known().decide(&change, Some(&manifest)) {
             let pin = match decision {
                 Decision::Unpin { .. } => Pin::Ends,
                 _ => Pin::Stays,
             };
             let module = match decision {
+                // It goes on there until nothing speaks against what comes next.
                 Decision::Remove { bus, .. } => {
-                    self.withdraw_upcasts(&bus, name);
-                    self.stop_runner(name).await;
-                    self.set_state(name, PluginState::Compiling, None);
-                    tracing::info!(plugin = name, bus, "left the bus; its state there is kept");
+                    left.push(bus);
                     continue;
                 }
                 Decision::Waiting { old_name, .. } if !self.is_taken_as_new(name) => {
+                    self.leave(name, &left).await;
                     return Ok(self.wait_for_word(name, &old_name));
                 }
                 Decision::Register(_) | Decision::Waiting { .. } => source.digest,
@@ -128,6 +127,11 @@ impl Plugins {
             if candidate.manifest.upcast.is_empty() {
                 self.after_upcasters().await;
             }
+            if !left.is_empty() {
+                self.may_lift(&candidate)?;
+                start_of(&candidate).await?;
+                self.leave(name, &left).await;
+            }
             self.go_on_for_trial(&candidate).await?;
             shown = match self.try_beside(&candidate, change_number)? {
                 Some(shown) => shown,
@@ -135,6 +139,16 @@ impl Plugins {
             };
         }
         Ok(shown)
+    }
+
+    /// Stops a plugin on buses that its file is not for any more.
+    async fn leave(&self, name: &str, buses: &[String]) {
+        for bus in buses {
+            self.withdraw_upcasts(bus, name);
+            self.stop_runner(name).await;
+            self.set_state(name, PluginState::Compiling, None);
+            tracing::info!(plugin = name, bus, "left the bus; its state there is kept");
+        }
     }
 
     pub(super) fn bus(&self, name: &str) -> Result<Arc<Bus>, String> {
@@ -367,12 +381,7 @@ impl Plugins {
             }
             None => {
                 let instance = bus.ledger().next_instance();
-                // What nobody handles need not be read.
-                let start = match module.exports.handler {
-                    true => manifest.subscribe.start(),
-                    false => &Start::Latest,
-                };
-                let after = start_after(bus, start).await?;
+                let after = start_of(candidate).await?;
                 let register = Control::Register { instance, name: name.clone(), after };
                 (instance, vec![record(register), activate(instance, Generation(0), after)])
             }
@@ -470,7 +479,13 @@ pub(super) fn for_exports(manifest: &Arc<Manifest>, exports: Exports) -> Arc<Man
     Arc::new(deaf)
 }
 
-async fn start_after(bus: &Bus, start: &Start) -> Result<Position, String> {
+/// The position after which a new plugin begins.
+async fn start_of(Candidate { manifest, module, bus, .. }: &Candidate) -> Result<Position, String> {
+    // What nobody handles need not be read.
+    let start = match module.exports.handler {
+        true => manifest.subscribe.start(),
+        false => &Start::Latest,
+    };
     match start {
         Start::Earliest => Ok(Position(0)),
         Start::Latest => Ok(bus.last_position()),
