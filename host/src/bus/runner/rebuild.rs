@@ -3,7 +3,9 @@
 //!
 //! What must not break: no event after the end of a rewind is offered before the new generation
 //! serves; and nothing that an earlier delivery emitted or called happens twice, however late a key
-//! comes to it. Events that never had been delivered are so as if there were no rewind.
+//! comes to it. Events that were still to be delivered are so as if there were no rewind. Up to where
+//! nothing was, every event counts as delivered, also one to which only the present manifest
+//! subscribes: which of them an earlier one had wanted is not known any more.
 
 use std::collections::VecDeque;
 use std::time::Duration;
