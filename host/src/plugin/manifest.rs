@@ -68,7 +68,7 @@ fn is_zero(count: &u32) -> bool {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Run {
-    /// Deliveries at the same time; 0: one per core.
+    /// Deliveries at the same time; 0: one per core. Counts from the next start of the plugin.
     pub workers: u32,
     /// Whether instances are reused.
     pub instance: Instance,
