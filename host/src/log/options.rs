@@ -2,7 +2,13 @@
 
 use std::time::Duration;
 
+use super::segment::START_ROOM;
 use crate::limits;
+
+/// The share of a segment that is kept for starts, at most.
+const START_ROOM_SHARE: u64 = 32;
+
+const _: () = assert!(limits::SEGMENT_MIN.bytes() / START_ROOM_SHARE >= START_ROOM);
 
 /// What [`super::Log::open`] takes beside the folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +48,14 @@ impl LogOptions {
     pub(super) fn segment_bytes_on(&self, free_bytes: u64) -> u64 {
         let share = free_bytes / limits::SEGMENT_FREE_SHARE;
         self.segment_bytes.min(share.max(limits::SEGMENT_MIN.bytes()))
+    }
+
+    /// Bytes at the end of a segment that are kept for starts: less where segments are smaller than any
+    /// that can be configured, or nothing else would fit them. It does not go by the size that was
+    /// claimed: what little a full disk gave is for starts.
+    #[must_use]
+    pub(super) fn start_room(&self) -> u64 {
+        START_ROOM.min(self.segment_bytes / START_ROOM_SHARE)
     }
 }
 

@@ -199,7 +199,7 @@ fn begin(
             let path = folders.segment(open.number);
             let mut segment = OpenSegment::resume(path, open.file, salt, tip, open.end, open.seal)
                 .map_err(failed)?;
-            if frame_bytes <= segment.room() {
+            if frame_bytes <= segment.room(0) {
                 (segment, open.index)
             } else {
                 let next = first_claim(disk, folders, options, open.number + 1)?;

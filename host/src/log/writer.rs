@@ -275,7 +275,8 @@ impl Writer {
         }
         let Some(pause) = self.lingering.pause(self.group.published()) else { return };
         let taken = self.builder.frame_bytes() + FRAME_ALIGN;
-        let room = self.segment.room().saturating_sub(taken as u64);
+        let kept = self.shared.options.start_room();
+        let room = self.segment.room(kept).saturating_sub(taken as u64);
         let room = usize::try_from(room).unwrap_or(usize::MAX).min(JOINING_BYTES_MAX);
         let header = self.segment.header(self.shared.epoch, time_ms);
         let frame = self.builder.clone().build(header, self.segment.salt());
@@ -366,12 +367,13 @@ impl Writer {
     /// Goes on to the next segment where the frame does not fit this one. The next one is claimed
     /// first: if that fails for want of space, nothing has changed.
     fn make_room(&mut self, frame_bytes: u64, time_ms: u64) -> Result<(), Stop> {
-        if frame_bytes <= self.segment.room() {
+        let kept = self.shared.options.start_room();
+        if frame_bytes <= self.segment.room(kept) {
             return Ok(());
         }
         let shared = self.shared.clone();
         let number = self.segment.number() + 1;
-        let bytes = shared.segment_bytes().max(OpenSegment::bytes_for(frame_bytes));
+        let bytes = shared.segment_bytes().max(OpenSegment::bytes_for(frame_bytes, kept));
         let file = claim(&*shared.disk, &shared.folders.segments, number, bytes);
         let file = file.map_err(|error| self.claim_stop(number, bytes, &error))?;
         self.lacks_file = false;

@@ -24,6 +24,9 @@ pub const SEGMENTS_DIR: &str = "log";
 pub const INDEX_DIR: &str = "index";
 /// Bytes that an open segment always has behind its last frame: room for the seal.
 pub const SEAL_BYTES_MAX: u64 = 1024;
+/// Bytes that a host leaves beside those for starts to be recorded in: on a full disk there is no
+/// other room for that. A start takes some 200 of them.
+pub const START_ROOM: u64 = 64 * 1024;
 /// The length of an open segment's file is a multiple of this, that of a sealed one's never is: so
 /// a file that lost its seal is not taken for an open one.
 pub const CLAIM_ALIGN: u64 = 4096;

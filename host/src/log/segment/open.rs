@@ -144,10 +144,11 @@ impl OpenSegment {
         &self.tip
     }
 
-    /// Bytes that the next frame may have, so that the seal has room behind it.
+    /// Bytes that the next frame may have, so that the seal has room behind it, and so many bytes
+    /// are kept for starts. Only a start keeps none.
     #[must_use]
-    pub(in crate::log) const fn room(&self) -> u64 {
-        self.capacity.saturating_sub(SEAL_BYTES_MAX).saturating_sub(self.end)
+    pub(in crate::log) const fn room(&self, kept: u64) -> u64 {
+        self.capacity.saturating_sub(SEAL_BYTES_MAX + kept).saturating_sub(self.end)
     }
 
     /// Bytes, at most, of a frame whose sections have so many bytes.
@@ -156,10 +157,10 @@ impl OpenSegment {
         (section_bytes + HEADER_BYTES + FRAME_ALIGN) as u64
     }
 
-    /// Bytes a new segment needs for one frame of so many bytes.
+    /// Bytes a new segment needs for one frame of so many bytes, and so many kept for starts.
     #[must_use]
-    pub(in crate::log) const fn bytes_for(frame_bytes: u64) -> u64 {
-        frame_bytes.saturating_add(SEAL_BYTES_MAX)
+    pub(in crate::log) const fn bytes_for(frame_bytes: u64, kept: u64) -> u64 {
+        frame_bytes.saturating_add(SEAL_BYTES_MAX + kept)
     }
 
     /// The header of the next frame, as far as the end of the log decides it.
