@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use crashes::{Mount, Series, has_lost, must_be_sound};
 use harness::{Host, Place, seed, wait_until};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const SOON: Duration = Duration::from_secs(30);
 /// What is mounted has so much, at first.
@@ -144,23 +144,69 @@ fn a_host_that_dies_on_a_full_disk_comes_back_on_it() {
 }
 
 #[test]
-fn a_host_that_stops_on_a_full_disk_says_what_it_needs() {
-    let (disk, mut series) = small_disk("a_host_that_stops_on_a_full_disk_says_what_it_needs");
+fn a_host_that_stops_on_a_full_disk_starts_on_it_again_and_again() {
+    let (disk, mut series) =
+        small_disk("a_host_that_stops_on_a_full_disk_starts_on_it_again_and_again");
     series.config = config("0B");
-    let host = series.start();
+    let mut host = series.start();
     fill_under_load(&series, &host, &disk, 0);
-    let (status, said) = host.terminate();
-    assert_eq!(status.code(), Some(0), "{said}");
-    must_be_sound(&series.judge(), "stopped");
-    disk.fill(0);
-    // The log was sealed, and there is no room for another segment.
-    let refused = series.place.start_refused_with(&series.options());
-    assert_eq!(refused.code, 1, "{refused:?}");
-    let wanted = "/data/buses/main/log`; free some space and start again";
-    assert!(refused.stderr.contains("no space for a segment"), "{}", refused.stderr);
-    assert!(refused.stderr.contains(wanted), "{}", refused.stderr);
-    must_be_sound(&series.judge(), "refused");
+    for round in 0..6 {
+        let (status, said) = host.terminate();
+        assert_eq!(status.code(), Some(0), "{said}");
+        // All that the stop has let go of is taken.
+        disk.fill(0);
+        must_be_sound(&series.judge(), &format!("round {round}, stopped"));
+        host = series.start();
+        refuses(&series, &host);
+        assert!(!host.http.events("type=step.taken").is_empty());
+        assert_eq!(host.plugin("witness")["state"], "live");
+    }
     disk.make_room();
+    takes(&series, &host);
+    host.wait_rest_but_timers("witness");
+    host.stop();
+    must_be_sound(&series.finish(), "at rest");
+}
+
+/// Ever smaller events until none is taken: not a byte of the open segment is left to who publishes.
+fn use_up(host: &Host, round: usize) {
+    let mut taken = 0;
+    let mut bytes = LARGE;
+    while bytes > 0 {
+        let event = json!({
+            "specversion": "1.0", "id": format!("{round}-{taken}"), "source": "/filler",
+            "type": "filler", "data": "x".repeat(bytes),
+        });
+        let body = serde_json::to_vec(&event).unwrap();
+        let headers = [("content-type", "application/cloudevents+json")];
+        match host.http.send("POST", "/v1/events", &headers, &body).unwrap().status {
+            200 => taken += 1,
+            507 => bytes /= 2,
+            other => panic!("{other}"),
+        }
+    }
+}
+
+#[test]
+fn a_host_that_is_killed_with_its_segment_used_up_starts_on_the_full_disk() {
+    let (disk, mut series) =
+        small_disk("a_host_that_is_killed_with_its_segment_used_up_starts_on_the_full_disk");
+    series.config = config("0B");
+    let mut host = series.start();
+    fill_under_load(&series, &host, &disk, 0);
+    for round in 0..8 {
+        use_up(&host, round);
+        host.kill();
+        disk.fill(0);
+        must_be_sound(&series.judge(), &format!("round {round}, killed"));
+        host = series.start();
+        assert!(!host.http.events("type=step.taken").is_empty());
+        assert_eq!(host.plugin("witness")["state"], "live");
+    }
+    disk.make_room();
+    takes(&series, &host);
+    host.wait_rest_but_timers("witness");
+    host.stop();
     must_be_sound(&series.finish(), "at rest");
 }
 

@@ -146,7 +146,7 @@ pub enum OpenError {
         /// How far it is behind, milliseconds.
         behind_ms: u64,
     },
-    /// There is no room for the first segment.
+    /// There is no room for the segment that the start is to be recorded in.
     #[error("no space for a segment of {bytes} bytes in `{}`; free some space and start again", dir.display())]
     StorageFull {
         /// The folder.

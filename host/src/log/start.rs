@@ -22,7 +22,7 @@ use super::lanes::Lanes;
 use super::options::{CheckRest, ClockGap, LogOptions};
 use super::record::{Control, ControlRecord};
 use super::recovery::{CutReport, Folders, Found, Recovered, SealedSegment, note_begun, recover};
-use super::segment::{OpenSegment, ReadBuffers, SegmentError, Tip, claim};
+use super::segment::{CLAIM_ALIGN, OpenSegment, ReadBuffers, SegmentError, Tip, claim};
 use super::shared::{Counters, OpenSegments, Shared};
 use super::tail::Tail;
 use super::ticket::Buffers;
@@ -31,10 +31,11 @@ use crate::clock::Clock;
 use crate::event::{CommitNumber, Position};
 use crate::limits::CLOCK_GAP_MS_MAX;
 
-/// The smallest segment that a nearly full disk is opened with.
-const SEGMENT_BYTES_MIN: u64 = 64 * 1024;
 /// Segments whose index a start keeps in memory, as the disk has no room for their files.
 const UNWRITTEN_MAX: usize = 4;
+/// The same, of those of at most [`SMALL_BYTES`]: a stop on a full disk leaves one each time.
+const UNWRITTEN_SMALL_MAX: usize = 64;
+const SMALL_BYTES: u64 = 1 << 20;
 
 /// A log that was opened.
 #[derive(Debug)]
@@ -246,7 +247,7 @@ fn epoch_record(epoch: u32) -> Result<Encoded, OpenError> {
 }
 
 /// Claims a segment, a smaller one on a disk that has no room for a whole one: what is there must be
-/// readable, even where hardly anything can be added.
+/// readable, even where nothing can be added.
 fn first_claim(
     disk: &dyn Disk,
     folders: &Folders,
@@ -254,17 +255,32 @@ fn first_claim(
     number: u32,
 ) -> Result<Arc<dyn super::disk::DiskFile>, OpenError> {
     let free_bytes = disk.free_bytes(&folders.segments).unwrap_or(u64::MAX);
+    let path = folders.segment(number);
+    let found = match disk.open_read(&path).and_then(|file| file.len()) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+        found => found.map_err(Folders::io(&path))?,
+    };
     let mut bytes = options.segment_bytes_on(free_bytes);
     loop {
-        match claim(disk, &folders.segments, number, bytes) {
+        bytes = match claim(disk, &folders.segments, number, bytes) {
             Ok(file) => return Ok(file),
-            Err(error) if is_full(&error) && bytes / 2 >= SEGMENT_BYTES_MIN => bytes /= 2,
-            Err(error) if is_full(&error) => {
-                return Err(OpenError::StorageFull { dir: folders.segments.clone(), bytes });
-            }
-            Err(error) => return Err(Folders::io(&folders.segment(number))(error)),
-        }
+            Err(error) if !is_full(&error) => return Err(Folders::io(&path)(error)),
+            Err(_) => less_than(bytes, found).ok_or_else(|| {
+                let dir = folders.segments.clone();
+                OpenError::StorageFull { dir, bytes }
+            })?,
+        };
     }
+}
+
+/// What is claimed where so many bytes are not to be had, and so many were found claimed; none: no less will do.
+fn less_than(bytes: u64, found: u64) -> Option<u64> {
+    let (half, found) = (bytes / 2, found - found % CLAIM_ALIGN);
+    if half < found && found < bytes {
+        return Some(found);
+    }
+    // What was found may have holes that the disk has no room for: less of it will do, too.
+    Some(half).filter(|half| *half >= CLAIM_ALIGN)
 }
 
 /// Opens the indexes. Of segments that were not checked only the headers are read.
@@ -276,12 +292,14 @@ fn open_index(
     open: SegmentIndexBuilder,
 ) -> Result<LogIndex, OpenError> {
     let log_id = begun.frame.header().log_id;
-    let mut unwritten = 0;
+    let (mut large, mut small) = (0, 0);
     let files = begun.sealed.iter().enumerate().map(|(at, segment)| {
         let depth = if at < begun.unchecked { Depth::Header } else { Depth::Whole };
         let index = sealed_index(&**disk, folders, &log_id, segment, depth)?;
-        unwritten += usize::from(matches!(index, SealedIndex::Memory(_)));
-        if unwritten > UNWRITTEN_MAX {
+        if matches!(index, SealedIndex::Memory(_)) {
+            *(if segment.bytes <= SMALL_BYTES { &mut small } else { &mut large }) += 1;
+        }
+        if large > UNWRITTEN_MAX || small > UNWRITTEN_SMALL_MAX {
             let path = folders.index_file(segment.number);
             return Err(Folders::io(&path)(io::ErrorKind::StorageFull.into()));
         }

@@ -405,6 +405,9 @@ impl Writer {
     /// Seals the segment; its index file is written beside the work.
     fn seal(&mut self, time_ms: u64, clean_stop: bool) -> Result<(), Stop> {
         self.segment.seal(self.shared.epoch, time_ms, clean_stop)?;
+        if clean_stop {
+            self.claim_for_start();
+        }
         let counters = &self.shared.counters;
         counters.segments.fetch_add(1, Ordering::Relaxed);
         counters.sealed_bytes.fetch_add(self.segment.end(), Ordering::Relaxed);
@@ -412,6 +415,14 @@ impl Writer {
         let seal = SegmentSeal { bytes: self.segment.end(), chain: self.segment.tip().chain };
         self.followers.seal(&self.shared, self.segment.number(), seal);
         Ok(())
+    }
+
+    /// Before anything else takes the space that the seal has cut off.
+    fn claim_for_start(&self) {
+        let shared = &self.shared;
+        if let Err(error) = self.segment.claim_next(&*shared.disk, &shared.folders.segments) {
+            tracing::warn!(%error, "the next start needs space for a segment");
+        }
     }
 
     /// The end of an orderly stop.

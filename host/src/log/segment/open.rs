@@ -11,6 +11,10 @@ use crate::log::codec::{
 };
 use crate::log::disk::{BLOCK_BYTES, Disk, DiskFile};
 use crate::log::frame::{Frame, FrameBuilder, Unwritten};
+use crate::log::writer::is_full;
+
+/// Bytes that a stop claims for the start after it, at most.
+const NEXT_BYTES_MAX: u64 = 1 << 20;
 
 /// At an address that can be written from as it is.
 #[repr(align(4096))]
@@ -51,10 +55,11 @@ pub(in crate::log) struct OpenSegment {
     seal: Seal,
 }
 
-/// Creates the file of a segment and claims its space, durably. Gives its size.
+/// Creates the file of a segment and claims its space, durably. One that is there was claimed by a stop, or
+/// by a host that did not come to use it: recovery has seen that it is blank, and it is given that size.
 ///
 /// # Errors
-/// `StorageFull` where there is no room; then there is no file either.
+/// `StorageFull` where there is no room; then there is no file either, or one that is not longer than it was.
 pub(in crate::log) fn claim(
     disk: &dyn Disk,
     dir: &Path,
@@ -62,21 +67,26 @@ pub(in crate::log) fn claim(
     bytes: u64,
 ) -> io::Result<Arc<dyn DiskFile>> {
     let path = segment_path(dir, segment);
-    let file = match disk.create_new(&path) {
-        // A claim that an earlier start did not come to use: recovery has seen that it is blank.
+    let bytes = bytes.next_multiple_of(CLAIM_ALIGN);
+    let (file, found) = match disk.create_new(&path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             let file = disk.open_write(&path)?;
-            file.set_len(0)?;
-            file
+            let found = file.len()?.min(bytes);
+            // What space it has, it keeps: a full disk may have no other.
+            file.set_len(found)?;
+            (file, Some(found))
         }
-        created => created?,
+        created => (created?, None),
     };
-    let bytes = bytes.next_multiple_of(CLAIM_ALIGN);
+    // Also of what is there: a copy may have holes in it.
     let claimed = file.allocate(bytes).and_then(|()| file.sync_data());
     let named = |()| if planted!(SkipsDirectorySync) { Ok(()) } else { disk.sync_dir(dir) };
     if let Err(error) = claimed.and_then(named) {
         // Best effort: a blank file at the end of the log is harmless.
-        let _ = disk.remove(&path);
+        let _ = match found {
+            Some(found) => file.set_len(found),
+            None => disk.remove(&path),
+        };
         return Err(error);
     }
     disk.open_append(&path)
@@ -255,6 +265,22 @@ impl OpenSegment {
         }
         self.zeroed = at;
         Ok(())
+    }
+
+    /// Claims the segment behind this one, which is sealed, from the space that the seal has cut off: the next
+    /// start has somewhere to be recorded then, however full the disk becomes.
+    ///
+    /// # Errors
+    /// As [`claim`].
+    pub(in crate::log) fn claim_next(&self, disk: &dyn Disk, dir: &Path) -> io::Result<()> {
+        let sealed = sealed_len(self.end).next_multiple_of(CLAIM_ALIGN);
+        let mut bytes = self.capacity.saturating_sub(sealed).clamp(CLAIM_ALIGN, NEXT_BYTES_MAX);
+        loop {
+            match claim(disk, dir, self.number() + 1, bytes) {
+                Err(error) if is_full(&error) && bytes > CLAIM_ALIGN => bytes /= 2,
+                claimed => return claimed.map(drop),
+            }
+        }
     }
 
     fn count(&mut self, frame: &Frame) {

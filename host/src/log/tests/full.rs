@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use super::support::*;
-use crate::log::disk::Disk;
 use crate::log::disk::sim::{Crash, Fault, SimDisk};
-use crate::log::segment::{SEAL_BYTES_MAX, START_ROOM};
+use crate::log::disk::{Disk, OsDisk};
+use crate::log::segment::{CLAIM_ALIGN, SEAL_BYTES_MAX, START_ROOM, claim};
 use crate::log::tools::{LogEnd, RepairMode, repair, stat, verify};
 use crate::log::{AppendError, Log, LogOptions, OpenError, Opened, Publish};
 
@@ -135,9 +135,114 @@ async fn a_segment_that_is_used_up_to_its_seal_needs_space_for_another() {
     let disk = disk.crash(Crash::ProcessDies);
     fill(&disk);
     let refused = try_open(&disk, greedy()).unwrap_err();
-    assert!(matches!(refused, OpenError::StorageFull { bytes: 65536, .. }), "{refused}");
+    assert!(matches!(refused, OpenError::StorageFull { bytes: CLAIM_ALIGN, .. }), "{refused}");
     is_sound(&disk);
-    leave(&disk, START_ROOM + SEAL_BYTES_MAX);
+    leave(&disk, CLAIM_ALIGN);
     let log = try_open(&disk, greedy()).unwrap().log;
     assert_eq!(all_events(&log).await.unwrap().len(), taken);
+}
+
+/// Stops, and leaves nothing free on the disk.
+async fn stops_full(disk: &SimDisk, log: Log) {
+    log.close().await.unwrap();
+    fill(disk);
+    assert_eq!(is_sound(disk), LogEnd::Sealed);
+}
+
+#[tokio::test]
+async fn a_host_that_is_stopped_on_a_disk_that_is_full_then_starts_on_it_several_times() {
+    let (disk, log, taken) = used_up().await;
+    stops_full(&disk, log).await;
+    for round in 0..10 {
+        let opened = starts_full(&disk, taken).await;
+        assert!(opened.clean && opened.cut.is_none());
+        assert_eq!(opened.epoch, round + 2);
+        stops_full(&disk, opened.log).await;
+    }
+    // And killed in between.
+    drop(starts_full(&disk, taken).await);
+    let disk = disk.crash(Crash::LosesAll);
+    let opened = starts_full(&disk, taken).await;
+    assert!(!opened.clean);
+    opened.log.close().await.unwrap();
+    disk.set_capacity(None);
+    let opened = try_open(&disk, greedy()).unwrap();
+    assert!(opened.clean);
+    opened.log.ingest(vec![publish("one-more", "k")]).await.unwrap();
+    assert_eq!(all_events(&opened.log).await.unwrap().len(), taken + 1);
+}
+
+#[tokio::test]
+async fn a_power_cut_in_a_stop_on_a_full_disk_and_in_the_start_after_it_leaves_a_log_that_starts() {
+    let (before, log, taken) = used_up().await;
+    drop(log);
+    let before = before.crash(Crash::LosesAll);
+    for at in 1..2 * OPERATIONS {
+        let disk = before.crash(Crash::ProcessDies);
+        let opened = starts_full(&disk, taken).await;
+        disk.inject(Fault::PowerOffAt(disk.operations() + at));
+        let _ = opened.log.close().await;
+        let disk = disk.crash(Crash::LosesAll);
+        is_sound(&disk);
+        for again in 1..OPERATIONS {
+            let disk = disk.crash(Crash::ProcessDies);
+            disk.inject(Fault::PowerOffAt(again));
+            drop(try_open(&disk, greedy()));
+            let disk = disk.crash(Crash::LosesAll);
+            is_sound(&disk);
+            let opened = try_open(&disk, greedy()).unwrap();
+            assert_eq!(all_events(&opened.log).await.unwrap().len(), taken, "{at} {again}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_a_stop_claims_grows_into_a_segment_where_there_is_space() {
+    let disk = SimDisk::new();
+    let log = try_open(&disk, greedy()).unwrap().log;
+    log.ingest(vec![publish("1", "k")]).await.unwrap();
+    log.close().await.unwrap();
+    assert_eq!(disk.bytes(&segment(2)).unwrap(), vec![0; 1 << 20]);
+    // As hosts left it that claimed nothing.
+    let without = disk.crash(Crash::LosesAll);
+    without.remove(&segment(2)).unwrap();
+    for disk in [disk, without] {
+        assert_eq!(is_sound(&disk), LogEnd::Sealed);
+        let opened = try_open(&disk, greedy()).unwrap();
+        assert!(opened.clean);
+        assert_eq!(disk.bytes(&segment(2)).unwrap().len(), 4 << 20);
+        opened.log.ingest(vec![publish("2", "k")]).await.unwrap();
+        let log = try_open(&disk.crash(Crash::LosesAll), greedy()).unwrap().log;
+        assert_eq!(ids(&all_events(&log).await.unwrap()), ["1", "2"]);
+    }
+}
+
+#[test]
+fn a_claim_that_has_no_space_leaves_what_was_claimed_before() {
+    let disk = SimDisk::new();
+    let dir = bus().join("log");
+    claim(&disk, &dir, 1, 8192).unwrap();
+    for left in [0, 5000] {
+        leave(&disk, left);
+        let full = claim(&disk, &dir, 1, 1 << 20).unwrap_err();
+        assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
+        assert_eq!(disk.bytes(&segment(1)).unwrap().len(), 8192);
+        claim(&disk, &dir, 1, 8192).unwrap();
+        claim(&disk, &dir, 2, 8192).unwrap_err();
+        assert!(disk.bytes(&segment(2)).is_none());
+    }
+    leave(&disk, 4096);
+    assert_eq!(claim(&disk, &dir, 1, 12_288).unwrap().len().unwrap(), 12_288);
+}
+
+#[test]
+fn a_claim_fills_the_holes_of_a_copy() {
+    use std::os::unix::fs::MetadataExt;
+    let dir = tempfile::tempdir().unwrap();
+    let path = crate::log::segment::segment_path(dir.path(), 1);
+    std::fs::File::create_new(&path).unwrap().set_len(1 << 20).unwrap();
+    let blocks = || std::fs::metadata(&path).unwrap().blocks();
+    assert_eq!(blocks(), 0);
+    claim(&OsDisk, dir.path(), 1, 1 << 20).unwrap();
+    assert!(blocks() * 512 >= 1 << 20);
 }

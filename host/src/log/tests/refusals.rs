@@ -212,19 +212,21 @@ async fn a_first_frame_that_is_gone_is_damage_of_a_log_that_has_begun() {
 
 #[tokio::test]
 async fn last_segments_that_are_gone_are_missed_by_what_was_made_of_them() {
-    for gone in [1, 2, 4] {
+    for (gone, with_claimed) in [(1, true), (2, true), (4, true), (1, false), (2, false)] {
         let disk = stopped(5).await;
-        for number in 6 - gone..=5 {
+        for number in 6 - gone..=5 + u32::from(with_claimed) {
             disk.remove(&segment(number)).unwrap();
         }
         let error = try_open(&disk.crash(Crash::KeepsAll), options()).unwrap_err();
-        assert!(matches!(error, OpenError::Shorter(_)), "{error}");
         let text = error.to_string();
-        assert!(
-            text.contains("index/0000000005.idx") && text.contains("log repair data"),
-            "{text}"
-        );
-        let case = format!("{gone} segments");
+        if with_claimed {
+            assert!(matches!(error, OpenError::Shorter(_)), "{error}");
+            assert!(text.contains("index/0000000005.idx"), "{text}");
+        } else {
+            assert!(matches!(error, OpenError::Missing { .. }), "{error}");
+        }
+        assert!(text.contains("log repair data"), "{text}");
+        let case = format!("{gone} segments, the claimed one too: {with_claimed}");
         let report = refused(&disk, &case).unwrap();
         assert_eq!(
             (report.lost_events, report.has_open_end),
@@ -241,7 +243,7 @@ async fn last_segments_that_are_gone_are_missed_by_what_was_made_of_them() {
 #[tokio::test]
 async fn the_key_heads_of_a_stop_tell_of_a_segment_that_is_gone_with_its_index() {
     let disk = stopped(3).await;
-    disk.remove(&segment(3)).unwrap();
+    [3, 4].iter().for_each(|number| disk.remove(&segment(*number)).unwrap());
     disk.remove(&bus().join("index/0000000003.idx")).unwrap();
     let report = refused(&disk, "heads").unwrap();
     // Keys have heads; what had none may have come behind them.
@@ -288,7 +290,7 @@ async fn an_older_log_that_was_put_back_with_its_index_is_taken() {
 #[tokio::test]
 async fn an_older_log_beside_a_newer_index_is_taken_once_that_is_moved_away() {
     let disk = stopped(3).await;
-    disk.remove(&segment(3)).unwrap();
+    [3, 4].iter().for_each(|number| disk.remove(&segment(*number)).unwrap());
     let error = try_open(&disk, options()).unwrap_err();
     assert!(error.to_string().contains("or move those away"), "{error}");
     for (path, _) in files(&disk, &bus().join("index")) {
