@@ -220,6 +220,14 @@ impl Bus {
         &self.suspects
     }
 
+    /// The start is over: whoever comes after it suspects what this host was delivering. One that does not come
+    /// so far leaves to the next what it was told itself.
+    pub fn started(&self) {
+        if let Some(slots) = &self.slots {
+            slots.forget_past();
+        }
+    }
+
     /// The log clock, milliseconds since the Unix epoch.
     #[must_use]
     pub fn now_ms(&self) -> u64 {

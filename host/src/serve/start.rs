@@ -261,6 +261,7 @@ async fn tell_ready(
         if bus.values().filled().await.is_err() {
             continue;
         }
+        bus.started();
         if let Err(error) = log.check_rest() {
             tracing::error!(%error, "the older part of the log is not checked");
         }

@@ -27,6 +27,8 @@ const STRIDE_BYTES: usize = 4096;
 pub struct Slots {
     file: File,
     free: Mutex<Vec<u32>>,
+    /// Those of the host before. They stay as they are until [`Slots::forget_past`].
+    past: Mutex<Vec<u32>>,
 }
 
 /// A delivery that was in progress when the host ended.
@@ -52,7 +54,8 @@ pub struct Slot<'a> {
 const SLOTS_MAX: u32 = 4096;
 
 impl Slots {
-    /// Opens or creates the file, and says what was in progress when it was last written to.
+    /// Opens or creates the file, and says what was in progress when it was last written to. It stays there
+    /// until [`Slots::forget_past`]: a start that fails is not the last one.
     ///
     /// # Errors
     /// The file cannot be opened or read.
@@ -60,11 +63,23 @@ impl Slots {
         let file =
             OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
         let bytes = std::fs::read(path)?;
-        let slots = bytes.chunks(STRIDE_BYTES).filter_map(|slot| slot.get(..SLOT_BYTES));
-        let suspects = slots.filter_map(decode).collect();
-        file.set_len(0)?;
-        let free = (0..SLOTS_MAX).rev().collect();
-        Ok((Self { file, free: Mutex::new(free) }, suspects))
+        let notes = bytes.chunks(STRIDE_BYTES).map(|slot| slot.get(..SLOT_BYTES).and_then(decode));
+        let (past, suspects): (Vec<_>, Vec<_>) =
+            (0..SLOTS_MAX).zip(notes).filter_map(|(number, note)| Some((number, note?))).unzip();
+        let free = (0..SLOTS_MAX).rev().filter(|number| !past.contains(number)).collect();
+        Ok((Self { file, free: Mutex::new(free), past: Mutex::new(past) }, suspects))
+    }
+
+    /// Forgets what was in progress when the file was opened. Best effort: what is not forgotten is told again.
+    pub fn forget_past(&self) {
+        let past = std::mem::take(&mut *self.past.lock().unwrap_or_else(PoisonError::into_inner));
+        for number in past {
+            let offset = u64::from(number) * STRIDE_BYTES as u64;
+            match self.file.write_all_at(&[0; SLOT_BYTES], offset) {
+                Ok(()) => self.free().push(number),
+                Err(error) => tracing::debug!(%error, "a note of the host before stays"),
+            }
+        }
     }
 
     /// Takes a slot, if one is left and the system has room for it.
@@ -170,7 +185,16 @@ mod tests {
         drop(ended);
         std::mem::forget(held);
         drop(slots);
+        // A start that fails, and one that has all slots taken before it serves.
         assert_eq!(Slots::open(&path).unwrap().1, [running]);
+        let (slots, found) = Slots::open(&path).unwrap();
+        let all: Vec<_> = std::iter::from_fn(|| slots.take()).collect();
+        assert_eq!((found, all.len()), (vec![running], 4095));
+        drop(all);
+        assert_eq!(Slots::open(&path).unwrap().1, [running]);
+        slots.forget_past();
+        let all: Vec<_> = std::iter::from_fn(|| slots.take()).collect();
+        assert_eq!((all.len(), Slots::open(&path).unwrap().1), (4096, Vec::new()));
     }
 
     #[test]

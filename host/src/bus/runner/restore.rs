@@ -58,8 +58,12 @@ pub(super) struct Past {
 pub(super) fn look_back(bus: &Bus, instance: InstanceId) -> Past {
     let ledger = bus.ledger();
     let Some(plugin) = ledger.instance(instance) else { return Past::default() };
-    let suspects = bus.suspects().iter().filter(|suspect| suspect.instance == instance);
-    let died = suspects.map(|suspect| (suspect.position, suspect.attempt)).collect();
+    let mut died = HashMap::new();
+    // Of one position there are several where a start failed after it had begun to deliver.
+    for suspect in bus.suspects().iter().filter(|suspect| suspect.instance == instance) {
+        let last = died.entry(suspect.position).or_default();
+        *last = suspect.attempt.max(*last);
+    }
     let mut past = Past {
         seen: plugin.seen.max(plugin.low),
         before: Before {
