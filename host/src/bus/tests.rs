@@ -14,6 +14,7 @@ mod lane;
 mod memory;
 mod restart;
 mod rewind;
+mod room;
 mod swap;
 mod timers;
 mod unreadable;

@@ -76,10 +76,12 @@ impl Runner {
         event: &Event,
         outbox: &Outbox,
     ) -> Result<usize, Stopped> {
-        // First of all: after a start this can take a while, in which others can use the room.
-        if event.key.is_some() && !self.bus.values().is_filled() {
+        // First of all: this can take a while after a start, and hours where the disk is full, in which
+        // others can use the room.
+        if event.key.is_some() {
             tokio::select! {
-                filled = self.bus.values().filled() => filled?,
+                biased;
+                ready = self.state_room() => ready?,
                 () = self.stop.cancelled() => return Err(Stopped::Closing),
             }
         }
@@ -92,6 +94,16 @@ impl Runner {
         let bytes = commit_bytes_for(version, event);
         self.bus.reserve_in(outbox, (self.instance, bytes)).await?;
         Ok(bytes)
+    }
+
+    /// Waits for the keys that a start reads, and for room in memory for one more.
+    async fn state_room(&self) -> Result<(), Stopped> {
+        let values = self.bus.values();
+        if !values.is_filled() {
+            values.filled().await?;
+        }
+        values.room().await;
+        Ok(())
     }
 
     /// The newest form of an event, or how its delivery fails. Whoever stops does not wait for an upcaster

@@ -124,7 +124,6 @@ impl Runner {
             let (instance, position) = (self.instance, event.position);
             notes.begin(Suspect { instance, position, attempt: number });
         }
-        self.bus.values().room().await;
         let view = self.view((version, values), &event)?;
         let mut invocation = match (refused, shape) {
             (Some(refused), _) => refused,
