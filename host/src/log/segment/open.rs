@@ -71,15 +71,17 @@ pub(in crate::log) fn claim(
     let (file, found) = match disk.create_new(&path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             let file = disk.open_write(&path)?;
-            let found = file.len()?.min(bytes);
             // What space it has, it keeps: a full disk may have no other.
-            file.set_len(found)?;
+            let found = file.len()?.min(bytes);
             (file, Some(found))
         }
         created => (created?, None),
     };
+    // Its length first. An allocation that finds no space ends anywhere, and a host that dies then would leave a
+    // length that says that it was sealed.
+    let long = file.set_len(bytes);
     // Also of what is there: a copy may have holes in it.
-    let claimed = file.allocate(bytes).and_then(|()| file.sync_data());
+    let claimed = long.and_then(|()| file.allocate(bytes)).and_then(|()| file.sync_data());
     let named = |()| if planted!(SkipsDirectorySync) { Ok(()) } else { disk.sync_dir(dir) };
     if let Err(error) = claimed.and_then(named) {
         // Best effort: a blank file at the end of the log is harmless.

@@ -235,6 +235,26 @@ fn a_claim_that_has_no_space_leaves_what_was_claimed_before() {
     assert_eq!(claim(&disk, &dir, 1, 12_288).unwrap().len().unwrap(), 12_288);
 }
 
+/// What a claim got of a full disk is no sealed segment that lost its seal.
+#[tokio::test]
+async fn a_host_that_dies_while_it_finds_no_space_for_a_segment_leaves_a_log_that_starts() {
+    for at in 0..OPERATIONS {
+        let disk = SimDisk::new();
+        let log = try_open(&disk, greedy()).unwrap().log;
+        leave(&disk, 3500);
+        for id in 0..4 {
+            log.ingest(vec![of_bytes(id, 900_000)]).await.unwrap();
+        }
+        disk.inject(Fault::PowerOffAt(disk.operations() + at));
+        log.ingest(vec![of_bytes(4, 900_000)]).await.unwrap_err();
+        let disk = disk.crash(Crash::ProcessDies);
+        is_sound(&disk);
+        fill(&disk);
+        let log = try_open(&disk, greedy()).unwrap().log;
+        assert_eq!(all_events(&log).await.unwrap().len(), 4, "{at}");
+    }
+}
+
 #[test]
 fn a_claim_fills_the_holes_of_a_copy() {
     use std::os::unix::fs::MetadataExt;
