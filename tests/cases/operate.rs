@@ -1,6 +1,6 @@
 //! What operators ask of a plugin while a delivery of it takes its time.
 
-use std::fs::{rename, write};
+use std::fs::{remove_file, rename, write};
 
 use serde_json::{Value, json};
 
@@ -69,6 +69,30 @@ fn a_plugin_renamed_before_its_runner_was_stopped_runs_once() {
     publish(&host, "e-2");
     host.wait_rest("new", 0);
     assert_eq!((answered(&host, "s-1"), answered(&host, "e-2")), (1, 1));
+    host.stop();
+}
+
+/// The entry of what was forgotten went with all it had, the file that had just come back too: it was in
+/// the folder, and no plugin.
+#[test]
+fn a_file_that_comes_back_while_its_plugin_is_forgotten_is_a_new_plugin() {
+    let place = Place::new();
+    let host = busy(&place);
+    let http = host.http.clone();
+    let rewind = std::thread::spawn(move || http.post("/v1/plugins/old/rewind", "text/plain", b""));
+    host.wait_plugin("old", "stopped for its rewind", |view| !runs(view));
+    // In turn: the rewind, this, and what comes of the file that is gone.
+    let http = host.http.clone();
+    let forget = std::thread::spawn(move || http.send("DELETE", "/v1/plugins/old", &[], b""));
+    let file = place.plugins().join("old.wasm");
+    remove_file(&file).unwrap();
+    host.wait_plugin("old", "without its file", |view| view["file"].is_null());
+    assert_eq!(rewind.join().unwrap().status, 200);
+    write(&file, slow()).unwrap();
+    let forgotten = forget.join().unwrap().unwrap();
+    assert!(forgotten.status < 300, "{forgotten:?}");
+    let view = host.wait_plugin("old", "live", |view| view["state"] == "live");
+    assert_eq!((&view["instance"], &view["generation"]), (&json!(2), &json!(0)), "{view}");
     host.stop();
 }
 

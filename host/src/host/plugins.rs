@@ -342,8 +342,11 @@ impl Plugins {
                 tracing::info!(plugin = name, "removed; its state is kept");
             }
             if self.registered(name).is_none() {
-                // The log never heard of it: nothing is left to show.
-                lock(&self.entries).remove(name);
+                // The log never heard of it: nothing is left to show, unless a file came meanwhile.
+                let mut entries = lock(&self.entries);
+                if entries.get(name).is_some_and(|entry| entry.change == change) {
+                    entries.remove(name);
+                }
             }
         }
         self.release_waiting();

@@ -76,6 +76,23 @@ impl Plugins {
         }
     }
 
+    /// Nothing is known any more under a name. A file that came back meanwhile is a plugin of its own:
+    /// whoever is to install it waits for this turn.
+    fn drop_entry(&self, name: &str) {
+        let mut entries = lock(&self.entries);
+        let Some(known) = entries.remove(name).filter(|known| known.path().is_some()) else {
+            return;
+        };
+        let is_broken = known.broken.is_some();
+        let Entry { source, broken, change, turn, log, .. } = known;
+        let mut back = Entry { source, broken, change, turn, log, ..Entry::default() };
+        if is_broken {
+            (back.state, back.reason) = (PluginState::Refused, known.reason);
+            back.last_error = known.last_error;
+        }
+        entries.insert(name.to_owned(), back);
+    }
+
     fn runner(&self, name: &str) -> Option<Arc<Runner>> {
         lock(&self.entries).get(name).and_then(|entry| entry.runner.clone())
     }
@@ -270,7 +287,7 @@ impl Plugins {
             let bus = self.bus(&bus).map_err(HostError::Internal)?;
             self.record(&bus, actor, Control::Rename { instance, name: new.to_owned() }).await?;
         }
-        lock(&self.entries).remove(old);
+        self.drop_entry(old);
         self.set_state(new, PluginState::Compiling, None);
         Ok(change)
     }
@@ -296,7 +313,7 @@ impl Plugins {
             self.record(&bus, actor, Control::Forget { instance }).await?;
             bus.upcasters().withdraw(instance);
         }
-        lock(&self.entries).remove(name);
+        self.drop_entry(name);
         self.release_waiting();
         Ok(())
     }
