@@ -302,6 +302,34 @@ fn a_version_that_its_trial_refused_does_not_serve_after_a_restart() {
     host.stop();
 }
 
+/// With what served before gone, the next change of a file that was refused let it serve.
+#[test]
+fn a_version_that_cannot_be_compared_stays_refused_until_nobody_wants_to_compare_it() {
+    let place = Place::new();
+    put(&place.plugins(), "seen", 1);
+    let manifest = place.plugins().join("seen.toml");
+    std::fs::write(&manifest, "[run]\nshadow = 1\n").unwrap();
+    let host = place.start();
+    wait_live(&host, "seen", 1);
+    host.stop();
+    put(&place.plugins(), "seen", 2);
+    let kept = format!("{}.wasm", digest(1).as_str().unwrap());
+    std::fs::remove_file(place.data().join("modules").join(kept)).unwrap();
+
+    let host = place.start();
+    let refused = |number: usize| {
+        host.wait_plugin("seen", "refused", |view| {
+            view["state"] == "refused" && view["history"][0]["digest"] == digest(number)
+        });
+    };
+    refused(2);
+    put(&place.plugins(), "seen", 3);
+    refused(3);
+    std::fs::write(&manifest, "").unwrap();
+    wait_live(&host, "seen", 3);
+    host.stop();
+}
+
 #[test]
 fn a_paused_plugin_stays_paused_across_a_restart_until_it_is_resumed() {
     let place = Place::new();

@@ -128,10 +128,10 @@ impl Plugins {
         source.is_some_and(|source| !source.manifest.upcast.is_empty())
     }
 
+    /// That it served before is still so: what comes next for it has a trial to pass, too.
     fn stay_refused(&self, name: &str, why: &str) {
         tracing::warn!(plugin = name, why, "what served before the start cannot go on");
         if let Some(entry) = lock(&self.entries).get_mut(name) {
-            entry.served_before = false;
             entry.state = PluginState::Refused;
             let refused = entry.reason.take().unwrap_or_default();
             let reason = format!("{refused}; what served before the start cannot go on: {why}");
