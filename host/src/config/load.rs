@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use toml::{Table, Value};
 
+use super::depth::too_deep;
 use super::folders;
 use super::listen::{InvalidListen, ListenAddress};
 use super::reader::{Document, Section, nearest};
@@ -207,7 +208,8 @@ fn split_plugins(text: &str) -> (String, Option<Value>) {
     let mut at_top = true;
     for line in text.split_inclusive('\n') {
         at_top &= !line.trim_start().starts_with('[');
-        let table = (at_top && folder.is_none()).then(|| line.parse::<Table>().ok()).flatten();
+        let is_looked_at = at_top && folder.is_none() && too_deep(line).is_none();
+        let table = is_looked_at.then(|| line.parse::<Table>().ok()).flatten();
         match table.as_ref().and_then(|table| table.get("plugins")) {
             Some(found) if !found.is_table() => {
                 folder = Some(found.clone());

@@ -36,6 +36,17 @@ impl Setup {
     }
 }
 
+/// Its lines are looked at one by one first, for the folder of the plugins: one of them alone took all of a stack.
+#[test]
+fn a_line_that_is_nested_too_deep_is_refused_as_the_whole_is() {
+    let key = ["a"; 79].join(".");
+    let deep = (0..79).fold("1".to_owned(), |inner, _| format!("{{ {key} = {inner} }}"));
+    let error = Setup::new(&format!("plugins = \"p\"\n{key} = {deep}\n")).error();
+    assert!(error.contains("line 2") && error.contains("more than 32"), "{error}");
+    let error = Setup::new(&format!("{key} = {deep}\nplugins = \"p\"\n")).error();
+    assert!(error.contains("line 1") && error.contains("more than 32"), "{error}");
+}
+
 #[test]
 fn without_any_file_the_defaults_work() {
     let folder = tempfile::tempdir().unwrap();
