@@ -285,11 +285,19 @@ fn named(chunk: &Chunk, error: ClientError) -> BatchError {
     }
     let first = chunk.lines.first().copied().unwrap_or_default();
     let last = chunk.lines.last().copied().unwrap_or_default();
-    if error.may_pass() {
+    if error.may_pass() || is_mended_elsewhere(&error) {
         BatchError::Gone { first, last, error }
     } else {
         BatchError::Never { first, last, error }
     }
+}
+
+/// Whether the same file is taken once something beside it is mended.
+fn is_mended_elsewhere(error: &ClientError) -> bool {
+    let ClientError::Refused { detail } = error else { return false };
+    [Code::StorageFull, Code::Unauthorized, Code::MissingRole]
+        .iter()
+        .any(|code| code.name() == detail.code)
 }
 
 /// On a terminal only: a log would fill with it.

@@ -175,6 +175,16 @@ fn what_the_host_refuses_is_named_by_line() {
     assert!(result.unwrap_err().to_string().starts_with("line 3: "));
 }
 
+/// A full disk is no reason to take the file apart, nor to give it up.
+#[test]
+fn who_mends_what_keeps_the_host_from_taking_a_file_is_told_to_publish_it_again() {
+    for (code, again) in [("storage_full", true), ("unauthorized", true), ("not_found", false)] {
+        let (result, ..) = publish(&event(1), |_, _| Err(refused(code, None)));
+        let text = result.unwrap_err().to_string();
+        assert_eq!(text.contains("publish the same file again"), again, "{text}");
+    }
+}
+
 /// Gives one part after the other, and pauses between them.
 struct Parts(Vec<String>, bool);
 
