@@ -255,7 +255,21 @@ impl Client {
         body: &[u8],
     ) -> Result<Posted<T>, ClientError> {
         let content_type = content_type.map(|text| ("content-type", text));
-        let response = self.send("POST", &self.url(path, query), content_type.as_slice(), body)?;
+        self.post_with(path, query, content_type.as_slice(), body)
+    }
+
+    /// As [`post`](Self::post), with headers.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn post_with<T: DeserializeOwned>(
+        &self,
+        path: &[&str],
+        query: &[(&str, &str)],
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> Result<Posted<T>, ClientError> {
+        let response = self.send("POST", &self.url(path, query), headers, body)?;
         let timing = response.headers().get("server-timing").and_then(|value| value.to_str().ok());
         let took = timing.and_then(took);
         let body = self.body(response)?;

@@ -160,13 +160,8 @@ pub(super) fn run(
 ) -> anyhow::Result<ExitCode> {
     let bytes = std::fs::metadata(path).ok().filter(|m| m.is_file()).map(|m| m.len());
     let progress = progress_bar(bytes);
-    let bus = bus.map(|bus| ("bus", bus));
     let mut publisher = Publisher {
-        send: &mut |chunk: &Chunk| {
-            let path = &["v1", "events"];
-            let posted = client.post(path, bus.as_slice(), Some(BATCH), &chunk.body)?;
-            Ok(posted.answer)
-        },
+        send: &mut sender(client, bus),
         wait: &mut std::thread::sleep,
         patience: Duration::from_secs(retry_seconds),
         progress: &progress,
@@ -178,6 +173,29 @@ pub(super) fn run(
     out.json(&summary)?;
     result?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Sends chunks to a host. One that takes less at a time answers before all of it has come, and soon cuts off the
+/// rest: over a network, that answer is lost with the connection. Where one broke, the host is asked before a body
+/// is sent, until one of that size has gone through.
+fn sender(
+    client: &Client,
+    bus: Option<&str>,
+) -> impl FnMut(&Chunk) -> Result<Vec<AppendedView>, ClientError> {
+    let bus = bus.map(|bus| ("bus", bus));
+    let mut broke_at = None;
+    move |chunk| {
+        let asking = broke_at.map(|_: usize| ("expect", "100-continue"));
+        let headers: Vec<_> = [("content-type", BATCH)].into_iter().chain(asking).collect();
+        let bytes = chunk.body.len();
+        let posted = client.post_with(&["v1", "events"], bus.as_slice(), &headers, &chunk.body);
+        match &posted {
+            Ok(_) => broke_at = broke_at.filter(|broke_at| bytes < *broke_at),
+            Err(ClientError::Broken { .. }) => broke_at = Some(bytes),
+            Err(_) => {}
+        }
+        Ok(posted?.answer)
+    }
 }
 
 /// Sends chunks one after the other.

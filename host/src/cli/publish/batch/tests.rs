@@ -1,5 +1,9 @@
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+
 use super::*;
 use crate::api::errors::ErrorDetail;
+use crate::cli::client::ConnectArgs;
 
 fn event(id: u64) -> String {
     format!(r#"{{"specversion":"1.0","id":"{id}","source":"/s","type":"a"}}"#)
@@ -127,6 +131,64 @@ fn a_host_that_takes_less_at_a_time_gets_less() {
     let (result, summary, sizes, _) = publish(&text(4), |_, _| Err(too_large(1)));
     assert_eq!(result.unwrap_err().to_string(), "lines 1 to 1: ");
     assert_eq!((summary, sizes), (Summary::default(), vec![4, 2, 1]));
+}
+
+/// What asks a host for something, up to the body, and the bytes of that.
+fn head(reader: &mut BufReader<TcpStream>) -> (String, usize) {
+    let mut head = String::new();
+    while !head.ends_with("\r\n\r\n") {
+        assert!(reader.read_line(&mut head).unwrap() > 0, "{head}");
+    }
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap();
+    let length = length.parse().unwrap();
+    (head, length)
+}
+
+/// The host cuts off a body that is far beyond its bound, and with it went what it had answered.
+#[test]
+fn a_host_that_cuts_a_body_off_is_asked_before_the_next_is_sent() {
+    const BYTES_MAX: usize = 64 * 1024;
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = Some(format!("http://{}", listener.local_addr().unwrap()));
+    let client = Client::new(&ConnectArgs { url, ..ConnectArgs::default() }).unwrap();
+    let chunk = |bytes: usize| Chunk { body: vec![b' '; bytes], ..Chunk::default() };
+    let served = std::thread::spawn(move || {
+        let answer = |stream: TcpStream| {
+            let mut reader = BufReader::new(stream);
+            let (head, bytes) = head(&mut reader);
+            let asked = head.contains("expect: 100-continue");
+            if bytes > BYTES_MAX && !asked {
+                // A connection that is closed before all of it was read is reset.
+                return (bytes, asked);
+            }
+            let (status, body) = if bytes > BYTES_MAX {
+                ("413 Content Too Large", r#"{"error":{"code":"too_large","message":"no"}}"#)
+            } else {
+                if asked {
+                    reader.get_mut().write_all(b"HTTP/1.1 100 Continue\r\n\r\n").unwrap();
+                }
+                reader.read_exact(&mut vec![0; bytes]).unwrap();
+                ("200 OK", "[]")
+            };
+            let headers = format!("content-length: {}\r\nconnection: close", body.len());
+            let answer = format!("HTTP/1.1 {status}\r\n{headers}\r\n\r\n{body}");
+            reader.get_mut().write_all(answer.as_bytes()).unwrap();
+            (bytes, asked)
+        };
+        listener.incoming().take(4).map(|stream| answer(stream.unwrap())).collect::<Vec<_>>()
+    });
+    let mut send = sender(&client, None);
+    let large = chunk(CHUNK_BYTES_MAX);
+    let broken = send(&large).unwrap_err();
+    assert!(matches!(broken, ClientError::Broken { .. }), "{broken:?}");
+    let refused = send(&large).unwrap_err();
+    assert!(too_large(&refused).is_some(), "{refused:?}");
+    for _ in 0..2 {
+        send(&chunk(BYTES_MAX)).unwrap();
+    }
+    let asked = served.join().unwrap();
+    let large = CHUNK_BYTES_MAX;
+    assert_eq!(asked, [(large, false), (large, true), (BYTES_MAX, true), (BYTES_MAX, true)]);
 }
 
 #[test]
