@@ -92,9 +92,7 @@ impl Bus {
         (ledger, values, applied): (Ledger, Arc<Values>, CommitNumber),
         state_dir: &Path,
     ) -> std::io::Result<Self> {
-        let (slots, mut suspects) = Slots::open(&state_dir.join("slots"))?;
-        // What was delivered while it was written may not be in the log: other events get its positions.
-        suspects.retain(|suspect| suspect.position <= log.last_position());
+        let (slots, suspects) = Slots::open(&state_dir.join("slots"), log.last_position())?;
         // What was folded before may be all there is.
         let whole = log.durable() <= applied;
         let position = if whole { log.last_position() } else { Position(0) };

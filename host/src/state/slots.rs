@@ -55,17 +55,27 @@ const SLOTS_MAX: u32 = 4096;
 
 impl Slots {
     /// Opens or creates the file, and says what was in progress when it was last written to. It stays there
-    /// until [`Slots::forget_past`]: a start that fails is not the last one.
+    /// until [`Slots::forget_past`]: a start that fails is not the last one. What was delivered while it was
+    /// written, and is not in the log, whose `last` position that is, is forgotten: other events get its positions.
     ///
     /// # Errors
-    /// The file cannot be opened or read.
-    pub fn open(path: &Path) -> io::Result<(Self, Vec<Suspect>)> {
+    /// The file cannot be opened, read or written.
+    pub fn open(path: &Path, last: Position) -> io::Result<(Self, Vec<Suspect>)> {
         let file =
             OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
         let bytes = std::fs::read(path)?;
         let notes = bytes.chunks(STRIDE_BYTES).map(|slot| slot.get(..SLOT_BYTES).and_then(decode));
-        let (past, suspects): (Vec<_>, Vec<_>) =
-            (0..SLOTS_MAX).zip(notes).filter_map(|(number, note)| Some((number, note?))).unzip();
+        let (mut past, mut suspects) = (Vec::new(), Vec::new());
+        for (number, note) in (0..SLOTS_MAX).zip(notes) {
+            match note {
+                Some(suspect) if suspect.position <= last => {
+                    past.push(number);
+                    suspects.push(suspect);
+                }
+                Some(_) => blank(&file, number)?,
+                None => {}
+            }
+        }
         let free = (0..SLOTS_MAX).rev().filter(|number| !past.contains(number)).collect();
         Ok((Self { file, free: Mutex::new(free), past: Mutex::new(past) }, suspects))
     }
@@ -74,8 +84,7 @@ impl Slots {
     pub fn forget_past(&self) {
         let past = std::mem::take(&mut *self.past.lock().unwrap_or_else(PoisonError::into_inner));
         for number in past {
-            let offset = u64::from(number) * STRIDE_BYTES as u64;
-            match self.file.write_all_at(&[0; SLOT_BYTES], offset) {
+            match blank(&self.file, number) {
                 Ok(()) => self.free().push(number),
                 Err(error) => tracing::debug!(%error, "a note of the host before stays"),
             }
@@ -141,6 +150,10 @@ impl Drop for Slot<'_> {
     }
 }
 
+fn blank(file: &File, number: u32) -> io::Result<()> {
+    file.write_all_at(&[0; SLOT_BYTES], u64::from(number) * STRIDE_BYTES as u64)
+}
+
 fn encode(suspect: Suspect) -> [u8; SLOT_BYTES] {
     let mut bytes = [0; SLOT_BYTES];
     let (fields, rest) = bytes.split_at_mut(16);
@@ -171,12 +184,16 @@ fn decode(bytes: &[u8]) -> Option<Suspect> {
 mod tests {
     use super::*;
 
+    fn open(path: &Path) -> io::Result<(Slots, Vec<Suspect>)> {
+        Slots::open(path, Position(100))
+    }
+
     #[test]
     fn what_ran_at_the_end_is_found_and_what_ended_is_not() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("slots");
         let running = Suspect { instance: InstanceId(3), position: Position(70), attempt: 2 };
-        let (slots, none) = Slots::open(&path).unwrap();
+        let (slots, none) = open(&path).unwrap();
         assert!(none.is_empty());
         let mut held = slots.take().unwrap();
         held.begin(running);
@@ -186,15 +203,30 @@ mod tests {
         std::mem::forget(held);
         drop(slots);
         // A start that fails, and one that has all slots taken before it serves.
-        assert_eq!(Slots::open(&path).unwrap().1, [running]);
-        let (slots, found) = Slots::open(&path).unwrap();
+        assert_eq!(open(&path).unwrap().1, [running]);
+        let (slots, found) = open(&path).unwrap();
         let all: Vec<_> = std::iter::from_fn(|| slots.take()).collect();
         assert_eq!((found, all.len()), (vec![running], 4095));
         drop(all);
-        assert_eq!(Slots::open(&path).unwrap().1, [running]);
+        assert_eq!(open(&path).unwrap().1, [running]);
         slots.forget_past();
         let all: Vec<_> = std::iter::from_fn(|| slots.take()).collect();
-        assert_eq!((all.len(), Slots::open(&path).unwrap().1), (4096, Vec::new()));
+        assert_eq!((all.len(), open(&path).unwrap().1), (4096, Vec::new()));
+    }
+
+    #[test]
+    fn what_is_not_in_the_log_is_forgotten_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("slots");
+        let running = Suspect { instance: InstanceId(3), position: Position(70), attempt: 1 };
+        let (slots, _) = open(&path).unwrap();
+        for position in [Position(71), Position(70)] {
+            let mut held = slots.take().unwrap();
+            held.begin(Suspect { position, ..running });
+            std::mem::forget(held);
+        }
+        assert_eq!(Slots::open(&path, Position(70)).unwrap().1, [running]);
+        assert_eq!(open(&path).unwrap().1, [running], "position 71 is another event by now");
     }
 
     #[test]
