@@ -158,6 +158,12 @@ impl Values {
         self.budget.bytes.load(Ordering::Relaxed)
     }
 
+    /// Whether [`Self::room`] waits for nothing.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        !self.budget.exceeds(self.budget.full)
+    }
+
     /// Waits while memory is more than a quarter over its bound. To be asked before a view is made:
     /// a key that is in hand cannot move out. Needs a running [`Evictor`]. Cancel safe.
     pub async fn room(&self) {

@@ -78,12 +78,10 @@ impl Runner {
     ) -> Result<usize, Stopped> {
         // First of all: this can take a while after a start, and hours where the disk is full, in which
         // others can use the room.
-        if event.key.is_some() {
-            tokio::select! {
-                biased;
-                ready = self.state_room() => ready?,
-                () = self.stop.cancelled() => return Err(Stopped::Closing),
-            }
+        let values = self.bus.values();
+        if event.key.is_some() && !(values.is_filled() && values.has_room()) {
+            // Boxed: it is seldom needed, and a delivery in hand is to be small.
+            Box::pin(self.state_room()).await?;
         }
         if !version.limits.http.is_empty() {
             tokio::select! {
@@ -96,14 +94,19 @@ impl Runner {
         Ok(bytes)
     }
 
-    /// Waits for the keys that a start reads, and for room in memory for one more.
+    /// Waits for the keys that a start reads, and for room in memory for one more. Whoever stops does not wait.
     async fn state_room(&self) -> Result<(), Stopped> {
         let values = self.bus.values();
-        if !values.is_filled() {
+        let ready = async {
             values.filled().await?;
+            values.room().await;
+            Ok(())
+        };
+        tokio::select! {
+            biased;
+            ready = ready => ready,
+            () = self.stop.cancelled() => Err(Stopped::Closing),
         }
-        values.room().await;
-        Ok(())
     }
 
     /// The newest form of an event, or how its delivery fails. Whoever stops does not wait for an upcaster
