@@ -33,7 +33,10 @@ fn a_changed_byte_in_a_closed_log_is_named_and_the_host_refuses_to_start() {
     let mut rng = seed("a_changed_byte_in_a_closed_log_is_named");
     let place = Place::new();
     filled(&place);
-    let segments = place.segments("main");
+    let mut segments = place.segments("main");
+    // Space for the next start, with nothing in it that could be damaged.
+    let claimed = segments.pop().unwrap();
+    assert!(std::fs::read(&claimed).unwrap().iter().all(|byte| *byte == 0), "{claimed:?}");
     assert!(segments.len() >= 3, "{segments:?}");
     let sound = Cli::new(&["log", "verify"]).arg(place.data()).run().expect_done();
     assert!(sound.contains("nothing is damaged"), "{sound}");
@@ -50,6 +53,13 @@ fn a_changed_byte_in_a_closed_log_is_named_and_the_host_refuses_to_start() {
         assert_eq!(std::fs::read(damaged).unwrap(), bytes, "nothing was touched");
         std::fs::write(damaged, good).unwrap();
     }
+    // In the space behind them it looks like a frame of the next start that a power cut has torn.
+    let mut bytes = std::fs::read(&claimed).unwrap();
+    let offset = rng.usize(..bytes.len());
+    bytes[offset] ^= 1 << rng.u32(..8);
+    std::fs::write(&claimed, bytes).unwrap();
+    let torn = Cli::new(&["log", "verify"]).arg(place.data()).run().expect_done();
+    assert!(torn.contains("torn frame at byte 0"), "byte {offset}: {torn}");
     // Put right again, it starts, and everything is there.
     let host = place.start();
     assert_eq!(host.http.events("").len(), 3000);
